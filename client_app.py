@@ -1,0 +1,84 @@
+"""The ClientApp: trains and evaluates what it receives, on this node's own data."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from flasc_flwr import flasc_mod
+from flasc_flwr.config import RunConfig
+from flasc_flwr.flower.wire import array_record, arrays_of
+
+if TYPE_CHECKING:
+    from flasc_flwr.tasks import Examples, Task
+
+app = ClientApp(mods=[flasc_mod])
+
+# torch and the task are imported where they are needed: answering the server's
+# introduction must not cost a device a torch import.
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train the received adapter on this node's partition."""
+    from flasc_flwr.training.local import train
+    from flasc_flwr.training.lora import read_adapter
+
+    config, task, examples = _prepare(message, context)
+    partition = int(context.node_config["partition-id"])
+    current = int(message.content["config"]["server-round"])
+    seed = np.random.SeedSequence([config.seed, current, partition])
+    outcome = train(task.model, examples, config, seed=int(seed.generate_state(1)[0]))
+    metrics = {
+        "num-examples": outcome.examples,
+        "steps": outcome.steps,
+        "loss": outcome.loss,
+        "accuracy": outcome.accuracy,
+    }
+    return _reply(
+        message, metrics, RecordDict({"arrays": array_record(read_adapter(task.model))})
+    )
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Evaluate the received adapter on this node's partition."""
+    from flasc_flwr.training.local import evaluate
+
+    _, task, examples = _prepare(message, context)
+    outcome = evaluate(task.model, examples)
+    metrics = {
+        "num-examples": outcome.examples,
+        "loss": outcome.loss,
+        "accuracy": outcome.accuracy,
+    }
+    return _reply(message, metrics, RecordDict())
+
+
+def _prepare(message: Message, context: Context) -> "tuple[RunConfig, Task, Examples]":
+    """Put the received adapter on the model, and find this node's examples."""
+    from flasc_flwr.tasks import load_task
+    from flasc_flwr.training.lora import write_adapter
+
+    config = RunConfig.parse(context.run_config)
+    settings = context.node_config
+    if "partition-id" not in settings or "num-partitions" not in settings:
+        raise ValueError(
+            "this node does not know its partition: start its SuperNode with "
+            "--node-config 'partition-id=0 num-partitions=2'"
+        )
+    task = load_task(config)
+    examples = task.partition(
+        int(settings["partition-id"]), int(settings["num-partitions"])
+    )
+    write_adapter(task.model, arrays_of(message.content["arrays"]))
+    return config, task, examples
+
+
+def _reply(
+    message: Message, metrics: Mapping[str, int | float], content: RecordDict
+) -> Message:
+    content["metrics"] = MetricRecord(dict(metrics))
+    return Message(content, reply_to=message)

@@ -1,0 +1,31 @@
+"""Federated LoRA fine-tuning on Flower with sparse messages.
+
+The public names load on first use, so that ``import flasc_flwr`` and the numpy core
+(:mod:`flasc_flwr.layout`, :mod:`flasc_flwr.sparsity`, :mod:`flasc_flwr.codec`, ...)
+cost neither Flower nor torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flasc_flwr.flower.mod import flasc_mod
+    from flasc_flwr.flower.strategy import Flasc
+
+__version__ = "0.1.0"
+__all__ = ["Flasc", "__version__", "flasc_mod"]
+
+_HOME = {
+    "Flasc": "flasc_flwr.flower.strategy",
+    "flasc_mod": "flasc_flwr.flower.mod",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

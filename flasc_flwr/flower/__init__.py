@@ -1,0 +1,1 @@
+"""The Flower edge: the only place that knows messages, records and grids."""

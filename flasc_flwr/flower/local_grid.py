@@ -1,0 +1,123 @@
+"""A grid in one process: the real apps, without Ray and without a SuperLink."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
+from uuid import uuid4
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.app.error import ErrorCode
+from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.run import Run
+
+ClientAppLike = Callable[[Message, Context], Message]
+
+
+class LocalGrid(Grid):
+    """Runs a ClientApp for each message, one after the other, in this process.
+
+    For tests and for finding errors: a debugger sees server and client in one
+    stack. Every message is serialized and rebuilt, both ways, as Flower does it.
+
+    Parameters
+    ----------
+    client_app : Callable[[Message, Context], Message]
+        The ClientApp.
+    num_supernodes : int
+        Number of nodes.
+    run_config : Mapping[str, Any], optional
+        The run config that the nodes see.
+    node_configs : Sequence[Mapping[str, Any]], optional
+        Settings of each node, added to its ``partition-id`` and
+        ``num-partitions``.
+    """
+
+    def __init__(
+        self,
+        client_app: ClientAppLike,
+        num_supernodes: int,
+        *,
+        run_config: Mapping[str, Any] | None = None,
+        node_configs: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        self._client_app = client_app
+        self._contexts = {
+            node_id: Context(
+                run_id=0,
+                node_id=node_id,
+                node_config={
+                    "partition-id": node_id - 1,
+                    "num-partitions": num_supernodes,
+                    **(node_configs[node_id - 1] if node_configs else {}),
+                },
+                state=RecordDict(),
+                run_config=dict(run_config or {}),
+            )
+            for node_id in range(1, num_supernodes + 1)
+        }
+        self._replies: dict[str, Message] = {}
+
+    def set_run(self, run: Run) -> None:
+        """Do nothing: there is only one run."""
+
+    @property
+    def run(self) -> Run:
+        """Not known here."""
+        raise NotImplementedError("a LocalGrid knows nothing of its run")
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Return a new message."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the ids of all nodes: 1, 2, ..."""
+        return list(self._contexts)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Run the ClientApp for each message, and keep the replies."""
+        ids = []
+        for message in messages:
+            message_id = str(uuid4())
+            message.metadata.__dict__["_message_id"] = message_id
+            self._replies[message_id] = _travel(self._answer(_travel(message)))
+            ids.append(message_id)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies to these messages that were not returned before."""
+        return [self._replies.pop(i) for i in message_ids if i in self._replies]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Push the messages, and return all replies."""
+        return self.pull_messages(self.push_messages(messages))
+
+    def _answer(self, message: Message) -> Message:
+        context = self._contexts[message.metadata.dst_node_id]
+        try:
+            return self._client_app(message, context)
+        except Exception as error:
+            # As Flower does it: an app that raises answers with an error.
+            code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+            return Message(Error(code=code, reason=str(error)), reply_to=message)
+
+
+def _travel(message: Message) -> Message:
+    """Serialize and rebuild a message, objects and all."""
+    objects = get_all_nested_objects(message)
+    contents = {key: value.deflate() for key, value in objects.items()}
+    arrived = inflate_object_from_contents(message.object_id, contents)
+    travelled = cast(Message, arrived)
+    travelled.metadata.__dict__["_message_id"] = message.metadata.message_id
+    return travelled

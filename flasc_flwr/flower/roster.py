@@ -1,0 +1,136 @@
+"""The roster: which nodes take part, what each may use, who is next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from logging import INFO, WARNING
+from typing import Any
+
+import numpy as np
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+
+from flasc_flwr.budget import Budget
+from flasc_flwr.flower.exchange import exchange
+from flasc_flwr.flower.ledger import Ledger
+from flasc_flwr.flower.wire import CONTROL, INTRODUCE, reason_of
+
+_INTRODUCTION_TIMEOUT = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Participant:
+    """A node that takes part."""
+
+    node_id: int
+    name: str
+    budget: Budget
+
+
+class Roster:
+    """The nodes that have introduced themselves.
+
+    Each node is asked once, by a message that :func:`flasc_flwr.flasc_mod` answers
+    from the node's ``--node-config``; a node that joins later is asked
+    when it is first seen.
+
+    Parameters
+    ----------
+    budget_of : Callable[[Mapping[str, Any]], Budget]
+        Gives a node's budget from the settings it introduced itself with.
+    """
+
+    def __init__(self, budget_of: Callable[[Mapping[str, Any]], Budget]) -> None:
+        self._budget_of = budget_of
+        self._known: dict[int, Participant] = {}
+        self._refused: set[int] = set()
+
+    def present(
+        self, grid: Grid, ledger: Ledger, *, at_least: int, timeout: float
+    ) -> list[Participant]:
+        """Return the participants online now, in an order that no run changes.
+
+        Waits until there are `at_least` of them. The bytes of introductions go into
+        `ledger`.
+
+        Raises
+        ------
+        RuntimeError
+            If there are too few after `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        told = 0.0
+        while True:
+            online = set(grid.get_node_ids())
+            strangers = online - self._known.keys() - self._refused
+            self._introduce(grid, ledger, sorted(strangers))
+            here = [self._known[node] for node in online if node in self._known]
+            if here and len(here) >= at_least:
+                return sorted(here, key=lambda p: (p.name, p.node_id))
+            if online and online <= self._refused:
+                raise RuntimeError(
+                    f"none of the {len(online)} connected nodes can take part: "
+                    "see the warnings above"
+                )
+            if time.monotonic() >= deadline:
+                raise RuntimeError(
+                    f"{len(here)} of at least {at_least} nodes are connected after "
+                    f"{timeout:.0f} s: start more SuperNodes, or simulate more with "
+                    "--federation-config 'num-supernodes=N'"
+                )
+            if time.monotonic() - told > 10:
+                log(INFO, "Waiting for nodes: %d of %d", len(here), at_least)
+                told = time.monotonic()
+            time.sleep(0.5)
+
+    def _introduce(self, grid: Grid, ledger: Ledger, strangers: list[int]) -> None:
+        """Ask each stranger for its name and budget."""
+        content = RecordDict({CONTROL: ConfigRecord({INTRODUCE: True})})
+        questions = [Message(content, node, MessageType.TRAIN) for node in strangers]
+        ledger.sent(questions, [str(node) for node in strangers])
+        for reply in exchange(grid, questions, _INTRODUCTION_TIMEOUT):
+            node = reply.metadata.src_node_id
+            ledger.received(reply, str(node))
+            try:
+                self._known[node] = self._participant(node, reply)
+            except ValueError as error:
+                self._refused.add(node)
+                log(WARNING, "Node %d does not take part: %s", node, error)
+
+    def _participant(self, node: int, reply: Message) -> Participant:
+        answer = None
+        if not reply.has_error():
+            answer = reply.content.config_records.get(CONTROL)
+        if answer is None:
+            said = reason_of(reply) if reply.has_error() else "a reply of its own"
+            raise ValueError(
+                "its ClientApp did not introduce itself; it needs flasc_mod as the "
+                f"first mod, ClientApp(mods=[flasc_mod]). It sent: {said}"
+            )
+        name = str(answer.get("name", node))
+        budget = self._budget_of(dict(answer))
+        return Participant(node_id=node, name=name, budget=budget)
+
+
+def sample(
+    present: list[Participant], *, fraction: float, at_least: int, seed: list[int]
+) -> list[Participant]:
+    """Draw a cohort uniformly, without replacement.
+
+    Parameters
+    ----------
+    present : list[Participant]
+        Whom to draw from, in a fixed order.
+    fraction : float
+        Fraction to draw, rounded down.
+    at_least : int
+        Draw at least so many, or all.
+    seed : list[int]
+        Seed of this draw: the run's, the round, and what it is for.
+    """
+    count = min(len(present), max(at_least, int(fraction * len(present))))
+    chosen = np.random.default_rng(seed).permutation(len(present))[:count]
+    return [present[index] for index in chosen]

@@ -1,0 +1,35 @@
+"""The server's state: all that a run knows, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from flasc_flwr.layout import Layout, Vector
+from flasc_flwr.optimizers import OptimizerState
+from flasc_flwr.traffic import Traffic
+
+
+@dataclass
+class ServerState:
+    """What changes while a run goes on. Random draws are seeded by the round number.
+
+    Attributes
+    ----------
+    layout : Layout
+        Layout of the adapter.
+    vector : NDArray[np.float32], shape (N,)
+        The server vector, always dense: masks only ever act on what is sent.
+    optimizer : OptimizerState
+        State of the server optimizer.
+    traffic : Traffic
+        Every message so far.
+    history : list[dict[str, Any]]
+        One row a round, round 0 being what was before the first.
+    """
+
+    layout: Layout
+    vector: Vector
+    optimizer: OptimizerState
+    traffic: Traffic = field(default_factory=Traffic)
+    history: list[dict[str, Any]] = field(default_factory=list)

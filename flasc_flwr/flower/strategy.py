@@ -1,0 +1,412 @@
+"""The FLASC strategy: select, send, train, select, average, step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from logging import INFO, WARNING
+from typing import Any
+
+import numpy as np
+from flwr.app import (
+    ArrayRecord,
+    ConfigRecord,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
+
+from flasc_flwr.aggregation import RunningMean
+from flasc_flwr.budget import Budget
+from flasc_flwr.flower.downloads import Downloads
+from flasc_flwr.flower.exchange import exchange
+from flasc_flwr.flower.ledger import Ledger
+from flasc_flwr.flower.replies import RejectedReplyError, metrics_of, update_of
+from flasc_flwr.flower.roster import Participant, Roster, sample
+from flasc_flwr.flower.state import ServerState
+from flasc_flwr.flower.wire import array_record, arrays_of
+from flasc_flwr.layout import Layout
+from flasc_flwr.methods import METHODS
+from flasc_flwr.optimizers import AdamW, ServerOptimizer
+
+MetricsAggregation = Callable[[list[RecordDict], str], MetricRecord]
+EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
+
+WEIGHTINGS = ("uniform", "examples")
+
+
+class Flasc(Strategy):
+    """Federated LoRA with sparse communication (FLASC, arXiv 2406.05233).
+
+    Each round, every sampled client receives the top-k of the server's weights,
+    trains all of its adapter densely, and sends back the top-k of its update. The
+    mean update is the negative gradient of a server optimizer's step. The server
+    vector itself is never masked. ClientApps take part with
+    ``ClientApp(mods=[flasc_mod])``.
+
+    Parameters
+    ----------
+    method : str
+        Name of the method: ``flasc``, or ``dense`` for the same without sparsity.
+    download_density, upload_density : float
+        Fractions of the adapter that a client receives and sends, in (0, 1]; a node
+        may set its own in its ``--node-config``. Without effect for ``dense``.
+    values : str
+        Value format of both payloads; ``auto`` is the method's own.
+    weighting : str
+        ``uniform`` as in FLASC's code, or ``examples``: by `weighted_by_key`.
+    server_optimizer : ServerOptimizer, optional
+        By default AdamW with PyTorch's defaults, as in FLASC's code.
+    seed : int
+        Seed of the cohorts.
+    on_round : Callable[[dict[str, Any]], None], optional
+        Told each finished row of the history.
+    evaluate_every : int
+        Call `evaluate_fn` only every so many rounds, and after the last.
+    fraction_train, fraction_evaluate : float
+        Fraction of the nodes that train, and that evaluate, in a round.
+    min_train_nodes, min_evaluate_nodes, min_available_nodes : int
+        Least numbers of nodes in a round, and online before it begins.
+    weighted_by_key : str
+        Metric that holds a client's number of examples.
+    arrayrecord_key, configrecord_key : str
+        Keys of the records in the messages.
+    train_metrics_aggr_fn, evaluate_metrics_aggr_fn : MetricsAggregation, optional
+        How the clients' metrics are put together; by default the mean weighted by
+        `weighted_by_key`.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range; the message names it.
+    """
+
+    def __init__(
+        self,
+        *,
+        method: str = "flasc",
+        download_density: float = 1 / 4,
+        upload_density: float = 1 / 4,
+        values: str = "auto",
+        weighting: str = "uniform",
+        server_optimizer: ServerOptimizer | None = None,
+        seed: int = 0,
+        on_round: Callable[[dict[str, Any]], None] | None = None,
+        evaluate_every: int = 1,
+        fraction_train: float = 1.0,
+        fraction_evaluate: float = 0.0,
+        min_train_nodes: int = 2,
+        min_evaluate_nodes: int = 2,
+        min_available_nodes: int = 2,
+        weighted_by_key: str = "num-examples",
+        arrayrecord_key: str = "arrays",
+        configrecord_key: str = "config",
+        train_metrics_aggr_fn: MetricsAggregation | None = None,
+        evaluate_metrics_aggr_fn: MetricsAggregation | None = None,
+    ) -> None:
+        if method not in METHODS:
+            raise ValueError(
+                f"method is {method!r}, allowed are {', '.join(sorted(METHODS))}"
+            )
+        if weighting not in WEIGHTINGS:
+            raise ValueError(
+                f"weighting is {weighting!r}, allowed are {', '.join(WEIGHTINGS)}"
+            )
+        self.method = METHODS[method]
+        self.budget = Budget(
+            download_density=download_density if self.method.sparse else 1.0,
+            upload_density=upload_density if self.method.sparse else 1.0,
+        )
+        self.values = self.method.value_format if values == "auto" else values
+        self.weighting = weighting
+        self.server_optimizer = server_optimizer or AdamW()
+        self.seed = seed
+        self.on_round = on_round
+        self.evaluate_every = evaluate_every
+        self.fraction_train = fraction_train
+        self.fraction_evaluate = fraction_evaluate
+        self.min_train_nodes = min_train_nodes
+        self.min_evaluate_nodes = min_evaluate_nodes
+        self.min_available_nodes = min_available_nodes
+        self.weighted_by_key = weighted_by_key
+        self.arrayrecord_key = arrayrecord_key
+        self.configrecord_key = configrecord_key
+        self.train_metrics_aggr_fn = train_metrics_aggr_fn or aggregate_metricrecords
+        self.evaluate_metrics_aggr_fn = (
+            evaluate_metrics_aggr_fn or aggregate_metricrecords
+        )
+        self._roster = Roster(
+            self.budget.limited_by if self.method.sparse else lambda own: self.budget
+        )
+        self._timeout = 3600.0
+        self._state: ServerState | None = None
+        self._downloads: Downloads
+        self._ledger: Ledger
+        self._names: dict[int, str] = {}
+
+    @property
+    def state(self) -> ServerState:
+        """All that the run knows.
+
+        Raises
+        ------
+        RuntimeError
+            Before the first round.
+        """
+        if self._state is None:
+            raise RuntimeError("the strategy has no state before it has arrays")
+        return self._state
+
+    def summary(self) -> None:
+        """Log the configuration as a tree."""
+        down, up = self.budget.download_density, self.budget.upload_density
+        tree = (
+            f"├──> Method: {self.method.name} ({self.method.source})",
+            f"│\t├── Density: download ({down:.4g}) | upload ({up:.4g})",
+            f"│\t├── Value format: {self.values}",
+            f"│\t├── Mean: {self.weighting}",
+            f"│\t└── Server optimizer: {self.server_optimizer}",
+            "├──> Sampling:",
+            f"│\t├── Fraction: train ({self.fraction_train:.2f}) | "
+            f"evaluate ({self.fraction_evaluate:.2f})",
+            f"│\t├── Minimum nodes: train ({self.min_train_nodes}) | "
+            f"evaluate ({self.min_evaluate_nodes})",
+            f"│\t├── Minimum available nodes: {self.min_available_nodes}",
+            f"│\t└── Seed: {self.seed}",
+            "└──> Keys in records:",
+            f"\t├── Weighted by: '{self.weighted_by_key}'",
+            f"\t├── ArrayRecord key: '{self.arrayrecord_key}'",
+            f"\t└── ConfigRecord key: '{self.configrecord_key}'",
+        )
+        for line in tree:
+            log(INFO, "\t%s", line)
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: EvaluateFn | None = None,
+    ) -> Result:
+        """Run all rounds.
+
+        Parameters
+        ----------
+        grid : Grid
+            The grid of the ServerApp.
+        initial_arrays : ArrayRecord
+            The adapter to start from.
+        num_rounds : int
+            Number of rounds.
+        timeout : float
+            Seconds to wait for the replies of a round, and for enough nodes.
+        train_config, evaluate_config : ConfigRecord, optional
+            Sent to the clients; ``server-round`` is added.
+        evaluate_fn : EvaluateFn, optional
+            Evaluates arrays at the server. Called for what clients can receive
+            (its metrics keep their names) and for the dense server vector (its
+            metrics get the prefix ``server_``); only once where the two are equal.
+
+        Returns
+        -------
+        Result
+            Arrays and metrics. The history with all byte counts is
+            ``self.state.history``.
+        """
+        log(INFO, "Starting %s strategy, %d rounds:", type(self).__name__, num_rounds)
+        self.summary()
+        self._timeout = timeout
+        self._adopt(initial_arrays)
+        result = Result(arrays=initial_arrays)
+        self._ledger = Ledger(0, self.state.traffic)
+        self._present(grid)
+        if evaluate_fn:
+            result.evaluate_metrics_serverapp[0] = self._evaluate(0, evaluate_fn)
+        self._close_round()
+        for current in range(1, num_rounds + 1):
+            config = train_config or ConfigRecord()
+            messages = self.configure_train(current, result.arrays, config, grid)
+            replies = exchange(grid, messages, timeout)
+            arrays, metrics = self.aggregate_train(current, replies)
+            if arrays is not None:
+                result.arrays = arrays
+            if metrics is not None:
+                result.train_metrics_clientapp[current] = metrics
+
+            config = evaluate_config or ConfigRecord()
+            messages = self.configure_evaluate(current, result.arrays, config, grid)
+            replies = exchange(grid, messages, timeout)
+            metrics = self.aggregate_evaluate(current, replies)
+            if metrics is not None:
+                result.evaluate_metrics_clientapp[current] = metrics
+
+            due = current % self.evaluate_every == 0 or current == num_rounds
+            if evaluate_fn and due:
+                metrics = self._evaluate(current, evaluate_fn)
+                result.evaluate_metrics_serverapp[current] = metrics
+            self._close_round()
+        return result
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Sample the cohort, and encode the download once for each budget in it."""
+        self._adopt(arrays)
+        self._ledger = Ledger(server_round, self.state.traffic)
+        return self._messages(
+            MessageType.TRAIN, config, grid, self.fraction_train, self.min_train_nodes
+        )
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Average the updates as they arrive, and step the server optimizer."""
+        state = self.state
+        mean = RunningMean(state.layout.size)
+        metrics = []
+        for reply in replies:
+            client = self._received(reply)
+            try:
+                update = update_of(reply, state.layout, self.weighted_by_key)
+            except RejectedReplyError as error:
+                self._reject(client, error)
+                continue
+            uniform = self.weighting == "uniform"
+            mean.add(update.sparse, 1.0 if uniform else update.examples)
+            metrics.append(update.metrics)
+            self._ledger.uploaded(update.sparse.kept / state.layout.size)
+        if mean.count == 0:
+            log(WARNING, "Round %d has no usable reply: skipped", server_round)
+            return None, None
+        state.vector, state.optimizer = self.server_optimizer.step(
+            state.vector, -mean.mean(), state.optimizer
+        )
+        self._downloads = Downloads(state.layout, state.vector, self.values)
+        averaged = self.train_metrics_aggr_fn(metrics, self.weighted_by_key)
+        self._ledger.measured({f"train_{name}": averaged[name] for name in averaged})
+        return self._downloads.arrays, averaged
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send some clients what they can receive of the new server vector."""
+        self._adopt(arrays)
+        return self._messages(
+            MessageType.EVALUATE,
+            config,
+            grid,
+            self.fraction_evaluate,
+            self.min_evaluate_nodes,
+        )
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Average the clients' metrics."""
+        metrics = []
+        for reply in replies:
+            client = self._received(reply)
+            try:
+                metrics.append(metrics_of(reply, self.weighted_by_key))
+            except RejectedReplyError as error:
+                self._reject(client, error)
+        if not metrics:
+            return None
+        averaged = self.evaluate_metrics_aggr_fn(metrics, self.weighted_by_key)
+        self._ledger.measured({f"clients_{name}": averaged[name] for name in averaged})
+        return averaged
+
+    def _messages(
+        self,
+        message_type: str,
+        config: ConfigRecord,
+        grid: Grid,
+        fraction: float,
+        at_least: int,
+    ) -> list[Message]:
+        """Sample the nodes of one exchange and make their messages."""
+        if fraction == 0:
+            return []
+        current = self._ledger.round
+        cohort = sample(
+            self._present(grid),
+            fraction=fraction,
+            at_least=at_least,
+            # Seeded by what the draw is for, too: those who evaluate are not
+            # always those who train.
+            seed=[self.seed, current, int(message_type == MessageType.EVALUATE)],
+        )
+        messages = self._downloads.messages(
+            cohort,
+            message_type,
+            server_round=current,
+            config=config,
+            arrayrecord_key=self.arrayrecord_key,
+            configrecord_key=self.configrecord_key,
+        )
+        self._names |= {p.node_id: p.name for p in cohort}
+        self._ledger.sent(messages, [p.name for p in cohort])
+        if message_type == MessageType.TRAIN:
+            for participant in cohort:
+                download = self._downloads.at(participant.budget.download_density)
+                self._ledger.downloaded(download.kept)
+        return messages
+
+    def _present(self, grid: Grid) -> list[Participant]:
+        return self._roster.present(
+            grid,
+            self._ledger,
+            at_least=self.min_available_nodes,
+            timeout=self._timeout,
+        )
+
+    def _received(self, reply: Message) -> str:
+        """Count a reply's bytes, and return its client's name."""
+        node = reply.metadata.src_node_id
+        client = self._names.get(node, str(node))
+        self._ledger.received(reply, client)
+        return client
+
+    def _reject(self, client: str, error: RejectedReplyError) -> None:
+        log(WARNING, "Reply of client %s is not used: %s", client, error)
+        self._ledger.failed(client, str(error))
+
+    def _adopt(self, arrays: ArrayRecord) -> None:
+        """Take over the caller's arrays, unless they are this strategy's own."""
+        if self._state and arrays is self._downloads.arrays:
+            return
+        plain = arrays_of(arrays)
+        layout = Layout.of(plain)
+        if self._state is None or self._state.layout != layout:
+            optimizer = self.server_optimizer.init(layout.size)
+            self._state = ServerState(layout, layout.flatten(plain), optimizer)
+        self._state.vector = layout.flatten(plain)
+        self._downloads = Downloads(layout, self._state.vector, self.values)
+
+    def _evaluate(self, current: int, evaluate_fn: EvaluateFn) -> MetricRecord:
+        """Evaluate what clients can receive, and the dense server vector."""
+        state = self.state
+        received = self._downloads.received(self.budget.download_density)
+        metrics = dict(
+            evaluate_fn(current, array_record(state.layout.unflatten(received))) or {}
+        )
+        dense = metrics
+        if not np.array_equal(received, state.vector):
+            dense = dict(evaluate_fn(current, self._downloads.arrays) or {})
+        both = metrics | {f"server_{name}": dense[name] for name in dense}
+        self._ledger.measured(both)
+        return MetricRecord(both)
+
+    def _close_round(self) -> None:
+        """Finish the row of the round, and tell it."""
+        row = self._ledger.row()
+        self.state.history.append(row)
+        if self.on_round:
+            self.on_round(row)

@@ -1,0 +1,198 @@
+"""The layout of an adapter: which tensors it has, and where each lies in the vector."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Vector = NDArray[np.float32]
+
+FINGERPRINT_BYTES = 8
+_FLOATING = ("float16", "float32", "float64")
+_LORA = re.compile(r"(^|[._])lora_(?:embedding_)?(?P<factor>[AB])([._]|$)")
+
+
+class Role(StrEnum):
+    """What a tensor is for in its adapter."""
+
+    A = "A"
+    B = "B"
+    HEAD = "head"
+    OTHER = "other"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of an adapter: its name, shape, dtype and role."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    role: Role
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Ordered tensors of an adapter, which fix the meaning of every vector position.
+
+    Two parties understand each other's vectors if, and only if, their layouts have
+    the same fingerprint.
+    """
+
+    tensors: tuple[Tensor, ...]
+
+    @classmethod
+    def of(
+        cls, arrays: Mapping[str, ArrayLike], roles: Mapping[str, Role] | None = None
+    ) -> Layout:
+        """Describe `arrays`, in their own order.
+
+        Parameters
+        ----------
+        arrays : Mapping[str, ArrayLike]
+            Name to array; any shape, dtype float16, float32 or float64.
+        roles : Mapping[str, Role], optional
+            Roles by name, for the names whose role PEFT's naming does not tell. By
+            default ``lora_A`` and ``lora_B`` name the factors, and any other tensor
+            is ``head`` beside LoRA factors (PEFT's saved modules) or else ``other``.
+
+        Raises
+        ------
+        ValueError
+            If there is no array, or one is not floating point.
+        """
+        if not arrays:
+            raise ValueError("a layout needs at least one array, got none")
+        has_lora = any(_LORA.search(name) for name in arrays)
+        tensors = []
+        for name, value in arrays.items():
+            array = np.asarray(value)
+            if array.dtype.name not in _FLOATING:
+                raise ValueError(
+                    f"array {name!r} has dtype {array.dtype}, allowed are "
+                    + ", ".join(_FLOATING)
+                )
+            role = (roles or {}).get(name) or _role_of(name, has_lora)
+            tensors.append(Tensor(name, array.shape, array.dtype.name, role))
+        return cls(tuple(tensors))
+
+    @cached_property
+    def size(self) -> int:
+        """N, the number of entries of the adapter."""
+        return sum(tensor.size for tensor in self.tensors)
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """8 bytes that tell this layout from any other."""
+        return hashlib.sha256(self.to_json().encode()).digest()[:FINGERPRINT_BYTES]
+
+    def slices(self) -> Iterator[tuple[Tensor, slice]]:
+        """Yield each tensor with its place in the vector."""
+        start = 0
+        for tensor in self.tensors:
+            yield tensor, slice(start, start + tensor.size)
+            start += tensor.size
+
+    def flatten(self, arrays: Mapping[str, ArrayLike]) -> Vector:
+        """Put `arrays` into one float32 vector of length N, in layout order.
+
+        Raises
+        ------
+        ValueError
+            If a name is missing or unknown, or a shape differs: nothing is ever
+            dropped silently.
+        """
+        self._check_names(arrays)
+        vector = np.empty(self.size, np.float32)
+        for tensor, place in self.slices():
+            array = np.asarray(arrays[tensor.name])
+            if array.shape != tensor.shape:
+                raise ValueError(
+                    f"array {tensor.name!r} has shape {array.shape}, "
+                    f"the layout says {tensor.shape}"
+                )
+            vector[place] = array.ravel()
+        return vector
+
+    def unflatten(self, vector: Vector) -> dict[str, NDArray[Any]]:
+        """Cut `vector`, of length N, into named arrays of the layout's dtypes.
+
+        Raises
+        ------
+        ValueError
+            If the vector's shape is not (N,).
+        """
+        if vector.shape != (self.size,):
+            raise ValueError(
+                f"vector has shape {vector.shape}, the layout needs ({self.size},)"
+            )
+        return {
+            tensor.name: vector[place].reshape(tensor.shape).astype(tensor.dtype)
+            for tensor, place in self.slices()
+        }
+
+    def to_json(self) -> str:
+        """Return the canonical text, which the fingerprint is taken of."""
+        rows = [[t.name, list(t.shape), t.dtype, t.role.value] for t in self.tensors]
+        return json.dumps(rows, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Layout:
+        """Rebuild a layout from :meth:`to_json`.
+
+        Raises
+        ------
+        ValueError
+            If the text is not that of a layout.
+        """
+        try:
+            tensors = tuple(_tensor_of(*row) for row in json.loads(text))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"not a layout: {error}") from None
+        if not tensors or len({t.name for t in tensors}) != len(tensors):
+            raise ValueError("not a layout: it has no tensor, or a name twice")
+        return cls(tensors)
+
+    def _check_names(self, arrays: Mapping[str, Any]) -> None:
+        known = {tensor.name for tensor in self.tensors}
+        missing = [name for name in known if name not in arrays]
+        unknown = [name for name in arrays if name not in known]
+        if missing or unknown:
+            raise ValueError(
+                "arrays do not fit the layout: "
+                f"missing {sorted(missing) or 'none'}, "
+                f"unknown {sorted(unknown) or 'none'}"
+            )
+
+
+def _role_of(name: str, has_lora: bool) -> Role:
+    if match := _LORA.search(name):
+        return Role(match["factor"])
+    return Role.HEAD if has_lora else Role.OTHER
+
+
+def _tensor_of(name: Any, shape: Any, dtype: Any, role: Any) -> Tensor:
+    if not isinstance(name, str):
+        raise ValueError(f"a tensor's name is text, not {name!r}")
+    if not isinstance(shape, list) or not all(
+        type(length) is int and length >= 0 for length in shape
+    ):
+        raise ValueError(f"{name!r} has no shape: {shape!r}")
+    if dtype not in _FLOATING:
+        raise ValueError(f"{name!r} has dtype {dtype!r}")
+    return Tensor(name, tuple(shape), dtype, Role(role))

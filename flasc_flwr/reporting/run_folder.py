@@ -1,0 +1,84 @@
+"""The folder of one run."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from logging import ERROR, INFO
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+from flwr.common.logger import log
+
+from flasc_flwr.config import RunConfig
+from flasc_flwr.flower.state import ServerState
+from flasc_flwr.reporting.summary import as_line, as_table, summarise
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+class RunFolder:
+    """Where a run's results go: one folder under ``output-dir``.
+
+    ``config.toml`` (resolved), ``history.jsonl`` (one row a round, written as it
+    ends), ``summary.json`` and ``adapter/`` (PEFT's format). As a context manager it
+    logs the folder's path at the start and at the end, and leaves the reason in
+    ``summary.json`` if the run fails.
+    """
+
+    def __init__(self, path: Path, rounds: int) -> None:
+        self.path = path
+        self._rounds = rounds
+
+    @classmethod
+    def create(cls, config: RunConfig, *, run_id: int) -> RunFolder:
+        """Make the folder, named by time, method, seed and run id."""
+        now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        name = f"{now}-{config.method}-seed{config.seed}-{run_id}"
+        path = Path(config.output_dir).expanduser() / name
+        path.mkdir(parents=True)
+        (path / "config.toml").write_text(tomli_w.dumps(config.to_dict()))
+        return cls(path, config.num_server_rounds)
+
+    def __enter__(self) -> RunFolder:
+        log(INFO, "Run folder: %s", self.path)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            reason = f"failed: {error or type(error).__name__}"
+            _write_json(self.path / "summary.json", {"ended": reason})
+            log(ERROR, "The run %s", reason)
+        log(INFO, "Run folder: %s", self.path)
+
+    def add_row(self, row: dict[str, Any]) -> None:
+        """Add a round's row to the history, and log it."""
+        with (self.path / "history.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        log(INFO, as_line(row, self._rounds))
+
+    def save_adapter(self, model: PeftModel) -> None:
+        """Save the adapter so that ``PeftModel.from_pretrained`` loads it."""
+        model.save_pretrained(str(self.path / "adapter"), save_embedding_layers=False)
+
+    def finish(self, state: ServerState, ended: str = "all rounds done") -> None:
+        """Write the summary, and log it."""
+        summary = summarise(state.history, state.traffic, state.layout.size, ended)
+        _write_json(self.path / "summary.json", summary)
+        for line in as_table(summary).splitlines():
+            log(INFO, line)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(scratch, path)

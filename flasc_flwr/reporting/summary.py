@@ -1,0 +1,95 @@
+"""The summary of a run: totals, and what dense float32 would have sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from flasc_flwr.traffic import Traffic
+
+
+def summarise(
+    history: Sequence[dict[str, Any]], traffic: Traffic, size: int, ended: str
+) -> dict[str, Any]:
+    """Return what ``summary.json`` holds.
+
+    Parameters
+    ----------
+    history : Sequence[dict[str, Any]]
+        The rows of the history.
+    traffic : Traffic
+        Every message of the run.
+    size : int
+        N, the number of entries of the adapter.
+    ended : str
+        Why the run ended.
+
+    Returns
+    -------
+    dict[str, Any]
+        The last metrics that were measured, the byte totals, and
+        ``reduction_vs_dense_float32``: how many times fewer message bytes were sent
+        than ``4 * N`` for every adapter sent either way. The dense side is granted
+        free headers, names and control values; this run's are counted.
+    """
+    metrics: dict[str, Any] = {}
+    for row in history:
+        for name in ("accuracy", "loss", "server_accuracy", "server_loss"):
+            if row.get(name) is not None:
+                metrics[name] = row[name]
+    totals = traffic.totals()
+    sent = totals["message_bytes_down"] + totals["message_bytes_up"]
+    dense = traffic.dense_float32_bytes(size)
+    return {
+        "ended": ended,
+        "rounds": max((row["round"] for row in history), default=0),
+        "adapter_parameters": size,
+        **metrics,
+        **totals,
+        "dense_float32_bytes": dense,
+        "reduction_vs_dense_float32": dense / sent if sent else None,
+        "seconds": round(sum(row["seconds"] for row in history), 3),
+    }
+
+
+def as_table(summary: dict[str, Any]) -> str:
+    """Return a summary as the table a person reads."""
+    reduction = summary["reduction_vs_dense_float32"]
+    rows = [
+        ("Ended", summary["ended"]),
+        ("Rounds", f"{summary['rounds']}"),
+        ("Adapter parameters", f"{summary['adapter_parameters']:,}"),
+        ("Test accuracy, as clients receive it", _percent(summary.get("accuracy"))),
+        (
+            "Test accuracy, server's dense adapter",
+            _percent(summary.get("server_accuracy")),
+        ),
+        ("Messages down", megabytes(summary["message_bytes_down"])),
+        ("Messages up", megabytes(summary["message_bytes_up"])),
+        ("Dense float32 LoRA, both ways", megabytes(summary["dense_float32_bytes"])),
+        ("Times less than dense", f"{reduction:.1f} x" if reduction else "-"),
+        ("Seconds", f"{summary['seconds']:.1f}"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def as_line(row: dict[str, Any], rounds: int) -> str:
+    """Return a row of the history as one line of the log."""
+    accuracy = _percent(row["accuracy"])
+    return (
+        f"Round {row['round']}/{rounds}  accuracy {accuracy}  "
+        f"down {megabytes(row['message_bytes_down'])}  "
+        f"up {megabytes(row['message_bytes_up'])}  "
+        f"replies {row['replies']}  failures {len(row['failures'])}  "
+        f"{row['seconds']:.1f} s"
+    )
+
+
+def megabytes(count: int) -> str:
+    """Return a number of bytes in MB (10^6 bytes)."""
+    return f"{count / 1e6:.3f} MB"
+
+
+def _percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.1f} %"

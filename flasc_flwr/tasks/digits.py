@@ -1,0 +1,92 @@
+"""The default task: handwritten digits, with nothing to download.
+
+scikit-learn's 1,797 digits of 8 x 8 pixels, in three fixed parts of the same class
+mix. The public part, shown as negatives (white is black), pretrains a small vision
+transformer. The private part is split over the clients, the test part is held out;
+both are shown as they are, so that the backbone has something left to learn.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from flwr_datasets.partitioner import DirichletPartitioner
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from flasc_flwr.config import RunConfig
+from flasc_flwr.tasks.digits_backbone import pretrained_backbone
+from flasc_flwr.tasks.task import Examples, Task
+from flasc_flwr.training.lora import add_adapter
+
+_PUBLIC, _TEST = 500, 360
+
+
+def load(config: RunConfig) -> Task:
+    """Build the digits task."""
+    public, private, test = parts()
+    model = add_adapter(
+        pretrained_backbone(public["pixel_values"], public["labels"]),
+        config,
+        # Attention projections under the names of transformers 5 and 4.
+        target_modules=r".*\.attention\."
+        r"(q_proj|k_proj|v_proj|o_proj"
+        r"|attention\.query|attention\.key|attention\.value|output\.dense)",
+        modules_to_save=["classifier"],
+    )
+
+    def partition(partition_id: int, num_partitions: int) -> Examples:
+        chosen = _partitions(config, num_partitions)[partition_id]
+        return {name: tensor[chosen] for name, tensor in private.items()}
+
+    return Task(model, partition, test)
+
+
+def parts() -> tuple[Examples, Examples, Examples]:
+    """Return the public, the private and the test part.
+
+    Each has ``pixel_values``, float32 of shape (n, 1, 8, 8) in [0, 1], and
+    ``labels``. The split is the same in every run, whatever its seed.
+    """
+    pixels, labels = load_digits(return_X_y=True)
+    pixels = (pixels / 16).astype(np.float32).reshape(-1, 1, 8, 8)
+    everything = np.arange(len(labels))
+    rest, test = train_test_split(
+        everything, test_size=_TEST, stratify=labels, random_state=0
+    )
+    private, public = train_test_split(
+        rest, test_size=_PUBLIC, stratify=labels[rest], random_state=0
+    )
+    return (
+        _examples(1 - pixels[public], labels[public]),
+        _examples(pixels[private], labels[private]),
+        _examples(pixels[test], labels[test]),
+    )
+
+
+def _examples(pixels: Any, labels: Any) -> Examples:
+    return {
+        "pixel_values": torch.from_numpy(pixels),
+        "labels": torch.from_numpy(labels.astype(np.int64)),
+    }
+
+
+@lru_cache(maxsize=1)
+def _partitions(config: RunConfig, num_partitions: int) -> list[list[int]]:
+    """Return the indices of each partition of the private part."""
+    _, private, _ = parts()
+    labels = private["labels"].tolist()
+    dataset = Dataset.from_dict({"label": labels, "index": list(range(len(labels)))})
+    partitioner = DirichletPartitioner(
+        num_partitions=num_partitions,
+        partition_by="label",
+        alpha=config.dirichlet_alpha,
+        min_partition_size=1,
+        seed=config.seed,
+    )
+    partitioner.dataset = dataset
+    return [partitioner.load_partition(i)["index"][:] for i in range(num_partitions)]

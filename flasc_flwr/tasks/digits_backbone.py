@@ -1,0 +1,89 @@
+"""The backbone of the digits task: a small vision transformer, pretrained once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from platformdirs import user_cache_path
+from torch import Tensor
+from transformers import ViTConfig, ViTForImageClassification
+
+_CONFIG: dict[str, Any] = dict(
+    hidden_size=64,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    intermediate_size=128,
+    image_size=8,
+    patch_size=2,
+    num_channels=1,
+    num_labels=10,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+)
+_EPOCHS = 60
+_BATCH = 32
+_LEARNING_RATE = 1e-3
+
+
+def pretrained_backbone(pixels: Tensor, labels: Tensor) -> ViTForImageClassification:
+    """Return the backbone, from the user's cache folder or freshly pretrained.
+
+    Its classification head is new: the pretraining's head stays behind.
+
+    Parameters
+    ----------
+    pixels : Tensor
+        Public images, float32 of shape (n, 1, 8, 8).
+    labels : Tensor
+        Their classes, int64 of shape (n,).
+    """
+    folder = cache_folder()
+    if not (folder / "config.json").exists():
+        _save(_pretrain(pixels, labels), folder)
+    model = ViTForImageClassification.from_pretrained(folder)
+    head = torch.nn.Linear(_CONFIG["hidden_size"], _CONFIG["num_labels"])
+    generator = torch.Generator().manual_seed(0)
+    torch.nn.init.normal_(head.weight, std=0.02, generator=generator)
+    torch.nn.init.zeros_(head.bias)
+    model.classifier = head
+    return model
+
+
+def cache_folder() -> Path:
+    """Return the folder of this very backbone: another recipe, another folder."""
+    recipe = (_CONFIG, _EPOCHS, _BATCH, _LEARNING_RATE, transformers.__version__)
+    key = hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]
+    return user_cache_path("flasc-flwr") / f"digits-vit-{key}"
+
+
+def _pretrain(pixels: Tensor, labels: Tensor) -> ViTForImageClassification:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ViTForImageClassification(ViTConfig(**_CONFIG))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE)
+        model.train()
+        for _ in range(_EPOCHS):
+            for batch in torch.split(torch.randperm(len(labels)), _BATCH):
+                optimizer.zero_grad()
+                model(pixel_values=pixels[batch], labels=labels[batch]).loss.backward()
+                optimizer.step()
+    return model
+
+
+def _save(model: ViTForImageClassification, folder: Path) -> None:
+    """Save whole or not at all: several processes may pretrain at once."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        fresh = Path(scratch) / folder.name
+        model.save_pretrained(fresh)
+        try:
+            os.rename(fresh, folder)
+        except OSError:
+            if not (folder / "config.json").exists():
+                raise

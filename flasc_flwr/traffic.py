@@ -1,0 +1,81 @@
+"""Traffic: the bytes really sent, per direction, round and client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Direction(StrEnum):
+    """Which way a message went, as seen from the client."""
+
+    DOWN = "down"
+    UP = "up"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sent:
+    """One message that was sent.
+
+    Attributes
+    ----------
+    round : int
+        Server round; 0 before the first.
+    client : str
+        The client's name.
+    direction : Direction
+        Which way it went.
+    payload : int
+        Bytes of this project's payloads in it.
+    message : int
+        Bytes of the whole serialized message.
+    vectors : int
+        How many adapters it carried: what a dense float32 message would have
+        spent ``4 * N`` bytes on.
+    """
+
+    round: int
+    client: str
+    direction: Direction
+    payload: int
+    message: int
+    vectors: int = 0
+
+
+@dataclass
+class Traffic:
+    """All messages of a run."""
+
+    sent: list[Sent] = field(default_factory=list)
+
+    def record(self, sent: Sent) -> None:
+        """Add one message."""
+        self.sent.append(sent)
+
+    def totals(self, round: int | None = None) -> dict[str, int]:
+        """Return the bytes by kind and direction, of one round or of all.
+
+        The keys are those of a row of the history: ``payload_bytes_down``,
+        ``payload_bytes_up``, ``message_bytes_down`` and ``message_bytes_up``.
+        """
+        chosen = [s for s in self.sent if round is None or s.round == round]
+        return {
+            f"{kind}_bytes_{way}": _sum(
+                getattr(s, kind) for s in chosen if s.direction == way
+            )
+            for kind in ("payload", "message")
+            for way in Direction
+        }
+
+    def dense_float32_bytes(self, size: int) -> int:
+        """Return what the same exchanges cost with dense float32 values alone.
+
+        The baseline is generous to the dense side: ``4 * N`` bytes an adapter and
+        nothing for names, headers and control values.
+        """
+        return 4 * size * _sum(s.vectors for s in self.sent)
+
+
+def _sum(numbers: Iterable[int]) -> int:
+    return sum(numbers, 0)

@@ -1,0 +1,59 @@
+"""The ServerApp: builds everything from the run config, and runs it."""
+
+from flwr.app import ArrayRecord, Context, MetricRecord
+from flwr.serverapp import Grid, ServerApp
+
+from flasc_flwr import Flasc
+from flasc_flwr.config import RunConfig
+from flasc_flwr.flower.wire import array_record, arrays_of
+from flasc_flwr.optimizers import SERVER_OPTIMIZERS
+from flasc_flwr.reporting import RunFolder
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run federated LoRA fine-tuning, and leave its results in a folder."""
+    config = RunConfig.parse(context.run_config)
+
+    from flasc_flwr.tasks import load_task
+    from flasc_flwr.training.local import evaluate
+    from flasc_flwr.training.lora import read_adapter, write_adapter
+
+    with RunFolder.create(config, run_id=context.run_id) as folder:
+        task = load_task(config)
+        strategy = Flasc(
+            method=config.method,
+            download_density=config.download_density,
+            upload_density=config.upload_density,
+            values=config.value_format,
+            weighting=config.weighting,
+            server_optimizer=SERVER_OPTIMIZERS[config.server_optimizer](
+                learning_rate=config.server_learning_rate
+            ),
+            seed=config.seed,
+            on_round=folder.add_row,
+            evaluate_every=config.evaluate_every,
+            fraction_train=config.fraction_train,
+            fraction_evaluate=config.fraction_evaluate,
+            min_train_nodes=config.min_nodes,
+            min_evaluate_nodes=config.min_nodes,
+            min_available_nodes=config.min_nodes,
+        )
+
+        def evaluate_fn(server_round: int, arrays: ArrayRecord) -> MetricRecord:
+            write_adapter(task.model, arrays_of(arrays))
+            outcome = evaluate(task.model, task.test)
+            return MetricRecord({"accuracy": outcome.accuracy, "loss": outcome.loss})
+
+        result = strategy.start(
+            grid=grid,
+            initial_arrays=array_record(read_adapter(task.model)),
+            num_rounds=config.num_server_rounds,
+            timeout=config.round_timeout,
+            evaluate_fn=evaluate_fn,
+        )
+        write_adapter(task.model, arrays_of(result.arrays))
+        folder.save_adapter(task.model)
+        folder.finish(strategy.state)
