@@ -7,11 +7,12 @@ from typing import Any, cast
 from uuid import uuid4
 
 from flwr.app import Context, Error, Message, RecordDict
-from flwr.app.error import ErrorCode
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
 
 ClientAppLike = Callable[[Message, Context], Message]
 
@@ -43,6 +44,9 @@ class LocalGrid(Grid):
         run_config: Mapping[str, Any] | None = None,
         node_configs: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
+        # Flower's messages take these from their process.
+        TaskIdentity.task_id = TaskIdentity.run_id = 0
+        TaskIdentity.node_id = SUPERLINK_NODE_ID
         self._client_app = client_app
         self._contexts = {
             node_id: Context(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
@@ -73,7 +72,9 @@ def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
 def read_adapter(model: PeftModel) -> dict[str, NDArray[Any]]:
     """Return the adapter as arrays by PEFT's names: copies."""
     tensors = adapter_tensors(model)
-    return {name: np.array(tensor.cpu()) for name, tensor in tensors.items()}
+    return {
+        name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()
+    }
 
 
 def write_adapter(model: PeftModel, arrays: Mapping[str, NDArray[Any]]) -> None:
