@@ -100,7 +100,7 @@ class RunConfig:
 
     method: str = _option("flasc", _choice(*METHODS))
     task: str = _option("digits", _choice(*TASKS))
-    num_server_rounds: int = _option(25, _whole(1))
+    num_server_rounds: int = _option(40, _whole(1))
     fraction_train: float = _option(0.5, _number("a number in (0, 1]", 0, 1))
     fraction_evaluate: float = _option(
         0.0, _number("a number in [0, 1]", 0, 1, above=False)
@@ -124,7 +124,7 @@ class RunConfig:
     server_learning_rate: float = _option(0.01, _number("a number above 0", 0))
 
     client_optimizer: str = _option("sgd", _choice(*CLIENT_OPTIMIZERS))
-    client_learning_rate: float = _option(0.05, _number("a number above 0", 0))
+    client_learning_rate: float = _option(0.02, _number("a number above 0", 0))
     local_epochs: int = _option(2, _whole(1))
     batch_size: int = _option(16, _whole(1))
 

@@ -15,18 +15,18 @@ from torch import Tensor
 from transformers import ViTConfig, ViTForImageClassification
 
 _CONFIG: dict[str, Any] = dict(
-    hidden_size=64,
-    num_hidden_layers=4,
+    hidden_size=256,
+    num_hidden_layers=2,
     num_attention_heads=4,
-    intermediate_size=128,
+    intermediate_size=256,
     image_size=8,
-    patch_size=2,
+    patch_size=4,
     num_channels=1,
     num_labels=10,
     hidden_dropout_prob=0.0,
     attention_probs_dropout_prob=0.0,
 )
-_EPOCHS = 60
+_EPOCHS = 30
 _BATCH = 32
 _LEARNING_RATE = 1e-3
 
