@@ -93,7 +93,7 @@ class Roster:
         ledger.sent(questions, [str(node) for node in strangers])
         for reply in exchange(grid, questions, _INTRODUCTION_TIMEOUT):
             node = reply.metadata.src_node_id
-            ledger.received(reply, str(node))
+            ledger.received(reply)
             try:
                 self._known[node] = self._participant(node, reply)
             except ValueError as error:
