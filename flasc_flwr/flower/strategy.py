@@ -20,8 +20,9 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
-from flasc_flwr.aggregation import RunningMean
+from flasc_flwr.aggregation import WEIGHTINGS, RunningMean
 from flasc_flwr.budget import Budget
+from flasc_flwr.codec import VALUE_FORMATS
 from flasc_flwr.flower.downloads import Downloads
 from flasc_flwr.flower.ledger import Ledger
 from flasc_flwr.flower.loop import EvaluateFn, run_rounds
@@ -32,10 +33,10 @@ from flasc_flwr.flower.wire import array_record, arrays_of
 from flasc_flwr.layout import Layout
 from flasc_flwr.methods import METHODS
 from flasc_flwr.optimizers import AdamW, ServerOptimizer
+from flasc_flwr.ranges import choice, number, whole
 from flasc_flwr.traffic import Traffic
 
 MetricsAggregation = Callable[[list[RecordDict], str], MetricRecord]
-WEIGHTINGS = ("uniform", "examples")
 
 
 class Flasc(Strategy):
@@ -107,14 +108,12 @@ class Flasc(Strategy):
         train_metrics_aggr_fn: MetricsAggregation | None = None,
         evaluate_metrics_aggr_fn: MetricsAggregation | None = None,
     ) -> None:
-        if method not in METHODS:
-            raise ValueError(
-                f"method is {method!r}, allowed are {', '.join(sorted(METHODS))}"
-            )
-        if weighting not in WEIGHTINGS:
-            raise ValueError(
-                f"weighting is {weighting!r}, allowed are {', '.join(WEIGHTINGS)}"
-            )
+        choice(*METHODS).require("method", method)
+        choice("auto", *VALUE_FORMATS).require("values", values)
+        choice(*WEIGHTINGS).require("weighting", weighting)
+        whole(1).require("evaluate_every", evaluate_every)
+        number("[0, 1]").require("fraction_train", fraction_train)
+        number("[0, 1]").require("fraction_evaluate", fraction_evaluate)
         self.method = METHODS[method]
         self.budget = Budget(
             download_density=download_density if self.method.sparse else 1.0,

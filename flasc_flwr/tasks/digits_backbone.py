@@ -15,10 +15,10 @@ from torch import Tensor
 from transformers import ViTConfig, ViTForImageClassification
 
 _CONFIG: dict[str, Any] = dict(
-    hidden_size=256,
+    hidden_size=128,
     num_hidden_layers=2,
     num_attention_heads=4,
-    intermediate_size=256,
+    intermediate_size=128,
     image_size=8,
     patch_size=4,
     num_channels=1,
