@@ -72,3 +72,14 @@ def test_a_config_is_frozen_and_hashable():
     with pytest.raises(FrozenInstanceError):
         config.seed = 1
     assert {config: 1}[RunConfig()] == 1
+
+
+def test_the_checker_names_what_flower_does_not(capsys):
+    from flasc_flwr.check import main
+
+    assert main(["lora-rank=8 nope=1"]) == 1
+    assert "nope = 1: unknown key, allowed keys are method, " in capsys.readouterr().err
+    assert main(["lora-rank=8 upload-density='1/16'"]) == 0
+    assert "upload-density = 0.0625" in capsys.readouterr().out
+    assert main([str(ROOT / "conf" / "absent.toml")]) == 1
+    assert "absent.toml" in capsys.readouterr().err
