@@ -12,7 +12,8 @@ from flasc_flwr.config import RunConfig
 from flasc_flwr.flower.wire import array_record, arrays_of
 
 if TYPE_CHECKING:
-    from flasc_flwr.tasks import Examples, Task
+    from flasc_flwr.tasks import Task
+    from flasc_flwr.training.local import Examples
 
 app = ClientApp(mods=[flasc_mod])
 

@@ -47,7 +47,7 @@ def pretrained_backbone(pixels: Tensor, labels: Tensor) -> ViTForImageClassifica
     folder = cache_folder()
     if not (folder / "config.json").exists():
         _save(_pretrain(pixels, labels), folder)
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     model = ViTForImageClassification.from_pretrained(folder)
     head = torch.nn.Linear(_CONFIG["hidden_size"], _CONFIG["num_labels"])
     generator = torch.Generator().manual_seed(0)
