@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from logging import INFO, WARNING
 from typing import Any
 
-import numpy as np
 from flwr.app import (
     ArrayRecord,
     ConfigRecord,
@@ -26,10 +26,10 @@ from flasc_flwr.codec import VALUE_FORMATS
 from flasc_flwr.flower.downloads import Downloads
 from flasc_flwr.flower.ledger import Ledger
 from flasc_flwr.flower.loop import EvaluateFn, run_rounds
-from flasc_flwr.flower.replies import RejectedReplyError, metrics_of, update_of
+from flasc_flwr.flower.replies import metrics_of, update_of, usable
 from flasc_flwr.flower.roster import Participant, Roster, sample
 from flasc_flwr.flower.state import ServerState
-from flasc_flwr.flower.wire import array_record, arrays_of
+from flasc_flwr.flower.wire import arrays_of
 from flasc_flwr.layout import Layout
 from flasc_flwr.methods import METHODS
 from flasc_flwr.optimizers import AdamW, ServerOptimizer
@@ -262,13 +262,10 @@ class Flasc(Strategy):
         state = self.state
         mean = RunningMean(state.layout.size)
         metrics = []
-        for reply in replies:
-            self._ledger.received(reply)
-            try:
-                update = update_of(reply, state.layout, self.weighted_by_key)
-            except RejectedReplyError as error:
-                self._ledger.rejected(reply, str(error))
-                continue
+        read = partial(
+            update_of, layout=state.layout, weighted_by_key=self.weighted_by_key
+        )
+        for update in usable(replies, read, self._ledger):
             uniform = self.weighting == "uniform"
             mean.add(update.sparse, 1.0 if uniform else update.examples)
             metrics.append(update.metrics)
@@ -301,13 +298,8 @@ class Flasc(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Average the clients' metrics."""
-        metrics = []
-        for reply in replies:
-            self._ledger.received(reply)
-            try:
-                metrics.append(metrics_of(reply, self.weighted_by_key))
-            except RejectedReplyError as error:
-                self._ledger.rejected(reply, str(error))
+        read = partial(metrics_of, weighted_by_key=self.weighted_by_key)
+        metrics = list(usable(replies, read, self._ledger))
         if not metrics:
             return None
         averaged = self.evaluate_metrics_aggr_fn(metrics, self.weighted_by_key)
@@ -321,10 +313,10 @@ class Flasc(Strategy):
 
         Only once where the two are equal.
         """
-        metrics = dict(evaluate_fn(server_round, self.received_arrays()) or {})
+        arrays = self.received_arrays()
+        metrics = dict(evaluate_fn(server_round, arrays) or {})
         dense = metrics
-        received = self._downloads.received(self.budget.download_density)
-        if not np.array_equal(received, self.state.vector):
+        if arrays != self._downloads.arrays:
             dense = dict(evaluate_fn(server_round, self._downloads.arrays) or {})
         both = metrics | {f"server_{name}": dense[name] for name in dense}
         self._ledger.measured(both)
@@ -332,8 +324,7 @@ class Flasc(Strategy):
 
     def received_arrays(self) -> ArrayRecord:
         """Return the current adapter as clients receive it: masked and rounded."""
-        received = self._downloads.received(self.budget.download_density)
-        return array_record(self.state.layout.unflatten(received))
+        return self._downloads.received(self.budget.download_density)
 
     def _messages(
         self,
