@@ -114,6 +114,9 @@ class Flasc(Strategy):
         whole(1).require("evaluate_every", evaluate_every)
         number("[0, 1]").require("fraction_train", fraction_train)
         number("[0, 1]").require("fraction_evaluate", fraction_evaluate)
+        whole(0).require("min_train_nodes", min_train_nodes)
+        whole(0).require("min_evaluate_nodes", min_evaluate_nodes)
+        whole(1).require("min_available_nodes", min_available_nodes)
         self.method = METHODS[method]
         self.budget = Budget(
             download_density=download_density if self.method.sparse else 1.0,
