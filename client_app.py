@@ -7,7 +7,7 @@ import numpy as np
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from flasc_flwr import flasc_mod
+from flasc_flwr import flasc_mod, trainable_entries
 from flasc_flwr.config import RunConfig
 from flasc_flwr.flower.wire import array_record, arrays_of
 
@@ -31,7 +31,13 @@ def train(message: Message, context: Context) -> Message:
     partition, _ = _partition(context)
     current = int(message.content["config"]["server-round"])
     seed = np.random.SeedSequence([config.seed, current, partition])
-    outcome = train(task.model, examples, config, seed=int(seed.generate_state(1)[0]))
+    outcome = train(
+        task.model,
+        examples,
+        config,
+        seed=int(seed.generate_state(1)[0]),
+        trainable=trainable_entries(),
+    )
     metrics = {
         "num-examples": outcome.examples,
         "steps": outcome.steps,

@@ -8,6 +8,7 @@ from flasc_flwr.config import RunConfig
 from flasc_flwr.flower.wire import array_record, arrays_of
 from flasc_flwr.optimizers import SERVER_OPTIMIZERS
 from flasc_flwr.reporting import RunFolder
+from flasc_flwr.schedules import Decay
 
 app = ServerApp()
 
@@ -27,6 +28,11 @@ def main(grid: Grid, context: Context) -> None:
             method=config.method,
             download_density=config.download_density,
             upload_density=config.upload_density,
+            decay=Decay(
+                download=config.download_density_decay,
+                upload=config.upload_density_decay,
+                every=config.density_decay_every,
+            ),
             values=config.value_format,
             weighting=config.weighting,
             server_optimizer=SERVER_OPTIMIZERS[config.server_optimizer](

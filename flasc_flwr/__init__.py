@@ -9,15 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flasc_flwr.flower.mod import flasc_mod
+    from flasc_flwr.flower.mod import flasc_mod, trainable_entries
     from flasc_flwr.flower.strategy import Flasc
 
 __version__ = "0.1.0"
-__all__ = ["Flasc", "__version__", "flasc_mod"]
+__all__ = ["Flasc", "__version__", "flasc_mod", "trainable_entries"]
 
 _HOME = {
     "Flasc": "flasc_flwr.flower.strategy",
     "flasc_mod": "flasc_flwr.flower.mod",
+    "trainable_entries": "flasc_flwr.flower.mod",
 }
 
 

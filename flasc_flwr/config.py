@@ -48,6 +48,9 @@ class RunConfig:
 
     download_density: float = _option(0.25, fraction("(0, 1]"))
     upload_density: float = _option(0.25, fraction("(0, 1]"))
+    download_density_decay: float = _option(1.0, number("(0, 1]"))
+    upload_density_decay: float = _option(1.0, number("(0, 1]"))
+    density_decay_every: int = _option(1, whole(1))
     value_format: str = _option("auto", choice("auto", *VALUE_FORMATS))
 
     weighting: str = _option("uniform", choice(*WEIGHTINGS))

@@ -3,30 +3,71 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
+
+from flasc_flwr.budget import Budget
+from flasc_flwr.schedules import Decay, Schedule, decaying, decaying_to
+from flasc_flwr.selection import DownloadRule, fixed_support, largest
+
+
+class Trains(StrEnum):
+    """What a client may change of what it received."""
+
+    ALL = "all"
+    SUPPORT = "support"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """What travels and how it is put together, as data.
+    """What travels and what is trained, as data.
 
     Attributes
     ----------
     name : str
         The name in the run config.
-    sparse : bool
-        Whether the densities apply: the download is the top-k of the server's
-        weights, and the upload the top-k of the client's update. Otherwise both
-        are whole.
-    value_format : str
-        What ``value-format = "auto"`` stands for.
     source : str
         Where the method is from.
+    value_format : str
+        What ``value-format = "auto"`` stands for.
+    download : DownloadRule
+        Which entries of the server vector travel.
+    schedule : Schedule
+        How its densities change with the rounds.
+    dense_turns : int
+        How many turns at the start download everything.
+    trains : Trains
+        What a client may change where the download is sparse.
+    download_density, upload_density : float, optional
+        Density that the method prescribes, in place of the run's and the node's.
     """
 
     name: str
-    sparse: bool
-    value_format: str
     source: str
+    value_format: str = "bfloat16"
+    download: DownloadRule = largest
+    schedule: Schedule = decaying
+    dense_turns: int = 0
+    trains: Trains = Trains.ALL
+    download_density: float | None = None
+    upload_density: float | None = None
+
+    def budget(self, own: Budget, decay: Decay, turn: int) -> Budget:
+        """Return what a client with the budget `own` uses at a turn.
+
+        The turn is 1 before the first step of the server optimizer, then 2, and so
+        on: a round in which nobody answered does not count.
+        """
+        times = decay.times(turn)
+        download = self.download_density or self.schedule(
+            own.download_density, decay.download, times
+        )
+        upload = self.upload_density or self.schedule(
+            own.upload_density, decay.upload, times
+        )
+        return Budget(
+            download_density=1.0 if turn <= self.dense_turns else download,
+            upload_density=upload,
+        )
 
 
 METHODS = {
@@ -34,15 +75,36 @@ METHODS = {
     for method in (
         Method(
             name="dense",
-            sparse=False,
+            source="FedAvg of LoRA factors: Zhang et al., arXiv 2305.05644",
             value_format="float32",
-            source="FedAvg of LoRA factors (Zhang et al., arXiv 2305.05644)",
+            download_density=1.0,
+            upload_density=1.0,
         ),
         Method(
             name="flasc",
-            sparse=True,
-            value_format="bfloat16",
-            source="FLASC (Kuo et al., arXiv 2406.05233)",
+            source="FLASC: Kuo et al., arXiv 2406.05233",
+        ),
+        Method(
+            name="sparse-adapter",
+            source="fixed mask after one dense round, as FLASC's code compares with it",
+            download=fixed_support,
+            # Chosen at the start, the support would hold no entry of B, which is zero.
+            dense_turns=1,
+            trains=Trains.SUPPORT,
+            upload_density=1.0,
+        ),
+        Method(
+            name="fedselect",
+            source="mask anew each round, as FLASC's code compares with it",
+            trains=Trains.SUPPORT,
+            upload_density=1.0,
+        ),
+        Method(
+            name="adapter-lth",
+            source="iterative magnitude pruning, as FLASC's code compares with it",
+            schedule=decaying_to,
+            trains=Trains.SUPPORT,
+            upload_density=1.0,
         ),
     )
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,9 +11,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flasc_flwr.budget import Budget
 from flasc_flwr.codec import decode, encode
 from flasc_flwr.flower.roster import Participant
-from flasc_flwr.flower.wire import CONTROL, UploadOrder, array_record, payload_record
+from flasc_flwr.flower.wire import CONTROL, Order, array_record, payload_record
 from flasc_flwr.layout import Layout, Vector
-from flasc_flwr.sparsity import top_k
+from flasc_flwr.methods import Trains
+from flasc_flwr.sparsity import SparseVector
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +24,7 @@ class Download:
     Attributes
     ----------
     payload : bytes
-        The encoded top-k of the server vector, with its layout.
+        The encoded entries of the server vector, with its layout.
     record : ArrayRecord
         The same, as it travels; shared by all messages that carry it.
     kept : float
@@ -44,14 +45,23 @@ class Downloads:
         Layout of the adapter.
     vector : NDArray[np.float32], shape (N,)
         The dense server vector; not changed here.
+    select : Callable[[Vector, float], SparseVector]
+        Chooses the entries to send at a density.
     value_format : str
         Value format of downloads and uploads.
     """
 
-    def __init__(self, layout: Layout, vector: Vector, value_format: str) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        vector: Vector,
+        select: Callable[[Vector, float], SparseVector],
+        value_format: str,
+    ) -> None:
         self.layout = layout
         self.vector = vector
         self.value_format = value_format
+        self._select = select
         self._made: dict[float, Download] = {}
 
     @cached_property
@@ -62,7 +72,7 @@ class Downloads:
     def at(self, density: float) -> Download:
         """Return the download of a density in (0, 1], encoded once."""
         if density not in self._made:
-            sparse = top_k(self.vector, density)
+            sparse = self._select(self.vector, density)
             payload = encode(
                 sparse, self.value_format, layout=self.layout, carry_layout=True
             )
@@ -82,6 +92,7 @@ class Downloads:
         message_type: str,
         *,
         server_round: int,
+        trains: Trains,
         config: ConfigRecord,
         arrayrecord_key: str,
         configrecord_key: str,
@@ -98,8 +109,13 @@ class Downloads:
                     {arrayrecord_key: record, configrecord_key: settings}
                 )
                 if message_type == MessageType.TRAIN:
-                    order = UploadOrder(
-                        density=budget.upload_density, value_format=self.value_format
+                    whole = budget.download_density == 1
+                    order = Order(
+                        density=budget.upload_density,
+                        value_format=self.value_format,
+                        # A whole download has entries that are zero and do not
+                        # travel: they are not frozen.
+                        trains=Trains.ALL if whole else trains,
                     )
                     contents[budget][CONTROL] = order.to_record()
             messages.append(

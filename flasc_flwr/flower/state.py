@@ -7,6 +7,7 @@ from typing import Any
 
 from flasc_flwr.layout import Layout, Vector
 from flasc_flwr.optimizers import OptimizerState
+from flasc_flwr.selection import Supports
 from flasc_flwr.traffic import Traffic
 
 
@@ -22,6 +23,8 @@ class ServerState:
         The server vector, always dense: masks only ever act on what is sent.
     optimizer : OptimizerState
         State of the server optimizer.
+    supports : Supports
+        Supports that were chosen once and are kept.
     traffic : Traffic
         Every message so far.
     history : list[dict[str, Any]]
@@ -31,5 +34,6 @@ class ServerState:
     layout: Layout
     vector: Vector
     optimizer: OptimizerState
+    supports: Supports = field(default_factory=dict)
     traffic: Traffic = field(default_factory=Traffic)
     history: list[dict[str, Any]] = field(default_factory=list)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from logging import INFO, WARNING
 from typing import Any
@@ -30,10 +31,12 @@ from flasc_flwr.flower.replies import metrics_of, update_of, usable
 from flasc_flwr.flower.roster import Participant, Roster, sample
 from flasc_flwr.flower.state import ServerState
 from flasc_flwr.flower.wire import arrays_of
-from flasc_flwr.layout import Layout
+from flasc_flwr.layout import Layout, Vector
 from flasc_flwr.methods import METHODS
 from flasc_flwr.optimizers import AdamW, ServerOptimizer
 from flasc_flwr.ranges import choice, number, whole
+from flasc_flwr.schedules import Decay
+from flasc_flwr.sparsity import SparseVector
 from flasc_flwr.traffic import Traffic
 
 MetricsAggregation = Callable[[list[RecordDict], str], MetricRecord]
@@ -55,6 +58,8 @@ class Flasc(Strategy):
     download_density, upload_density : float
         Fractions of the adapter that a client receives and sends, in (0, 1]; a node
         may set its own in its ``--node-config``. Without effect for ``dense``.
+    decay : Decay, optional
+        How fast the densities decay; by default not at all.
     values : str
         Value format of both payloads; ``auto`` is the method's own.
     weighting : str
@@ -91,6 +96,7 @@ class Flasc(Strategy):
         method: str = "flasc",
         download_density: float = 1 / 4,
         upload_density: float = 1 / 4,
+        decay: Decay | None = None,
         values: str = "auto",
         weighting: str = "uniform",
         server_optimizer: ServerOptimizer | None = None,
@@ -119,9 +125,9 @@ class Flasc(Strategy):
         whole(1).require("min_available_nodes", min_available_nodes)
         self.method = METHODS[method]
         self.budget = Budget(
-            download_density=download_density if self.method.sparse else 1.0,
-            upload_density=upload_density if self.method.sparse else 1.0,
+            download_density=download_density, upload_density=upload_density
         )
+        self.decay = decay or Decay()
         self.values = self.method.value_format if values == "auto" else values
         self.weighting = weighting
         self.server_optimizer = server_optimizer or AdamW()
@@ -140,9 +146,7 @@ class Flasc(Strategy):
         self.evaluate_metrics_aggr_fn = (
             evaluate_metrics_aggr_fn or aggregate_metricrecords
         )
-        self._roster = Roster(
-            self.budget.limited_by if self.method.sparse else lambda own: self.budget
-        )
+        self._roster = Roster(self.budget.limited_by)
         self._timeout = 3600.0
         self._state: ServerState | None = None
         self._downloads: Downloads
@@ -163,10 +167,11 @@ class Flasc(Strategy):
 
     def summary(self) -> None:
         """Log the configuration as a tree."""
-        down, up = self.budget.download_density, self.budget.upload_density
+        first = self._budget(self.budget)
+        down, up = first.download_density, first.upload_density
         tree = (
             f"├──> Method: {self.method.name} ({self.method.source})",
-            f"│\t├── Density: download ({down:.4g}) | upload ({up:.4g})",
+            f"│\t├── Density in round 1: download ({down:.4g}) | upload ({up:.4g})",
             f"│\t├── Value format: {self.values}",
             f"│\t├── Mean: {self.weighting}",
             f"│\t└── Server optimizer: {self.server_optimizer}",
@@ -279,7 +284,7 @@ class Flasc(Strategy):
         state.vector, state.optimizer = self.server_optimizer.step(
             state.vector, -mean.mean(), state.optimizer
         )
-        self._downloads = Downloads(state.layout, state.vector, self.values)
+        self._prepare()
         averaged = self.train_metrics_aggr_fn(metrics, self.weighted_by_key)
         self._ledger.measured({f"train_{name}": averaged[name] for name in averaged})
         return self._downloads.arrays, averaged
@@ -327,7 +332,7 @@ class Flasc(Strategy):
 
     def received_arrays(self) -> ArrayRecord:
         """Return the current adapter as clients receive it: masked and rounded."""
-        return self._downloads.received(self.budget.download_density)
+        return self._downloads.received(self._budget(self.budget).download_density)
 
     def _messages(
         self,
@@ -341,7 +346,7 @@ class Flasc(Strategy):
         if fraction == 0:
             return []
         current = self._ledger.round
-        cohort = sample(
+        drawn = sample(
             self._present(grid),
             fraction=fraction,
             at_least=at_least,
@@ -349,10 +354,12 @@ class Flasc(Strategy):
             # always those who train.
             seed=[self.seed, current, int(message_type == MessageType.EVALUATE)],
         )
+        cohort = [replace(p, budget=self._budget(p.budget)) for p in drawn]
         messages = self._downloads.messages(
             cohort,
             message_type,
             server_round=current,
+            trains=self.method.trains,
             config=config,
             arrayrecord_key=self.arrayrecord_key,
             configrecord_key=self.configrecord_key,
@@ -372,6 +379,23 @@ class Flasc(Strategy):
             timeout=self._timeout,
         )
 
+    @property
+    def _turn(self) -> int:
+        """1 before the first step, 2 after it, ...: skipped rounds do not count."""
+        return 1 + (self._state.optimizer.step if self._state else 0)
+
+    def _budget(self, own: Budget) -> Budget:
+        return self.method.budget(own, self.decay, self._turn)
+
+    def _prepare(self) -> None:
+        """Make ready what can be sent of the server vector as it is now."""
+        state = self.state
+
+        def select(vector: Vector, density: float) -> SparseVector:
+            return self.method.download(vector, density, state.supports)
+
+        self._downloads = Downloads(state.layout, state.vector, select, self.values)
+
     def _adopt(self, arrays: ArrayRecord) -> None:
         """Take over the caller's arrays, unless they are this strategy's own."""
         if self._state and arrays is self._downloads.arrays:
@@ -382,4 +406,4 @@ class Flasc(Strategy):
             optimizer = self.server_optimizer.init(layout.size)
             self._state = ServerState(layout, layout.flatten(plain), optimizer)
         self._state.vector = layout.flatten(plain)
-        self._downloads = Downloads(layout, self._state.vector, self.values)
+        self._prepare()

@@ -14,6 +14,8 @@ from flwr.supercore.inflatable.inflatable_object import (
 from numpy.typing import NDArray
 
 from flasc_flwr.codec import PayloadError
+from flasc_flwr.methods import Trains
+from flasc_flwr.sparsity import DENSITY
 
 STYPE = "flasc.payload"
 """Serialization type of an Array that holds a payload: Flower's own code refuses to
@@ -33,8 +35,8 @@ has registered, and every ClientApp that takes part has a train function."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class UploadOrder:
-    """What the server asks of a reply.
+class Order:
+    """What the server asks of a client's training.
 
     Attributes
     ----------
@@ -42,19 +44,26 @@ class UploadOrder:
         Fraction of the update to send, in (0, 1].
     value_format : str
         Value format of the payload.
+    trains : Trains
+        What the client may change of what it received.
     """
 
     density: float
     value_format: str
+    trains: Trains = Trains.ALL
 
     def to_record(self) -> ConfigRecord:
         """Return the ConfigRecord that carries the order."""
         return ConfigRecord(
-            {"upload-density": self.density, "value-format": self.value_format}
+            {
+                "upload-density": self.density,
+                "value-format": self.value_format,
+                "trains": self.trains.value,
+            }
         )
 
     @classmethod
-    def from_record(cls, record: ConfigRecord) -> UploadOrder:
+    def from_record(cls, record: ConfigRecord) -> Order:
         """Read the order from its ConfigRecord.
 
         Raises
@@ -62,13 +71,17 @@ class UploadOrder:
         ValueError
             If an entry is missing or ill-typed.
         """
-        density, form = record.get("upload-density"), record.get("value-format")
-        if not isinstance(density, int | float) or not isinstance(form, str):
-            raise ValueError(
-                "the message's 'flasc' record lacks 'upload-density' or "
-                "'value-format': do server and client run the same flasc-flwr?"
+        try:
+            return cls(
+                density=DENSITY.require("upload-density", record["upload-density"]),
+                value_format=str(record["value-format"]),
+                trains=Trains(str(record["trains"])),
             )
-        return cls(density=float(density), value_format=form)
+        except (KeyError, ValueError) as error:
+            raise ValueError(
+                f"the message's 'flasc' record is not understood ({error}): do server "
+                "and client run the same flasc-flwr?"
+            ) from None
 
 
 def payload_record(payload: bytes) -> ArrayRecord:

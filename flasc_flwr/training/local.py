@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import PeftModel
 
 from flasc_flwr.config import RunConfig
+from flasc_flwr.training.freezing import Freezer
 
 Examples = Mapping[str, torch.Tensor]
 """Model inputs by name, ``labels`` among them; the first axis counts examples."""
@@ -39,9 +42,14 @@ class Outcome:
 
 
 def train(
-    model: PeftModel, examples: Examples, config: RunConfig, *, seed: int
+    model: PeftModel,
+    examples: Examples,
+    config: RunConfig,
+    *,
+    seed: int,
+    trainable: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> Outcome:
-    """Train the whole adapter, densely, for ``local-epochs`` over `examples`.
+    """Train the adapter, densely, for ``local-epochs`` over `examples`.
 
     A fresh optimizer each time: SGD with momentum 0.9 and no weight decay, as in
     FLASC's code, or AdamW. Dropout acts in the adapter alone and the backbone stays
@@ -57,6 +65,8 @@ def train(
         Optimizer, learning rate, epochs and batch size.
     seed : int
         Seed of the shuffling and of dropout.
+    trainable : Mapping[str, NDArray[np.bool_]], optional
+        Masks of the entries that may change, by PEFT's names; by default all may.
 
     Raises
     ------
@@ -75,6 +85,7 @@ def train(
         )
     else:
         optimizer = torch.optim.AdamW(parameters, lr=config.client_learning_rate)
+    freezer = Freezer(model, trainable)
     loss = right = 0.0
     steps = 0
     with torch.random.fork_rng():
@@ -85,7 +96,9 @@ def train(
                 optimizer.zero_grad()
                 output = model(**batch)
                 output.loss.backward()
+                freezer.before_step()
                 optimizer.step()
+                freezer.after_step()
                 steps += 1
                 loss += output.loss.item() * len(batch["labels"])
                 right += _right(output.logits, batch["labels"])

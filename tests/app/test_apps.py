@@ -14,6 +14,7 @@ import client_app
 import server_app
 from flasc_flwr.config import ConfigError, RunConfig
 from flasc_flwr.flower.local_grid import LocalGrid
+from flasc_flwr.methods import METHODS
 from flasc_flwr.tasks.digits import parts
 from flasc_flwr.tasks.digits_backbone import pretrained_backbone
 from flasc_flwr.training.local import evaluate
@@ -141,3 +142,32 @@ def test_a_node_without_a_partition_says_how_to_start_it(tmp_path):
     (failure,) = result.history[1]["failures"]
     assert "partition 0 of 'two'" in failure["reason"]
     assert "partition-id=0 num-partitions=2" in failure["reason"]
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_runs_by_name(tmp_path, method):
+    result = run(
+        tmp_path,
+        method=method,
+        num_server_rounds=4,
+        download_density_decay=0.5,
+        density_decay_every=2,
+    )
+    kept = [row["kept_down"] for row in result.history[1:]]
+    sent = [row["payload_bytes_down"] for row in result.history[1:]]
+    # At the start B is zero, and zeros are never sent.
+    assert kept[0] < 1
+    expected = {
+        "dense": [1.0, 1.0, 1.0],
+        "flasc": [0.25, 0.125, 0.125],
+        "sparse-adapter": [0.25, 0.125, 0.125],
+        "fedselect": [0.25, 0.125, 0.125],
+        "adapter-lth": [1.0, 0.5, 0.5],
+    }[method]
+    assert kept[1:] == pytest.approx(expected, abs=1e-3)
+    assert all(row["replies"] == 2 for row in result.history[1:])
+    if method in ("sparse-adapter", "fedselect", "adapter-lth"):
+        # What a sparse download leaves out is not trained: the upload is no larger.
+        for row in result.history[2:]:
+            assert row["kept_up"] <= row["kept_down"] + 1e-9
+    assert sent[-1] > 0

@@ -131,3 +131,16 @@ def test_an_adapter_that_does_not_fit_is_refused_and_nothing_is_written(task):
         write_adapter(task.model, {**arrays, name: np.zeros((1, 1), np.float32)})
     for n, value in read_adapter(task.model).items():
         np.testing.assert_array_equal(value, arrays[n])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_frozen_entries_stay_as_they_are_while_the_others_train(task, optimizer):
+    config = RunConfig(lora_rank=4, client_optimizer=optimizer, lora_dropout=0.1)
+    start = read_adapter(task.model)
+    rng = np.random.default_rng(0)
+    trainable = {name: rng.random(v.shape) < 0.5 for name, v in start.items()}
+    train(task.model, task.partition(0, 20), config, seed=1, trainable=trainable)
+    after = read_adapter(task.model)
+    for name, mask in trainable.items():
+        np.testing.assert_array_equal(after[name][~mask], start[name][~mask])
+        assert (after[name][mask] != start[name][mask]).mean() > 0.9, name

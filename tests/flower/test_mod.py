@@ -2,17 +2,19 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
+from flasc_flwr import trainable_entries
 from flasc_flwr.codec import PayloadError, decode, encode
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import (
     CONTROL,
     INTRODUCE,
-    UploadOrder,
+    Order,
     array_record,
     payload_of,
     payload_record,
 )
 from flasc_flwr.layout import Layout
+from flasc_flwr.methods import Trains
 from flasc_flwr.sparsity import top_k
 from tests.flower.apps import adapter, client_app
 
@@ -32,7 +34,7 @@ def ask(app, content, message_type="train", **node_config):
 
 
 def order(density=0.25, value_format="float32"):
-    return UploadOrder(density=density, value_format=value_format).to_record()
+    return Order(density=density, value_format=value_format).to_record()
 
 
 def download(sparse):
@@ -155,3 +157,32 @@ def test_an_order_of_another_version_is_told():
     content[CONTROL] = ConfigRecord({"density": 0.5})
     with pytest.raises(ValueError, match="same flasc-flwr"):
         ask(client_app(), content)
+
+
+def test_a_frozen_update_stays_on_the_support_and_the_app_is_told():
+    sparse = top_k(vector(), 0.3)
+    masks = []
+
+    def trainer(arrays, client, current):
+        masks.append(trainable_entries())
+        return {name: value + 1 for name, value in arrays.items()}
+
+    order = Order(density=1.0, value_format="float32", trains=Trains.SUPPORT)
+    content = training(sparse) | {CONTROL: order.to_record()}
+    reply = ask(client_app(trainer), content)
+    update = decode(payload_of(reply.content["arrays"]), size=LAYOUT.size)
+    np.testing.assert_array_equal(update.positions, sparse.positions)
+    flat = np.concatenate([masks[0][t.name].ravel() for t in LAYOUT.tensors])
+    np.testing.assert_array_equal(np.flatnonzero(flat), sparse.positions)
+    assert trainable_entries() is None
+
+
+def test_without_freezing_all_entries_are_trainable():
+    masks = []
+
+    def trainer(arrays, client, current):
+        masks.append(trainable_entries())
+        return arrays
+
+    ask(client_app(trainer), training(top_k(vector(), 0.3)))
+    assert masks == [None]

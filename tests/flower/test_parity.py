@@ -9,6 +9,7 @@ from flasc_flwr import Flasc
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import array_record, arrays_of
 from flasc_flwr.optimizers import AdamW, Sgd
+from flasc_flwr.schedules import Decay
 from tests.flower.apps import adapter, client_app, nudge
 
 CLIENTS, ROUNDS = 6, 5
@@ -20,17 +21,23 @@ def mask_of(x, density):
     return mask
 
 
-def transcription(down, up, lr):
-    """FLASC's training script, as plain torch on one flat vector."""
+def transcription(
+    lr, down=1.0, up=1.0, down_decay=1.0, up_decay=1.0, *, server_freeze=False,
+    client_freeze=False, floor=0.0,
+):  # fmt: skip
+    """FLASC's training script, flags and all, as plain torch on one flat vector."""
     start = adapter()
     names, shapes = list(start), [v.shape for v in start.values()]
     w = torch.cat([torch.from_numpy(v).flatten() for v in start.values()])
     w = torch.nn.Parameter(w)
+    mask = torch.ones_like(w)
     optimizer = torch.optim.AdamW([w], lr=lr)
-    for current in range(1, ROUNDS + 1):
-        x0 = w.detach().clone()
-        if down < 1:
-            x0 = x0 * mask_of(x0, down)
+    for t in range(ROUNDS):
+        d_down = max(down * down_decay**t, floor)
+        d_up = up * up_decay**t
+        if (d_down < 1 and not server_freeze) or (t == 1 and server_freeze):
+            mask = mask_of(w.detach(), d_down)
+        x0 = w.detach() * mask
         g = torch.zeros_like(x0)
         for client in range(CLIENTS):
             parts = torch.split(x0, [int(np.prod(s)) for s in shapes])
@@ -38,11 +45,13 @@ def transcription(down, up, lr):
                 name: part.reshape(shape).numpy()
                 for name, part, shape in zip(names, parts, shapes, strict=True)
             }
-            trained = nudge(arrays, client, current)
+            trained = nudge(arrays, client, t + 1)
             x = torch.cat([torch.from_numpy(v).flatten() for v in trained.values()])
+            if client_freeze:
+                x = torch.where(mask.bool(), x, x0)
             delta = x0 - x
-            if up < 1:
-                delta = delta * mask_of(delta, up)
+            if d_up < 1:
+                delta = delta * mask_of(delta, d_up)
             g += delta
         w.grad = g / CLIENTS
         optimizer.step()
@@ -55,16 +64,43 @@ def flasc_vector(**settings):
     return strategy.state.vector
 
 
+def check(expected, **settings):
+    ours = flasc_vector(server_optimizer=AdamW(learning_rate=0.01), **settings)
+    np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize("down", [1.0, 0.5, 0.25])
 @pytest.mark.parametrize("up", [1.0, 0.25, 0.1])
-def test_five_rounds_equal_the_transcription(down, up):
-    ours = flasc_vector(
-        download_density=down,
-        upload_density=up,
-        server_optimizer=AdamW(learning_rate=0.01),
+def test_flasc_equals_the_transcription(down, up):
+    check(transcription(0.01, down, up), download_density=down, upload_density=up)
+
+
+def test_flasc_with_decay_equals_the_transcription():
+    check(
+        transcription(0.01, 0.5, 0.4, 0.8, 0.9),
+        download_density=0.5,
+        upload_density=0.4,
+        decay=Decay(download=0.8, upload=0.9),
     )
-    np.testing.assert_allclose(
-        ours, transcription(down, up, 0.01), rtol=1e-6, atol=1e-7
+
+
+def test_sparse_adapter_equals_the_transcription():
+    expected = transcription(0.01, 0.25, server_freeze=True, client_freeze=True)
+    check(expected, method="sparse-adapter", download_density=0.25)
+
+
+def test_fedselect_equals_the_transcription():
+    expected = transcription(0.01, 0.25, client_freeze=True)
+    check(expected, method="fedselect", download_density=0.25)
+
+
+def test_adapter_lth_equals_the_transcription():
+    expected = transcription(0.01, 1.0, down_decay=0.7, client_freeze=True, floor=0.4)
+    check(
+        expected,
+        method="adapter-lth",
+        download_density=0.4,
+        decay=Decay(download=0.7),
     )
 
 

@@ -230,7 +230,10 @@ def test_too_few_nodes_end_the_run_with_the_reason():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "magic"}, "method is 'magic', allowed is one of 'dense', 'flasc'"),
+        (
+            {"method": "magic"},
+            "method is 'magic', allowed is one of 'dense', 'flasc', 'sparse-adapter'",
+        ),
         (
             {"weighting": "loud"},
             "weighting is 'loud', allowed is one of 'uniform', 'examples'",
