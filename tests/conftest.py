@@ -4,3 +4,5 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+# The models are tiny: more threads only wait for each other, worst beside other work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
