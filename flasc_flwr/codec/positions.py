@@ -1,0 +1,286 @@
+"""Positions: the support of a sparse vector, block by block, each in its cheapest code.
+
+A block is empty, full, a bitmap, or the Rice code of its gaps, or of the gaps of its
+holes where it is more than half full. With parameter b the gap g, the number of
+entries skipped, is ``g >> b`` in unary and its b low bits as they are (Rice, 1971;
+Golomb's code for a geometric distribution with a power of two). Unary parts and low
+bits lie in streams of their own, so that both are read at once for all entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flasc_flwr.codec.bits import (
+    Reader,
+    pack,
+    pack_bits,
+    pack_unary,
+    packed_length,
+    unary_ends,
+    unpack,
+    unpack_bits,
+    varint,
+)
+from flasc_flwr.codec.blocks import LONGEST, SHORTEST
+from flasc_flwr.codec.errors import PayloadError
+from flasc_flwr.sparsity import Positions
+
+Gaps = NDArray[np.uint32]
+
+_WIDEST = LONGEST.bit_length()
+
+
+class Kind(IntEnum):
+    """How a block's support is coded."""
+
+    EMPTY = 0
+    FULL = 1
+    BITMAP = 2
+    GAPS = 3
+    HOLES = 4
+
+
+@dataclass(frozen=True)
+class Block:
+    """A row of the block table.
+
+    Attributes
+    ----------
+    kind : Kind
+        The code.
+    width : int
+        b, the number of low bits of a gap; 0 for other codes.
+    start, length : int
+        Where the block lies in the vector.
+    count : int
+        Entries kept, or holes where these are coded.
+    """
+
+    kind: Kind
+    width: int
+    start: int
+    length: int
+    count: int
+
+    @property
+    def kept(self) -> int:
+        """Entries of the support."""
+        return self.length - self.count if self.kind is Kind.HOLES else self.count
+
+    @property
+    def rice(self) -> bool:
+        """Whether the block lies in the streams of gaps."""
+        return self.kind in (Kind.GAPS, Kind.HOLES)
+
+    def to_bytes(self) -> bytes:
+        """Return the row: kind and width, length, and the count where it is not told."""
+        count = b"" if self.kind in (Kind.EMPTY, Kind.FULL) else varint(self.count)
+        return bytes([self.kind | self.width << 3]) + varint(self.length) + count
+
+
+@dataclass(frozen=True)
+class CodedPositions:
+    """A support as bytes: the block table, and the three streams it describes."""
+
+    table: bytes
+    bitmaps: bytes
+    unary: bytes
+    low: bytes
+
+
+def encode_positions(positions: Positions, bounds: list[int]) -> CodedPositions:
+    """Code a support.
+
+    Parameters
+    ----------
+    positions : NDArray[np.int64], shape (k,)
+        The support, strictly ascending.
+    bounds : list[int]
+        The blocks' bounds, from 0 to N.
+    """
+    ranks = np.searchsorted(positions, bounds).tolist()
+    gaps = np.empty(len(positions), np.uint32)
+    np.subtract(positions[1:], positions[:-1] + 1, out=gaps[1:], casting="unsafe")
+    table, bitmaps = [], []
+    high: list[NDArray[np.uint32]] = []
+    low: dict[int, list[Gaps]] = {}
+    for i in range(len(bounds) - 1):
+        start, first, last = bounds[i], ranks[i], ranks[i + 1]
+        own = positions[first:last]
+        if len(own):
+            gaps[first] = own[0] - start
+        block, coded = _choose(own, gaps[first:last], start, bounds[i + 1] - start)
+        table.append(block.to_bytes())
+        if block.kind is Kind.BITMAP:
+            bitmaps.append(pack_bits(_mask(own, start, block.length)))
+        elif block.rice:
+            high.append(coded >> block.width)
+            low.setdefault(block.width, []).append(coded & ((1 << block.width) - 1))
+    return CodedPositions(
+        b"".join(table),
+        b"".join(bitmaps),
+        pack_unary(np.concatenate(high)) if high else b"",
+        b"".join(pack(np.concatenate(low[width]), width) for width in sorted(low)),
+    )
+
+
+def _choose(own: Positions, gaps: Gaps, start: int, length: int) -> tuple[Block, Gaps]:
+    """Return the cheapest code of one block, and the gaps it codes."""
+    if len(own) in (0, length):
+        kind = Kind.FULL if len(own) else Kind.EMPTY
+        return Block(kind, 0, start, length, len(own)), gaps
+    kind = Kind.GAPS
+    if 2 * len(own) > length:
+        kind = Kind.HOLES
+        holes = np.flatnonzero(~_mask(own, start, length))
+        gaps = np.diff(holes, prepend=-1).astype(np.uint32) - np.uint32(1)
+    count = len(gaps)
+    # The best parameter of an even mask lies next to log2 of its mean gap.
+    near = (length // count).bit_length() - 1
+    costs = {
+        width: int(np.add.reduce(gaps >> width, dtype=np.uint64)) + count * (width + 1)
+        for width in range(max(0, near - 1), near + 2)
+    }
+    width = min(costs, key=costs.__getitem__)
+    if costs[width] >= length:
+        return Block(Kind.BITMAP, 0, start, length, len(own)), gaps
+    return Block(kind, width, start, length, count), gaps
+
+
+def _mask(own: Positions, start: int, length: int) -> NDArray[np.bool_]:
+    mask = np.zeros(length, np.bool_)
+    mask[own - start] = True
+    return mask
+
+
+def decode_positions(
+    reader: Reader, size: int, table_length: int, unary_length: int
+) -> Positions:
+    """Read a support of a vector of length N, ascending and below N.
+
+    Parameters
+    ----------
+    reader : Reader
+        At the block table.
+    size : int
+        N.
+    table_length, unary_length : int
+        Bytes of the block table and of the unary stream.
+
+    Raises
+    ------
+    PayloadError
+        If anything is wrong with it.
+    """
+    rows = Reader(reader.take(table_length, "block table"))
+    blocks = list(_read_table(rows, size))
+    bitmaps = [
+        reader.take((block.length + 7) // 8, "bitmaps")
+        for block in blocks
+        if block.kind is Kind.BITMAP
+    ]
+    coded = [block for block in blocks if block.rice]
+    data = reader.take(unary_length, "unary stream of gaps")
+    ends = unary_ends(
+        data,
+        sum(block.count for block in coded),
+        sum(b.count + (b.length - b.count >> b.width) for b in coded),
+        "unary stream of gaps",
+    )
+    low = _read_low(reader, coded)
+    positions = np.empty(sum(block.kept for block in blocks), np.int64)
+    done, at, before = 0, 0, -1
+    for block in blocks:
+        own = positions[done : done + block.kept]
+        done += block.kept
+        if block.kind is Kind.FULL:
+            own[:] = np.arange(block.start, block.start + block.length)
+        elif block.kind is Kind.BITMAP:
+            mask = unpack_bits(bitmaps.pop(0), block.length, "bitmaps")
+            _write(own, mask, block)
+        elif block.rice:
+            gaps = np.diff(ends[at : at + block.count], prepend=before)
+            at += block.count
+            before = int(ends[at - 1])
+            coded_positions = own if block.kind is Kind.GAPS else gaps
+            _sum_gaps(gaps, low.pop(0), block, coded_positions)
+            if block.kind is Kind.HOLES:
+                mask = np.ones(block.length, np.bool_)
+                mask[coded_positions - block.start] = False
+                _write(own, mask, block)
+    return positions
+
+
+def _read_table(rows: Reader, size: int) -> Iterator[Block]:
+    start, number = 0, 0
+    while rows.left:
+        where = f"block {number}"
+        (head,) = rows.take(1, where)
+        length, width = rows.varint(where), head >> 3
+        if not 0 < length <= min(LONGEST, size - start):
+            raise PayloadError(
+                f"{where}: length {length} at entry {start} of {size}, "
+                f"allowed is 1 to {LONGEST}"
+            )
+        if length < SHORTEST and start + length < size:
+            raise PayloadError(f"{where}: length {length}, but it is not the last one")
+        if head & 7 > Kind.HOLES:
+            raise PayloadError(f"{where}: unknown kind {head & 7}")
+        kind = Kind(head & 7)
+        if kind in (Kind.EMPTY, Kind.FULL):
+            count = length if kind is Kind.FULL else 0
+        else:
+            count = rows.varint(where)
+            if not 0 < count < length:
+                raise PayloadError(f"{where}: {count} of its {length} entries are coded")
+        if width > (_WIDEST if kind in (Kind.GAPS, Kind.HOLES) else 0):
+            raise PayloadError(f"{where}: Rice parameter {width}")
+        yield Block(kind, width, start, length, count)
+        start += length
+        number += 1
+    if start != size:
+        raise PayloadError(f"block table: covers {start} of {size} entries")
+
+
+def _read_low(reader: Reader, coded: list[Block]) -> list[NDArray[np.uint32]]:
+    """Return the low bits of each block's gaps; they lie sorted by their width."""
+    low: dict[int, list[NDArray[np.uint32]]] = {}
+    for width in sorted({block.width for block in coded}):
+        counts = [block.count for block in coded if block.width == width]
+        total = sum(counts)
+        data = reader.take(packed_length(total, width), "low bits of gaps")
+        numbers = unpack(data, total, width, "low bits of gaps")
+        low[width] = np.split(numbers, np.cumsum(counts)[:-1])
+    return [low[block.width].pop(0) for block in coded]
+
+
+def _sum_gaps(
+    steps: NDArray[np.int64], low: NDArray[np.uint32], block: Block, out: Positions
+) -> None:
+    """Turn unary steps, each one above its number, and low bits into positions."""
+    steps -= 1
+    steps <<= block.width
+    steps += low
+    steps += 1
+    steps[0] += block.start - 1
+    np.add.accumulate(steps, out=out)
+    if out[-1] >= block.start + block.length:
+        raise PayloadError(
+            f"unary stream of gaps: position {out[-1]} lies outside its block, "
+            f"{block.start} to {block.start + block.length - 1}"
+        )
+
+
+def _write(own: Positions, mask: NDArray[np.bool_], block: Block) -> None:
+    support = np.flatnonzero(mask)
+    if len(support) != len(own):
+        raise PayloadError(
+            f"bitmaps: {len(support)} entries at {block.start}, expected {len(own)}"
+        )
+    np.add(support, block.start, out=own)
