@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flasc_flwr.codec.errors import PayloadError
 
-Unsigned = NDArray[np.unsignedinteger[Any]]
+Integers = NDArray[np.integer[Any]]
 
 
 class Reader:
@@ -21,11 +21,11 @@ class Reader:
 
     Parameters
     ----------
-    data : bytes
+    data : bytes or memoryview
         What is read.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | memoryview) -> None:
         self._data = memoryview(data)
         self._at = 0
 
@@ -74,7 +74,7 @@ class Reader:
 
 
 def varint(value: int) -> bytes:
-    """Return a number as LEB128: 7 bits a byte, lowest first, high bit if more follow."""
+    """Return a number as LEB128: 7 bits a byte, lowest first, then a high bit."""
     coded = bytearray()
     while value >= 0x80:
         coded.append(value & 0x7F | 0x80)
@@ -89,14 +89,16 @@ def packed_length(count: int, width: int) -> int:
     return count * planes + (count * rest + 7) // 8
 
 
-def pack(numbers: Unsigned, width: int) -> bytes:
+def pack(numbers: Integers, width: int) -> bytes:
     """Pack unsigned integers below ``2**width``.
 
     Their lowest bytes come first, then the second bytes, and so on (``width // 8``
     planes of one byte each), and then the ``width % 8`` bits left of each, packed.
     """
     planes, rest = divmod(width, 8)
-    parts = [(numbers >> 8 * plane).astype(np.uint8).tobytes() for plane in range(planes)]
+    parts = [
+        (numbers >> 8 * plane).astype(np.uint8).tobytes() for plane in range(planes)
+    ]
     if rest:
         padded = np.zeros(-(-len(numbers) // 8) * 8, np.uint8)
         padded[: len(numbers)] = numbers >> 8 * planes
@@ -113,7 +115,7 @@ def pack(numbers: Unsigned, width: int) -> bytes:
     return b"".join(parts)
 
 
-def unpack(data: memoryview, count: int, width: int, what: str) -> Unsigned:
+def unpack(data: memoryview, count: int, width: int, what: str) -> Integers:
     """Return `count` integers that :func:`pack` packed into `data`.
 
     The dtype is the narrowest that holds `width` bits.
@@ -125,16 +127,18 @@ def unpack(data: memoryview, count: int, width: int, what: str) -> Unsigned:
     """
     planes, rest = divmod(width, 8)
     dtype = np.uint8 if width <= 8 else np.uint16 if width <= 16 else np.uint32
-    numbers = _unpack_rest(data[count * planes :], count, rest, what).astype(
-        dtype, copy=False
-    )
+    numbers: Integers = _unpack_rest(data[count * planes :], count, rest, what)
+    if width > 8:
+        numbers = numbers.astype(dtype)
     for plane in reversed(range(planes)):
         low = np.frombuffer(data[count * plane : count * (plane + 1)], np.uint8)
         numbers = (numbers << 8) | low if width > 8 else low
     return numbers
 
 
-def _unpack_rest(data: memoryview, count: int, rest: int, what: str) -> Unsigned:
+def _unpack_rest(
+    data: memoryview, count: int, rest: int, what: str
+) -> NDArray[np.uint8]:
     if not rest:
         return np.zeros(count, np.uint8)
     used = count * rest % 8
@@ -173,7 +177,7 @@ def unpack_bits(data: memoryview, count: int, what: str) -> NDArray[np.bool_]:
     return flags[:count].view(np.bool_)
 
 
-def pack_unary(numbers: Unsigned) -> bytes:
+def pack_unary(numbers: Integers) -> bytes:
     """Code each number n as n zero bits and a one bit."""
     if not len(numbers):
         return b""
@@ -184,7 +188,9 @@ def pack_unary(numbers: Unsigned) -> bytes:
     return pack_bits(flags)
 
 
-def unary_ends(data: memoryview, count: int, limit: int, what: str) -> NDArray[np.int64]:
+def unary_ends(
+    data: memoryview, count: int, limit: int, what: str
+) -> NDArray[np.int64]:
     """Return where in a unary stream its `count` numbers end: at their one bits.
 
     Parameters

@@ -56,11 +56,15 @@ def cut(positions: Positions, size: int, layout: Layout | None) -> list[int]:
         length = end - bounds[-1]
         together = _entropy(length, kept + last - first)
         short = start - bounds[-1] < SHORTEST
-        if start and not short and (together > cost + own + _ROW_BITS or length > LONGEST):
+        if (
+            start
+            and not short
+            and (together > cost + own + _ROW_BITS or length > LONGEST)
+        ):
             bounds.append(start)
             kept, together = 0, own
         kept, cost = kept + last - first, together
-    return [*bounds, size]
+    return [*bounds, size] if size else bounds
 
 
 def _entropy(length: int, kept: int) -> float:

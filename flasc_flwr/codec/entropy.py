@@ -14,7 +14,7 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
-from flasc_flwr.codec.bits import Reader, Unsigned, varint
+from flasc_flwr.codec.bits import Integers, Reader, varint
 from flasc_flwr.codec.errors import PayloadError
 
 Counts = NDArray[np.int64]
@@ -36,7 +36,7 @@ def frequencies(counts: Counts) -> Counts:
     """
     seen = counts > 0
     free = _TOTAL - int(seen.sum())
-    scaled = counts * free // counts.sum() + seen
+    scaled: Counts = counts * free // counts.sum() + seen
     # What rounding down has left goes to the most frequent, where it costs least.
     rest = _TOTAL - int(scaled.sum())
     scaled[np.argsort(-counts, kind="stable")[:rest]] += 1
@@ -57,7 +57,7 @@ def read_table(data: memoryview) -> Counts:
         If it is no table of frequencies.
     """
     reader = Reader(data)
-    table = []
+    table: list[int] = []
     while reader.left and len(table) < MOST_SYMBOLS:
         table.append(reader.varint("frequencies"))
     reader.finish("frequencies")
@@ -69,7 +69,7 @@ def read_table(data: memoryview) -> Counts:
     return np.array(table)
 
 
-def encode_symbols(symbols: Unsigned, table: Counts) -> bytes:
+def encode_symbols(symbols: Integers, table: Counts) -> bytes:
     """Code symbols, each of which has a frequency above zero in the table."""
     ranks = np.cumsum(table > 0, dtype=np.int32) - np.int32(1)
     coder = constriction.stream.stack.AnsCoder()

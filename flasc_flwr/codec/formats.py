@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flasc_flwr.codec.bits import Unsigned
+from flasc_flwr.codec.bits import Integers
 from flasc_flwr.codec.errors import PayloadError
 from flasc_flwr.layout import Vector
 
@@ -36,7 +36,7 @@ class Coded:
     """
 
     negative: NDArray[np.bool_]
-    magnitudes: Unsigned
+    magnitudes: Integers
     scales: bytes = b""
 
 
@@ -103,9 +103,12 @@ def _float16_to_coded(values: Vector, seed: int | None) -> Coded:
     top = float(np.abs(values).max(initial=0.0))
     shift = _FLOAT16_TOP - int(np.frexp(top)[1]) if top else 0
     halves = np.ldexp(values.astype(np.float64), shift).astype(np.float16)
-    bits = halves.view(np.uint16)
+    bits = halves.view(np.uint16) & np.uint16(0x7FFF)
+    if shift == _FLOAT16_TOP - 128:
+        # 2**128, to which the largest may be rounded, is no float32.
+        np.minimum(bits, 0x77FF, out=bits)
     scale = shift.to_bytes(2, "little", signed=True)
-    return Coded(np.signbit(values), bits & np.uint16(0x7FFF), scale)
+    return Coded(np.signbit(values), bits, scale)
 
 
 def _float16_to_values(coded: Coded) -> Vector:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flasc_flwr.codec.bits import (
+    Integers,
     Reader,
     pack,
     pack_bits,
@@ -30,8 +31,6 @@ from flasc_flwr.codec.bits import (
 from flasc_flwr.codec.blocks import LONGEST, SHORTEST
 from flasc_flwr.codec.errors import PayloadError
 from flasc_flwr.sparsity import Positions
-
-Gaps = NDArray[np.uint32]
 
 _WIDEST = LONGEST.bit_length()
 
@@ -79,7 +78,7 @@ class Block:
         return self.kind in (Kind.GAPS, Kind.HOLES)
 
     def to_bytes(self) -> bytes:
-        """Return the row: kind and width, length, and the count where it is not told."""
+        """Return the row: kind and width, length, and the count unless it follows."""
         count = b"" if self.kind in (Kind.EMPTY, Kind.FULL) else varint(self.count)
         return bytes([self.kind | self.width << 3]) + varint(self.length) + count
 
@@ -108,8 +107,8 @@ def encode_positions(positions: Positions, bounds: list[int]) -> CodedPositions:
     gaps = np.empty(len(positions), np.uint32)
     np.subtract(positions[1:], positions[:-1] + 1, out=gaps[1:], casting="unsafe")
     table, bitmaps = [], []
-    high: list[NDArray[np.uint32]] = []
-    low: dict[int, list[Gaps]] = {}
+    high: list[Integers] = []
+    low: dict[int, list[Integers]] = {}
     for i in range(len(bounds) - 1):
         start, first, last = bounds[i], ranks[i], ranks[i + 1]
         own = positions[first:last]
@@ -130,7 +129,9 @@ def encode_positions(positions: Positions, bounds: list[int]) -> CodedPositions:
     )
 
 
-def _choose(own: Positions, gaps: Gaps, start: int, length: int) -> tuple[Block, Gaps]:
+def _choose(
+    own: Positions, gaps: Integers, start: int, length: int
+) -> tuple[Block, Integers]:
     """Return the cheapest code of one block, and the gaps it codes."""
     if len(own) in (0, length):
         kind = Kind.FULL if len(own) else Kind.EMPTY
@@ -238,7 +239,9 @@ def _read_table(rows: Reader, size: int) -> Iterator[Block]:
         else:
             count = rows.varint(where)
             if not 0 < count < length:
-                raise PayloadError(f"{where}: {count} of its {length} entries are coded")
+                raise PayloadError(
+                    f"{where}: {count} of its {length} entries are coded"
+                )
         if width > (_WIDEST if kind in (Kind.GAPS, Kind.HOLES) else 0):
             raise PayloadError(f"{where}: Rice parameter {width}")
         yield Block(kind, width, start, length, count)
@@ -248,9 +251,9 @@ def _read_table(rows: Reader, size: int) -> Iterator[Block]:
         raise PayloadError(f"block table: covers {start} of {size} entries")
 
 
-def _read_low(reader: Reader, coded: list[Block]) -> list[NDArray[np.uint32]]:
+def _read_low(reader: Reader, coded: list[Block]) -> list[Integers]:
     """Return the low bits of each block's gaps; they lie sorted by their width."""
-    low: dict[int, list[NDArray[np.uint32]]] = {}
+    low: dict[int, list[Integers]] = {}
     for width in sorted({block.width for block in coded}):
         counts = [block.count for block in coded if block.width == width]
         total = sum(counts)
@@ -261,7 +264,7 @@ def _read_low(reader: Reader, coded: list[Block]) -> list[NDArray[np.uint32]]:
 
 
 def _sum_gaps(
-    steps: NDArray[np.int64], low: NDArray[np.uint32], block: Block, out: Positions
+    steps: NDArray[np.int64], low: Integers, block: Block, out: Positions
 ) -> None:
     """Turn unary steps, each one above its number, and low bits into positions."""
     steps -= 1

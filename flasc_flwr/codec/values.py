@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flasc_flwr.codec.bits import (
+    Integers,
     Reader,
-    Unsigned,
     pack,
     pack_bits,
     pack_unary,
@@ -83,7 +82,7 @@ class CodedValues:
     high: bytes
 
 
-def encode_values(negative: NDArray[np.bool_], magnitudes: Unsigned) -> CodedValues:
+def encode_values(negative: NDArray[np.bool_], magnitudes: Integers) -> CodedValues:
     """Code signs and magnitudes, both of shape (k,)."""
     base = magnitudes.min() if len(magnitudes) else magnitudes.dtype.type(0)
     above = magnitudes - base
@@ -101,7 +100,7 @@ def encode_values(negative: NDArray[np.bool_], magnitudes: Unsigned) -> CodedVal
     )
 
 
-def _choose(above: Unsigned) -> tuple[Coding, int, Counts]:
+def _choose(above: Integers) -> tuple[Coding, int, Counts]:
     """Return the cheapest coding, its number of low bits, and counts of high parts."""
     span = int(above.max()) if len(above) else 0
     bits = span.bit_length()
@@ -136,7 +135,7 @@ def _entropy_coded_bits(counts: Counts) -> float:
 
 def decode_values(
     reader: Reader, count: int, split: Split, table_length: int, high_length: int
-) -> tuple[NDArray[np.bool_], Unsigned]:
+) -> tuple[NDArray[np.bool_], Integers]:
     """Read `count` signs and magnitudes.
 
     Parameters
@@ -163,7 +162,7 @@ def decode_values(
     data = reader.take(high_length, "high bits of values")
     if split.coding is not Coding.ENTROPY and table_length:
         raise PayloadError("frequencies: the values are not entropy-coded")
-    high: NDArray[np.integer[Any]]
+    high: Integers
     if split.coding is Coding.NONE:
         if high_length:
             raise PayloadError("high bits of values: they are not coded")
@@ -174,12 +173,12 @@ def decode_values(
         high -= 1
     else:
         high = decode_symbols(data, count, read_table(table))
-    if (int(high.max(initial=0)) + 1 << split.width) + split.base > _MAGNITUDE_END:
+    if (int(high.max(initial=0)) << split.width) + split.base >= _MAGNITUDE_END:
         raise PayloadError("high bits of values: a magnitude takes more than 31 bits")
     return negative, _join(high, magnitudes, split)
 
 
-def _join(high: NDArray[np.integer[Any]], low: Unsigned, split: Split) -> Unsigned:
+def _join(high: Integers, low: Integers, split: Split) -> Integers:
     magnitudes = high.astype(np.uint32)
     magnitudes <<= split.width
     magnitudes += np.uint32(split.base)
