@@ -207,9 +207,11 @@ def unary_ends(
     if len(data) > (limit + 7) // 8:
         raise PayloadError(f"{what}: {len(data)} bytes, at most {limit} bits can be")
     flags = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
+    # Counted first: a stream of ones alone would take 64 times its own memory.
+    found = np.count_nonzero(flags)
+    if found != count:
+        raise PayloadError(f"{what}: {found} numbers, expected {count}")
     ends = np.flatnonzero(flags.view(np.bool_)).astype(np.int64, copy=False)
-    if len(ends) != count:
-        raise PayloadError(f"{what}: {len(ends)} numbers, expected {count}")
     if len(data) != (int(ends[-1]) // 8 + 1 if count else 0):
         raise PayloadError(f"{what}: bytes follow its last number")
     return ends

@@ -25,7 +25,7 @@ VERSION = 2
 _MAGIC = b"FLSC"
 _HEADER = struct.Struct("<4sBBBBQ8sIIIIIII")
 _SECTION_END = 1 << 32
-_MAX_LAYOUT_BYTES = 1 << 24
+_MAX_LAYOUT_BYTES = 1 << 22
 
 
 def encode(

@@ -181,11 +181,13 @@ def decode_positions(
     """
     rows = Reader(reader.take(table_length, "block table"))
     blocks = list(_read_table(rows, size))
-    bitmaps = [
-        reader.take((block.length + 7) // 8, "bitmaps")
-        for block in blocks
-        if block.kind is Kind.BITMAP
-    ]
+    bitmaps = iter(
+        [
+            reader.take((block.length + 7) // 8, "bitmaps")
+            for block in blocks
+            if block.kind is Kind.BITMAP
+        ]
+    )
     coded = [block for block in blocks if block.rice]
     data = reader.take(unary_length, "unary stream of gaps")
     ends = unary_ends(
@@ -203,14 +205,14 @@ def decode_positions(
         if block.kind is Kind.FULL:
             own[:] = np.arange(block.start, block.start + block.length)
         elif block.kind is Kind.BITMAP:
-            mask = unpack_bits(bitmaps.pop(0), block.length, "bitmaps")
+            mask = unpack_bits(next(bitmaps), block.length, "bitmaps")
             _write(own, mask, block)
         elif block.rice:
             gaps = np.diff(ends[at : at + block.count], prepend=before)
             at += block.count
             before = int(ends[at - 1])
             coded_positions = own if block.kind is Kind.GAPS else gaps
-            _sum_gaps(gaps, low.pop(0), block, coded_positions)
+            _sum_gaps(gaps, next(low), block, coded_positions)
             if block.kind is Kind.HOLES:
                 mask = np.ones(block.length, np.bool_)
                 mask[coded_positions - block.start] = False
@@ -251,16 +253,16 @@ def _read_table(rows: Reader, size: int) -> Iterator[Block]:
         raise PayloadError(f"block table: covers {start} of {size} entries")
 
 
-def _read_low(reader: Reader, coded: list[Block]) -> list[Integers]:
+def _read_low(reader: Reader, coded: list[Block]) -> Iterator[Integers]:
     """Return the low bits of each block's gaps; they lie sorted by their width."""
-    low: dict[int, list[Integers]] = {}
+    low: dict[int, Iterator[Integers]] = {}
     for width in sorted({block.width for block in coded}):
         counts = [block.count for block in coded if block.width == width]
         total = sum(counts)
         data = reader.take(packed_length(total, width), "low bits of gaps")
         numbers = unpack(data, total, width, "low bits of gaps")
-        low[width] = np.split(numbers, np.cumsum(counts)[:-1])
-    return [low[block.width].pop(0) for block in coded]
+        low[width] = iter(np.split(numbers, np.cumsum(counts)[:-1]))
+    return iter([next(low[block.width]) for block in coded])
 
 
 def _sum_gaps(
