@@ -138,7 +138,7 @@ INT8 = encode(EXAMPLE, "int8")
         (changed(INT8, 60, bytes(4)), "scales: one is not above 0"),
         (changed(INT8, 60, b"\x00\x00\xc0\x7f"), "scales: one is not above 0"),
         (changed(INT8, 60, b"\x00\x00\x7f\x7f"), "not all finite"),
-        (changed(FLOAT32, 24, b"\x00\x00\x70\x7f"), "outside the range of float32"),
+        (changed(FLOAT32, 24, b"\x00\x00\xc0\x7e"), "outside the range of float32"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
