@@ -264,9 +264,7 @@ def main() -> None:
         for density in QUICK_DENSITIES if options.quick else DENSITIES:
             rows += measure(case, density, options.repeats)
             others += alternatives(case, density, options.repeats)
-    print(
-        f"\n{processor()}; Python {platform.python_version()}, numpy {np.__version__}"
-    )
+    print(f"\n{machine()}")
     print(table(rows, others))
     if options.json:
         content = {
