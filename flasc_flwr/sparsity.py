@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil, floor, sqrt
 
@@ -11,11 +12,12 @@ from numpy.typing import NDArray
 from flasc_flwr.layout import Vector
 
 Positions = NDArray[np.int64]
+_Run = tuple[Positions, NDArray[np.uint32]]
 
 _SIGN = np.uint32(0x7FFFFFFF)
 _LARGEST_FINITE = 0x7F7FFFFF
 _SAMPLE_STEP = 61
-_RUN = 1 << 17
+_RUN_LENGTH = 1 << 17
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,19 +117,21 @@ def top_k(vector: Vector, density: float) -> SparseVector:
     bits = vector.view(np.uint32)
     size = len(bits)
     k = min(size, max(1, floor(size * density)))
-    positions, kept = _at_least(bits, _floor_guess(bits, k))
-    if len(positions) < k:
-        positions, kept = _at_least(bits, 1)
-    magnitudes = kept & _SIGN
+    runs = _at_least(bits, _floor_guess(bits, k))
+    if sum(len(kept) for _, kept in runs) < k:
+        runs = _at_least(bits, 1)
+    magnitudes = np.concatenate([kept for _, kept in runs])
+    magnitudes &= _SIGN
     if magnitudes.max(initial=0) > _LARGEST_FINITE:
-        first = int(positions[np.argmax(magnitudes > _LARGEST_FINITE)])
+        first = int(np.argmax(~np.isfinite(vector)))
         raise ValueError(
             f"vector holds {vector[first]} at position {first}: only finite "
             "numbers can be ranked by magnitude"
         )
-    if len(positions) > k:
-        chosen = np.flatnonzero(_largest(magnitudes, k))
-        positions, kept = positions.take(chosen), kept.take(chosen)
+    if len(magnitudes) > k:
+        runs = list(_largest(runs, magnitudes, k))
+    positions = np.concatenate([positions for positions, _ in runs])
+    kept = np.concatenate([kept for _, kept in runs])
     return SparseVector(size, positions, kept.view(np.float32))
 
 
@@ -141,27 +145,25 @@ def _floor_guess(bits: NDArray[np.uint32], k: int) -> int:
     return max(1, int(np.partition(sample, len(sample) - rank)[len(sample) - rank]))
 
 
-def _at_least(
-    bits: NDArray[np.uint32], floor_magnitude: int
-) -> tuple[Positions, NDArray[np.uint32]]:
+def _at_least(bits: NDArray[np.uint32], floor_magnitude: int) -> list[_Run]:
     """Return where the magnitude reaches a floor above zero, and the bits there.
 
     Runs of the vector are handled one by one, such that what is made of each stays in
-    the processor's cache.
+    the processor's cache, and the allocator need not ask for fresh pages.
     """
-    magnitude = np.zeros(_RUN, np.uint32)
-    reached = np.zeros(_RUN, np.bool_)
-    positions, kept = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
-    for start in range(0, len(bits), _RUN):
-        run = bits[start : start + _RUN]
+    magnitude = np.zeros(_RUN_LENGTH, np.uint32)
+    reached = np.zeros(_RUN_LENGTH, np.bool_)
+    runs = [(np.zeros(0, np.int64), np.zeros(0, np.uint32))]
+    for start in range(0, len(bits), _RUN_LENGTH):
+        run = bits[start : start + _RUN_LENGTH]
         magnitude[len(run) :] = 0
         np.bitwise_and(run, _SIGN, out=magnitude[: len(run)])
         np.greater_equal(magnitude, np.uint32(floor_magnitude), out=reached)
         found = _true_at(reached)
-        kept.append(run.take(found))
+        kept = run.take(found)
         found += start
-        positions.append(found)
-    return np.concatenate(positions), np.concatenate(kept)
+        runs.append((found, kept))
+    return runs
 
 
 def _true_at(flags: NDArray[np.bool_]) -> Positions:
@@ -179,11 +181,22 @@ def _true_at(flags: NDArray[np.bool_]) -> Positions:
     return found
 
 
-def _largest(magnitudes: NDArray[np.uint32], k: int) -> NDArray[np.bool_]:
-    """Return a mask of the k largest; of equal ones the first."""
+def _largest(
+    runs: list[_Run], magnitudes: NDArray[np.uint32], k: int
+) -> Iterator[_Run]:
+    """Yield what is left of each run if only the k largest are kept.
+
+    `magnitudes`, those of all runs, are put into another order.
+    """
     cut = len(magnitudes) - k
-    threshold = np.partition(magnitudes, cut)[cut]
-    chosen: NDArray[np.bool_] = magnitudes > threshold
-    missing = k - np.count_nonzero(chosen)
-    chosen[np.flatnonzero(magnitudes == threshold)[:missing]] = True
-    return chosen
+    magnitudes.partition(cut)
+    threshold = magnitudes[cut]
+    equal = k - int(np.count_nonzero(magnitudes[cut:] > threshold))
+    for positions, kept in runs:
+        own = kept & _SIGN
+        chosen = own >= threshold
+        level = np.flatnonzero(own == threshold)
+        chosen[level[equal:]] = False
+        equal = max(0, equal - len(level))
+        places = np.flatnonzero(chosen)
+        yield positions.take(places), kept.take(places)

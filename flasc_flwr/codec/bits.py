@@ -15,6 +15,9 @@ from flasc_flwr.codec.errors import PayloadError
 
 Integers = NDArray[np.integer[Any]]
 
+# What is made of so many numbers at a time stays in the processor's cache.
+_RUN = 1 << 15
+
 
 class Reader:
     """Takes a payload apart, and never reads past its end.
@@ -101,7 +104,7 @@ def pack(numbers: Integers, width: int) -> bytes:
     ]
     if rest:
         padded = np.zeros(-(-len(numbers) // 8) * 8, np.uint8)
-        padded[: len(numbers)] = numbers >> 8 * planes
+        padded[: len(numbers)] = numbers >> 8 * planes if planes else numbers
         # Eight numbers become one 64-bit word in three steps, two neighbours at a
         # time; its lowest `rest` bytes are what is kept.
         pairs = padded.view("<u2")
@@ -179,12 +182,15 @@ def unpack_bits(data: memoryview, count: int, what: str) -> NDArray[np.bool_]:
 
 def pack_unary(numbers: Integers) -> bytes:
     """Code each number n as n zero bits and a one bit."""
-    if not len(numbers):
-        return b""
-    ends = np.add.accumulate(numbers, dtype=np.int64)
-    ends += np.arange(len(numbers))
-    flags = np.zeros(int(ends[-1]) + 1, np.bool_)
-    flags[ends] = True
+    flags = np.zeros(int(numbers.sum(dtype=np.int64)) + len(numbers), np.bool_)
+    end = -1
+    for start in range(0, len(numbers), _RUN):
+        ends = numbers[start : start + _RUN].astype(np.int64)
+        ends += 1
+        ends[0] += end
+        np.add.accumulate(ends, out=ends)
+        flags[ends] = True
+        end = int(ends[-1])
     return pack_bits(flags)
 
 

@@ -104,23 +104,19 @@ def encode_positions(positions: Positions, bounds: list[int]) -> CodedPositions:
         The blocks' bounds, from 0 to N.
     """
     ranks = np.searchsorted(positions, bounds).tolist()
-    gaps = np.empty(len(positions), np.uint32)
-    np.subtract(positions[1:], positions[:-1] + 1, out=gaps[1:], casting="unsafe")
     table, bitmaps = [], []
     high: list[Integers] = []
     low: dict[int, list[Integers]] = {}
     for i in range(len(bounds) - 1):
-        start, first, last = bounds[i], ranks[i], ranks[i + 1]
-        own = positions[first:last]
-        if len(own):
-            gaps[first] = own[0] - start
-        block, coded = _choose(own, gaps[first:last], start, bounds[i + 1] - start)
+        start, length = bounds[i], bounds[i + 1] - bounds[i]
+        own = (positions[ranks[i] : ranks[i + 1]] - start).astype(np.uint32)
+        block, gaps = _choose(own, start, length)
         table.append(block.to_bytes())
         if block.kind is Kind.BITMAP:
-            bitmaps.append(pack_bits(_mask(own, start, block.length)))
+            bitmaps.append(pack_bits(_mask(own, length)))
         elif block.rice:
-            high.append(coded >> block.width)
-            low.setdefault(block.width, []).append(coded & ((1 << block.width) - 1))
+            high.append(gaps >> block.width)
+            low.setdefault(block.width, []).append(gaps & ((1 << block.width) - 1))
     return CodedPositions(
         b"".join(table),
         b"".join(bitmaps),
@@ -129,23 +125,26 @@ def encode_positions(positions: Positions, bounds: list[int]) -> CodedPositions:
     )
 
 
-def _choose(
-    own: Positions, gaps: Integers, start: int, length: int
-) -> tuple[Block, Integers]:
-    """Return the cheapest code of one block, and the gaps it codes."""
+def _choose(own: Integers, start: int, length: int) -> tuple[Block, Integers]:
+    """Return the cheapest code of one block, and the gaps it codes.
+
+    `own` are the positions kept, counted from the block's start.
+    """
     if len(own) in (0, length):
         kind = Kind.FULL if len(own) else Kind.EMPTY
-        return Block(kind, 0, start, length, len(own)), gaps
-    kind = Kind.GAPS
+        return Block(kind, 0, start, length, len(own)), own
+    kind, coded = Kind.GAPS, own
     if 2 * len(own) > length:
         kind = Kind.HOLES
-        holes = np.flatnonzero(~_mask(own, start, length))
-        gaps = np.diff(holes, prepend=-1).astype(np.uint32) - np.uint32(1)
+        coded = np.flatnonzero(~_mask(own, length)).astype(np.uint32)
+    gaps = coded.copy()
+    gaps[1:] -= coded[:-1]
+    gaps[1:] -= 1
     count = len(gaps)
     # The best parameter of an even mask lies next to log2 of its mean gap.
     near = (length // count).bit_length() - 1
     costs = {
-        width: int(np.add.reduce(gaps >> width, dtype=np.uint64)) + count * (width + 1)
+        width: int(np.add.reduce(gaps >> width, dtype=np.uint32)) + count * (width + 1)
         for width in range(max(0, near - 1), near + 2)
     }
     width = min(costs, key=costs.__getitem__)
@@ -154,9 +153,9 @@ def _choose(
     return Block(kind, width, start, length, count), gaps
 
 
-def _mask(own: Positions, start: int, length: int) -> NDArray[np.bool_]:
+def _mask(own: Integers, length: int) -> NDArray[np.bool_]:
     mask = np.zeros(length, np.bool_)
-    mask[own - start] = True
+    mask[own] = True
     return mask
 
 

@@ -169,8 +169,11 @@ def decode_values(
         high = np.zeros(1, np.uint8)
     elif split.coding is Coding.UNARY:
         ends = unary_ends(data, count, _MOST_UNARY_BITS * count, "high bits of values")
-        high = np.diff(ends, prepend=-1)
-        high -= 1
+        # Differences are right even where the ends themselves take more than 32 bits.
+        ends32 = ends.astype(np.uint32)
+        high = ends32.copy()
+        high[1:] -= ends32[:-1]
+        high[1:] -= 1
     else:
         high = decode_symbols(data, count, read_table(table))
     if (int(high.max(initial=0)) << split.width) + split.base >= _MAGNITUDE_END:
@@ -179,7 +182,7 @@ def decode_values(
 
 
 def _join(high: Integers, low: Integers, split: Split) -> Integers:
-    magnitudes = high.astype(np.uint32)
+    magnitudes = high.astype(np.uint32, copy=False)
     magnitudes <<= split.width
     magnitudes += np.uint32(split.base)
-    return magnitudes + low
+    return np.add(low, magnitudes, dtype=np.uint32)
