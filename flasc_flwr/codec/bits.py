@@ -18,6 +18,8 @@ Integers = NDArray[np.integer[Any]]
 # What is made of so many numbers at a time stays in the processor's cache.
 _RUN = 1 << 15
 
+_LONGEST_UNARY = (1 << 32) - 1
+
 
 class Reader:
     """Takes a payload apart, and never reads past its end.
@@ -194,10 +196,10 @@ def pack_unary(numbers: Integers) -> bytes:
     return pack_bits(flags)
 
 
-def unary_ends(
+def unpack_unary(
     data: memoryview, count: int, limit: int, what: str
-) -> NDArray[np.int64]:
-    """Return where in a unary stream its `count` numbers end: at their one bits.
+) -> NDArray[np.uint32]:
+    """Return the `count` numbers that :func:`pack_unary` coded.
 
     Parameters
     ----------
@@ -210,14 +212,24 @@ def unary_ends(
         If it has more bits, or holds more or fewer numbers, or does not end with
         the last of them.
     """
-    if len(data) > (limit + 7) // 8:
+    if len(data) > (min(limit, _LONGEST_UNARY) + 7) // 8:
         raise PayloadError(f"{what}: {len(data)} bytes, at most {limit} bits can be")
     flags = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
-    # Counted first: a stream of ones alone would take 64 times its own memory.
+    # Counted first: a stream of ones alone would take 32 times its own memory.
     found = np.count_nonzero(flags)
     if found != count:
         raise PayloadError(f"{what}: {found} numbers, expected {count}")
-    ends = np.flatnonzero(flags.view(np.bool_)).astype(np.int64, copy=False)
-    if len(data) != (int(ends[-1]) // 8 + 1 if count else 0):
+    if bool(len(data)) != bool(count) or (count and not flags[-8:].any()):
         raise PayloadError(f"{what}: bytes follow its last number")
-    return ends
+    numbers = np.empty(count, np.uint32)
+    done, before = 0, -1
+    for start in range(0, len(flags), 8 * _RUN):
+        ends = np.flatnonzero(flags[start : start + 8 * _RUN].view(np.bool_))
+        if not len(ends):
+            continue
+        own = numbers[done : done + len(ends)]
+        np.subtract(ends[1:], ends[:-1], out=own[1:], casting="unsafe")
+        own[1:] -= 1
+        own[0] = start + int(ends[0]) - before - 1
+        done, before = done + len(ends), start + int(ends[-1])
+    return numbers

@@ -23,9 +23,9 @@ from flasc_flwr.codec.bits import (
     pack_bits,
     pack_unary,
     packed_length,
-    unary_ends,
     unpack,
     unpack_bits,
+    unpack_unary,
     varint,
 )
 from flasc_flwr.codec.blocks import LONGEST, SHORTEST
@@ -189,7 +189,7 @@ def decode_positions(
     )
     coded = [block for block in blocks if block.rice]
     data = reader.take(unary_length, "unary stream of gaps")
-    ends = unary_ends(
+    high = unpack_unary(
         data,
         sum(block.count for block in coded),
         sum(b.count + (b.length - b.count >> b.width) for b in coded),
@@ -197,7 +197,7 @@ def decode_positions(
     )
     low = _read_low(reader, coded)
     positions = np.empty(sum(block.kept for block in blocks), np.int64)
-    done, at, before = 0, 0, -1
+    done, at = 0, 0
     for block in blocks:
         own = positions[done : done + block.kept]
         done += block.kept
@@ -207,9 +207,8 @@ def decode_positions(
             mask = unpack_bits(next(bitmaps), block.length, "bitmaps")
             _write(own, mask, block)
         elif block.rice:
-            gaps = np.diff(ends[at : at + block.count], prepend=before)
+            gaps = high[at : at + block.count].astype(np.int64)
             at += block.count
-            before = int(ends[at - 1])
             coded_positions = own if block.kind is Kind.GAPS else gaps
             _sum_gaps(gaps, next(low), block, coded_positions)
             if block.kind is Kind.HOLES:
@@ -267,8 +266,7 @@ def _read_low(reader: Reader, coded: list[Block]) -> Iterator[Integers]:
 def _sum_gaps(
     steps: NDArray[np.int64], low: Integers, block: Block, out: Positions
 ) -> None:
-    """Turn unary steps, each one above its number, and low bits into positions."""
-    steps -= 1
+    """Turn high parts of gaps, in place, and their low bits into positions."""
     steps <<= block.width
     steps += low
     steps += 1

@@ -19,9 +19,9 @@ from flasc_flwr.codec.bits import (
     pack_bits,
     pack_unary,
     packed_length,
-    unary_ends,
     unpack,
     unpack_bits,
+    unpack_unary,
 )
 from flasc_flwr.codec.entropy import (
     MOST_SYMBOLS,
@@ -168,12 +168,8 @@ def decode_values(
             raise PayloadError("high bits of values: they are not coded")
         high = np.zeros(1, np.uint8)
     elif split.coding is Coding.UNARY:
-        ends = unary_ends(data, count, _MOST_UNARY_BITS * count, "high bits of values")
-        # Differences are right even where the ends themselves take more than 32 bits.
-        ends32 = ends.astype(np.uint32)
-        high = ends32.copy()
-        high[1:] -= ends32[:-1]
-        high[1:] -= 1
+        limit = _MOST_UNARY_BITS * count
+        high = unpack_unary(data, count, limit, "high bits of values")
     else:
         high = decode_symbols(data, count, read_table(table))
     if (int(high.max(initial=0)) << split.width) + split.base >= _MAGNITUDE_END:

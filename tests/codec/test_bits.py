@@ -9,9 +9,9 @@ from flasc_flwr.codec.bits import (
     pack_bits,
     pack_unary,
     packed_length,
-    unary_ends,
     unpack,
     unpack_bits,
+    unpack_unary,
     varint,
 )
 from flasc_flwr.codec.errors import PayloadError
@@ -40,11 +40,18 @@ def test_wide_integers_lie_in_planes():
 
 
 @given(st.lists(st.integers(0, 30), max_size=60))
-def test_unary_numbers_end_at_their_ones(numbers):
+def test_unary_numbers_come_back(numbers):
     data = pack_unary(np.array(numbers, np.uint32))
     limit = sum(numbers) + len(numbers)
-    ends = unary_ends(memoryview(data), len(numbers), limit, "x")
-    assert (np.diff(ends, prepend=-1) - 1).tolist() == numbers
+    assert unpack_unary(memoryview(data), len(numbers), limit, "x").tolist() == numbers
+
+
+def test_long_unary_streams_come_back():
+    numbers = np.random.default_rng(0).geometric(0.1, 200_000).astype(np.uint32)
+    numbers[1000] = 3_000_000
+    data = memoryview(pack_unary(numbers))
+    limit = int(numbers.sum()) + len(numbers)
+    assert (unpack_unary(data, len(numbers), limit, "x") == numbers).all()
 
 
 @pytest.mark.parametrize(
@@ -59,7 +66,7 @@ def test_unary_numbers_end_at_their_ones(numbers):
 )
 def test_a_defect_unary_stream_is_refused(data, count, limit):
     with pytest.raises(PayloadError, match="^x: "):
-        unary_ends(memoryview(data), count, limit, "x")
+        unpack_unary(memoryview(data), count, limit, "x")
 
 
 def test_set_bits_behind_the_last_are_refused():
