@@ -16,7 +16,7 @@ _Run = tuple[Positions, NDArray[np.uint32]]
 
 _SIGN = np.uint32(0x7FFFFFFF)
 _LARGEST_FINITE = 0x7F7FFFFF
-_SAMPLE_STEP = 61
+_SAMPLE_STEP = 127
 _RUN_LENGTH = 1 << 17
 
 

@@ -72,7 +72,7 @@ def _float32_to_coded(values: Vector, seed: int | None) -> Coded:
 
 def _float32_to_values(coded: Coded) -> Vector:
     bits = coded.magnitudes.astype(np.uint32)
-    bits |= coded.negative.astype(np.uint32) << 31
+    bits |= np.left_shift(coded.negative, 31, dtype=np.uint32)
     return bits.view(np.float32)
 
 
@@ -90,7 +90,7 @@ def _bfloat16_to_coded(values: Vector, seed: int | None) -> Coded:
 
 def _bfloat16_to_values(coded: Coded) -> Vector:
     bits = coded.magnitudes.astype(np.uint32)
-    bits |= coded.negative.astype(np.uint32) << 15
+    bits |= np.left_shift(coded.negative, 15, dtype=np.uint32)
     bits <<= 16
     return bits.view(np.float32)
 

@@ -166,7 +166,7 @@ def decode_values(
     if split.coding is Coding.NONE:
         if high_length:
             raise PayloadError("high bits of values: they are not coded")
-        high = np.zeros(1, np.uint8)
+        high = np.zeros(count, np.uint32)
     elif split.coding is Coding.UNARY:
         limit = _MOST_UNARY_BITS * count
         high = unpack_unary(data, count, limit, "high bits of values")
@@ -181,4 +181,5 @@ def _join(high: Integers, low: Integers, split: Split) -> Integers:
     magnitudes = high.astype(np.uint32, copy=False)
     magnitudes <<= split.width
     magnitudes += np.uint32(split.base)
-    return np.add(low, magnitudes, dtype=np.uint32)
+    magnitudes += low
+    return magnitudes
