@@ -115,8 +115,8 @@ def _float16_to_values(coded: Coded) -> Vector:
     shift = int.from_bytes(coded.scales, "little", signed=True)
     halves = coded.magnitudes.astype(np.uint16)
     halves |= coded.negative.astype(np.uint16) << 15
-    scaled = np.ldexp(halves.view(np.float16).astype(np.float64), -shift)
     with np.errstate(over="ignore"):
+        scaled = np.ldexp(halves.view(np.float16).astype(np.float64), -shift)
         return scaled.astype(np.float32)
 
 
@@ -156,7 +156,7 @@ def _whole_numbers(name: str, largest: int, block: int) -> ValueFormat:
         scales = np.frombuffer(coded.scales, "<f4").astype(np.float32)
         if not np.all(scales > 0):
             raise PayloadError("scales: one is not above 0")
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             values = coded.magnitudes.astype(np.float32)
             values *= each(scales, len(values))
         np.negative(values, out=values, where=coded.negative)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,61 +25,10 @@ from flasc_flwr.codec.bits import (
     unpack,
     unpack_bits,
     unpack_unary,
-    varint,
 )
-from flasc_flwr.codec.blocks import LONGEST, SHORTEST
+from flasc_flwr.codec.block_table import Block, Kind, read_table
 from flasc_flwr.codec.errors import PayloadError
 from flasc_flwr.sparsity import Positions
-
-_WIDEST = LONGEST.bit_length()
-
-
-class Kind(IntEnum):
-    """How a block's support is coded."""
-
-    EMPTY = 0
-    FULL = 1
-    BITMAP = 2
-    GAPS = 3
-    HOLES = 4
-
-
-@dataclass(frozen=True)
-class Block:
-    """A row of the block table.
-
-    Attributes
-    ----------
-    kind : Kind
-        The code.
-    width : int
-        b, the number of low bits of a gap; 0 for other codes.
-    start, length : int
-        Where the block lies in the vector.
-    count : int
-        Entries kept, or holes where these are coded.
-    """
-
-    kind: Kind
-    width: int
-    start: int
-    length: int
-    count: int
-
-    @property
-    def kept(self) -> int:
-        """Entries of the support."""
-        return self.length - self.count if self.kind is Kind.HOLES else self.count
-
-    @property
-    def rice(self) -> bool:
-        """Whether the block lies in the streams of gaps."""
-        return self.kind in (Kind.GAPS, Kind.HOLES)
-
-    def to_bytes(self) -> bytes:
-        """Return the row: kind and width, length, and the count unless it follows."""
-        count = b"" if self.kind in (Kind.EMPTY, Kind.FULL) else varint(self.count)
-        return bytes([self.kind | self.width << 3]) + varint(self.length) + count
 
 
 @dataclass(frozen=True)
@@ -179,7 +127,7 @@ def decode_positions(
         If anything is wrong with it.
     """
     rows = Reader(reader.take(table_length, "block table"))
-    blocks = list(_read_table(rows, size))
+    blocks = list(read_table(rows, size))
     bitmaps = iter(
         [
             reader.take((block.length + 7) // 8, "bitmaps")
@@ -216,39 +164,6 @@ def decode_positions(
                 mask[coded_positions - block.start] = False
                 _write(own, mask, block)
     return positions
-
-
-def _read_table(rows: Reader, size: int) -> Iterator[Block]:
-    start, number = 0, 0
-    while rows.left:
-        where = f"block {number}"
-        (head,) = rows.take(1, where)
-        length, width = rows.varint(where), head >> 3
-        if not 0 < length <= min(LONGEST, size - start):
-            raise PayloadError(
-                f"{where}: length {length} at entry {start} of {size}, "
-                f"allowed is 1 to {LONGEST}"
-            )
-        if length < SHORTEST and start + length < size:
-            raise PayloadError(f"{where}: length {length}, but it is not the last one")
-        if head & 7 > Kind.HOLES:
-            raise PayloadError(f"{where}: unknown kind {head & 7}")
-        kind = Kind(head & 7)
-        if kind in (Kind.EMPTY, Kind.FULL):
-            count = length if kind is Kind.FULL else 0
-        else:
-            count = rows.varint(where)
-            if not 0 < count < length:
-                raise PayloadError(
-                    f"{where}: {count} of its {length} entries are coded"
-                )
-        if width > (_WIDEST if kind in (Kind.GAPS, Kind.HOLES) else 0):
-            raise PayloadError(f"{where}: Rice parameter {width}")
-        yield Block(kind, width, start, length, count)
-        start += length
-        number += 1
-    if start != size:
-        raise PayloadError(f"block table: covers {start} of {size} entries")
 
 
 def _read_low(reader: Reader, coded: list[Block]) -> Iterator[Integers]:

@@ -30,6 +30,23 @@ def plain_ans(symbols: list[int], table: list[int]) -> list[int]:
     return words
 
 
+def plain_symbols(words: list[int], count: int, table: list[int]) -> list[int]:
+    """Return the symbols as docs/wire-format.md says they are read."""
+    starts = [sum(table[:symbol]) << 10 for symbol in range(len(table))]
+    left, state, symbols = list(words), 0, []
+    for _ in range(min(2, len(left))):
+        state = state << 32 | left.pop()
+    for _ in range(count):
+        r = state % 2**24
+        symbol = max(s for s, start in enumerate(starts) if start <= r and table[s])
+        state = (state >> 24) * (table[symbol] << 10) + r - starts[symbol]
+        if state < 2**32 and left:
+            state = state << 32 | left.pop()
+        symbols.append(symbol)
+    assert not left and not state
+    return symbols
+
+
 counted = st.lists(st.integers(0, 1000), min_size=2, max_size=60).filter(
     lambda counts: sum(count > 0 for count in counts) >= 2 and counts[-1] > 0
 )
@@ -51,6 +68,7 @@ def test_symbols_come_back_from_the_words_of_the_plain_way(counts, random):
     data = encode_symbols(np.array(symbols), table)
     words = np.frombuffer(data, "<u4").tolist()
     assert words == plain_ans(symbols, table.tolist())
+    assert plain_symbols(words, len(symbols), table.tolist()) == symbols
     assert decode_symbols(memoryview(data), len(symbols), table).tolist() == symbols
 
 

@@ -57,6 +57,9 @@ def originals() -> list[tuple[bytes, int]]:
     return made
 
 
+# A warning is an exception where a user asks for that: none may come either.
+pytestmark = pytest.mark.filterwarnings("error")
+
 ORIGINALS = originals()
 
 
