@@ -12,7 +12,8 @@ from flasc_flwr.config import RunConfig
 from flasc_flwr.flower.wire import array_record, arrays_of
 
 if TYPE_CHECKING:
-    from flasc_flwr.tasks import Examples, Task
+    from flasc_flwr.tasks import Task
+    from flasc_flwr.training.local import Examples
 
 app = ClientApp(mods=[flasc_mod])
 
@@ -27,7 +28,7 @@ def train(message: Message, context: Context) -> Message:
     from flasc_flwr.training.lora import read_adapter
 
     config, task, examples = _prepare(message, context)
-    partition = int(context.node_config["partition-id"])
+    partition, _ = _partition(context)
     current = int(message.content["config"]["server-round"])
     seed = np.random.SeedSequence([config.seed, current, partition])
     outcome = train(task.model, examples, config, seed=int(seed.generate_state(1)[0]))
@@ -63,18 +64,23 @@ def _prepare(message: Message, context: Context) -> "tuple[RunConfig, Task, Exam
     from flasc_flwr.training.lora import write_adapter
 
     config = RunConfig.parse(context.run_config)
-    settings = context.node_config
-    if "partition-id" not in settings or "num-partitions" not in settings:
-        raise ValueError(
-            "this node does not know its partition: start its SuperNode with "
-            "--node-config 'partition-id=0 num-partitions=2'"
-        )
+    partition, total = _partition(context)
     task = load_task(config)
-    examples = task.partition(
-        int(settings["partition-id"]), int(settings["num-partitions"])
-    )
+    examples = task.partition(partition, total)
     write_adapter(task.model, arrays_of(message.content["arrays"]))
     return config, task, examples
+
+
+def _partition(context: Context) -> tuple[int, int]:
+    """Return which partition of the data is this node's, and of how many."""
+    settings = context.node_config
+    partition, total = settings.get("partition-id"), settings.get("num-partitions")
+    if isinstance(partition, int) and isinstance(total, int) and 0 <= partition < total:
+        return partition, total
+    raise ValueError(
+        f"this node's data is partition {partition!r} of {total!r}: start its "
+        "SuperNode with --node-config 'partition-id=0 num-partitions=2', or the like"
+    )
 
 
 def _reply(

@@ -47,13 +47,13 @@ def main(grid: Grid, context: Context) -> None:
             outcome = evaluate(task.model, task.test)
             return MetricRecord({"accuracy": outcome.accuracy, "loss": outcome.loss})
 
-        result = strategy.start(
+        strategy.start(
             grid=grid,
             initial_arrays=array_record(read_adapter(task.model)),
             num_rounds=config.num_server_rounds,
             timeout=config.round_timeout,
             evaluate_fn=evaluate_fn,
         )
-        write_adapter(task.model, arrays_of(result.arrays))
+        write_adapter(task.model, arrays_of(strategy.received_arrays()))
         folder.save_adapter(task.model)
         folder.finish(strategy.state)

@@ -7,6 +7,9 @@ import numpy as np
 from flasc_flwr.layout import Vector
 from flasc_flwr.sparsity import SparseVector
 
+WEIGHTINGS = ("uniform", "examples")
+"""How much each client counts in a mean: alike, or by its number of examples."""
+
 
 class RunningMean:
     """Weighted mean of sparse updates, in memory that does not grow with the cohort.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flasc_flwr.sparsity import check_density
+from flasc_flwr.sparsity import DENSITY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +24,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Check both densities."""
-        check_density(self.download_density, "download-density")
-        check_density(self.upload_density, "upload-density")
+        DENSITY.require("download-density", self.download_density)
+        DENSITY.require("upload-density", self.upload_density)
 
     def limited_by(self, own: Mapping[str, Any]) -> Budget:
         """Return this budget with a device's own settings in place of it.

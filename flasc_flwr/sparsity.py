@@ -10,9 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flasc_flwr.layout import Vector
+from flasc_flwr.ranges import number
 
 Positions = NDArray[np.int64]
 _Run = tuple[Positions, NDArray[np.uint32]]
+
+DENSITY = number("(0, 1]")
+"""What a density may be: the fraction of the entries that are kept."""
 
 _SIGN = np.uint32(0x7FFFFFFF)
 _LARGEST_FINITE = 0x7F7FFFFF
@@ -74,20 +78,6 @@ class SparseVector:
         return dense
 
 
-def check_density(density: object, name: str = "density") -> float:
-    """Return `density` as a float.
-
-    Raises
-    ------
-    ValueError
-        If it is not a number in (0, 1]; the message begins with `name`.
-    """
-    number = float(density) if isinstance(density, int | float) else 0.0
-    if isinstance(density, bool) or not 0 < number <= 1:
-        raise ValueError(f"{name} is {density!r}, allowed is a number in (0, 1]")
-    return number
-
-
 def top_k(vector: Vector, density: float) -> SparseVector:
     """Keep the ``max(1, floor(N * density))`` entries of largest magnitude.
 
@@ -110,7 +100,7 @@ def top_k(vector: Vector, density: float) -> SparseVector:
         If the density is out of range, or the vector holds NaN or infinity, which
         would sort above every number.
     """
-    check_density(density)
+    density = DENSITY.require("density", density)
     vector = np.ascontiguousarray(vector, np.float32)
     # Without its sign bit a float32 orders like the integer of the same bits, and
     # NaN and infinity lie above every finite number.

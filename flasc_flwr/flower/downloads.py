@@ -71,9 +71,10 @@ class Downloads:
             )
         return self._made[density]
 
-    def received(self, density: float) -> Vector:
-        """Return what a client decodes, shape (N,): masked, rounded by the format."""
-        return decode(self.at(density).payload, size=self.layout.size).densify()
+    def received(self, density: float) -> ArrayRecord:
+        """Return what a client decodes: masked, and rounded by the value format."""
+        sparse = decode(self.at(density).payload, size=self.layout.size)
+        return array_record(self.layout.unflatten(sparse.densify()))
 
     def messages(
         self,

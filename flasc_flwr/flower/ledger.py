@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from logging import WARNING
 from typing import Any
 
 import numpy as np
 from flwr.app import Message
+from flwr.common.logger import log
 
 from flasc_flwr.flower.wire import holds_payload, message_bytes, payload_of
 from flasc_flwr.traffic import Direction, Sent, Traffic
@@ -30,15 +32,27 @@ class Ledger:
         self._began = time.perf_counter()
         self._kept: dict[Direction, list[float]] = {way: [] for way in Direction}
         self._failures: list[dict[str, Any]] = []
+        self._names: dict[int, str] = {}
         self._metrics: dict[str, Any] = {}
 
-    def sent(self, messages: Sequence[Message], clients: Sequence[str]) -> None:
+    def sent(self, messages: Sequence[Message], names: Sequence[str]) -> None:
         """Count messages that go out, each to the client of the same index."""
-        self._count(messages, clients, Direction.DOWN)
+        nodes = [message.metadata.dst_node_id for message in messages]
+        self._names.update(zip(nodes, names, strict=True))
+        for message, name, size in zip(
+            messages, names, message_bytes(messages), strict=True
+        ):
+            self._count(message, name, size, Direction.DOWN)
 
-    def received(self, reply: Message, client: str) -> None:
+    def received(self, reply: Message) -> None:
         """Count a reply that came in."""
-        self._count([reply], [client], Direction.UP)
+        self._count(reply, self._name(reply), message_bytes([reply])[0], Direction.UP)
+
+    def rejected(self, reply: Message, reason: str) -> None:
+        """Note a reply that is not used, and why."""
+        client = self._name(reply)
+        self._failures.append({"client": client, "reason": reason})
+        log(WARNING, "Reply of client %s is not used: %s", client, reason)
 
     def downloaded(self, kept: float) -> None:
         """Note the fraction of the adapter that one training message carried."""
@@ -47,10 +61,6 @@ class Ledger:
     def uploaded(self, kept: float) -> None:
         """Note the fraction of the adapter in one update that was aggregated."""
         self._kept[Direction.UP].append(kept)
-
-    def failed(self, client: str, reason: str) -> None:
-        """Note a reply that was not aggregated, and why."""
-        self._failures.append({"client": client, "reason": reason})
 
     def measured(self, metrics: Mapping[str, Any]) -> None:
         """Add metrics to the row."""
@@ -76,25 +86,24 @@ class Ledger:
             "seconds": round(time.perf_counter() - self._began, 3),
         }
 
-    def _count(
-        self, messages: Sequence[Message], clients: Sequence[str], way: Direction
-    ) -> None:
-        for message, client, size in zip(
-            messages, clients, message_bytes(messages), strict=True
-        ):
-            records = message.content.array_records if message.has_content() else {}
-            payloads = [
-                len(payload_of(record))
-                for record in records.values()
-                if holds_payload(record)
-            ]
-            self._traffic.record(
-                Sent(
-                    round=self.round,
-                    client=client,
-                    direction=way,
-                    payload=sum(payloads),
-                    message=size,
-                    vectors=len(payloads),
-                )
+    def _name(self, reply: Message) -> str:
+        node = reply.metadata.src_node_id
+        return self._names.get(node, str(node))
+
+    def _count(self, message: Message, client: str, size: int, way: Direction) -> None:
+        records = message.content.array_records if message.has_content() else {}
+        payloads = [
+            len(payload_of(record))
+            for record in records.values()
+            if holds_payload(record)
+        ]
+        self._traffic.record(
+            Sent(
+                round=self.round,
+                client=client,
+                direction=way,
+                payload=sum(payloads),
+                message=size,
+                vectors=len(payloads),
             )
+        )

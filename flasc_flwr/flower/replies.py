@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
+from typing import Any, TypeVar
 
 from flwr.app import Message, MetricRecord, RecordDict
 
 from flasc_flwr.codec import decode
+from flasc_flwr.flower.ledger import Ledger
 from flasc_flwr.flower.wire import payload_of, reason_of
 from flasc_flwr.layout import Layout
 from flasc_flwr.sparsity import SparseVector
+
+Read = TypeVar("Read")
 
 
 class RejectedReplyError(ValueError):
@@ -83,3 +86,15 @@ def update_of(reply: Message, layout: Layout, weighted_by_key: str) -> Update:
     (record,) = metrics.metric_records.values()
     examples: Any = record[weighted_by_key]
     return Update(sparse, float(examples), metrics)
+
+
+def usable(
+    replies: Iterable[Message], read: Callable[[Message], Read], ledger: Ledger
+) -> Iterator[Read]:
+    """Yield what `read` makes of each reply, and note those that it rejects."""
+    for reply in replies:
+        ledger.received(reply)
+        try:
+            yield read(reply)
+        except RejectedReplyError as error:
+            ledger.rejected(reply, str(error))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
@@ -19,6 +20,12 @@ from flasc_flwr.flower.ledger import Ledger
 from flasc_flwr.flower.wire import CONTROL, INTRODUCE, reason_of
 
 _INTRODUCTION_TIMEOUT = 120.0
+_UNREACHABLE = (
+    ErrorCode.NODE_UNAVAILABLE,
+    ErrorCode.MESSAGE_UNAVAILABLE,
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
+)
+"""What the SuperLink answers for a node that is away: it says nothing of its app."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +41,8 @@ class Roster:
     """The nodes that have introduced themselves.
 
     Each node is asked once, by a message that :func:`flasc_flwr.flasc_mod` answers
-    from the node's ``--node-config``; a node that joins later is asked
-    when it is first seen.
+    from the node's ``--node-config``; a node that joins later is asked when it is
+    first seen.
 
     Parameters
     ----------
@@ -93,7 +100,10 @@ class Roster:
         ledger.sent(questions, [str(node) for node in strangers])
         for reply in exchange(grid, questions, _INTRODUCTION_TIMEOUT):
             node = reply.metadata.src_node_id
-            ledger.received(reply, str(node))
+            ledger.received(reply)
+            if reply.has_error() and reply.error.code in _UNREACHABLE:
+                log(WARNING, "Node %d is asked again: %s", node, reason_of(reply))
+                continue
             try:
                 self._known[node] = self._participant(node, reply)
             except ValueError as error:

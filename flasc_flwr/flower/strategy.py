@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from logging import INFO, WARNING
 from typing import Any
 
-import numpy as np
 from flwr.app import (
     ArrayRecord,
     ConfigRecord,
@@ -20,23 +20,23 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
-from flasc_flwr.aggregation import RunningMean
+from flasc_flwr.aggregation import WEIGHTINGS, RunningMean
 from flasc_flwr.budget import Budget
+from flasc_flwr.codec import VALUE_FORMATS
 from flasc_flwr.flower.downloads import Downloads
-from flasc_flwr.flower.exchange import exchange
 from flasc_flwr.flower.ledger import Ledger
-from flasc_flwr.flower.replies import RejectedReplyError, metrics_of, update_of
+from flasc_flwr.flower.loop import EvaluateFn, run_rounds
+from flasc_flwr.flower.replies import metrics_of, update_of, usable
 from flasc_flwr.flower.roster import Participant, Roster, sample
 from flasc_flwr.flower.state import ServerState
-from flasc_flwr.flower.wire import array_record, arrays_of
+from flasc_flwr.flower.wire import arrays_of
 from flasc_flwr.layout import Layout
 from flasc_flwr.methods import METHODS
 from flasc_flwr.optimizers import AdamW, ServerOptimizer
+from flasc_flwr.ranges import choice, number, whole
+from flasc_flwr.traffic import Traffic
 
 MetricsAggregation = Callable[[list[RecordDict], str], MetricRecord]
-EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
-
-WEIGHTINGS = ("uniform", "examples")
 
 
 class Flasc(Strategy):
@@ -108,14 +108,15 @@ class Flasc(Strategy):
         train_metrics_aggr_fn: MetricsAggregation | None = None,
         evaluate_metrics_aggr_fn: MetricsAggregation | None = None,
     ) -> None:
-        if method not in METHODS:
-            raise ValueError(
-                f"method is {method!r}, allowed are {', '.join(sorted(METHODS))}"
-            )
-        if weighting not in WEIGHTINGS:
-            raise ValueError(
-                f"weighting is {weighting!r}, allowed are {', '.join(WEIGHTINGS)}"
-            )
+        choice(*METHODS).require("method", method)
+        choice("auto", *VALUE_FORMATS).require("values", values)
+        choice(*WEIGHTINGS).require("weighting", weighting)
+        whole(1).require("evaluate_every", evaluate_every)
+        number("[0, 1]").require("fraction_train", fraction_train)
+        number("[0, 1]").require("fraction_evaluate", fraction_evaluate)
+        whole(0).require("min_train_nodes", min_train_nodes)
+        whole(0).require("min_evaluate_nodes", min_evaluate_nodes)
+        whole(1).require("min_available_nodes", min_available_nodes)
         self.method = METHODS[method]
         self.budget = Budget(
             download_density=download_density if self.method.sparse else 1.0,
@@ -145,8 +146,7 @@ class Flasc(Strategy):
         self._timeout = 3600.0
         self._state: ServerState | None = None
         self._downloads: Downloads
-        self._ledger: Ledger
-        self._names: dict[int, str] = {}
+        self._ledger = Ledger(0, Traffic())
 
     @property
     def state(self) -> ServerState:
@@ -224,42 +224,36 @@ class Flasc(Strategy):
         self.summary()
         self._timeout = timeout
         self._adopt(initial_arrays)
-        result = Result(arrays=initial_arrays)
-        self._ledger = Ledger(0, self.state.traffic)
+        return run_rounds(
+            self,
+            grid,
+            initial_arrays,
+            num_rounds=num_rounds,
+            timeout=timeout,
+            train_config=train_config or ConfigRecord(),
+            evaluate_config=evaluate_config or ConfigRecord(),
+            evaluate_fn=evaluate_fn,
+        )
+
+    def open_round(self, server_round: int, grid: Grid) -> None:
+        """Begin a round's row, once enough nodes are there."""
+        self._ledger = Ledger(server_round, self.state.traffic)
         self._present(grid)
-        if evaluate_fn:
-            result.evaluate_metrics_serverapp[0] = self._evaluate(0, evaluate_fn)
-        self._close_round()
-        for current in range(1, num_rounds + 1):
-            config = train_config or ConfigRecord()
-            messages = self.configure_train(current, result.arrays, config, grid)
-            replies = exchange(grid, messages, timeout)
-            arrays, metrics = self.aggregate_train(current, replies)
-            if arrays is not None:
-                result.arrays = arrays
-            if metrics is not None:
-                result.train_metrics_clientapp[current] = metrics
 
-            config = evaluate_config or ConfigRecord()
-            messages = self.configure_evaluate(current, result.arrays, config, grid)
-            replies = exchange(grid, messages, timeout)
-            metrics = self.aggregate_evaluate(current, replies)
-            if metrics is not None:
-                result.evaluate_metrics_clientapp[current] = metrics
-
-            due = current % self.evaluate_every == 0 or current == num_rounds
-            if evaluate_fn and due:
-                metrics = self._evaluate(current, evaluate_fn)
-                result.evaluate_metrics_serverapp[current] = metrics
-            self._close_round()
-        return result
+    def close_round(self) -> None:
+        """Finish the round's row, and tell it."""
+        row = self._ledger.row()
+        self.state.history.append(row)
+        if self.on_round:
+            self.on_round(row)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Sample the cohort, and encode the download once for each budget in it."""
         self._adopt(arrays)
-        self._ledger = Ledger(server_round, self.state.traffic)
+        if self._ledger.round != server_round:  # driven by a loop other than ours
+            self.open_round(server_round, grid)
         return self._messages(
             MessageType.TRAIN, config, grid, self.fraction_train, self.min_train_nodes
         )
@@ -271,13 +265,10 @@ class Flasc(Strategy):
         state = self.state
         mean = RunningMean(state.layout.size)
         metrics = []
-        for reply in replies:
-            client = self._received(reply)
-            try:
-                update = update_of(reply, state.layout, self.weighted_by_key)
-            except RejectedReplyError as error:
-                self._reject(client, error)
-                continue
+        read = partial(
+            update_of, layout=state.layout, weighted_by_key=self.weighted_by_key
+        )
+        for update in usable(replies, read, self._ledger):
             uniform = self.weighting == "uniform"
             mean.add(update.sparse, 1.0 if uniform else update.examples)
             metrics.append(update.metrics)
@@ -310,18 +301,33 @@ class Flasc(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Average the clients' metrics."""
-        metrics = []
-        for reply in replies:
-            client = self._received(reply)
-            try:
-                metrics.append(metrics_of(reply, self.weighted_by_key))
-            except RejectedReplyError as error:
-                self._reject(client, error)
+        read = partial(metrics_of, weighted_by_key=self.weighted_by_key)
+        metrics = list(usable(replies, read, self._ledger))
         if not metrics:
             return None
         averaged = self.evaluate_metrics_aggr_fn(metrics, self.weighted_by_key)
         self._ledger.measured({f"clients_{name}": averaged[name] for name in averaged})
         return averaged
+
+    def evaluate_received(
+        self, server_round: int, evaluate_fn: EvaluateFn
+    ) -> MetricRecord:
+        """Evaluate what clients can receive, and the dense server vector.
+
+        Only once where the two are equal.
+        """
+        arrays = self.received_arrays()
+        metrics = dict(evaluate_fn(server_round, arrays) or {})
+        dense = metrics
+        if arrays != self._downloads.arrays:
+            dense = dict(evaluate_fn(server_round, self._downloads.arrays) or {})
+        both = metrics | {f"server_{name}": dense[name] for name in dense}
+        self._ledger.measured(both)
+        return MetricRecord(both)
+
+    def received_arrays(self) -> ArrayRecord:
+        """Return the current adapter as clients receive it: masked and rounded."""
+        return self._downloads.received(self.budget.download_density)
 
     def _messages(
         self,
@@ -351,7 +357,6 @@ class Flasc(Strategy):
             arrayrecord_key=self.arrayrecord_key,
             configrecord_key=self.configrecord_key,
         )
-        self._names |= {p.node_id: p.name for p in cohort}
         self._ledger.sent(messages, [p.name for p in cohort])
         if message_type == MessageType.TRAIN:
             for participant in cohort:
@@ -367,17 +372,6 @@ class Flasc(Strategy):
             timeout=self._timeout,
         )
 
-    def _received(self, reply: Message) -> str:
-        """Count a reply's bytes, and return its client's name."""
-        node = reply.metadata.src_node_id
-        client = self._names.get(node, str(node))
-        self._ledger.received(reply, client)
-        return client
-
-    def _reject(self, client: str, error: RejectedReplyError) -> None:
-        log(WARNING, "Reply of client %s is not used: %s", client, error)
-        self._ledger.failed(client, str(error))
-
     def _adopt(self, arrays: ArrayRecord) -> None:
         """Take over the caller's arrays, unless they are this strategy's own."""
         if self._state and arrays is self._downloads.arrays:
@@ -389,24 +383,3 @@ class Flasc(Strategy):
             self._state = ServerState(layout, layout.flatten(plain), optimizer)
         self._state.vector = layout.flatten(plain)
         self._downloads = Downloads(layout, self._state.vector, self.values)
-
-    def _evaluate(self, current: int, evaluate_fn: EvaluateFn) -> MetricRecord:
-        """Evaluate what clients can receive, and the dense server vector."""
-        state = self.state
-        received = self._downloads.received(self.budget.download_density)
-        metrics = dict(
-            evaluate_fn(current, array_record(state.layout.unflatten(received))) or {}
-        )
-        dense = metrics
-        if not np.array_equal(received, state.vector):
-            dense = dict(evaluate_fn(current, self._downloads.arrays) or {})
-        both = metrics | {f"server_{name}": dense[name] for name in dense}
-        self._ledger.measured(both)
-        return MetricRecord(both)
-
-    def _close_round(self) -> None:
-        """Finish the row of the round, and tell it."""
-        row = self._ledger.row()
-        self.state.history.append(row)
-        if self.on_round:
-            self.on_round(row)

@@ -1,5 +1,5 @@
 """Tasks: a model and data to train it on, chosen by name."""
 
-from flasc_flwr.tasks.task import Examples, Task, load_task
+from flasc_flwr.tasks.task import Task, load_task
 
-__all__ = ["Examples", "Task", "load_task"]
+__all__ = ["Task", "load_task"]

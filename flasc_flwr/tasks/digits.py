@@ -20,7 +20,8 @@ from sklearn.model_selection import train_test_split
 
 from flasc_flwr.config import RunConfig
 from flasc_flwr.tasks.digits_backbone import pretrained_backbone
-from flasc_flwr.tasks.task import Examples, Task
+from flasc_flwr.tasks.task import Task
+from flasc_flwr.training.local import Examples
 from flasc_flwr.training.lora import add_adapter
 
 _PUBLIC, _TEST = 500, 360

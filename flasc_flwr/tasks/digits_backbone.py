@@ -13,12 +13,13 @@ import transformers
 from platformdirs import user_cache_path
 from torch import Tensor
 from transformers import ViTConfig, ViTForImageClassification
+from transformers.utils.logging import disable_progress_bar
 
 _CONFIG: dict[str, Any] = dict(
-    hidden_size=256,
+    hidden_size=128,
     num_hidden_layers=2,
     num_attention_heads=4,
-    intermediate_size=256,
+    intermediate_size=128,
     image_size=8,
     patch_size=4,
     num_channels=1,
@@ -46,6 +47,7 @@ def pretrained_backbone(pixels: Tensor, labels: Tensor) -> ViTForImageClassifica
     folder = cache_folder()
     if not (folder / "config.json").exists():
         _save(_pretrain(pixels, labels), folder)
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     model = ViTForImageClassification.from_pretrained(folder)
     head = torch.nn.Linear(_CONFIG["hidden_size"], _CONFIG["num_labels"])
     generator = torch.Generator().manual_seed(0)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from flasc_flwr.config import RunConfig
+from flasc_flwr.training.local import Examples
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from torch import Tensor
-
-Examples = Mapping[str, "Tensor"]
-"""Model inputs by name, ``labels`` among them; the first axis counts examples."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
 
 from flasc_flwr.config import RunConfig
-from flasc_flwr.tasks.task import Examples
+
+Examples = Mapping[str, torch.Tensor]
+"""Model inputs by name, ``labels`` among them; the first axis counts examples."""
 
 _EVALUATION_BATCH = 256
 

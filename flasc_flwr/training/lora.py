@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,7 +41,9 @@ def add_adapter(
         target_modules=target_modules,
         modules_to_save=modules_to_save,
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        # PEFT asks transformers 5 for a property under its old name.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
         torch.manual_seed(config.seed)
         model = get_peft_model(backbone, lora)
     if not isinstance(model, PeftModel):

@@ -1,0 +1,64 @@
+"""The loop over the rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result
+
+from flasc_flwr.flower.exchange import exchange
+
+if TYPE_CHECKING:
+    from flasc_flwr.flower.strategy import Flasc
+
+EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
+
+
+def run_rounds(
+    strategy: Flasc,
+    grid: Grid,
+    arrays: ArrayRecord,
+    *,
+    num_rounds: int,
+    timeout: float,
+    train_config: ConfigRecord,
+    evaluate_config: ConfigRecord,
+    evaluate_fn: EvaluateFn | None,
+) -> Result:
+    """Run rounds 0 (introductions and a first evaluation) to `num_rounds`.
+
+    Replies go to the strategy as they arrive, never as a list.
+    """
+    result = Result(arrays=arrays)
+    for current in range(num_rounds + 1):
+        strategy.open_round(current, grid)
+        if current > 0:
+            messages = strategy.configure_train(
+                current, result.arrays, train_config, grid
+            )
+            trained, metrics = strategy.aggregate_train(
+                current, exchange(grid, messages, timeout)
+            )
+            if trained is not None:
+                result.arrays = trained
+            if metrics is not None:
+                result.train_metrics_clientapp[current] = metrics
+
+            messages = strategy.configure_evaluate(
+                current, result.arrays, evaluate_config, grid
+            )
+            metrics = strategy.aggregate_evaluate(
+                current, exchange(grid, messages, timeout)
+            )
+            if metrics is not None:
+                result.evaluate_metrics_clientapp[current] = metrics
+
+        due = current % strategy.evaluate_every == 0 or current == num_rounds
+        if evaluate_fn and due:
+            metrics = strategy.evaluate_received(current, evaluate_fn)
+            result.evaluate_metrics_serverapp[current] = metrics
+        strategy.close_round()
+    return result

@@ -1,0 +1,100 @@
+"""Ranges: what a setting may be, in a form that can be checked and be told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from math import isfinite
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a setting may be.
+
+    Attributes
+    ----------
+    allowed : str
+        The range in words.
+    check : Callable[[Any], Any]
+        Gives a value back in its proper type, or None if it is not allowed.
+    """
+
+    allowed: str
+    check: Callable[[Any], Any]
+
+    def require(self, name: str, value: Any) -> Any:
+        """Return `value` in its proper type.
+
+        Raises
+        ------
+        ValueError
+            If it is not allowed; the message names it, its value and what is.
+        """
+        checked = self.check(value)
+        if checked is None:
+            raise ValueError(f"{name} is {value!r}, allowed is {self.allowed}")
+        return checked
+
+
+def choice(*names: str) -> Range:
+    """Allow one of some names."""
+    return Range(
+        "one of " + ", ".join(repr(name) for name in names),
+        lambda value: value if value in names else None,
+    )
+
+
+def whole(least: int) -> Range:
+    """Allow a whole number from `least` up."""
+
+    def check(value: Any) -> int | None:
+        if not isinstance(value, Integral) or isinstance(value, bool):
+            return None
+        return int(value) if int(value) >= least else None
+
+    return Range(f"a whole number, at least {least}", check)
+
+
+def number(interval: str) -> Range:
+    """Allow a finite number in an interval as mathematics writes it: ``(0, 1]``."""
+    low, high = (float(end) for end in interval[1:-1].split(","))
+
+    def check(value: Any) -> float | None:
+        if not isinstance(value, Real) or isinstance(value, bool):
+            return None
+        given = float(value)
+        above = given > low or (interval[0] == "[" and given == low)
+        below = given < high or (interval[-1] == "]" and given == high)
+        return given if above and below and isfinite(given) else None
+
+    return Range(f"a number in {interval}", check)
+
+
+def fraction(interval: str) -> Range:
+    """Allow a number in an interval, or text such as ``1/4``."""
+    plain = number(interval)
+
+    def check(value: Any) -> Any:
+        if isinstance(value, str) and "/" in value:
+            try:
+                value = float(Fraction(value.replace(" ", "")))
+            except (ValueError, ZeroDivisionError):
+                return None
+        return plain.check(value)
+
+    return Range(f"{plain.allowed}, or a fraction such as '1/4'", check)
+
+
+def folder() -> Range:
+    """Allow a folder's path that means the same to every process."""
+
+    def check(value: Any) -> str | None:
+        if not isinstance(value, str) or not Path(value).expanduser().is_absolute():
+            return None
+        return value
+
+    return Range("an absolute path, or one that begins with '~'", check)

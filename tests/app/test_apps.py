@@ -1,0 +1,143 @@
+"""The real ServerApp and ClientApp, in one process."""
+
+import json
+import tomllib
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from flwr.app import Context, RecordDict
+from peft import PeftModel
+from transformers import ViTForImageClassification
+
+import client_app
+import server_app
+from flasc_flwr.config import ConfigError, RunConfig
+from flasc_flwr.flower.local_grid import LocalGrid
+from flasc_flwr.tasks.digits import parts
+from flasc_flwr.tasks.digits_backbone import pretrained_backbone
+from flasc_flwr.training.local import evaluate
+
+
+class ForbiddenGrid(LocalGrid):
+    def get_node_ids(self):
+        raise AssertionError("a client was contacted")
+
+
+def run(tmp_path, grid=None, **overrides):
+    config = RunConfig().to_dict() | {
+        "num-server-rounds": 2,
+        "lora-rank": 4,
+        "local-epochs": 1,
+        "output-dir": str(tmp_path),
+        **{name.replace("_", "-"): value for name, value in overrides.items()},
+    }
+    grid = grid or LocalGrid(client_app.app, 4, run_config=config)
+    context = Context(
+        run_id=77, node_id=0, node_config={}, state=RecordDict(), run_config=config
+    )
+    server_app.app(grid=grid, context=context)
+    (folder,) = tmp_path.iterdir()
+    summary = json.loads((folder / "summary.json").read_text())
+    history = [
+        json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()
+    ]
+    return SimpleNamespace(folder=folder, summary=summary, history=history)
+
+
+def test_a_run_leaves_all_its_results(tmp_path):
+    result = run(tmp_path, fraction_evaluate=0.5)
+    config = tomllib.loads((result.folder / "config.toml").read_text())
+    assert RunConfig.parse(config).lora_rank == 4
+    assert [row["round"] for row in result.history] == [0, 1, 2]
+    for row in result.history:
+        for key in ("accuracy", "loss", "server_accuracy", "seconds"):
+            assert row[key] is not None, key
+    assert result.history[2]["clients_accuracy"] is not None
+    assert result.history[2]["train_steps"] > 0
+    for key in ("payload_bytes_down", "payload_bytes_up") + (
+        "message_bytes_down",
+        "message_bytes_up",
+    ):
+        assert result.summary[key] == sum(row[key] for row in result.history) > 0
+    assert result.summary["ended"] == "all rounds done"
+    sent = result.summary["message_bytes_down"] + result.summary["message_bytes_up"]
+    # 2 rounds of 2 clients train, both ways, and 2 rounds of 2 evaluate, one way.
+    dense = (2 * 2 * 2 + 2 * 2) * 4 * result.summary["adapter_parameters"]
+    assert result.summary["dense_float32_bytes"] == dense
+    assert result.summary["reduction_vs_dense_float32"] == dense / sent
+
+
+def test_the_adapter_loads_in_peft_and_is_what_was_evaluated(tmp_path):
+    result = run(tmp_path)
+    public, _, test = parts()
+    backbone = pretrained_backbone(public["pixel_values"], public["labels"])
+    model = PeftModel.from_pretrained(backbone, str(result.folder / "adapter"))
+    outcome = evaluate(model, test)
+    assert outcome.accuracy == pytest.approx(result.summary["accuracy"])
+    assert outcome.loss == pytest.approx(result.summary["loss"], rel=1e-5)
+
+
+def test_the_adapter_names_a_backbone_that_loads(tmp_path):
+    result = run(tmp_path)
+    config = json.loads((result.folder / "adapter/adapter_config.json").read_text())
+    backbone = ViTForImageClassification.from_pretrained(
+        config["base_model_name_or_path"]
+    )
+    PeftModel.from_pretrained(backbone, str(result.folder / "adapter"))
+
+
+def test_a_run_repeats_itself(tmp_path):
+    accuracies = []
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        history = run(tmp_path / name).history
+        accuracies.append([(r["loss"], r["payload_bytes_up"]) for r in history])
+    assert accuracies[0] == accuracies[1]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_client_and_server_optimizers_can_be_chosen(tmp_path, optimizer):
+    result = run(tmp_path, client_optimizer=optimizer, server_optimizer="fedadam")
+    assert np.isfinite(result.history[2]["loss"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("upload-density", 0),
+        ("download-density", 1.5),
+        ("upload-density", "abc"),
+        ("method", "magic"),
+        ("lora-rank", 0),
+        ("no-such-key", 1),
+    ],
+)
+def test_a_wrong_config_stops_before_any_client_is_contacted(tmp_path, key, value):
+    grid = ForbiddenGrid(client_app.app, 2)
+    with pytest.raises(ConfigError, match=f"{key} = {value!r}: .*allowed"):
+        run(tmp_path, grid, **{key: value})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failing_run_leaves_its_reason(tmp_path):
+    with pytest.raises(RuntimeError, match="num-supernodes"):
+        run(tmp_path, min_nodes=9, round_timeout=0.1)
+    (folder,) = tmp_path.iterdir()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert "4 of at least 9 nodes" in summary["ended"]
+    assert summary["ended"].startswith("failed: ")
+
+
+def test_a_node_without_a_partition_says_how_to_start_it(tmp_path):
+    config = RunConfig().to_dict() | {"num-server-rounds": 1, "lora-rank": 4}
+    grid = LocalGrid(
+        client_app.app,
+        2,
+        run_config=config,
+        node_configs=[{"num-partitions": "two"}, {}],
+    )
+    result = run(tmp_path, grid, num_server_rounds=1)
+    (failure,) = result.history[1]["failures"]
+    assert "partition 0 of 'two'" in failure["reason"]
+    assert "partition-id=0 num-partitions=2" in failure["reason"]

@@ -1,0 +1,85 @@
+import tomllib
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+
+from flasc_flwr.config import ConfigError, RunConfig
+
+ROOT = Path(__file__).parents[2]
+
+
+def declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return project["tool"]["flwr"]["app"]["config"]
+
+
+def test_pyproject_declares_every_key_with_its_default():
+    assert declared() == RunConfig().to_dict()
+
+
+def test_every_declared_key_is_explained():
+    text = (ROOT / "pyproject.toml").read_text()
+    for key in declared():
+        (line,) = [li for li in text.splitlines() if li.startswith(f"{key} = ")]
+        assert "#" in line, key
+
+
+@pytest.mark.parametrize("profile", sorted((ROOT / "conf").glob("*.toml")), ids=str)
+def test_profiles_are_valid(profile):
+    RunConfig.parse(tomllib.loads(profile.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("download-density", 0, r"a number in \(0, 1\]"),
+        ("download-density", 1.5, r"a number in \(0, 1\]"),
+        ("upload-density", "abc", r"a number in \(0, 1\], or a fraction"),
+        ("upload-density", "1/0", "a fraction such as '1/4'"),
+        ("upload-density", True, "a number"),
+        ("method", "magic", "one of 'dense', 'flasc'"),
+        ("lora-rank", 0, "a whole number, at least 1"),
+        ("lora-rank", 4.5, "a whole number, at least 1"),
+        ("server-learning-rate", float("nan"), r"a number in \(0, inf\)"),
+        ("server-learning-rate", float("inf"), r"a number in \(0, inf\)"),
+        ("output-dir", "runs", "an absolute path, or one that begins with '~'"),
+        ("lora-ranks", 4, "unknown key, did you mean lora-rank"),
+        ("lora_rank", 4, "unknown key, did you mean lora-rank"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_value_and_what_is_allowed(key, value, allowed):
+    with pytest.raises(ConfigError, match=f"{key} = {value!r}: .*{allowed}"):
+        RunConfig.parse({key: value})
+
+
+def test_all_that_is_wrong_is_told_at_once():
+    with pytest.raises(ConfigError, match=r"(?s)lora-rank = 0.*seed = -1"):
+        RunConfig.parse({"lora-rank": 0, "seed": -1})
+
+
+@pytest.mark.parametrize(
+    ("value", "density"), [(1, 1.0), (0.25, 0.25), ("1/4", 0.25), ("1 / 16", 0.0625)]
+)
+def test_densities_may_be_numbers_or_fractions(value, density):
+    parsed = RunConfig.parse({"download-density": value})
+    assert parsed.download_density == density
+    assert type(parsed.download_density) is float
+
+
+def test_a_config_is_frozen_and_hashable():
+    config = RunConfig()
+    with pytest.raises(FrozenInstanceError):
+        config.seed = 1
+    assert {config: 1}[RunConfig()] == 1
+
+
+def test_the_checker_names_what_flower_does_not(capsys):
+    from flasc_flwr.check import main
+
+    assert main(["lora-rank=8 nope=1"]) == 1
+    assert "nope = 1: unknown key, allowed keys are method, " in capsys.readouterr().err
+    assert main(["lora-rank=8 upload-density='1/16'"]) == 0
+    assert "upload-density = 0.0625" in capsys.readouterr().out
+    assert main([str(ROOT / "conf" / "absent.toml")]) == 1
+    assert "absent.toml" in capsys.readouterr().err

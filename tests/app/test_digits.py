@@ -1,0 +1,133 @@
+import numpy as np
+import pytest
+import torch
+
+from flasc_flwr.config import RunConfig
+from flasc_flwr.layout import Layout, Role
+from flasc_flwr.tasks import load_task
+from flasc_flwr.tasks.digits import parts
+from flasc_flwr.training.local import evaluate, train
+from flasc_flwr.training.lora import adapter_tensors, read_adapter, write_adapter
+
+CONFIG = RunConfig(lora_rank=4, local_epochs=1)
+
+
+@pytest.fixture
+def task():
+    task = load_task(CONFIG)
+    before = read_adapter(task.model)
+    yield task
+    write_adapter(task.model, before)
+
+
+def rows(examples):
+    return {tuple(p.flatten().tolist()) for p in examples["pixel_values"]}
+
+
+def test_the_parts_are_disjoint_and_whole():
+    public, private, test = parts()
+    assert len(public["labels"]) + len(private["labels"]) + len(test["labels"]) == 1797
+    upright = torch.rot90(public["pixel_values"], -1, (2, 3))
+    assert not rows(private) & rows(test)
+    assert not rows({"pixel_values": upright}) & (rows(private) | rows(test))
+
+
+def test_partitions_split_the_private_part_without_loss(task):
+    _, private, _ = parts()
+    clients = [task.partition(i, 20) for i in range(20)]
+    assert sum(len(c["labels"]) for c in clients) == len(private["labels"])
+    assert set().union(*(rows(c) for c in clients)) == rows(private)
+    assert all(len(c["labels"]) > 0 for c in clients)
+
+
+def test_the_adapter_is_factors_and_head_and_starts_at_b_zero(task):
+    arrays = read_adapter(task.model)
+    layout = Layout.of(arrays)
+    roles = [tensor.role for tensor in layout.tensors]
+    assert roles.count(Role.A) == roles.count(Role.B) == 2 * 4
+    assert roles.count(Role.HEAD) == 2
+    for tensor, place in layout.slices():
+        if tensor.role == Role.B:
+            assert not layout.flatten(arrays)[place].any()
+
+
+def test_the_adapter_depends_on_the_seed_alone():
+    one, same, other = (
+        read_adapter(load_task(RunConfig(lora_rank=4, seed=seed)).model)
+        for seed in (1, 1, 2)
+    )
+    for name in one:
+        np.testing.assert_array_equal(one[name], same[name])
+    assert any((one[name] != other[name]).any() for name in one)
+
+
+def test_what_is_written_is_read_and_changes_the_model(task):
+    arrays = read_adapter(task.model)
+    before = evaluate(task.model, task.test)
+    rng = np.random.default_rng(0)
+    moved = {
+        name: (value + 0.1 * rng.standard_normal(value.shape)).astype(np.float32)
+        for name, value in arrays.items()
+    }
+    write_adapter(task.model, moved)
+    for name, value in read_adapter(task.model).items():
+        np.testing.assert_array_equal(value, moved[name])
+    assert evaluate(task.model, task.test).loss != before.loss
+
+
+def test_only_the_adapter_is_trained(task):
+    adapter = {t.data_ptr() for t in adapter_tensors(task.model).values()}
+    backbone = {
+        name: p.detach().clone()
+        for name, p in task.model.named_parameters()
+        if p.data_ptr() not in adapter
+    }
+    before = read_adapter(task.model)
+    train(task.model, task.partition(0, 20), CONFIG, seed=1)
+    for name, parameter in task.model.named_parameters():
+        if name in backbone:
+            assert torch.equal(parameter, backbone[name]), name
+    after = read_adapter(task.model)
+    changed = [name for name in before if (before[name] != after[name]).any()]
+    # With B zero, A has no gradient in the first step, but in the later ones.
+    assert set(changed) == set(before)
+
+
+def test_training_repeats_itself_bit_for_bit(task):
+    start = read_adapter(task.model)
+    results = []
+    for seed in (7, 7, 8):
+        write_adapter(task.model, start)
+        train(task.model, task.partition(3, 20), CONFIG, seed=seed)
+        results.append(Layout.of(start).flatten(read_adapter(task.model)))
+    np.testing.assert_array_equal(results[0], results[1])
+    assert (results[0] != results[2]).any()
+
+
+def test_training_counts_and_improves(task):
+    examples = task.partition(0, 4)
+    config = RunConfig(lora_rank=4, local_epochs=5, batch_size=16)
+    before = evaluate(task.model, examples)
+    outcome = train(task.model, examples, config, seed=0)
+    count = len(examples["labels"])
+    assert outcome.examples == count
+    assert outcome.steps == 5 * -(-count // 16)
+    assert evaluate(task.model, examples).loss < before.loss
+
+
+def test_an_empty_client_says_so(task):
+    nothing = {name: tensor[:0] for name, tensor in task.test.items()}
+    with pytest.raises(ValueError, match="no training examples"):
+        train(task.model, nothing, CONFIG, seed=0)
+
+
+def test_an_adapter_that_does_not_fit_is_refused_and_nothing_is_written(task):
+    arrays = read_adapter(task.model)
+    name = next(iter(arrays))
+    short = {n: v + 1 for n, v in arrays.items() if n != name}
+    with pytest.raises(ValueError, match="differ in these names"):
+        write_adapter(task.model, short)
+    with pytest.raises(ValueError, match="has shape"):
+        write_adapter(task.model, {**arrays, name: np.zeros((1, 1), np.float32)})
+    for n, value in read_adapter(task.model).items():
+        np.testing.assert_array_equal(value, arrays[n])

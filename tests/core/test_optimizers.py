@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+import torch
+
+from flasc_flwr.optimizers import SERVER_OPTIMIZERS, AdamW
+
+SIZE, STEPS = 50, 6
+
+
+def gradients():
+    rng = np.random.default_rng(2)
+    scale = 10.0 ** rng.integers(-6, 1, SIZE)
+    for _ in range(STEPS):
+        kept = rng.random(SIZE) < 0.7
+        yield (rng.standard_normal(SIZE) * scale * kept).astype(np.float32)
+
+
+def start():
+    return np.random.default_rng(3).standard_normal(SIZE).astype(np.float32)
+
+
+def run(optimizer):
+    vector, state = start(), optimizer.init(SIZE)
+    for gradient in gradients():
+        vector, state = optimizer.step(vector, gradient, state)
+        assert vector.dtype == np.float32
+    assert state.step == STEPS
+    return vector
+
+
+@pytest.mark.parametrize(
+    ("name", "peer"),
+    [
+        ("sgd", lambda p: torch.optim.SGD(p, lr=0.05)),
+        ("adamw", lambda p: torch.optim.AdamW(p, lr=0.05)),
+    ],
+)
+def test_sgd_and_adamw_equal_torchs(name, peer):
+    parameter = torch.nn.Parameter(torch.from_numpy(start()))
+    optimizer = peer([parameter])
+    for gradient in gradients():
+        parameter.grad = torch.from_numpy(gradient)
+        optimizer.step()
+    ours = run(SERVER_OPTIMIZERS[name](learning_rate=0.05))
+    np.testing.assert_allclose(ours, parameter.detach().numpy(), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["fedadam", "fedyogi", "fedadagrad"])
+def test_adaptive_optimizers_equal_algorithm_2(name):
+    """Reddi et al., Algorithm 2, entry by entry in Python floats."""
+    lr, tau, beta_2 = 0.05, 1e-3, 0.99
+    beta_1 = 0.0 if name == "fedadagrad" else 0.9
+    expected = []
+    for i in range(SIZE):
+        x, m, v = float(start()[i]), 0.0, tau**2
+        for gradient in gradients():
+            delta = -float(gradient[i])
+            m = beta_1 * m + (1 - beta_1) * delta
+            if name == "fedadagrad":
+                v = v + delta**2
+            elif name == "fedyogi":
+                sign = (v > delta**2) - (v < delta**2)
+                v = v - (1 - beta_2) * delta**2 * sign
+            else:
+                v = beta_2 * v + (1 - beta_2) * delta**2
+            x = x + lr * m / (v**0.5 + tau)
+        expected.append(x)
+    ours = run(SERVER_OPTIMIZERS[name](learning_rate=lr))
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_leaves_its_inputs_alone():
+    optimizer = AdamW()
+    vector, gradient, state = start(), np.ones(SIZE, np.float32), optimizer.init(SIZE)
+    optimizer.step(vector, gradient, state)
+    np.testing.assert_array_equal(vector, start())
+    assert state.step == 0
+    assert not state.moments["m"].any()
+
+
+def test_decay_acts_on_entries_without_gradient():
+    optimizer = AdamW(learning_rate=0.1)
+    ones = np.ones(3, np.float32)
+    vector, _ = optimizer.step(ones, 0 * ones, optimizer.init(3))
+    np.testing.assert_allclose(vector, 1 - 0.1 * 0.01, rtol=1e-6)

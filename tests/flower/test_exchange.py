@@ -1,0 +1,61 @@
+import numpy as np
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from flasc_flwr.flower.exchange import exchange
+from flasc_flwr.flower.local_grid import LocalGrid
+
+
+def echo(message, context):
+    return Message(message.content, reply_to=message)
+
+
+class SlowGrid(LocalGrid):
+    """Hands out replies one at a time, in the order of `arrival`."""
+
+    def __init__(self, arrival, count):
+        super().__init__(echo, count)
+        self._arrival = list(arrival)
+        self.pulls = 0
+
+    def pull_messages(self, message_ids):
+        self.pulls += 1
+        if not self._arrival:
+            return []
+        node = self._arrival.pop(0)
+        for message_id in message_ids:
+            if self._replies[message_id].metadata.src_node_id == node:
+                return super().pull_messages([message_id])
+        return []
+
+
+def messages(count):
+    content = RecordDict({"c": ConfigRecord({"a": 1})})
+    return [Message(content, node, "train") for node in range(1, count + 1)]
+
+
+def nodes(replies):
+    return [reply.metadata.src_node_id for reply in replies]
+
+
+def test_replies_come_in_the_order_of_the_messages_whatever_their_arrival():
+    order = np.random.default_rng(0).permutation(range(1, 8)).tolist()
+    grid = SlowGrid(order, 7)
+    assert nodes(exchange(grid, messages(7), timeout=30)) == list(range(1, 8))
+
+
+def test_a_reply_is_yielded_before_the_next_has_arrived():
+    grid = SlowGrid([1, 2], 2)
+    replies = exchange(grid, messages(2), timeout=30)
+    next(replies)
+    assert grid.pulls == 1
+    next(replies)
+    assert grid.pulls == 2
+
+
+def test_missing_replies_are_left_out_after_the_timeout():
+    grid = SlowGrid([3, 1], 3)
+    assert nodes(exchange(grid, messages(3), timeout=0.3)) == [1, 3]
+
+
+def test_no_message_needs_no_grid():
+    assert list(exchange(None, [], timeout=1)) == []

@@ -1,0 +1,83 @@
+import pytest
+from flwr.app import Error, Message
+from flwr.common.constant import ErrorCode
+
+from flasc_flwr.budget import Budget
+from flasc_flwr.flower.ledger import Ledger
+from flasc_flwr.flower.local_grid import LocalGrid
+from flasc_flwr.flower.roster import Participant, Roster, sample
+from flasc_flwr.traffic import Traffic
+from tests.flower.apps import client_app
+
+BUDGET = Budget(download_density=0.5, upload_density=0.25)
+
+
+def present(grid, at_least=1):
+    roster = Roster(BUDGET.limited_by)
+    ledger = Ledger(0, Traffic())
+    return roster.present(grid, ledger, at_least=at_least, timeout=5)
+
+
+def test_budgets_are_the_nodes_own_where_it_sets_them():
+    configs = [{}, {"upload-density": 0.1}, {"download-density": 1.0}]
+    grid = LocalGrid(client_app(), 3, node_configs=configs)
+    budgets = [participant.budget for participant in present(grid)]
+    assert budgets == [
+        BUDGET,
+        Budget(download_density=0.5, upload_density=0.1),
+        Budget(download_density=1.0, upload_density=0.25),
+    ]
+
+
+def test_a_node_with_an_absurd_budget_stays_out(caplog):
+    grid = LocalGrid(client_app(), 2, node_configs=[{"upload-density": 7.0}, {}])
+    assert [participant.node_id for participant in present(grid)] == [2]
+
+
+def test_a_node_that_is_away_is_asked_again():
+    calls = []
+    app = client_app()
+
+    def flaky(message, context):
+        calls.append(message.metadata.dst_node_id)
+        if len(calls) == 1:
+            error = Error(code=ErrorCode.NODE_UNAVAILABLE, reason="away")
+            return Message(error, reply_to=message)
+        return app(message, context)
+
+    assert [participant.node_id for participant in present(LocalGrid(flaky, 1))] == [1]
+    assert calls == [1, 1]
+
+
+def test_an_app_that_cannot_introduce_itself_is_asked_once():
+    calls = []
+
+    def broken(message, context):
+        calls.append(1)
+        raise RuntimeError("no such thing")
+
+    with pytest.raises(RuntimeError, match="none of the 1 connected nodes"):
+        present(LocalGrid(broken, 1))
+    assert len(calls) == 1
+
+
+def everyone(count):
+    return [Participant(node_id=i, name=str(i), budget=BUDGET) for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("fraction", "at_least", "count"),
+    [(0.5, 0, 5), (0.59, 0, 5), (0.1, 3, 3), (1.0, 0, 10), (0.1, 99, 10), (0.0, 0, 0)],
+)
+def test_cohorts_have_the_right_size_and_nobody_twice(fraction, at_least, count):
+    cohort = sample(everyone(10), fraction=fraction, at_least=at_least, seed=[0])
+    assert len(cohort) == len(set(cohort)) == count
+
+
+def test_everyone_is_drawn_equally_often():
+    drawn = [0] * 10
+    for i in range(2000):
+        for participant in sample(everyone(10), fraction=0.3, at_least=0, seed=[i]):
+            drawn[participant.node_id] += 1
+    # 600 expected each, standard deviation about 20.
+    assert all(500 < count < 700 for count in drawn)
