@@ -18,6 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 Vector = NDArray[np.float32]
 
 FINGERPRINT_BYTES = 8
+_MOST_AXES = 32
+_LONGEST_AXIS = 1 << 48
 _FLOATING = ("float16", "float32", "float64")
 _LORA = re.compile(r"(^|[._])lora_(?:embedding_)?(?P<factor>[AB])([._]|$)")
 
@@ -189,8 +191,8 @@ def _role_of(name: str, has_lora: bool) -> Role:
 def _tensor_of(name: Any, shape: Any, dtype: Any, role: Any) -> Tensor:
     if not isinstance(name, str):
         raise ValueError(f"a tensor's name is text, not {name!r}")
-    if not isinstance(shape, list) or not all(
-        type(length) is int and length >= 0 for length in shape
+    if not (isinstance(shape, list) and len(shape) <= _MOST_AXES) or not all(
+        type(length) is int and 0 <= length < _LONGEST_AXIS for length in shape
     ):
         raise ValueError(f"{name!r} has no shape: {shape!r}")
     if dtype not in _FLOATING:

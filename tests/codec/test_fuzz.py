@@ -1,0 +1,193 @@
+"""Strangers' bytes: 100,000 mutated payloads, which only ever raise PayloadError.
+
+Half of the mutations carry a right checksum, else hardly any would get past it.
+"""
+
+import tracemalloc
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flasc_flwr.codec import VALUE_FORMATS, PayloadError, decode, encode, read_layout
+from flasc_flwr.layout import Layout
+from flasc_flwr.sparsity import SparseVector, top_k
+
+from .samples import random_sparse
+
+CHUNKS = 20
+MUTATIONS_A_CHUNK = 5_000
+HEADER = 52
+CHECKSUM = slice(48, 52)
+
+
+def layout_of(sizes: list[int]) -> Layout:
+    return Layout.of(
+        {f"t{i}.lora_A": np.zeros(size, np.float32) for i, size in enumerate(sizes)}
+    )
+
+
+def originals() -> list[tuple[bytes, int]]:
+    """Return payloads that use every code there is, with their sizes."""
+    rng = np.random.default_rng(0)
+    made = []
+    layout = layout_of([300, 700, 260, 512, 1000, 300])
+    uneven = rng.standard_normal(layout.size).astype(np.float32)
+    uneven[300:1000] = 0
+    uneven[1260:1772] = np.sign(uneven[1260:1772]) * 9
+    uneven[1260:1300] = 0
+    uneven[2772:] = 5
+    for form in VALUE_FORMATS:
+        for density in (0.02, 0.2, 0.6, 1.0):
+            sparse = random_sparse(rng, 2000, density)
+            made.append((encode(sparse, form), 2000))
+        sparse = top_k(uneven, 0.5)
+        made.append(
+            (encode(sparse, form, layout=layout, carry_layout=True), layout.size)
+        )
+        # A heavy tail makes entropy coding pay.
+        positions = np.arange(0, 4000, 2)
+        values = (rng.geometric(0.5, 2000) * 1.0 - 0.5).astype(np.float32) ** 5
+        made.append((encode(SparseVector(4000, positions, values), form), 4000))
+        made.append((encode(random_sparse(rng, 5, 0.5), form), 5))
+        made.append((encode(random_sparse(rng, 0, 0.5), form), 0))
+    return made
+
+
+# A warning is an exception where a user asks for that: none may come either.
+pytestmark = pytest.mark.filterwarnings("error")
+
+ORIGINALS = originals()
+
+
+def test_the_originals_use_every_code():
+    codings = {payload[6] for payload, _ in ORIGINALS}
+    assert codings == {0, 1, 2}
+
+
+def mutated(rng: np.random.Generator, payload: bytes) -> bytes:
+    """Change a payload in a few places; half of the results carry a right checksum."""
+    data = bytearray(payload)
+    for _ in range(rng.integers(1, 4)):
+        # The header and what follows it are the most sensitive bytes.
+        end = len(data) if rng.random() < 0.5 else min(len(data), HEADER + 32)
+        at = int(rng.integers(0, max(1, end)))
+        match rng.integers(0, 7):
+            case 0 if data:
+                data[at % len(data)] ^= 1 << int(rng.integers(0, 8))
+            case 1 if data:
+                data[at % len(data)] = int(rng.choice([0, 1, 127, 128, 255]))
+            case 2:
+                del data[at : at + int(rng.integers(1, 9))]
+            case 3:
+                data[at:at] = rng.bytes(int(rng.integers(1, 9)))
+            case 4:
+                del data[at:]
+            case 5:
+                other, _ = ORIGINALS[rng.integers(0, len(ORIGINALS))]
+                data[at:] = other[at:]
+            case _:
+                number = int(rng.choice([0, 1, 2**16, 2**31 - 1, 2**32 - 1]))
+                at = int(rng.choice([8, 12, 24, 28, 32, 36, 40, 44]))
+                if len(data) >= HEADER:
+                    data[at : at + 4] = number.to_bytes(4, "little")
+    if rng.random() < 0.5 and len(data) >= HEADER:
+        data[CHECKSUM] = bytes(4)
+        data[CHECKSUM] = zlib.crc32(data).to_bytes(4, "little")
+    return bytes(data)
+
+
+def mutations(seed: int, number: int) -> Iterator[tuple[bytes, int]]:
+    rng = np.random.default_rng(seed)
+    for _ in range(number):
+        payload, size = ORIGINALS[rng.integers(0, len(ORIGINALS))]
+        yield mutated(rng, payload), size
+
+
+def survives(payload: bytes, size: int) -> bool:
+    """Decode; return whether that went well. What decodes is a proper sparse vector."""
+    try:
+        sparse = decode(payload, size)
+    except PayloadError as error:
+        assert str(error)
+        return False
+    assert sparse.size == size
+    assert (np.diff(sparse.positions) > 0).all()
+    assert sparse.kept == 0 or 0 <= sparse.positions[0] <= sparse.positions[-1] < size
+    assert np.isfinite(sparse.values).all()
+    return True
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_mutated_payloads_only_raise_payload_errors(chunk):
+    decoded = 0
+    for payload, size in mutations(chunk, MUTATIONS_A_CHUNK):
+        decoded += survives(payload, size)
+        try:
+            layout = read_layout(payload)
+        except PayloadError:
+            continue
+        assert layout.size == size or not survives(payload, size)
+    # Neither does everything fail at the first check, nor does much pass them all.
+    assert 0 < decoded < MUTATIONS_A_CHUNK / 2
+
+
+def test_memory_stays_within_a_small_multiple():
+    worst = 0.0
+    tracemalloc.start()
+    try:
+        for payload, size in mutations(1000, 10_000):
+            tracemalloc.reset_peak()
+            before, _ = tracemalloc.get_traced_memory()
+            survives(payload, size)
+            _, peak = tracemalloc.get_traced_memory()
+            # 64 KiB are for the interpreter's own objects and error messages.
+            allowed = 4 * size + len(payload) + 1
+            worst = max(worst, (peak - before - 65536) / allowed)
+    finally:
+        tracemalloc.stop()
+    print(f"peak memory: {worst:.1f} x (4 N + payload)")
+    assert worst <= 12
+
+
+@pytest.mark.parametrize("form", VALUE_FORMATS)
+@pytest.mark.parametrize("density", [1 / 16, 1.0])
+def test_memory_of_a_large_payload_stays_within_a_small_multiple(form, density):
+    size = 1 << 20
+    vector = np.random.default_rng(0).standard_normal(size).astype(np.float32)
+    payload = encode(top_k(vector, density), form)
+    broken = bytearray(payload)
+    broken[-5] ^= 64
+    broken[CHECKSUM] = bytes(4)
+    broken[CHECKSUM] = zlib.crc32(broken).to_bytes(4, "little")
+    tracemalloc.start()
+    try:
+        for data in (payload, bytes(broken)):
+            tracemalloc.reset_peak()
+            survives(data, size)
+            _, peak = tracemalloc.get_traced_memory()
+            print(f"peak memory: {peak / (4 * size + len(data)):.1f} x (4 N + payload)")
+            assert peak <= 12 * (4 * size + len(data))
+    finally:
+        tracemalloc.stop()
+
+
+@given(st.binary(max_size=200), st.integers(0, 1000))
+def test_any_bytes_only_raise_payload_errors(data, size):
+    assert not survives(data, size)
+
+
+@given(
+    start=st.integers(0, 60),
+    body=st.binary(max_size=120),
+    which=st.sampled_from(ORIGINALS),
+)
+def test_any_tail_only_raises_payload_errors(start, body, which):
+    payload, size = which
+    data = bytearray(payload[: HEADER + start] + body)
+    data[CHECKSUM] = bytes(4)
+    data[CHECKSUM] = zlib.crc32(data).to_bytes(4, "little")
+    survives(bytes(data), size)
