@@ -1,0 +1,60 @@
+"""What every method sends on the digits task, round by round, in one process.
+
+Runs the real ServerApp and ClientApp over a LocalGrid, and prints for each method the
+payload bytes of one client's download and upload: in the first round, where B is zero,
+and in the last. Run: python benchmarks/methods.py [--rounds 10] [--clients 10]
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+from flwr.app import Context, RecordDict
+
+import client_app
+import server_app
+from flasc_flwr.config import RunConfig
+from flasc_flwr.flower.local_grid import LocalGrid
+from flasc_flwr.methods import METHODS
+
+
+def history(method: str, rounds: int, clients: int, folder: str) -> list[dict]:
+    """Run a method, and return its history."""
+    overrides = {
+        "method": method,
+        "num-server-rounds": rounds,
+        "evaluate-every": rounds,
+        "output-dir": str(Path(folder) / method),
+        # Without decay adapter-lth would stay dense.
+        "download-density-decay": 0.7 if method == "adapter-lth" else 1.0,
+    }
+    config = RunConfig.parse(overrides).to_dict()
+    context = Context(0, 0, {}, state=RecordDict(), run_config=config)
+    grid = LocalGrid(client_app.app, clients, run_config=config)
+    server_app.app(grid=grid, context=context)
+    (run,) = (Path(folder) / method).iterdir()
+    lines = (run / "history.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--clients", type=int, default=10)
+    arguments = parser.parse_args()
+    print("| method | first round, down | up | last round, down | up |")
+    print("|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for method in METHODS:
+            rows = history(method, arguments.rounds, arguments.clients, folder)
+            cells = [
+                f"{row[f'payload_bytes_{way}'] / row['replies']:,.0f}"
+                for row in (rows[1], rows[-1])
+                for way in ("down", "up")
+            ]
+            print(f"| `{method}` | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()
