@@ -226,12 +226,22 @@ def table(rows: list[Row], others: list[Alternative]) -> str:
             f"{row.encode_ms:.2f} | {row.decode_ms:.2f} | {row.add_ms:.2f} | "
             f"{row.encode_mparams_s:.0f} | {row.decode_mparams_s:.0f} |"
         )
-    lines += ["", "| vector | N | d | instead | bytes | ms |", "|" + "---|" * 6]
+    names = list(dict.fromkeys(other.name for other in others))
+    lines += [
+        "",
+        "| vector | N | d | " + " | ".join(names) + " |",
+        "|" + "---|" * (3 + len(names)),
+    ]
+    masks: dict[tuple[str, int, float], dict[str, str]] = {}
     for other in others:
-        length = "" if other.bytes is None else f"{other.bytes:,}"
+        length = "" if other.bytes is None else f"{other.bytes:,} B, "
+        cell = f"{length}{other.milliseconds:.2f} ms"
+        masks.setdefault((other.case, other.size, other.density), {})[other.name] = cell
+    for (case, size, density), cells in masks.items():
         lines.append(
-            f"| {other.case} | {other.size:,} | {fraction(other.density)} | "
-            f"{other.name} | {length} | {other.milliseconds:.2f} |"
+            f"| {case} | {size:,} | {fraction(density)} | "
+            + " | ".join(cells.get(name, "") for name in names)
+            + " |"
         )
     return "\n".join(lines)
 
