@@ -3,7 +3,8 @@
     python benchmarks/codec.py [--quick] [--json FILE] [--masks FILE.npz]
 
 Every figure is measured: bytes are ``len(payload)``, times the best of some repeats on
-one thread. ``--masks`` adds vectors recorded in a real run.
+one thread. ``--masks`` adds vectors that ``benchmarks/record_masks.py``
+recorded in a real run.
 """
 
 from __future__ import annotations
@@ -189,6 +190,9 @@ def alternatives(case: Case, density: float, repeats: int) -> Iterator[Alternati
 
 def cases(options: argparse.Namespace) -> Iterator[Case]:
     """Yield the vectors to measure, one at a time: they are large."""
+    if options.only_masks:
+        yield from recorded(options.masks)
+        return
     for size in QUICK_SIZES if options.quick else SIZES:
         yield synthetic("gauss", size)
         if size == GPT2_SIZE:
@@ -267,6 +271,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few sizes and densities")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument("--masks", type=Path, help="NPZ file of a run's adapters")
+    parser.add_argument("--only-masks", action="store_true", help="nothing but these")
     parser.add_argument("--repeats", type=int, default=15, help="of a timing, at most")
     options = parser.parse_args()
     rows: list[Row] = []

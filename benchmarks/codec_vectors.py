@@ -69,13 +69,13 @@ def adapters() -> Iterator[Case]:
 def recorded(path: Path) -> Iterator[Case]:
     """Yield vectors recorded in a real run: an NPZ file of named adapter arrays.
 
-    Keys are ``round/name``; the arrays of one round make one vector.
+    Keys are ``what/name``; the arrays of equal `what` make one vector.
     """
     with np.load(path) as file:
         rounds: dict[str, dict[str, np.ndarray]] = {}
         for key in file.files:
-            number, _, name = key.partition("/")
-            rounds.setdefault(number, {})[name] = file[key]
-    for number, arrays in rounds.items():
+            what, _, name = key.partition("/")
+            rounds.setdefault(what, {})[name] = file[key]
+    for what, arrays in rounds.items():
         layout = Layout.of(arrays)
-        yield Case(f"recorded round {number}", layout, layout.flatten(arrays))
+        yield Case(f"recorded, round {what}", layout, layout.flatten(arrays))
