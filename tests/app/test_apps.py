@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from flwr.app import Context, RecordDict
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from peft import PeftModel
 from transformers import ViTForImageClassification
 
@@ -14,10 +15,12 @@ import client_app
 import server_app
 from flasc_flwr.config import ConfigError, RunConfig
 from flasc_flwr.flower.local_grid import LocalGrid
+from flasc_flwr.flower.wire import payload_of
 from flasc_flwr.methods import METHODS, Trains
 from flasc_flwr.tasks.digits import parts
 from flasc_flwr.tasks.digits_backbone import pretrained_backbone
 from flasc_flwr.training.local import evaluate
+from tests.flower.apps import RecordingGrid
 
 
 class ForbiddenGrid(LocalGrid):
@@ -171,3 +174,20 @@ def test_every_method_runs_by_name(tmp_path, method):
         for row in result.history[3:]:
             assert row["kept_up"] <= row["kept_down"] < 1
     assert sent[-1] > 0
+
+
+def test_a_run_reports_the_bytes_that_travelled(tmp_path):
+    """Payload bytes are the sum of len(payload); message bytes, of whole messages."""
+    config = RunConfig(lora_rank=4).to_dict()
+    grid = RecordingGrid(client_app.app, 4, run_config=config)
+    summary = run(tmp_path, grid).summary
+    for way, messages in (("down", grid.down), ("up", grid.up)):
+        carried = [m for m in messages if "arrays" in m.content.array_records]
+        payloads = [len(payload_of(m.content["arrays"])) for m in carried]
+        assert len(payloads) == 2 * 2
+        assert summary[f"payload_bytes_{way}"] == sum(payloads)
+        sizes = [
+            sum(len(part.deflate()) for part in get_all_nested_objects(m).values())
+            for m in messages
+        ]
+        assert summary[f"message_bytes_{way}"] == sum(sizes)

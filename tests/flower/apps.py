@@ -9,6 +9,7 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from flasc_flwr import flasc_mod
+from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import array_record, arrays_of
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -58,3 +59,21 @@ def client_app(
         return Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=message)
 
     return app
+
+
+class RecordingGrid(LocalGrid):
+    """Keeps what travels."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.down, self.up = [], []
+
+    def push_messages(self, messages):
+        messages = list(messages)
+        self.down += messages
+        return super().push_messages(messages)
+
+    def pull_messages(self, message_ids):
+        replies = list(super().pull_messages(message_ids))
+        self.up += replies
+        return replies

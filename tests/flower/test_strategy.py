@@ -8,27 +8,9 @@ from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import array_record, arrays_of, message_bytes, payload_of
 from flasc_flwr.layout import Layout
 from flasc_flwr.optimizers import Sgd
-from tests.flower.apps import adapter, client_app, nudge
+from tests.flower.apps import RecordingGrid, adapter, client_app, nudge
 
 LAYOUT = Layout.of(adapter())
-
-
-class RecordingGrid(LocalGrid):
-    """Keeps what travels."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.down, self.up = [], []
-
-    def push_messages(self, messages):
-        messages = list(messages)
-        self.down += messages
-        return super().push_messages(messages)
-
-    def pull_messages(self, message_ids):
-        replies = list(super().pull_messages(message_ids))
-        self.up += replies
-        return replies
 
 
 def start(app=None, clients=4, rounds=2, grid=None, evaluate_fn=None, **settings):
