@@ -60,6 +60,6 @@ def main(grid: Grid, context: Context) -> None:
             timeout=config.round_timeout,
             evaluate_fn=evaluate_fn,
         )
-        write_adapter(task.model, arrays_of(strategy.received_arrays()))
+        write_adapter(task.model, arrays_of(strategy.server.received()))
         folder.save_adapter(task.model)
         folder.finish(strategy.state)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from flasc_flwr.flower.exchange import exchange
+from flasc_flwr.flower.server import EvaluateFn
 
 if TYPE_CHECKING:
     from flasc_flwr.flower.strategy import Flasc
-
-EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
 
 def run_rounds(

@@ -24,19 +24,16 @@ from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 from flasc_flwr.aggregation import WEIGHTINGS, RunningMean
 from flasc_flwr.budget import Budget
 from flasc_flwr.codec import VALUE_FORMATS
-from flasc_flwr.flower.downloads import Downloads
 from flasc_flwr.flower.ledger import Ledger
-from flasc_flwr.flower.loop import EvaluateFn, run_rounds
+from flasc_flwr.flower.loop import run_rounds
 from flasc_flwr.flower.replies import metrics_of, update_of, usable
 from flasc_flwr.flower.roster import Participant, Roster, sample
+from flasc_flwr.flower.server import EvaluateFn, Server
 from flasc_flwr.flower.state import ServerState
-from flasc_flwr.flower.wire import arrays_of
-from flasc_flwr.layout import Layout, Vector
 from flasc_flwr.methods import METHODS
 from flasc_flwr.optimizers import AdamW, ServerOptimizer
 from flasc_flwr.ranges import choice, number, whole
 from flasc_flwr.schedules import Decay
-from flasc_flwr.sparsity import SparseVector
 from flasc_flwr.traffic import Traffic
 
 MetricsAggregation = Callable[[list[RecordDict], str], MetricRecord]
@@ -123,14 +120,17 @@ class Flasc(Strategy):
         whole(0).require("min_train_nodes", min_train_nodes)
         whole(0).require("min_evaluate_nodes", min_evaluate_nodes)
         whole(1).require("min_available_nodes", min_available_nodes)
-        self.method = METHODS[method]
-        self.budget = Budget(
-            download_density=download_density, upload_density=upload_density
+        chosen = METHODS[method]
+        self.server = Server(
+            method=chosen,
+            budget=Budget(
+                download_density=download_density, upload_density=upload_density
+            ),
+            decay=decay or Decay(),
+            value_format=chosen.value_format if values == "auto" else values,
+            optimizer=server_optimizer or AdamW(),
         )
-        self.decay = decay or Decay()
-        self.values = self.method.value_format if values == "auto" else values
         self.weighting = weighting
-        self.server_optimizer = server_optimizer or AdamW()
         self.seed = seed
         self.on_round = on_round
         self.evaluate_every = evaluate_every
@@ -146,35 +146,26 @@ class Flasc(Strategy):
         self.evaluate_metrics_aggr_fn = (
             evaluate_metrics_aggr_fn or aggregate_metricrecords
         )
-        self._roster = Roster(self.budget.limited_by)
+        self._roster = Roster(self.server.budget.limited_by)
         self._timeout = 3600.0
-        self._state: ServerState | None = None
-        self._downloads: Downloads
         self._ledger = Ledger(0, Traffic())
 
     @property
     def state(self) -> ServerState:
-        """All that the run knows.
+        """All that the run knows: vector, moments, traffic, history.
 
         Raises
         ------
         RuntimeError
-            Before the first round.
+            Before the run has arrays.
         """
-        if self._state is None:
-            raise RuntimeError("the strategy has no state before it has arrays")
-        return self._state
+        return self.server.state
 
     def summary(self) -> None:
         """Log the configuration as a tree."""
-        first = self._budget(self.budget)
-        down, up = first.download_density, first.upload_density
         tree = (
-            f"├──> Method: {self.method.name} ({self.method.source})",
-            f"│\t├── Density in round 1: download ({down:.4g}) | upload ({up:.4g})",
-            f"│\t├── Value format: {self.values}",
-            f"│\t├── Mean: {self.weighting}",
-            f"│\t└── Server optimizer: {self.server_optimizer}",
+            *self.server.describe(),
+            f"│\t└── Mean: {self.weighting}",
             "├──> Sampling:",
             f"│\t├── Fraction: train ({self.fraction_train:.2f}) | "
             f"evaluate ({self.fraction_evaluate:.2f})",
@@ -228,7 +219,7 @@ class Flasc(Strategy):
         log(INFO, "Starting %s strategy, %d rounds:", type(self).__name__, num_rounds)
         self.summary()
         self._timeout = timeout
-        self._adopt(initial_arrays)
+        self.server.adopt(initial_arrays)
         return run_rounds(
             self,
             grid,
@@ -256,7 +247,7 @@ class Flasc(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Sample the cohort, and encode the download once for each budget in it."""
-        self._adopt(arrays)
+        self.server.adopt(arrays)
         if self._ledger.round != server_round:  # driven by a loop other than ours
             self.open_round(server_round, grid)
         return self._messages(
@@ -267,33 +258,28 @@ class Flasc(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average the updates as they arrive, and step the server optimizer."""
-        state = self.state
-        mean = RunningMean(state.layout.size)
+        layout = self.state.layout
+        mean = RunningMean(layout.size)
         metrics = []
-        read = partial(
-            update_of, layout=state.layout, weighted_by_key=self.weighted_by_key
-        )
+        read = partial(update_of, layout=layout, weighted_by_key=self.weighted_by_key)
         for update in usable(replies, read, self._ledger):
             uniform = self.weighting == "uniform"
             mean.add(update.sparse, 1.0 if uniform else update.examples)
             metrics.append(update.metrics)
-            self._ledger.uploaded(update.sparse.kept / state.layout.size)
+            self._ledger.uploaded(update.sparse.kept / layout.size)
         if mean.count == 0:
             log(WARNING, "Round %d has no usable reply: skipped", server_round)
             return None, None
-        state.vector, state.optimizer = self.server_optimizer.step(
-            state.vector, -mean.mean(), state.optimizer
-        )
-        self._prepare()
+        arrays = self.server.step(mean.mean())
         averaged = self.train_metrics_aggr_fn(metrics, self.weighted_by_key)
         self._ledger.measured({f"train_{name}": averaged[name] for name in averaged})
-        return self._downloads.arrays, averaged
+        return arrays, averaged
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send some clients what they can receive of the new server vector."""
-        self._adopt(arrays)
+        self.server.adopt(arrays)
         return self._messages(
             MessageType.EVALUATE,
             config,
@@ -317,22 +303,10 @@ class Flasc(Strategy):
     def evaluate_received(
         self, server_round: int, evaluate_fn: EvaluateFn
     ) -> MetricRecord:
-        """Evaluate what clients can receive, and the dense server vector.
-
-        Only once where the two are equal.
-        """
-        arrays = self.received_arrays()
-        metrics = dict(evaluate_fn(server_round, arrays) or {})
-        dense = metrics
-        if arrays != self._downloads.arrays:
-            dense = dict(evaluate_fn(server_round, self._downloads.arrays) or {})
-        both = metrics | {f"server_{name}": dense[name] for name in dense}
-        self._ledger.measured(both)
-        return MetricRecord(both)
-
-    def received_arrays(self) -> ArrayRecord:
-        """Return the current adapter as clients receive it: masked and rounded."""
-        return self._downloads.received(self._budget(self.budget).download_density)
+        """Evaluate what clients can receive, and the dense server vector."""
+        metrics = self.server.evaluate(server_round, evaluate_fn)
+        self._ledger.measured(metrics)
+        return MetricRecord(metrics)
 
     def _messages(
         self,
@@ -354,12 +328,13 @@ class Flasc(Strategy):
             # always those who train.
             seed=[self.seed, current, int(message_type == MessageType.EVALUATE)],
         )
-        cohort = [replace(p, budget=self._budget(p.budget)) for p in drawn]
-        messages = self._downloads.messages(
+        cohort = [replace(p, budget=self.server.budget_now(p.budget)) for p in drawn]
+        downloads = self.server.downloads
+        messages = downloads.messages(
             cohort,
             message_type,
             server_round=current,
-            trains=self.method.trains,
+            trains=self.server.method.trains,
             config=config,
             arrayrecord_key=self.arrayrecord_key,
             configrecord_key=self.configrecord_key,
@@ -367,7 +342,7 @@ class Flasc(Strategy):
         self._ledger.sent(messages, [p.name for p in cohort])
         if message_type == MessageType.TRAIN:
             for participant in cohort:
-                download = self._downloads.at(participant.budget.download_density)
+                download = downloads.at(participant.budget.download_density)
                 self._ledger.downloaded(download.kept)
         return messages
 
@@ -378,32 +353,3 @@ class Flasc(Strategy):
             at_least=self.min_available_nodes,
             timeout=self._timeout,
         )
-
-    @property
-    def _turn(self) -> int:
-        """1 before the first step, 2 after it, ...: skipped rounds do not count."""
-        return 1 + (self._state.optimizer.step if self._state else 0)
-
-    def _budget(self, own: Budget) -> Budget:
-        return self.method.budget(own, self.decay, self._turn)
-
-    def _prepare(self) -> None:
-        """Make ready what can be sent of the server vector as it is now."""
-        state = self.state
-
-        def select(vector: Vector, density: float) -> SparseVector:
-            return self.method.download(vector, density, state.supports)
-
-        self._downloads = Downloads(state.layout, state.vector, select, self.values)
-
-    def _adopt(self, arrays: ArrayRecord) -> None:
-        """Take over the caller's arrays, unless they are this strategy's own."""
-        if self._state and arrays is self._downloads.arrays:
-            return
-        plain = arrays_of(arrays)
-        layout = Layout.of(plain)
-        if self._state is None or self._state.layout != layout:
-            optimizer = self.server_optimizer.init(layout.size)
-            self._state = ServerState(layout, layout.flatten(plain), optimizer)
-        self._state.vector = layout.flatten(plain)
-        self._prepare()
