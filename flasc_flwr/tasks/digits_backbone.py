@@ -65,16 +65,29 @@ def cache_folder() -> Path:
 
 
 def _pretrain(pixels: Tensor, labels: Tensor) -> ViTForImageClassification:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = ViTForImageClassification(ViTConfig(**_CONFIG))
-        optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE)
-        model.train()
-        for _ in range(_EPOCHS):
-            for batch in torch.split(torch.randperm(len(labels)), _BATCH):
-                optimizer.zero_grad()
-                model(pixel_values=pixels[batch], labels=labels[batch]).loss.backward()
-                optimizer.step()
+    # On one thread: sums come out the same however many cores a device has.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return _trained(
+                ViTForImageClassification(ViTConfig(**_CONFIG)), pixels, labels
+            )
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _trained(
+    model: ViTForImageClassification, pixels: Tensor, labels: Tensor
+) -> ViTForImageClassification:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE)
+    model.train()
+    for _ in range(_EPOCHS):
+        for batch in torch.split(torch.randperm(len(labels)), _BATCH):
+            optimizer.zero_grad()
+            model(pixel_values=pixels[batch], labels=labels[batch]).loss.backward()
+            optimizer.step()
     return model
 
 
