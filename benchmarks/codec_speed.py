@@ -1,0 +1,57 @@
+"""Measure selecting, encoding, decoding and adding of a large update, in turn.
+
+10 million Gaussian parameters at density 1/16 in bfloat16, on one thread. The calls
+alternate, and ratios are taken round by round, so that a machine which other work
+slows down slows down both sides. ``add`` is ``RunningMean.add``, what the server does.
+Run: OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/codec_speed.py [--rounds 40]
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from flasc_flwr.aggregation import RunningMean
+from flasc_flwr.codec import decode, encode
+from flasc_flwr.sparsity import top_k
+
+SIZE, DENSITY, VALUES = 10_000_000, 1 / 16, "bfloat16"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=40)
+    rounds = parser.parse_args().rounds
+    vector = np.random.default_rng(0).standard_normal(SIZE, np.float32)
+    cut = SIZE - int(SIZE * DENSITY)
+    payload = encode(top_k(vector, DENSITY), VALUES)
+    mean = RunningMean(SIZE)
+    calls: dict[str, Callable[[], object]] = {
+        "np.partition(x)": lambda: np.partition(vector, cut),
+        "np.partition(abs(x))": lambda: np.partition(np.abs(vector), cut),
+        "select": lambda: top_k(vector, DENSITY),
+        "select and encode": lambda: encode(top_k(vector, DENSITY), VALUES),
+        "decode": lambda: decode(payload, SIZE),
+        "decode and add": lambda: mean.add(decode(payload, SIZE)),
+    }
+    spent: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call()
+            spent[name].append(1e3 * (time.perf_counter() - began))
+    for name, times in spent.items():
+        print(f"{name:22} best {min(times):6.1f} ms, median {np.median(times):6.1f} ms")
+    for one, other in (
+        ("select and encode", "np.partition(x)"),
+        ("select and encode", "np.partition(abs(x))"),
+        ("select and encode", "decode and add"),
+    ):
+        ratio = np.array(spent[one]) / np.array(spent[other])
+        low, middle, high = np.quantile(ratio, [0.25, 0.5, 0.75])
+        print(f"{one} / {other}: {middle:.2f} ({low:.2f} to {high:.2f})")
+
+
+if __name__ == "__main__":
+    main()
