@@ -69,6 +69,14 @@ class Method:
             upload_density=upload,
         )
 
+    def trains_with(self, budget: Budget) -> Trains:
+        """Return what a client with this turn's `budget` may change.
+
+        A whole download has entries that are zero and do not travel: they are not
+        frozen.
+        """
+        return Trains.ALL if budget.download_density == 1 else self.trains
+
 
 METHODS = {
     method.name: method

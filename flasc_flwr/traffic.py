@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -61,7 +60,7 @@ class Traffic:
         """
         chosen = [s for s in self.sent if round is None or s.round == round]
         return {
-            f"{kind}_bytes_{way}": _sum(
+            f"{kind}_bytes_{way}": sum(
                 getattr(s, kind) for s in chosen if s.direction == way
             )
             for kind in ("payload", "message")
@@ -74,8 +73,4 @@ class Traffic:
         The baseline is generous to the dense side: ``4 * N`` bytes an adapter and
         nothing for names, headers and control values.
         """
-        return 4 * size * _sum(s.vectors for s in self.sent)
-
-
-def _sum(numbers: Iterable[int]) -> int:
-    return sum(numbers, 0)
+        return 4 * size * sum(s.vectors for s in self.sent)

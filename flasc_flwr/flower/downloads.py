@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from flasc_flwr.budget import Budget
 from flasc_flwr.codec import decode, encode
 from flasc_flwr.flower.roster import Participant
 from flasc_flwr.flower.wire import CONTROL, Order, array_record, payload_record
 from flasc_flwr.layout import Layout, Vector
-from flasc_flwr.methods import Trains
 from flasc_flwr.sparsity import SparseVector
 
 
@@ -48,7 +47,7 @@ class Downloads:
     select : Callable[[Vector, float], SparseVector]
         Chooses the entries to send at a density.
     value_format : str
-        Value format of downloads and uploads.
+        Value format of the payloads.
     """
 
     def __init__(
@@ -92,12 +91,15 @@ class Downloads:
         message_type: str,
         *,
         server_round: int,
-        trains: Trains,
+        order_of: Callable[[Budget], Order] | None,
         config: ConfigRecord,
         arrayrecord_key: str,
         configrecord_key: str,
     ) -> list[Message]:
-        """Return one message for each participant, one content for each budget."""
+        """Return one message for each participant, one content for each budget.
+
+        `order_of` gives what is asked in return; None asks for no arrays.
+        """
         settings = ConfigRecord({**config, "server-round": server_round})
         contents: dict[Budget, RecordDict] = {}
         messages = []
@@ -108,16 +110,8 @@ class Downloads:
                 contents[budget] = RecordDict(
                     {arrayrecord_key: record, configrecord_key: settings}
                 )
-                if message_type == MessageType.TRAIN:
-                    whole = budget.download_density == 1
-                    order = Order(
-                        density=budget.upload_density,
-                        value_format=self.value_format,
-                        # A whole download has entries that are zero and do not
-                        # travel: they are not frozen.
-                        trains=Trains.ALL if whole else trains,
-                    )
-                    contents[budget][CONTROL] = order.to_record()
+                if order_of:
+                    contents[budget][CONTROL] = order_of(budget).to_record()
             messages.append(
                 Message(
                     contents[budget],

@@ -10,7 +10,7 @@ from flwr.app.typing import MetricRecordValues
 from flasc_flwr.budget import Budget
 from flasc_flwr.flower.downloads import Downloads
 from flasc_flwr.flower.state import ServerState
-from flasc_flwr.flower.wire import arrays_of
+from flasc_flwr.flower.wire import Order, arrays_of
 from flasc_flwr.layout import Layout, Vector
 from flasc_flwr.methods import Method
 from flasc_flwr.optimizers import ServerOptimizer
@@ -77,16 +77,24 @@ class Server:
         """Return what a client with the budget `own` uses at this turn."""
         return self.method.budget(own, self.decay, self.turn)
 
+    def order(self, budget: Budget) -> Order:
+        """Return what is asked of a client's training with this turn's `budget`."""
+        return Order(
+            density=budget.upload_density,
+            value_format=self.value_format,
+            trains=self.method.trains_with(budget),
+        )
+
     def adopt(self, arrays: ArrayRecord) -> None:
         """Take over a caller's arrays, unless they are the server's own."""
         if self._state and arrays is self.downloads.arrays:
             return
         plain = arrays_of(arrays)
         layout = Layout.of(plain)
+        vector = layout.flatten(plain)
         if self._state is None or self._state.layout != layout:
-            moments = self.optimizer.init(layout.size)
-            self._state = ServerState(layout, layout.flatten(plain), moments)
-        self._state.vector = layout.flatten(plain)
+            self._state = ServerState(layout, vector, self.optimizer.init(layout.size))
+        self._state.vector = vector
         self._prepare()
 
     def step(self, update: Vector) -> ArrayRecord:

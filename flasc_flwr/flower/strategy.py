@@ -320,13 +320,14 @@ class Flasc(Strategy):
         if fraction == 0:
             return []
         current = self._ledger.round
+        training = message_type == MessageType.TRAIN
         drawn = sample(
             self._present(grid),
             fraction=fraction,
             at_least=at_least,
             # Seeded by what the draw is for, too: those who evaluate are not
             # always those who train.
-            seed=[self.seed, current, int(message_type == MessageType.EVALUATE)],
+            seed=[self.seed, current, int(not training)],
         )
         cohort = [replace(p, budget=self.server.budget_now(p.budget)) for p in drawn]
         downloads = self.server.downloads
@@ -334,13 +335,13 @@ class Flasc(Strategy):
             cohort,
             message_type,
             server_round=current,
-            trains=self.server.method.trains,
+            order_of=self.server.order if training else None,
             config=config,
             arrayrecord_key=self.arrayrecord_key,
             configrecord_key=self.configrecord_key,
         )
         self._ledger.sent(messages, [p.name for p in cohort])
-        if message_type == MessageType.TRAIN:
+        if training:
             for participant in cohort:
                 download = downloads.at(participant.budget.download_density)
                 self._ledger.downloaded(download.kept)

@@ -47,6 +47,7 @@ def load(config: RunConfig) -> Task:
     return Task(model, partition, test)
 
 
+@lru_cache(maxsize=1)
 def parts() -> tuple[Examples, Examples, Examples]:
     """Return the public, the private and the test part.
 
