@@ -9,7 +9,7 @@ from flwr.clientapp import ClientApp
 
 from flasc_flwr import flasc_mod, trainable_entries
 from flasc_flwr.config import RunConfig
-from flasc_flwr.flower.wire import array_record, arrays_of
+from flasc_flwr.flower.wire import MERGED, array_record, arrays_of
 
 if TYPE_CHECKING:
     from flasc_flwr.tasks import Task
@@ -26,6 +26,7 @@ def train(message: Message, context: Context) -> Message:
     """Train the received adapter on this node's partition."""
     from flasc_flwr.training.local import train
     from flasc_flwr.training.lora import read_adapter
+    from flasc_flwr.training.pruning import first_components
 
     config, task, examples = _prepare(message, context)
     partition, _ = _partition(context)
@@ -44,9 +45,10 @@ def train(message: Message, context: Context) -> Message:
         "loss": outcome.loss,
         "accuracy": outcome.accuracy,
     }
-    return _reply(
-        message, metrics, RecordDict({"arrays": array_record(read_adapter(task.model))})
-    )
+    arrays = read_adapter(task.model)
+    if outcome.pruned_to:
+        arrays = first_components(arrays, outcome.pruned_to)
+    return _reply(message, metrics, RecordDict({"arrays": array_record(arrays)}))
 
 
 @app.evaluate()
@@ -67,13 +69,14 @@ def evaluate(message: Message, context: Context) -> Message:
 def _prepare(message: Message, context: Context) -> "tuple[RunConfig, Task, Examples]":
     """Put the received adapter on the model, and find this node's examples."""
     from flasc_flwr.tasks import load_task
-    from flasc_flwr.training.lora import write_adapter
 
     config = RunConfig.parse(context.run_config)
     partition, total = _partition(context)
     task = load_task(config)
     examples = task.partition(partition, total)
-    write_adapter(task.model, arrays_of(message.content["arrays"]))
+    records = message.content.array_records
+    merged = arrays_of(records[MERGED]) if MERGED in records else {}
+    task.receive(arrays_of(records["arrays"]), merged)
     return config, task, examples
 
 

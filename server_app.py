@@ -4,9 +4,10 @@ from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
 from flasc_flwr import Flasc
+from flasc_flwr.assignment import ValidationRanks
 from flasc_flwr.config import RunConfig
 from flasc_flwr.flower.wire import array_record, arrays_of
-from flasc_flwr.optimizers import SERVER_OPTIMIZERS
+from flasc_flwr.layout import Arrays
 from flasc_flwr.reporting import RunFolder
 from flasc_flwr.schedules import Decay
 
@@ -19,13 +20,24 @@ def main(grid: Grid, context: Context) -> None:
     config = RunConfig.parse(context.run_config)
 
     from flasc_flwr.tasks import load_task
+    from flasc_flwr.training.export import save
     from flasc_flwr.training.local import evaluate
-    from flasc_flwr.training.lora import read_adapter, write_adapter
+    from flasc_flwr.training.lora import read_adapter
 
     with RunFolder.create(config, run_id=context.run_id) as folder:
         task = load_task(config)
+
+        def validation_loss(arrays: Arrays) -> float:
+            task.receive(arrays, strategy.server.merged())
+            return evaluate(task.model, task.validation).loss
+
         strategy = Flasc(
-            method=config.method,
+            method=config.compose(),
+            validation=ValidationRanks(
+                loss_of=validation_loss,
+                low_rank=config.low_rank,
+                fraction=config.high_rank_fraction,
+            ),
             download_density=config.download_density,
             upload_density=config.upload_density,
             decay=Decay(
@@ -35,9 +47,7 @@ def main(grid: Grid, context: Context) -> None:
             ),
             values=config.value_format,
             weighting=config.weighting,
-            server_optimizer=SERVER_OPTIMIZERS[config.server_optimizer](
-                learning_rate=config.server_learning_rate
-            ),
+            server_optimizer=config.make_server_optimizer(),
             seed=config.seed,
             on_round=folder.add_row,
             evaluate_every=config.evaluate_every,
@@ -49,7 +59,7 @@ def main(grid: Grid, context: Context) -> None:
         )
 
         def evaluate_fn(server_round: int, arrays: ArrayRecord) -> MetricRecord:
-            write_adapter(task.model, arrays_of(arrays))
+            task.receive(arrays_of(arrays), strategy.server.merged())
             outcome = evaluate(task.model, task.test)
             return MetricRecord({"accuracy": outcome.accuracy, "loss": outcome.loss})
 
@@ -60,6 +70,6 @@ def main(grid: Grid, context: Context) -> None:
             timeout=config.round_timeout,
             evaluate_fn=evaluate_fn,
         )
-        write_adapter(task.model, arrays_of(strategy.server.received()))
-        folder.save_adapter(task.model)
+        task.receive(arrays_of(strategy.server.received()))
+        save(task.model, folder.adapter, strategy.server.merged(), task.scale)
         folder.finish(strategy.state)

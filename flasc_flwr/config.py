@@ -11,11 +11,25 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any
 
-from flasc_flwr.aggregation import WEIGHTINGS
+from flasc_flwr.aggregation import AGGREGATIONS, WEIGHTINGS
 from flasc_flwr.codec import VALUE_FORMATS
-from flasc_flwr.methods import METHODS
-from flasc_flwr.optimizers import SERVER_OPTIMIZERS
-from flasc_flwr.ranges import Range, choice, folder, fraction, number, whole
+from flasc_flwr.initial import INITS
+from flasc_flwr.method import RANK_ASSIGNMENTS, Method
+from flasc_flwr.methods import METHODS, compose
+from flasc_flwr.optimizers import SERVER_OPTIMIZERS, ServerOptimizer
+from flasc_flwr.ranges import (
+    Range,
+    automatic,
+    choice,
+    folder,
+    fraction,
+    number,
+    switch,
+    whole,
+)
+from flasc_flwr.ranking import QUOTAS, SCORES
+from flasc_flwr.ranks import RANK_SCALES
+from flasc_flwr.tiers import TIERS
 
 CLIENT_OPTIMIZERS = ("sgd", "adamw")
 TASKS = ("digits",)
@@ -51,11 +65,25 @@ class RunConfig:
     download_density_decay: float = _option(1.0, number("(0, 1]"))
     upload_density_decay: float = _option(1.0, number("(0, 1]"))
     density_decay_every: int = _option(1, whole(1))
+    dense_rounds: int | str = _option("auto", automatic(whole(0)))
+    score: str = _option("auto", choice("auto", *SCORES))
+    quota: str = _option("auto", choice("auto", *QUOTAS))
+    init: str = _option("auto", choice("auto", *INITS))
     value_format: str = _option("auto", choice("auto", *VALUE_FORMATS))
 
+    tiers: str = _option("auto", choice("auto", *TIERS))
+    rank_assignment: str = _option("auto", choice("auto", *RANK_ASSIGNMENTS))
+    low_rank: int = _option(4, whole(1))
+    high_rank_fraction: float = _option(0.1, number("(0, 1]"))
+    rank_scale: str = _option("auto", choice("auto", *RANK_SCALES))
+    rank_pruning_decay: float = _option(1.0, number("(0, 1]"))
+    rank_pruning_penalty: float = _option(0.0, number("[0, inf)"))
+
+    aggregation: str = _option("auto", choice("auto", *AGGREGATIONS))
+    exact_residual: bool | str = _option("auto", automatic(switch()))
     weighting: str = _option("uniform", choice(*WEIGHTINGS))
-    server_optimizer: str = _option("adamw", choice(*SERVER_OPTIMIZERS))
-    server_learning_rate: float = _option(0.01, number("(0, inf)"))
+    server_optimizer: str = _option("auto", choice("auto", *SERVER_OPTIMIZERS))
+    server_learning_rate: float | str = _option("auto", automatic(number("(0, inf)")))
 
     client_optimizer: str = _option("sgd", choice(*CLIENT_OPTIMIZERS))
     client_learning_rate: float = _option(0.01, number("(0, inf)"))
@@ -78,8 +106,8 @@ class RunConfig:
         Raises
         ------
         ConfigError
-            If a key is unknown or a value is not allowed. Every such key is named,
-            with its value and what is allowed.
+            If a key is unknown, a value is not allowed, or parts of the method do not
+            fit together. Every such key is named, with its value and what is allowed.
         """
         ranges = {option.name: option.metadata["range"] for option in fields(cls)}
         checked: dict[str, Any] = {}
@@ -94,7 +122,42 @@ class RunConfig:
                 wrong.append(f"{key} = {value!r}: allowed is {ranges[name].allowed}")
         if wrong:
             raise ConfigError("The run config is wrong:\n  " + "\n  ".join(wrong))
-        return cls(**checked)
+        config = cls(**checked)
+        try:
+            config.compose()
+        except ValueError as error:
+            raise ConfigError(f"The run config is wrong:\n  {error}") from None
+        return config
+
+    def compose(self) -> Method:
+        """Return the method, with the parts that the run config puts into it.
+
+        Raises
+        ------
+        ValueError
+            If they do not fit together.
+        """
+        return compose(
+            self.method,
+            score=self.score,
+            quota=self.quota,
+            init=self.init,
+            dense_rounds=self.dense_rounds,
+            tiers=self.tiers,
+            rank_assignment=self.rank_assignment,
+            rank_scale=self.rank_scale,
+            aggregation=self.aggregation,
+            exact_residual=self.exact_residual,
+            server_optimizer=self.server_optimizer,
+        )
+
+    def make_server_optimizer(self) -> ServerOptimizer:
+        """Return the server optimizer; ``auto`` is 1 for ``sgd``, 0.01 for others."""
+        name = self.compose().server_optimizer
+        rate = self.server_learning_rate
+        if isinstance(rate, str):
+            rate = 1.0 if name == "sgd" else 0.01
+        return SERVER_OPTIMIZERS[name](learning_rate=rate)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings under their kebab-case keys."""

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Vector = NDArray[np.float32]
+Arrays = dict[str, NDArray[Any]]
 
 FINGERPRINT_BYTES = 8
 _MOST_AXES = 32
@@ -131,7 +132,7 @@ class Layout:
             vector[place] = array.ravel()
         return vector
 
-    def unflatten(self, vector: Vector) -> dict[str, NDArray[Any]]:
+    def unflatten(self, vector: Vector) -> Arrays:
         """Cut `vector`, of length N, into named arrays of the layout's dtypes.
 
         Raises

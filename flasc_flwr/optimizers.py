@@ -143,17 +143,17 @@ def _yogi(v: Moment, square: Moment, beta: float) -> Moment:
     return v - np.float32(1 - beta) * square * sign
 
 
-def fedadam(*, learning_rate: float) -> AdaptiveOptimizer:
+def fedadam(*, learning_rate: float = 1e-2) -> AdaptiveOptimizer:
     """FedAdam: ``v = b2 v + (1 - b2) D^2``."""
     return AdaptiveOptimizer(second_moment=_blend, learning_rate=learning_rate)
 
 
-def fedyogi(*, learning_rate: float) -> AdaptiveOptimizer:
+def fedyogi(*, learning_rate: float = 1e-2) -> AdaptiveOptimizer:
     """FedYogi: ``v = v - (1 - b2) D^2 sign(v - D^2)``."""
     return AdaptiveOptimizer(second_moment=_yogi, learning_rate=learning_rate)
 
 
-def fedadagrad(*, learning_rate: float) -> AdaptiveOptimizer:
+def fedadagrad(*, learning_rate: float = 1e-2) -> AdaptiveOptimizer:
     """FedAdagrad: ``v = v + D^2``, without momentum."""
     return AdaptiveOptimizer(
         second_moment=_adagrad, learning_rate=learning_rate, beta_1=0.0
@@ -167,4 +167,29 @@ SERVER_OPTIMIZERS: dict[str, Callable[..., ServerOptimizer]] = {
     "fedyogi": fedyogi,
     "fedadagrad": fedadagrad,
 }
-"""Server optimizers by name; each is called with ``learning_rate=...``."""
+"""Server optimizers by name; each may be called with ``learning_rate=...``."""
+
+
+def step_only(
+    entries: NDArray[np.bool_],
+    before: tuple[Vector, OptimizerState],
+    after: tuple[Vector, OptimizerState],
+) -> tuple[Vector, OptimizerState]:
+    """Return `after`, with the vector and moments of `before` outside `entries`.
+
+    Weight decay and momentum move entries without a gradient, too: what a method
+    freezes has to be held.
+
+    Parameters
+    ----------
+    entries : NDArray[np.bool_], shape (N,)
+        Where the step counts.
+    before, after : tuple[Vector, OptimizerState]
+        Around the step.
+    """
+    moments = {
+        name: np.where(entries, moment, before[1].moments[name])
+        for name, moment in after[1].moments.items()
+    }
+    vector = np.where(entries, after[0], before[0])
+    return vector, OptimizerState(after[1].step, moments)

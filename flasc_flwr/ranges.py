@@ -89,6 +89,19 @@ def fraction(interval: str) -> Range:
     return Range(f"{plain.allowed}, or a fraction such as '1/4'", check)
 
 
+def switch() -> Range:
+    """Allow true or false."""
+    return Range("true or false", lambda v: v if isinstance(v, bool) else None)
+
+
+def automatic(range: Range) -> Range:
+    """Allow ``auto`` beside a range."""
+    return Range(
+        f"'auto' or {range.allowed}",
+        lambda value: value if value == "auto" else range.check(value),
+    )
+
+
 def folder() -> Range:
     """Allow a folder's path that means the same to every process."""
 

@@ -6,14 +6,29 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
+from flasc_flwr.aggregation.factors import dead_modules
 from flasc_flwr.budget import Budget
 from flasc_flwr.codec import decode, encode
 from flasc_flwr.flower.roster import Participant
-from flasc_flwr.flower.wire import CONTROL, Order, array_record, payload_record
+from flasc_flwr.flower.start import start_of
+from flasc_flwr.flower.wire import (
+    CONTROL,
+    MERGED,
+    Order,
+    array_record,
+    payload_record,
+)
+from flasc_flwr.initial import seeded_factors
 from flasc_flwr.layout import Layout, Vector
+from flasc_flwr.merged import Merged
+from flasc_flwr.ranks import Truncation
 from flasc_flwr.sparsity import SparseVector
+
+Select = Callable[[Layout, Vector, float], SparseVector]
+"""Chooses the entries to send of an adapter's vector at a density."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,16 +38,32 @@ class Download:
     Attributes
     ----------
     payload : bytes
-        The encoded entries of the server vector, with its layout.
+        The encoded entries of the server vector, with their layout.
     record : ArrayRecord
         The same, as it travels; shared by all messages that carry it.
+    cut : Truncation
+        Which components it holds.
     kept : float
-        Fraction of the entries kept.
+        Fraction of the whole adapter's entries kept.
+    init_seed : int, optional
+        Seed of the initial values that the entries are added to.
     """
 
     payload: bytes
     record: ArrayRecord
+    cut: Truncation
     kept: float
+    init_seed: int | None
+
+    @cached_property
+    def start(self) -> Vector:
+        """What a client starts from: decoded, masked and rounded, shape (n,)."""
+        return start_of(self.cut.layout, self.payload, self.init_seed)[1]
+
+    @cached_property
+    def dead_modules(self) -> int:
+        """How many modules arrive with both factors zero: they cannot train."""
+        return dead_modules(self.cut.layout, self.start)
 
 
 class Downloads:
@@ -41,49 +72,90 @@ class Downloads:
     Parameters
     ----------
     layout : Layout
-        Layout of the adapter.
+        Layout of the whole adapter.
     vector : NDArray[np.float32], shape (N,)
         The dense server vector; not changed here.
-    select : Callable[[Vector, float], SparseVector]
-        Chooses the entries to send at a density.
+    merged : Merged
+        What was merged into the backbone, which every client needs in full.
+    cut : Callable[[int or None], Truncation]
+        Cuts the adapter to a rank.
+    select : Select
+        Chooses the entries to send.
     value_format : str
         Value format of the payloads.
+    init_seed : int, optional
+        Seed of initial values that clients rebuild; what differs from them is sent.
     """
 
     def __init__(
         self,
         layout: Layout,
         vector: Vector,
-        select: Callable[[Vector, float], SparseVector],
+        merged: Merged,
+        *,
+        cut: Callable[[int | None], Truncation],
+        select: Select,
         value_format: str,
+        init_seed: int | None,
     ) -> None:
         self.layout = layout
         self.vector = vector
-        self.value_format = value_format
+        self._merged = merged
+        self._cut = cut
         self._select = select
-        self._made: dict[float, Download] = {}
+        self._value_format = value_format
+        self._init_seed = init_seed
+        self._made: dict[tuple[int, float], Download] = {}
 
     @cached_property
     def arrays(self) -> ArrayRecord:
         """The dense server vector as plain arrays."""
         return array_record(self.layout.unflatten(self.vector))
 
-    def at(self, density: float) -> Download:
-        """Return the download of a density in (0, 1], encoded once."""
-        if density not in self._made:
-            sparse = self._select(self.vector, density)
+    def at(self, budget: Budget) -> Download:
+        """Return the download of a budget, encoded once for its rank and density."""
+        cut = self._cut(budget.rank)
+        key = cut.rank, budget.download_density
+        if key not in self._made:
+            taken = cut.take(self.vector)
+            if self._init_seed is not None:
+                taken = taken - seeded_factors(cut.layout, self._init_seed)
+            sparse = self._select(cut.layout, taken, budget.download_density)
             payload = encode(
-                sparse, self.value_format, layout=self.layout, carry_layout=True
+                sparse, self._value_format, layout=cut.layout, carry_layout=True
             )
-            self._made[density] = Download(
-                payload, payload_record(payload), sparse.kept / self.layout.size
+            self._made[key] = Download(
+                payload,
+                payload_record(payload),
+                cut,
+                sparse.kept / self.layout.size,
+                self._init_seed,
             )
-        return self._made[density]
+        return self._made[key]
 
-    def received(self, density: float) -> ArrayRecord:
-        """Return what a client decodes: masked, and rounded by the value format."""
-        sparse = decode(self.at(density).payload, size=self.layout.size)
-        return array_record(self.layout.unflatten(sparse.densify()))
+    def received(self, budget: Budget) -> ArrayRecord:
+        """Return what a budget receives, in the shapes of the whole adapter.
+
+        Masked, rounded by the value format, and zero in the components that it
+        lacks: the same model as the client's smaller one.
+        """
+        download = self.at(budget)
+        whole = download.cut.pad(download.start)
+        return array_record(self.layout.unflatten(whole))
+
+    @cached_property
+    def merged(self) -> tuple[ArrayRecord, Merged] | None:
+        """What was merged, as it travels and as it arrives; None if nothing was."""
+        if not self._merged:
+            return None
+        layout = Layout.of(self._merged)
+        vector = layout.flatten(self._merged)
+        everything = SparseVector(len(vector), np.arange(len(vector)), vector)
+        payload = encode(
+            everything, self._value_format, layout=layout, carry_layout=True
+        )
+        arrived = decode(payload, size=layout.size).densify()
+        return payload_record(payload), layout.unflatten(arrived)
 
     def messages(
         self,
@@ -91,14 +163,14 @@ class Downloads:
         message_type: str,
         *,
         server_round: int,
-        order_of: Callable[[Budget], Order] | None,
+        order_of: Callable[[Budget], Order],
         config: ConfigRecord,
         arrayrecord_key: str,
         configrecord_key: str,
     ) -> list[Message]:
         """Return one message for each participant, one content for each budget.
 
-        `order_of` gives what is asked in return; None asks for no arrays.
+        `order_of` gives what is asked in return.
         """
         settings = ConfigRecord({**config, "server-round": server_round})
         contents: dict[Budget, RecordDict] = {}
@@ -106,12 +178,17 @@ class Downloads:
         for participant in cohort:
             budget = participant.budget
             if budget not in contents:
-                record = self.at(budget.download_density).record
-                contents[budget] = RecordDict(
-                    {arrayrecord_key: record, configrecord_key: settings}
+                content = RecordDict(
+                    {
+                        arrayrecord_key: self.at(budget).record,
+                        configrecord_key: settings,
+                    }
                 )
-                if order_of:
-                    contents[budget][CONTROL] = order_of(budget).to_record()
+                if self.merged:
+                    content[MERGED] = self.merged[0]
+                if order := order_of(budget).to_record():
+                    content[CONTROL] = order
+                contents[budget] = content
             messages.append(
                 Message(
                     contents[budget],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from logging import WARNING
 from typing import Any
@@ -12,6 +13,7 @@ from flwr.app import Message
 from flwr.common.logger import log
 
 from flasc_flwr.flower.wire import holds_payload, message_bytes, payload_of
+from flasc_flwr.sparsity import SparseVector
 from flasc_flwr.traffic import Direction, Sent, Traffic
 
 
@@ -31,6 +33,8 @@ class Ledger:
         self._traffic = traffic
         self._began = time.perf_counter()
         self._kept: dict[Direction, list[float]] = {way: [] for way in Direction}
+        self._dead: int | None = None
+        self._ranks: Counter[int] = Counter()
         self._failures: list[dict[str, Any]] = []
         self._names: dict[int, str] = {}
         self._metrics: dict[str, Any] = {}
@@ -54,13 +58,23 @@ class Ledger:
         self._failures.append({"client": client, "reason": reason})
         log(WARNING, "Reply of client %s is not used: %s", client, reason)
 
-    def downloaded(self, kept: float) -> None:
-        """Note the fraction of the adapter that one training message carried."""
-        self._kept[Direction.DOWN].append(kept)
+    def downloaded(self, kept: float, dead: int) -> None:
+        """Note what one training message carried.
 
-    def uploaded(self, kept: float) -> None:
-        """Note the fraction of the adapter in one update that was aggregated."""
-        self._kept[Direction.UP].append(kept)
+        Parameters
+        ----------
+        kept : float
+            Fraction of the whole adapter's entries.
+        dead : int
+            Modules that arrive with both factors zero.
+        """
+        self._kept[Direction.DOWN].append(kept)
+        self._dead = max(dead, self._dead or 0)
+
+    def uploaded(self, update: SparseVector, rank: int) -> None:
+        """Note an update that was aggregated, in terms of the whole adapter."""
+        self._kept[Direction.UP].append(update.kept / update.size)
+        self._ranks[rank] += 1
 
     def measured(self, metrics: Mapping[str, Any]) -> None:
         """Add metrics to the row."""
@@ -70,6 +84,9 @@ class Ledger:
         """Return the round's row of the history.
 
         ``accuracy`` and ``loss`` are null where nothing was evaluated.
+        ``dead_modules`` counts the modules that came to a client with both factors
+        zero, at the client that received the most of them; ``ranks`` how many
+        clients had which.
         """
         return {
             "round": self.round,
@@ -81,6 +98,8 @@ class Ledger:
                 f"kept_{way}": float(np.mean(kept)) if kept else None
                 for way, kept in self._kept.items()
             },
+            "dead_modules": self._dead,
+            "ranks": {str(rank): self._ranks[rank] for rank in sorted(self._ranks)},
             "replies": len(self._kept[Direction.UP]),
             "failures": self._failures,
             "seconds": round(time.perf_counter() - self._began, 3),

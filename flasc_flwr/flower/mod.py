@@ -10,10 +10,12 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from numpy.typing import NDArray
 
-from flasc_flwr.codec import decode, encode, read_layout
+from flasc_flwr.codec import encode, read_layout
+from flasc_flwr.flower.start import start_of
 from flasc_flwr.flower.wire import (
     CONTROL,
     INTRODUCE,
+    RANK,
     Order,
     array_record,
     arrays_of,
@@ -21,11 +23,11 @@ from flasc_flwr.flower.wire import (
     payload_of,
     payload_record,
 )
-from flasc_flwr.layout import Layout, Vector
-from flasc_flwr.methods import Trains
-from flasc_flwr.sparsity import SparseVector, top_k
+from flasc_flwr.layout import Arrays, Layout, Role, Vector
+from flasc_flwr.ranks import rank_of, truncation
+from flasc_flwr.sparsity import top_k
 
-OWN_SETTINGS = ("download-density", "upload-density")
+OWN_SETTINGS = ("download-density", "upload-density", "lora-rank", "tier")
 """What a device may set of its own budget in its ``--node-config``."""
 
 
@@ -66,21 +68,15 @@ def flasc_mod(
     control = content.config_records.pop(CONTROL, None)
     if control and INTRODUCE in control:
         return _introduce(message, context)
+    order = Order.from_record(control) if control else Order()
     received: dict[str, _Received] = {}
     for key, record in content.array_records.items():
         if holds_payload(record):
-            payload = payload_of(record)
-            layout = read_layout(payload)
-            sparse = decode(payload, size=layout.size)
-            received[key] = _Received(layout, sparse, sparse.densify())
-            content[key] = array_record(layout.unflatten(received[key].start))
-    if control is None:
+            received[key] = _receive(payload_of(record), order)
+            content[key] = array_record(received[key].arrays())
+    if order.density is None:
         return call_next(message, context)
-    order = Order.from_record(control)
-    frozen = order.trains == Trains.SUPPORT
-    token = _TRAINABLE.set(
-        {key: one.trainable() for key, one in received.items()} if frozen else None
-    )
+    token = _TRAINABLE.set(received)
     try:
         reply = call_next(message, context)
     finally:
@@ -93,12 +89,13 @@ def flasc_mod(
                 f"the reply's arrays {key!r} answer none of those received: "
                 f"{', '.join(received) or 'none'}"
             )
-        layout, start = received[key].layout, received[key].start
-        update = layout.flatten(arrays_of(record)) - start
-        if frozen:
-            update = received[key].on_support(update)
+        trained = arrays_of(record)
+        own = received[key].at_rank_of(trained)
+        if own.rank < received[key].rank:
+            reply.content[CONTROL] = ConfigRecord({RANK: own.rank})
+        update = own.update(trained)
         reply.content[key] = payload_record(
-            encode(top_k(update, order.density), order.value_format, layout=layout)
+            encode(top_k(update, order.density), order.value_format, layout=own.layout)
         )
     return reply
 
@@ -106,9 +103,9 @@ def flasc_mod(
 def trainable_entries(key: str = "arrays") -> dict[str, NDArray[np.bool_]] | None:
     """Return which entries the running train function may change.
 
-    Methods that freeze what was not downloaded need the help of the ClientApp: it has
-    to hold the other entries still while it trains. What it changes of them all the
-    same is not sent.
+    Methods that freeze a part of the adapter need the help of the ClientApp: it has to
+    hold the other entries still while it trains. What it changes of them all the same
+    is not sent.
 
     Parameters
     ----------
@@ -120,32 +117,66 @@ def trainable_entries(key: str = "arrays") -> dict[str, NDArray[np.bool_]] | Non
     dict[str, NDArray[np.bool_]] or None
         For each array its mask, or None where all entries may change.
     """
-    trainable = _TRAINABLE.get()
-    return trainable[key] if trainable else None
+    received = _TRAINABLE.get()
+    return received[key].trainable() if received else None
 
 
 @dataclass(frozen=True, eq=False)
 class _Received:
-    """A download: its layout, its support, and the dense vector it stands for."""
+    """A download: its layout, the vector it stands for, and what of it may change."""
 
     layout: Layout
-    sparse: SparseVector
     start: Vector
+    entries: NDArray[np.bool_] | None
 
-    def trainable(self) -> dict[str, NDArray[np.bool_]]:
-        support = np.zeros(self.layout.size, bool)
-        support[self.sparse.positions] = True
+    @property
+    def rank(self) -> int:
+        return rank_of(self.layout)
+
+    def arrays(self) -> Arrays:
+        return self.layout.unflatten(self.start)
+
+    def trainable(self) -> dict[str, NDArray[np.bool_]] | None:
+        if self.entries is None:
+            return None
         return {
-            tensor.name: support[place].reshape(tensor.shape)
+            tensor.name: self.entries[place].reshape(tensor.shape)
             for tensor, place in self.layout.slices()
         }
 
-    def on_support(self, update: Vector) -> Vector:
-        positions = self.sparse.positions
-        return SparseVector(len(update), positions, update[positions]).densify()
+    def at_rank_of(self, trained: Arrays) -> _Received:
+        """Return the part of this that has the rank of `trained`.
+
+        A client may give up its last components (HetLoRA's self-pruning).
+        """
+        ranks = [
+            trained[tensor.name].shape[0]
+            for tensor in self.layout.tensors
+            if tensor.role == Role.A and tensor.name in trained
+        ]
+        rank = min(ranks, default=self.rank)
+        if not 0 < rank < self.rank:
+            return self
+        cut = truncation(self.layout, rank)
+        entries = None if self.entries is None else self.entries[cut.places]
+        return _Received(cut.layout, cut.take(self.start), entries)
+
+    def update(self, trained: Arrays) -> Vector:
+        """Return trained minus received, zero where nothing may change."""
+        update = self.layout.flatten(trained) - self.start
+        return update if self.entries is None else np.where(self.entries, update, 0)
 
 
-_TRAINABLE: ContextVar[dict[str, dict[str, NDArray[np.bool_]]] | None] = ContextVar(
+def _receive(payload: bytes, order: Order) -> _Received:
+    layout = read_layout(payload)
+    sparse, start = start_of(layout, payload, order.init_seed)
+    entries = None
+    if not order.trains.everything:
+        entries = order.trains.entries(layout, sparse.positions)
+    return _Received(layout, start, entries)
+
+
+_TRAINABLE: ContextVar[dict[str, _Received] | None] = ContextVar(
     "trainable", default=None
 )
 

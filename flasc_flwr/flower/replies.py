@@ -11,8 +11,9 @@ from flwr.app import Message, MetricRecord, RecordDict
 
 from flasc_flwr.codec import decode
 from flasc_flwr.flower.ledger import Ledger
-from flasc_flwr.flower.wire import payload_of, reason_of
-from flasc_flwr.layout import Layout
+from flasc_flwr.flower.roster import Participant
+from flasc_flwr.flower.wire import CONTROL, RANK, payload_of, reason_of
+from flasc_flwr.ranks import Truncation, truncation
 from flasc_flwr.sparsity import SparseVector
 
 Read = TypeVar("Read")
@@ -22,21 +23,30 @@ class RejectedReplyError(ValueError):
     """A reply that cannot be used, and why."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Update:
     """What a client's training gave.
 
     Attributes
     ----------
+    client : str
+        Whose it is.
     sparse : SparseVector
-        The top-k of trained minus received.
+        The top-k of trained minus received, in terms of the whole adapter.
+    rank : int
+        How many components the client has.
+    pruned : bool
+        Whether these are fewer than it was sent.
     examples : float
         How many examples it trained on.
     metrics : RecordDict
         Its metrics.
     """
 
+    client: str
     sparse: SparseVector
+    rank: int
+    pruned: bool
     examples: float
     metrics: RecordDict
 
@@ -66,26 +76,69 @@ def metrics_of(reply: Message, weighted_by_key: str) -> RecordDict:
     return RecordDict({key: record})
 
 
-def update_of(reply: Message, layout: Layout, weighted_by_key: str) -> Update:
+def update_of(
+    reply: Message,
+    cohort: Mapping[int, Participant],
+    cut: Callable[[int | None], Truncation],
+    weighted_by_key: str,
+) -> Update:
     """Decode the update in a reply to a training message.
+
+    Parameters
+    ----------
+    reply : Message
+        The reply.
+    cohort : Mapping[int, Participant]
+        Who was asked, by node id, with what each had to use.
+    cut : Callable[[int or None], Truncation]
+        Cuts the adapter to a rank.
+    weighted_by_key : str
+        Metric that holds the number of examples.
 
     Raises
     ------
     RejectedReplyError
-        If the reply is an error, lacks its metrics, or its payload is defect.
+        If the reply is an error, was not asked for, lacks its metrics, or its payload
+        is defect.
     """
     metrics = metrics_of(reply, weighted_by_key)
     records = reply.content.array_records
     if len(records) != 1:
         raise RejectedReplyError(f"expected one ArrayRecord, got {len(records)}")
+    participant = cohort.get(reply.metadata.src_node_id)
+    if participant is None:
+        raise RejectedReplyError("it was not asked in this round")
+    asked = cut(participant.budget.rank)
     try:
         payload = payload_of(next(iter(records.values())))
-        sparse = decode(payload, size=layout.size, fingerprint=layout.fingerprint)
+        own = truncation(asked.layout, _rank_said(reply, asked.rank))
+        size, fingerprint = own.layout.size, own.layout.fingerprint
+        sparse = decode(payload, size=size, fingerprint=fingerprint)
     except ValueError as error:
         raise RejectedReplyError(str(error)) from None
     (record,) = metrics.metric_records.values()
     examples: Any = record[weighted_by_key]
-    return Update(sparse, float(examples), metrics)
+    return Update(
+        client=participant.name,
+        sparse=asked.lift(own.lift(sparse)),
+        rank=own.rank,
+        pruned=own.rank < asked.rank,
+        examples=float(examples),
+        metrics=metrics,
+    )
+
+
+def _rank_said(reply: Message, asked: int) -> int | None:
+    """Return the rank that a reply says it came down to; None if it says nothing."""
+    control = reply.content.config_records.get(CONTROL)
+    if control is None or RANK not in control:
+        return None
+    rank: Any = control[RANK]
+    if type(rank) is not int or not 1 <= rank <= asked:
+        raise RejectedReplyError(
+            f"{RANK!r} is {rank!r}, allowed is a whole number, 1 to {asked}"
+        )
+    return rank
 
 
 def usable(

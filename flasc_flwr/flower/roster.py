@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from logging import INFO, WARNING
 from typing import Any
 
-import numpy as np
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.common.logger import log
@@ -46,11 +45,12 @@ class Roster:
 
     Parameters
     ----------
-    budget_of : Callable[[Mapping[str, Any]], Budget]
-        Gives a node's budget from the settings it introduced itself with.
+    budget_of : Callable[[str, Mapping[str, Any]], Budget]
+        Gives a node's budget from its name and the settings it introduced itself
+        with.
     """
 
-    def __init__(self, budget_of: Callable[[Mapping[str, Any]], Budget]) -> None:
+    def __init__(self, budget_of: Callable[[str, Mapping[str, Any]], Budget]) -> None:
         self._budget_of = budget_of
         self._known: dict[int, Participant] = {}
         self._refused: set[int] = set()
@@ -121,26 +121,5 @@ class Roster:
                 f"first mod, ClientApp(mods=[flasc_mod]). It sent: {said}"
             )
         name = str(answer.get("name", node))
-        budget = self._budget_of(dict(answer))
+        budget = self._budget_of(name, dict(answer))
         return Participant(node_id=node, name=name, budget=budget)
-
-
-def sample(
-    present: list[Participant], *, fraction: float, at_least: int, seed: list[int]
-) -> list[Participant]:
-    """Draw a cohort uniformly, without replacement.
-
-    Parameters
-    ----------
-    present : list[Participant]
-        Whom to draw from, in a fixed order.
-    fraction : float
-        Fraction to draw, rounded down.
-    at_least : int
-        Draw at least so many, or all.
-    seed : list[int]
-        Seed of this draw: the run's, the round, and what it is for.
-    """
-    count = min(len(present), max(at_least, int(fraction * len(present))))
-    chosen = np.random.default_rng(seed).permutation(len(present))[:count]
-    return [present[index] for index in chosen]

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from logging import INFO
+from typing import Any
 
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.app.typing import MetricRecordValues
+from flwr.common.logger import log
 
+from flasc_flwr.aggregation import (
+    Aggregate,
+    Aggregator,
+    Contribution,
+    aggregator,
+)
+from flasc_flwr.assignment import ValidationRanks
 from flasc_flwr.budget import Budget
 from flasc_flwr.flower.downloads import Downloads
+from flasc_flwr.flower.replies import Update
 from flasc_flwr.flower.state import ServerState
 from flasc_flwr.flower.wire import Order, arrays_of
-from flasc_flwr.layout import Layout, Vector
-from flasc_flwr.methods import Method
-from flasc_flwr.optimizers import ServerOptimizer
+from flasc_flwr.initial import seeded_factors
+from flasc_flwr.layout import Layout, Role, Vector
+from flasc_flwr.merged import Merged, merge
+from flasc_flwr.method import Method
+from flasc_flwr.optimizers import ServerOptimizer, step_only
+from flasc_flwr.ranks import Truncation, rank_of, truncation
 from flasc_flwr.schedules import Decay
 from flasc_flwr.sparsity import SparseVector
+from flasc_flwr.tiers import TIERS, tier_of
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 """Evaluates arrays at the server after a round."""
@@ -27,15 +42,19 @@ class Server:
     Parameters
     ----------
     method : Method
-        What is sent and trained.
+        What is sent and trained, and what is made of it.
     budget : Budget
-        Densities of a client that sets none of its own.
+        What a client uses that sets nothing of its own.
     decay : Decay
         How fast densities decay.
     value_format : str
         Value format of the payloads.
     optimizer : ServerOptimizer
         Steps the server vector.
+    seed : int
+        Seed of initial factors that clients rebuild.
+    validation : ValidationRanks, optional
+        How ranks are assigned, where the method does it by validation.
     """
 
     def __init__(
@@ -46,14 +65,20 @@ class Server:
         decay: Decay,
         value_format: str,
         optimizer: ServerOptimizer,
+        seed: int,
+        validation: ValidationRanks | None,
     ) -> None:
         self.method = method
         self.budget = budget
         self.decay = decay
         self.value_format = value_format
         self.optimizer = optimizer
+        self.validation = validation
+        self.init_seed = seed if method.init == "shared-seed" else None
         self.downloads: Downloads
         self._state: ServerState | None = None
+        self._adopted: ArrayRecord | None = None
+        self._losses: dict[str, float] = {}
 
     @property
     def state(self) -> ServerState:
@@ -73,74 +98,177 @@ class Server:
         """1 before the first step, 2 after it, ...: skipped rounds do not count."""
         return 1 + (self._state.optimizer.step if self._state else 0)
 
-    def budget_now(self, own: Budget) -> Budget:
+    @property
+    def assigns_ranks(self) -> bool:
+        """Whether this turn's losses decide on ranks."""
+        return self.validation is not None and self.turn == 1
+
+    def budget_of(self, name: str, own: Mapping[str, Any]) -> Budget:
+        """Return a client's budget, from its name and its own settings."""
+        tiers = TIERS[self.method.tiers]
+        tier = tiers[tier_of(name, own, len(tiers))]
+        return tier.of(self.budget).limited_by(own)
+
+    def budget_now(self, own: Budget, name: str | None = None) -> Budget:
         """Return what a client with the budget `own` uses at this turn."""
-        return self.method.budget(own, self.decay, self.turn)
+        budget = self.method.budget(own, self.decay, self.turn)
+        if name is None:
+            return budget
+        first = self.validation.low_rank if self.validation else None
+        return budget.at_most(self.state.ranks.get(name, first))
+
+    def standard_budgets(self) -> dict[str, Budget]:
+        """Return what clients use at this turn who set nothing of their own.
+
+        By the prefix of their metrics; the one without a prefix has the most.
+        """
+        tiers = TIERS[self.method.tiers]
+        own = {f"tier_{i}_": tier.of(self.budget) for i, tier in enumerate(tiers)}
+        if self.validation:
+            own["low_rank_"] = self.budget.at_most(self.validation.low_rank)
+        best = {"": own.pop(f"tier_{len(tiers) - 1}_")}
+        return {name: self.budget_now(b) for name, b in (best | own).items()}
+
+    def cut(self, rank: int | None) -> Truncation:
+        """Return the adapter cut to a rank, as the method scales it."""
+        return truncation(self.state.layout, rank, self.method.rank_scale)
 
     def order(self, budget: Budget) -> Order:
         """Return what is asked of a client's training with this turn's `budget`."""
         return Order(
             density=budget.upload_density,
             value_format=self.value_format,
-            trains=self.method.trains_with(budget),
+            trains=self.method.trains_at(self.turn, budget),
+            init_seed=self.init_seed,
         )
 
+    def question(self, budget: Budget) -> Order:
+        """Return what is asked of a client that only evaluates."""
+        return Order(init_seed=self.init_seed)
+
     def adopt(self, arrays: ArrayRecord) -> None:
-        """Take over a caller's arrays, unless they are the server's own."""
-        if self._state and arrays is self.downloads.arrays:
+        """Take over a caller's arrays, unless they are what it had or got last."""
+        if self._state and (arrays is self.downloads.arrays or arrays is self._adopted):
             return
+        self._adopted = arrays
         plain = arrays_of(arrays)
         layout = Layout.of(plain)
         vector = layout.flatten(plain)
         if self._state is None or self._state.layout != layout:
+            vector = self._initial(layout, vector)
             self._state = ServerState(layout, vector, self.optimizer.init(layout.size))
         self._state.vector = vector
         self._prepare()
 
-    def step(self, update: Vector) -> ArrayRecord:
-        """Step along the cohort's mean update, and return the new dense arrays."""
+    def aggregator(self) -> Aggregator:
+        """Return what aggregates this turn's updates."""
+        make = aggregator(self.method.aggregation, self.method.exact_residual)
+        return make(self.state.layout, self.state.vector)
+
+    def step(self, aggregate: Aggregate) -> ArrayRecord:
+        """Step along the cohort's aggregate, and return the new dense arrays."""
         state = self.state
-        state.vector, state.optimizer = self.optimizer.step(
-            state.vector, -update, state.optimizer
-        )
+        before = state.vector, state.optimizer
+        after = self.optimizer.step(state.vector, -aggregate.update, state.optimizer)
+        trains = self.method.trains_at(self.turn)
+        if trains.roles != frozenset(Role):
+            after = step_only(trains.entries(state.layout), before, after)
+        state.vector, state.optimizer = after
+        self._assign_ranks()
+        state.merged = merge(state.merged, aggregate.terms)
         self._prepare()
         return self.downloads.arrays
 
+    def note_rank(self, update: Update, contribution: Contribution) -> None:
+        """Note what an update says of its client's rank."""
+        state = self.state
+        if self.validation and self.assigns_ranks:
+            trained = contribution.trained(state.layout, state.vector)
+            arrays = state.layout.unflatten(trained)
+            self._losses[update.client] = self.validation.loss_of(arrays)
+        if update.pruned:
+            state.ranks[update.client] = update.rank
+
+    def _assign_ranks(self) -> None:
+        if self.validation and self._losses:
+            best = self.validation.best(self._losses)
+            self.state.ranks |= dict.fromkeys(best, rank_of(self.state.layout))
+            log(INFO, "The whole rank is given to %s", ", ".join(best))
+            self._losses = {}
+
     def received(self) -> ArrayRecord:
         """Return the adapter as clients receive it now: masked and rounded."""
-        return self.downloads.received(self.budget_now(self.budget).download_density)
+        return self.downloads.received(self.budget_now(self.budget))
+
+    def merged(self) -> Merged:
+        """Return what clients merge into the backbone now: rounded."""
+        return self.downloads.merged[1] if self.downloads.merged else {}
 
     def evaluate(
         self, server_round: int, evaluate_fn: EvaluateFn
     ) -> dict[str, MetricRecordValues]:
         """Evaluate what clients receive now, and the dense vector as ``server_...``.
 
-        Only once where the two are equal.
+        What lower tiers receive gets the prefix of their tier. Equal arrays are
+        evaluated once.
         """
-        received, whole = self.received(), self.downloads.arrays
-        metrics = dict(evaluate_fn(server_round, received) or {})
-        dense = metrics
-        if received != whole:
-            dense = dict(evaluate_fn(server_round, whole) or {})
-        return metrics | {f"server_{name}": dense[name] for name in dense}
+        arrays = {
+            prefix: self.downloads.received(budget)
+            for prefix, budget in self.standard_budgets().items()
+        }
+        arrays["server_"] = self.downloads.arrays
+        metrics: dict[str, MetricRecordValues] = {}
+        seen: list[tuple[ArrayRecord, dict[str, MetricRecordValues]]] = []
+        for prefix, record in arrays.items():
+            found = next((result for other, result in seen if other == record), None)
+            if found is None:
+                found = dict(evaluate_fn(server_round, record) or {})
+                seen.append((record, found))
+            metrics |= {prefix + name: value for name, value in found.items()}
+        return metrics
 
     def describe(self) -> list[str]:
         """Return the settings as the first lines of a tree."""
+        method = self.method
         now = self.budget_now(self.budget)
         return [
-            f"├──> Method: {self.method.name} ({self.method.source})",
+            f"├──> Method: {method.name} ({method.source})",
             f"│\t├── Density in round 1: download ({now.download_density:.4g}) | "
             f"upload ({now.upload_density:.4g})",
+            f"│\t├── Ranking: {method.ranking.score}, quota {method.ranking.quota} | "
+            f"Initial A: {method.init}",
+            f"│\t├── Tiers: {method.tiers} | Ranks: {method.rank_assignment}, "
+            f"{method.rank_scale} scale",
             f"│\t├── Value format: {self.value_format}",
+            f"│\t├── Aggregation: {method.aggregation}"
+            + (", with exact residual" if method.exact_residual else ""),
             f"│\t├── Server optimizer: {self.optimizer}",
         ]
 
-    def _prepare(self) -> None:
-        state = self.state
+    def _initial(self, layout: Layout, vector: Vector) -> Vector:
+        """Return the first server vector, A rebuilt from the seed where that is so."""
+        if self.init_seed is None:
+            return vector
+        vector = vector.copy()
+        for tensor, place in layout.slices():
+            if tensor.role == Role.A:
+                vector[place] = seeded_factors(layout, self.init_seed)[place]
+        return vector
 
-        def select(vector: Vector, density: float) -> SparseVector:
-            return self.method.download(vector, density, state.supports)
+    def _prepare(self) -> None:
+        state, method = self.state, self.method
+
+        def select(layout: Layout, vector: Vector, density: float) -> SparseVector:
+            return method.download(
+                layout, vector, density, method.ranking, state.supports
+            )
 
         self.downloads = Downloads(
-            state.layout, state.vector, select, self.value_format
+            state.layout,
+            state.vector,
+            state.merged,
+            cut=self.cut,
+            select=select,
+            value_format=self.value_format,
+            init_seed=self.init_seed,
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flasc_flwr.layout import Layout, Vector
+from flasc_flwr.merged import Merged
 from flasc_flwr.optimizers import OptimizerState
 from flasc_flwr.selection import Supports
 from flasc_flwr.traffic import Traffic
@@ -25,6 +26,10 @@ class ServerState:
         State of the server optimizer.
     supports : Supports
         Supports that were chosen once and are kept.
+    ranks : dict[str, int]
+        Ranks that the server gave, or clients came down to, by client.
+    merged : Merged
+        What was merged into the backbone.
     traffic : Traffic
         Every message so far.
     history : list[dict[str, Any]]
@@ -35,5 +40,7 @@ class ServerState:
     vector: Vector
     optimizer: OptimizerState
     supports: Supports = field(default_factory=dict)
+    ranks: dict[str, int] = field(default_factory=dict)
+    merged: Merged = field(default_factory=dict)
     traffic: Traffic = field(default_factory=Traffic)
     history: list[dict[str, Any]] = field(default_factory=list)

@@ -21,18 +21,22 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
-from flasc_flwr.aggregation import WEIGHTINGS, RunningMean
+from flasc_flwr.aggregation import WEIGHTINGS, Contribution
+from flasc_flwr.assignment import ValidationRanks
 from flasc_flwr.budget import Budget
 from flasc_flwr.codec import VALUE_FORMATS
 from flasc_flwr.flower.ledger import Ledger
 from flasc_flwr.flower.loop import run_rounds
 from flasc_flwr.flower.replies import metrics_of, update_of, usable
-from flasc_flwr.flower.roster import Participant, Roster, sample
+from flasc_flwr.flower.roster import Participant, Roster
+from flasc_flwr.flower.sampling import Sampling
 from flasc_flwr.flower.server import EvaluateFn, Server
 from flasc_flwr.flower.state import ServerState
-from flasc_flwr.methods import METHODS
-from flasc_flwr.optimizers import AdamW, ServerOptimizer
-from flasc_flwr.ranges import choice, number, whole
+from flasc_flwr.flower.wire import Order
+from flasc_flwr.method import Method
+from flasc_flwr.methods import compose
+from flasc_flwr.optimizers import SERVER_OPTIMIZERS, ServerOptimizer, Sgd
+from flasc_flwr.ranges import choice, whole
 from flasc_flwr.schedules import Decay
 from flasc_flwr.traffic import Traffic
 
@@ -50,11 +54,15 @@ class Flasc(Strategy):
 
     Parameters
     ----------
-    method : str
-        Name of the method: ``flasc``, or ``dense`` for the same without sparsity.
+    method : str or Method
+        Name of the method, such as ``flasc``, or ``dense`` for the same without
+        sparsity; or a composition of your own, such as
+        ``compose("flasc", quota="tensor")`` from :mod:`flasc_flwr.methods`.
     download_density, upload_density : float
         Fractions of the adapter that a client receives and sends, in (0, 1]; a node
         may set its own in its ``--node-config``. Without effect for ``dense``.
+    validation : ValidationRanks, optional
+        How ranks are assigned; needed for methods that do it by validation loss.
     decay : Decay, optional
         How fast the densities decay; by default not at all.
     values : str
@@ -62,9 +70,10 @@ class Flasc(Strategy):
     weighting : str
         ``uniform`` as in FLASC's code, or ``examples``: by `weighted_by_key`.
     server_optimizer : ServerOptimizer, optional
-        By default AdamW with PyTorch's defaults, as in FLASC's code.
+        By default the method's own with its defaults: AdamW with those of PyTorch
+        for ``flasc``, as in FLASC's code.
     seed : int
-        Seed of the cohorts.
+        Seed of the cohorts, and of initial factors that clients rebuild.
     on_round : Callable[[dict[str, Any]], None], optional
         Told each finished row of the history.
     evaluate_every : int
@@ -90,9 +99,10 @@ class Flasc(Strategy):
     def __init__(
         self,
         *,
-        method: str = "flasc",
+        method: str | Method = "flasc",
         download_density: float = 1 / 4,
         upload_density: float = 1 / 4,
+        validation: ValidationRanks | None = None,
         decay: Decay | None = None,
         values: str = "auto",
         weighting: str = "uniform",
@@ -111,16 +121,22 @@ class Flasc(Strategy):
         train_metrics_aggr_fn: MetricsAggregation | None = None,
         evaluate_metrics_aggr_fn: MetricsAggregation | None = None,
     ) -> None:
-        choice(*METHODS).require("method", method)
+        chosen = method if isinstance(method, Method) else compose(method)
         choice("auto", *VALUE_FORMATS).require("values", values)
         choice(*WEIGHTINGS).require("weighting", weighting)
         whole(1).require("evaluate_every", evaluate_every)
-        number("[0, 1]").require("fraction_train", fraction_train)
-        number("[0, 1]").require("fraction_evaluate", fraction_evaluate)
-        whole(0).require("min_train_nodes", min_train_nodes)
-        whole(0).require("min_evaluate_nodes", min_evaluate_nodes)
-        whole(1).require("min_available_nodes", min_available_nodes)
-        chosen = METHODS[method]
+        by_validation = chosen.rank_assignment == "validation"
+        optimizer = server_optimizer or SERVER_OPTIMIZERS[chosen.server_optimizer]()
+        if chosen.sets_factors and optimizer != Sgd():
+            raise ValueError(
+                f"server_optimizer is {optimizer}, but method {chosen.name!r} sets the "
+                f"factors anew each round: allowed is {Sgd()}"
+            )
+        if by_validation and validation is None:
+            raise ValueError(
+                f"validation is None, but method {chosen.name!r} assigns ranks by "
+                "validation loss: give ValidationRanks(loss_of=...)"
+            )
         self.server = Server(
             method=chosen,
             budget=Budget(
@@ -128,17 +144,21 @@ class Flasc(Strategy):
             ),
             decay=decay or Decay(),
             value_format=chosen.value_format if values == "auto" else values,
-            optimizer=server_optimizer or AdamW(),
+            optimizer=optimizer,
+            seed=seed,
+            validation=validation if by_validation else None,
+        )
+        self.sampling = Sampling(
+            seed=seed,
+            fraction_train=fraction_train,
+            fraction_evaluate=fraction_evaluate,
+            min_train_nodes=min_train_nodes,
+            min_evaluate_nodes=min_evaluate_nodes,
+            min_available_nodes=min_available_nodes,
         )
         self.weighting = weighting
-        self.seed = seed
         self.on_round = on_round
         self.evaluate_every = evaluate_every
-        self.fraction_train = fraction_train
-        self.fraction_evaluate = fraction_evaluate
-        self.min_train_nodes = min_train_nodes
-        self.min_evaluate_nodes = min_evaluate_nodes
-        self.min_available_nodes = min_available_nodes
         self.weighted_by_key = weighted_by_key
         self.arrayrecord_key = arrayrecord_key
         self.configrecord_key = configrecord_key
@@ -146,7 +166,8 @@ class Flasc(Strategy):
         self.evaluate_metrics_aggr_fn = (
             evaluate_metrics_aggr_fn or aggregate_metricrecords
         )
-        self._roster = Roster(self.server.budget.limited_by)
+        self._roster = Roster(self.server.budget_of)
+        self._cohort: dict[int, Participant] = {}
         self._timeout = 3600.0
         self._ledger = Ledger(0, Traffic())
 
@@ -166,13 +187,7 @@ class Flasc(Strategy):
         tree = (
             *self.server.describe(),
             f"│\t└── Mean: {self.weighting}",
-            "├──> Sampling:",
-            f"│\t├── Fraction: train ({self.fraction_train:.2f}) | "
-            f"evaluate ({self.fraction_evaluate:.2f})",
-            f"│\t├── Minimum nodes: train ({self.min_train_nodes}) | "
-            f"evaluate ({self.min_evaluate_nodes})",
-            f"│\t├── Minimum available nodes: {self.min_available_nodes}",
-            f"│\t└── Seed: {self.seed}",
+            *self.sampling.describe(),
             "└──> Keys in records:",
             f"\t├── Weighted by: '{self.weighted_by_key}'",
             f"\t├── ArrayRecord key: '{self.arrayrecord_key}'",
@@ -250,27 +265,39 @@ class Flasc(Strategy):
         self.server.adopt(arrays)
         if self._ledger.round != server_round:  # driven by a loop other than ours
             self.open_round(server_round, grid)
-        return self._messages(
-            MessageType.TRAIN, config, grid, self.fraction_train, self.min_train_nodes
+        cohort = self.sampling.training(
+            self._present(grid), server_round, everyone=self.server.assigns_ranks
         )
+        messages = self._messages(cohort, MessageType.TRAIN, config, self.server.order)
+        for participant in self._cohort.values():
+            download = self.server.downloads.at(participant.budget)
+            self._ledger.downloaded(download.kept, download.dead_modules)
+        return messages
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average the updates as they arrive, and step the server optimizer."""
-        layout = self.state.layout
-        mean = RunningMean(layout.size)
+        server, uniform = self.server, self.weighting == "uniform"
+        aggregator = server.aggregator()
         metrics = []
-        read = partial(update_of, layout=layout, weighted_by_key=self.weighted_by_key)
+        read = partial(
+            update_of,
+            cohort=self._cohort,
+            cut=server.cut,
+            weighted_by_key=self.weighted_by_key,
+        )
         for update in usable(replies, read, self._ledger):
-            uniform = self.weighting == "uniform"
-            mean.add(update.sparse, 1.0 if uniform else update.examples)
+            weight = 1.0 if uniform else update.examples
+            contribution = Contribution(update.sparse, update.rank, weight)
+            aggregator.add(contribution)
             metrics.append(update.metrics)
-            self._ledger.uploaded(update.sparse.kept / layout.size)
-        if mean.count == 0:
+            self._ledger.uploaded(update.sparse, update.rank)
+            server.note_rank(update, contribution)
+        if aggregator.count == 0:
             log(WARNING, "Round %d has no usable reply: skipped", server_round)
             return None, None
-        arrays = self.server.step(mean.mean())
+        arrays = server.step(aggregator.result())
         averaged = self.train_metrics_aggr_fn(metrics, self.weighted_by_key)
         self._ledger.measured({f"train_{name}": averaged[name] for name in averaged})
         return arrays, averaged
@@ -280,12 +307,9 @@ class Flasc(Strategy):
     ) -> Iterable[Message]:
         """Send some clients what they can receive of the new server vector."""
         self.server.adopt(arrays)
+        cohort = self.sampling.evaluating(self._present(grid), server_round)
         return self._messages(
-            MessageType.EVALUATE,
-            config,
-            grid,
-            self.fraction_evaluate,
-            self.min_evaluate_nodes,
+            cohort, MessageType.EVALUATE, config, self.server.question
         )
 
     def aggregate_evaluate(
@@ -310,47 +334,31 @@ class Flasc(Strategy):
 
     def _messages(
         self,
+        drawn: list[Participant],
         message_type: str,
         config: ConfigRecord,
-        grid: Grid,
-        fraction: float,
-        at_least: int,
+        order_of: Callable[[Budget], Order],
     ) -> list[Message]:
-        """Sample the nodes of one exchange and make their messages."""
-        if fraction == 0:
-            return []
-        current = self._ledger.round
-        training = message_type == MessageType.TRAIN
-        drawn = sample(
-            self._present(grid),
-            fraction=fraction,
-            at_least=at_least,
-            # Seeded by what the draw is for, too: those who evaluate are not
-            # always those who train.
-            seed=[self.seed, current, int(not training)],
-        )
-        cohort = [replace(p, budget=self.server.budget_now(p.budget)) for p in drawn]
-        downloads = self.server.downloads
-        messages = downloads.messages(
+        """Make the messages of one exchange, each node's by its budget of this turn."""
+        server = self.server
+        cohort = [replace(p, budget=server.budget_now(p.budget, p.name)) for p in drawn]
+        self._cohort = {p.node_id: p for p in cohort}
+        messages = server.downloads.messages(
             cohort,
             message_type,
-            server_round=current,
-            order_of=self.server.order if training else None,
+            server_round=self._ledger.round,
+            order_of=order_of,
             config=config,
             arrayrecord_key=self.arrayrecord_key,
             configrecord_key=self.configrecord_key,
         )
         self._ledger.sent(messages, [p.name for p in cohort])
-        if training:
-            for participant in cohort:
-                download = downloads.at(participant.budget.download_density)
-                self._ledger.downloaded(download.kept)
         return messages
 
     def _present(self, grid: Grid) -> list[Participant]:
         return self._roster.present(
             grid,
             self._ledger,
-            at_least=self.min_available_nodes,
+            at_least=self.sampling.min_available_nodes,
             timeout=self._timeout,
         )

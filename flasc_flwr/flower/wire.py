@@ -14,8 +14,10 @@ from flwr.supercore.inflatable.inflatable_object import (
 from numpy.typing import NDArray
 
 from flasc_flwr.codec import PayloadError
-from flasc_flwr.methods import Trains
+from flasc_flwr.layout import Role
+from flasc_flwr.ranges import whole
 from flasc_flwr.sparsity import DENSITY
+from flasc_flwr.trains import ALL, Trains
 
 STYPE = "flasc.payload"
 """Serialization type of an Array that holds a payload: Flower's own code refuses to
@@ -34,33 +36,46 @@ It travels in a ``train`` message: Flower runs mods only around functions that t
 has registered, and every ClientApp that takes part has a train function."""
 
 
+MERGED = "merged"
+"""Key of the ArrayRecord with what was merged into the backbone."""
+
+RANK = "lora-rank"
+"""Entry of the CONTROL record in a reply that has fewer components than was asked."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What the server asks of a client's training.
+    """What the server asks of a client.
 
     Attributes
     ----------
-    density : float
-        Fraction of the update to send, in (0, 1].
+    density : float, optional
+        Fraction of the update to send, in (0, 1]; None asks for no arrays.
     value_format : str
         Value format of the payload.
     trains : Trains
         What the client may change of what it received.
+    init_seed : int, optional
+        Seed of the initial values that the download is added to.
     """
 
-    density: float
-    value_format: str
-    trains: Trains = Trains.ALL
+    density: float | None = None
+    value_format: str = "float32"
+    trains: Trains = ALL
+    init_seed: int | None = None
 
     def to_record(self) -> ConfigRecord:
-        """Return the ConfigRecord that carries the order."""
-        return ConfigRecord(
-            {
-                "upload-density": self.density,
-                "value-format": self.value_format,
-                "trains": self.trains.value,
-            }
-        )
+        """Return the ConfigRecord that carries the order; what is usual is not said."""
+        record = ConfigRecord()
+        if self.density is not None:
+            record["upload-density"] = self.density
+            record["value-format"] = self.value_format
+        if not self.trains.everything:
+            record["trains"] = sorted(role.value for role in self.trains.roles)
+            record["support-only"] = self.trains.support_only
+        if self.init_seed is not None:
+            record["init-seed"] = self.init_seed
+        return record
 
     @classmethod
     def from_record(cls, record: ConfigRecord) -> Order:
@@ -69,19 +84,32 @@ class Order:
         Raises
         ------
         ValueError
-            If an entry is missing or ill-typed.
+            If an entry is missing, unknown or ill-typed.
         """
         try:
-            return cls(
-                density=DENSITY.require("upload-density", record["upload-density"]),
-                value_format=str(record["value-format"]),
-                trains=Trains(str(record["trains"])),
-            )
-        except (KeyError, ValueError) as error:
+            return cls(**_read_order(dict(record)))
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"the message's 'flasc' record is not understood ({error}): do server "
                 "and client run the same flasc-flwr?"
             ) from None
+
+
+def _read_order(record: dict[str, Any]) -> dict[str, Any]:
+    order: dict[str, Any] = {}
+    if "upload-density" in record:
+        density = record.pop("upload-density")
+        order["density"] = DENSITY.require("upload-density", density)
+        order["value_format"] = str(record.pop("value-format"))
+    if "trains" in record:
+        roles = frozenset(Role(role) for role in record.pop("trains"))
+        order["trains"] = Trains(roles, bool(record.pop("support-only")))
+    if "init-seed" in record:
+        seed = record.pop("init-seed")
+        order["init_seed"] = whole(0).require("init-seed", seed)
+    if record:
+        raise ValueError(f"unknown entries {sorted(record)}")
+    return order
 
 
 def payload_record(payload: bytes) -> ArrayRecord:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from logging import ERROR, INFO
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tomli_w
 from flwr.common.logger import log
@@ -16,9 +16,6 @@ from flwr.common.logger import log
 from flasc_flwr.config import RunConfig
 from flasc_flwr.flower.state import ServerState
 from flasc_flwr.reporting.summary import as_line, as_table, summarise
-
-if TYPE_CHECKING:
-    from peft import PeftModel
 
 
 class RunFolder:
@@ -66,9 +63,10 @@ class RunFolder:
             file.write(json.dumps(row) + "\n")
         log(INFO, as_line(row, self._rounds))
 
-    def save_adapter(self, model: PeftModel) -> None:
-        """Save the adapter so that ``PeftModel.from_pretrained`` loads it."""
-        model.save_pretrained(str(self.path / "adapter"), save_embedding_layers=False)
+    @property
+    def adapter(self) -> Path:
+        """Where the adapter goes, so that ``PeftModel.from_pretrained`` loads it."""
+        return self.path / "adapter"
 
     def finish(self, state: ServerState, ended: str = "all rounds done") -> None:
         """Write the summary, and log it."""

@@ -3,7 +3,8 @@
 scikit-learn's 1,797 digits of 8 x 8 pixels, in three fixed parts of the same class
 mix. The public part, turned by 90 degrees, pretrains a small vision transformer. The
 private part is split over the clients, the test part is held out; both are shown
-upright, so that the backbone has something left to learn.
+upright, so that the backbone has something left to learn. Upright, the public part is
+the server's to validate with.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from flasc_flwr.config import RunConfig
 from flasc_flwr.tasks.digits_backbone import pretrained_backbone
 from flasc_flwr.tasks.task import Task
 from flasc_flwr.training.local import Examples
-from flasc_flwr.training.lora import add_adapter
+from flasc_flwr.training.lora import prepare
 
 _PUBLIC, _TEST = 500, 360
 
@@ -30,25 +31,32 @@ _PUBLIC, _TEST = 500, 360
 def load(config: RunConfig) -> Task:
     """Build the digits task."""
     public, private, test = parts()
-    model = add_adapter(
+    model = prepare(
         pretrained_backbone(public["pixel_values"], public["labels"]),
         config,
         # Attention projections under the names of transformers 5 and 4.
         target_modules=r".*\.attention\."
         r"(q_proj|k_proj|v_proj|o_proj"
         r"|attention\.query|attention\.key|attention\.value|output\.dense)",
-        modules_to_save=["classifier"],
+        head=["classifier"],
     )
 
     def partition(partition_id: int, num_partitions: int) -> Examples:
         chosen = _partitions(config, num_partitions)[partition_id]
         return {name: tensor[chosen] for name, tensor in private.items()}
 
-    return Task(model, partition, test)
+    upright = torch.rot90(public["pixel_values"], -1, dims=(2, 3))
+    return Task(
+        config=config,
+        model=model,
+        partition=partition,
+        validation=public | {"pixel_values": upright},
+        test=test,
+    )
 
 
 @lru_cache(maxsize=1)
-def parts() -> tuple[Examples, Examples, Examples]:
+def parts() -> tuple[dict[str, torch.Tensor], ...]:
     """Return the public, the private and the test part.
 
     Each has ``pixel_values``, float32 of shape (n, 1, 8, 8), standardised, and
@@ -71,7 +79,7 @@ def parts() -> tuple[Examples, Examples, Examples]:
     )
 
 
-def _examples(pixels: Any, labels: Any) -> Examples:
+def _examples(pixels: Any, labels: Any) -> dict[str, torch.Tensor]:
     return {
         "pixel_values": torch.from_numpy(np.ascontiguousarray(pixels)),
         "labels": torch.from_numpy(labels.astype(np.int64)),

@@ -7,37 +7,50 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import PeftModel
 
-from flasc_flwr.training.lora import adapter_tensors
+from flasc_flwr.training.lora import Model, adapter_tensors
 
 
 class Freezer:
-    """Holds the entries still that may not change.
+    """Holds the entries still that may not change, while it is entered.
 
     Their gradients are zero in every step, as in FLASC's code (``grad *= M``), and
     they are put back after it, whatever the optimizer does to entries without a
-    gradient (AdamW decays them).
+    gradient (AdamW decays them). Tensors that are frozen whole ask for no gradient.
 
     Parameters
     ----------
-    model : PeftModel
+    model : Model
         The model, at its start.
     trainable : Mapping[str, NDArray[np.bool_]] or None
         Mask of each adapter tensor, by PEFT's names; None freezes nothing.
     """
 
     def __init__(
-        self, model: PeftModel, trainable: Mapping[str, NDArray[np.bool_]] | None
+        self, model: Model, trainable: Mapping[str, NDArray[np.bool_]] | None
     ) -> None:
         self._held: list[tuple[torch.nn.Parameter, torch.Tensor, torch.Tensor]] = []
+        self._whole: list[torch.nn.Parameter] = []
         if trainable is None:
             return
         by_place = {p.data_ptr(): p for p in model.parameters() if p.requires_grad}
         for name, tensor in adapter_tensors(model).items():
-            mask = torch.from_numpy(trainable[name]).to(tensor.device)
+            mask = trainable[name]
             parameter = by_place[tensor.data_ptr()]
-            self._held.append((parameter, mask, tensor.detach().clone()))
+            if not mask.any():
+                self._whole.append(parameter)
+            elif not mask.all():
+                device_mask = torch.from_numpy(mask).to(tensor.device)
+                self._held.append((parameter, device_mask, tensor.detach().clone()))
+
+    def __enter__(self) -> Freezer:
+        for parameter in self._whole:
+            parameter.requires_grad_(False)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for parameter in self._whole:
+            parameter.requires_grad_(True)
 
     def before_step(self) -> None:
         """Zero the gradients of frozen entries."""

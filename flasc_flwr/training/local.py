@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import PeftModel
 
 from flasc_flwr.config import RunConfig
 from flasc_flwr.training.freezing import Freezer
+from flasc_flwr.training.lora import Model
+from flasc_flwr.training.pruning import Pruning
 
 Examples = Mapping[str, torch.Tensor]
 """Model inputs by name, ``labels`` among them; the first axis counts examples."""
@@ -33,16 +34,19 @@ class Outcome:
         Fraction of examples classified rightly; in training, while it went on.
     steps : int
         Optimizer steps taken.
+    pruned_to : int, optional
+        The rank that the client came down to.
     """
 
     examples: int
     loss: float
     accuracy: float
     steps: int = 0
+    pruned_to: int | None = None
 
 
 def train(
-    model: PeftModel,
+    model: Model,
     examples: Examples,
     config: RunConfig,
     *,
@@ -57,7 +61,7 @@ def train(
 
     Parameters
     ----------
-    model : PeftModel
+    model : Model
         Trained in place.
     examples : Examples
         The client's examples.
@@ -77,25 +81,18 @@ def train(
     if count == 0:
         raise ValueError("this client has no training examples")
     _adapter_in_train_mode(model)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer: torch.optim.Optimizer
-    if config.client_optimizer == "sgd":
-        optimizer = torch.optim.SGD(
-            parameters, lr=config.client_learning_rate, momentum=0.9
-        )
-    else:
-        optimizer = torch.optim.AdamW(parameters, lr=config.client_learning_rate)
-    freezer = Freezer(model, trainable)
+    pruning = Pruning(model, config)
     loss = right = 0.0
     steps = 0
-    with torch.random.fork_rng():
+    with Freezer(model, trainable) as freezer, torch.random.fork_rng():
         torch.manual_seed(seed)
+        optimizer = _optimizer(model, config)
         for _ in range(config.local_epochs):
             order = torch.randperm(count)
             for batch in _batches(examples, order, config.batch_size):
                 optimizer.zero_grad()
                 output = model(**batch)
-                output.loss.backward()
+                (output.loss + pruning.penalty()).backward()
                 freezer.before_step()
                 optimizer.step()
                 freezer.after_step()
@@ -103,11 +100,12 @@ def train(
                 loss += output.loss.item() * len(batch["labels"])
                 right += _right(output.logits, batch["labels"])
     seen = count * config.local_epochs
-    return Outcome(count, loss / seen, right / seen, steps)
+    pruned_to = pruning.kept if pruning.wanted() else None
+    return Outcome(count, loss / seen, right / seen, steps, pruned_to)
 
 
 @torch.no_grad()
-def evaluate(model: PeftModel, examples: Examples) -> Outcome:
+def evaluate(model: Model, examples: Examples) -> Outcome:
     """Evaluate on `examples`, which must not be empty."""
     model.eval()
     count = len(examples["labels"])
@@ -117,6 +115,13 @@ def evaluate(model: PeftModel, examples: Examples) -> Outcome:
         loss += output.loss.item() * len(batch["labels"])
         right += _right(output.logits, batch["labels"])
     return Outcome(count, loss / count, right / count)
+
+
+def _optimizer(model: Model, config: RunConfig) -> torch.optim.Optimizer:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if config.client_optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=config.client_learning_rate, momentum=0.9)
+    return torch.optim.AdamW(parameters, lr=config.client_learning_rate)
 
 
 def _batches(
@@ -130,7 +135,7 @@ def _right(logits: torch.Tensor, labels: torch.Tensor) -> float:
     return float((logits.argmax(-1) == labels).sum())
 
 
-def _adapter_in_train_mode(model: PeftModel) -> None:
+def _adapter_in_train_mode(model: Model) -> None:
     model.eval()
     for name, module in model.named_modules():
         if "lora_dropout" in name:

@@ -1,10 +1,11 @@
-"""LoRA adapters: put on a backbone, read out as arrays, and written back."""
+"""The federated parameters of a model: read out as arrays, and written back."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from copy import copy
+from typing import Any, cast
 
 import torch
 from numpy.typing import NDArray
@@ -12,34 +13,54 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from transformers import PreTrainedModel
 
 from flasc_flwr.config import RunConfig
+from flasc_flwr.layout import Layout
+from flasc_flwr.method import Tunes
+from flasc_flwr.ranks import rank_of
+
+Model = PeftModel | PreTrainedModel
+"""A backbone with a LoRA adapter, or one whose own parameters are trained."""
 
 
-def add_adapter(
+def prepare(
     backbone: PreTrainedModel,
     config: RunConfig,
     *,
     target_modules: str,
-    modules_to_save: list[str],
-) -> PeftModel:
-    """Freeze a backbone and put a LoRA adapter on it, initialised by the run's seed.
+    head: list[str],
+) -> Model:
+    """Make trainable what the method tunes, and freeze the rest.
+
+    A LoRA adapter is initialised by the run's seed.
 
     Parameters
     ----------
     backbone : PreTrainedModel
         The model; it becomes part of the result.
     config : RunConfig
-        Rank, alpha, dropout and seed. The scale is ``alpha / rank``.
+        Method, rank, alpha, dropout and seed. The scale is ``alpha / rank``.
     target_modules : str
         Regular expression for the full names of the modules to adapt.
-    modules_to_save : list[str]
-        Modules trained whole beside the factors: the head.
+    head : list[str]
+        Modules trained whole, beside the factors or alone.
     """
+    tunes = config.compose().tunes
+    if tunes == Tunes.LORA:
+        return _with_adapter(backbone, config, target_modules, head)
+    for name, parameter in backbone.named_parameters():
+        in_head = any(part in head for part in name.split("."))
+        parameter.requires_grad_(tunes == Tunes.FULL or in_head)
+    return backbone
+
+
+def _with_adapter(
+    backbone: PreTrainedModel, config: RunConfig, target_modules: str, head: list[str]
+) -> PeftModel:
     lora = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,  # type: ignore[arg-type]
         lora_dropout=config.lora_dropout,
         target_modules=target_modules,
-        modules_to_save=modules_to_save,
+        modules_to_save=head,
     )
     with torch.random.fork_rng(), warnings.catch_warnings():
         # PEFT asks transformers 5 for a property under its old name.
@@ -51,8 +72,8 @@ def add_adapter(
     return model
 
 
-def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
-    """Return the adapter's own tensors by PEFT's names: not copies.
+def adapter_tensors(model: Model) -> dict[str, torch.Tensor]:
+    """Return the federated tensors by PEFT's names, or the model's own: not copies.
 
     Raises
     ------
@@ -60,8 +81,10 @@ def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
         If these are not all the trainable parameters, and nothing else: what is
         left out would never be federated.
     """
+    if not isinstance(model, PeftModel):
+        return {n: p for n, p in model.named_parameters() if p.requires_grad}
     tensors: dict[str, torch.Tensor] = get_peft_model_state_dict(
-        model, save_embedding_layers=False
+        model, save_embedding_layers=False, adapter_name=model.active_adapter
     )
     trainable = {p.data_ptr() for p in model.parameters() if p.requires_grad}
     if {tensor.data_ptr() for tensor in tensors.values()} != trainable:
@@ -72,21 +95,36 @@ def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def read_adapter(model: PeftModel) -> dict[str, NDArray[Any]]:
-    """Return the adapter as arrays by PEFT's names: copies."""
+def read_adapter(model: Model) -> dict[str, NDArray[Any]]:
+    """Return the federated tensors as arrays by their names: copies."""
     tensors = adapter_tensors(model)
     return {
         name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()
     }
 
 
-def write_adapter(model: PeftModel, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Overwrite the whole adapter.
+def write_adapter(
+    model: Model, arrays: Mapping[str, NDArray[Any]], config: RunConfig
+) -> None:
+    """Overwrite the whole adapter, with one of another rank where the arrays are.
 
     Raises
     ------
     ValueError
         If a name is missing or unknown, or a shape differs: nothing is written.
+    """
+    if isinstance(model, PeftModel):
+        _use_rank(model, rank_of(Layout.of(arrays)), config)
+    write_tensors(model, arrays)
+
+
+def write_tensors(model: Model, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Overwrite the federated tensors as they are.
+
+    Raises
+    ------
+    ValueError
+        As :func:`write_adapter`.
     """
     tensors = adapter_tensors(model)
     if odd := sorted(tensors.keys() ^ arrays.keys()):
@@ -100,3 +138,28 @@ def write_adapter(model: PeftModel, arrays: Mapping[str, NDArray[Any]]) -> None:
     with torch.no_grad():
         for name, array in arrays.items():
             tensors[name].copy_(torch.from_numpy(array))
+
+
+def _use_rank(model: PeftModel, rank: int, config: RunConfig) -> None:
+    """Make the adapter of a rank the active one; the model keeps one of each."""
+    if rank in (0, _lora(model, model.active_adapter).r):
+        return
+    common = config.compose().rank_scale == "common"
+    alpha = config.lora_alpha * (rank / config.lora_rank if common else 1.0)
+    activate(
+        model, "default" if rank == config.lora_rank else f"rank_{rank}", rank, alpha
+    )
+
+
+def activate(model: PeftModel, name: str, rank: int, alpha: float) -> None:
+    """Make the adapter `name` the active one; it is added if it is not there."""
+    if name not in model.peft_config:
+        lora = copy(_lora(model, "default"))
+        lora.r, lora.lora_alpha = rank, alpha  # type: ignore[assignment]
+        with torch.random.fork_rng():
+            model.add_adapter(name, lora)
+    model.set_adapter(name)
+
+
+def _lora(model: PeftModel, name: str) -> LoraConfig:
+    return cast(LoraConfig, model.peft_config[name])

@@ -16,10 +16,11 @@ import server_app
 from flasc_flwr.config import ConfigError, RunConfig
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import payload_of
-from flasc_flwr.methods import METHODS, Trains
+from flasc_flwr.methods import METHODS
 from flasc_flwr.tasks.digits import parts
 from flasc_flwr.tasks.digits_backbone import pretrained_backbone
 from flasc_flwr.training.local import evaluate
+from flasc_flwr.trains import SUPPORT
 from tests.flower.apps import RecordingGrid
 
 
@@ -147,33 +148,44 @@ def test_a_node_without_a_partition_says_how_to_start_it(tmp_path):
     assert "partition-id=0 num-partitions=2" in failure["reason"]
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", list(METHODS))
 def test_every_method_runs_by_name(tmp_path, method):
-    result = run(
-        tmp_path,
-        method=method,
-        num_server_rounds=4,
-        download_density_decay=0.5,
-        density_decay_every=2,
+    config = {"method": method, "download_density_decay": 0.5, "density_decay_every": 5}
+    settings = {k.replace("_", "-"): v for k, v in config.items()}
+    grid = RecordingGrid(
+        client_app.app, 4, run_config=RunConfig(lora_rank=4).to_dict() | settings
     )
-    kept = [row["kept_down"] for row in result.history[1:]]
-    sent = [row["payload_bytes_down"] for row in result.history[1:]]
-    # At the start B is zero, and zeros are never sent.
-    assert kept[0] < 1
-    expected = {
-        "dense": [1.0, 1.0, 1.0],
-        "flasc": [0.25, 0.125, 0.125],
-        "sparse-adapter": [0.25, 0.125, 0.125],
-        "fedselect": [0.25, 0.125, 0.125],
-        "adapter-lth": [1.0, 0.5, 0.5],
-    }[method]
-    assert kept[1:] == pytest.approx(expected, abs=1e-3)
-    assert all(row["replies"] == 2 for row in result.history[1:])
-    if METHODS[method].trains == Trains.SUPPORT:
+    result = run(tmp_path, grid, num_server_rounds=10, **config)
+    rows = result.history[1:]
+    for way, messages in (("down", grid.down), ("up", grid.up)):
+        sent = sum(
+            len(payload_of(record))
+            for message in messages
+            for record in message.content.array_records.values()
+        )
+        assert sum(row[f"payload_bytes_{way}"] for row in rows) == sent > 0
+    assert all(not row["failures"] and row["replies"] > 0 for row in rows)
+    assert rows[-1]["loss"] < result.history[0]["loss"]
+    if method in KEPT:
+        kept = [rows[i]["kept_down"] for i in (1, 6)]
+        assert kept == pytest.approx(KEPT[method], abs=1e-3)
+    if METHODS[method].trains == (SUPPORT,):
         # What a sparse download leaves out is not trained: the upload is no larger.
-        for row in result.history[3:]:
+        for row in rows[6:]:
             assert row["kept_up"] <= row["kept_down"] < 1
-    assert sent[-1] > 0
+
+
+KEPT = {
+    "dense": [1.0, 1.0],
+    "flasc": [0.25, 0.125],
+    "sparse-adapter": [0.25, 0.125],
+    "fedselect": [0.25, 0.125],
+    "adapter-lth": [1.0, 0.5],
+    "rolora": [1.0, 1.0],
+    "full": [1.0, 1.0],
+    "linear": [1.0, 1.0],
+}
+"""Which fraction travels in rounds 2 and 7, densities halved after every fifth."""
 
 
 def test_a_run_reports_the_bytes_that_travelled(tmp_path):

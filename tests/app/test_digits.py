@@ -7,7 +7,7 @@ from flasc_flwr.layout import Layout, Role
 from flasc_flwr.tasks import load_task
 from flasc_flwr.tasks.digits import parts
 from flasc_flwr.training.local import evaluate, train
-from flasc_flwr.training.lora import adapter_tensors, read_adapter, write_adapter
+from flasc_flwr.training.lora import adapter_tensors, read_adapter, write_tensors
 
 CONFIG = RunConfig(lora_rank=4, local_epochs=1)
 
@@ -17,7 +17,7 @@ def task():
     task = load_task(CONFIG)
     before = read_adapter(task.model)
     yield task
-    write_adapter(task.model, before)
+    write_tensors(task.model, before)
 
 
 def rows(examples):
@@ -69,7 +69,7 @@ def test_what_is_written_is_read_and_changes_the_model(task):
         name: (value + 0.1 * rng.standard_normal(value.shape)).astype(np.float32)
         for name, value in arrays.items()
     }
-    write_adapter(task.model, moved)
+    write_tensors(task.model, moved)
     for name, value in read_adapter(task.model).items():
         np.testing.assert_array_equal(value, moved[name])
     assert evaluate(task.model, task.test).loss != before.loss
@@ -97,7 +97,7 @@ def test_training_repeats_itself_bit_for_bit(task):
     start = read_adapter(task.model)
     results = []
     for seed in (7, 7, 8):
-        write_adapter(task.model, start)
+        write_tensors(task.model, start)
         train(task.model, task.partition(3, 20), CONFIG, seed=seed)
         results.append(Layout.of(start).flatten(read_adapter(task.model)))
     np.testing.assert_array_equal(results[0], results[1])
@@ -126,9 +126,9 @@ def test_an_adapter_that_does_not_fit_is_refused_and_nothing_is_written(task):
     name = next(iter(arrays))
     short = {n: v + 1 for n, v in arrays.items() if n != name}
     with pytest.raises(ValueError, match="differ in these names"):
-        write_adapter(task.model, short)
+        write_tensors(task.model, short)
     with pytest.raises(ValueError, match="has shape"):
-        write_adapter(task.model, {**arrays, name: np.zeros((1, 1), np.float32)})
+        write_tensors(task.model, {**arrays, name: np.zeros((1, 1), np.float32)})
     for n, value in read_adapter(task.model).items():
         np.testing.assert_array_equal(value, arrays[n])
 

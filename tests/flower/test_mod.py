@@ -14,8 +14,8 @@ from flasc_flwr.flower.wire import (
     payload_record,
 )
 from flasc_flwr.layout import Layout
-from flasc_flwr.methods import Trains
 from flasc_flwr.sparsity import top_k
+from flasc_flwr.trains import SUPPORT
 from tests.flower.apps import adapter, client_app
 
 LAYOUT = Layout.of(adapter())
@@ -123,9 +123,13 @@ def test_a_node_introduces_itself_without_its_app():
     reply = ask(
         client_app(never),
         {CONTROL: ConfigRecord({INTRODUCE: True})},
-        **{"download-density": 0.5, "lora-rank": 4},
+        **{"download-density": 0.5, "lora-rank": 4, "data-path": "/here"},
     )
-    assert dict(reply.content[CONTROL]) == {"name": "0", "download-density": 0.5}
+    assert dict(reply.content[CONTROL]) == {
+        "name": "0",
+        "download-density": 0.5,
+        "lora-rank": 4,
+    }
 
 
 def test_arrays_that_do_not_fit_are_refused_by_name():
@@ -167,7 +171,7 @@ def test_a_frozen_update_stays_on_the_support_and_the_app_is_told():
         masks.append(trainable_entries())
         return {name: value + 1 for name, value in arrays.items()}
 
-    order = Order(density=1.0, value_format="float32", trains=Trains.SUPPORT)
+    order = Order(density=1.0, value_format="float32", trains=SUPPORT)
     content = training(sparse) | {CONTROL: order.to_record()}
     reply = ask(client_app(trainer), content)
     update = decode(payload_of(reply.content["arrays"]), size=LAYOUT.size)

@@ -5,7 +5,7 @@ from flwr.common.constant import ErrorCode
 from flasc_flwr.budget import Budget
 from flasc_flwr.flower.ledger import Ledger
 from flasc_flwr.flower.local_grid import LocalGrid
-from flasc_flwr.flower.roster import Participant, Roster, sample
+from flasc_flwr.flower.roster import Roster
 from flasc_flwr.traffic import Traffic
 from tests.flower.apps import client_app
 
@@ -13,7 +13,7 @@ BUDGET = Budget(download_density=0.5, upload_density=0.25)
 
 
 def present(grid, at_least=1):
-    roster = Roster(BUDGET.limited_by)
+    roster = Roster(lambda name, own: BUDGET.limited_by(own))
     ledger = Ledger(0, Traffic())
     return roster.present(grid, ledger, at_least=at_least, timeout=5)
 
@@ -59,25 +59,3 @@ def test_an_app_that_cannot_introduce_itself_is_asked_once():
     with pytest.raises(RuntimeError, match="none of the 1 connected nodes"):
         present(LocalGrid(broken, 1))
     assert len(calls) == 1
-
-
-def everyone(count):
-    return [Participant(node_id=i, name=str(i), budget=BUDGET) for i in range(count)]
-
-
-@pytest.mark.parametrize(
-    ("fraction", "at_least", "count"),
-    [(0.5, 0, 5), (0.59, 0, 5), (0.1, 3, 3), (1.0, 0, 10), (0.1, 99, 10), (0.0, 0, 0)],
-)
-def test_cohorts_have_the_right_size_and_nobody_twice(fraction, at_least, count):
-    cohort = sample(everyone(10), fraction=fraction, at_least=at_least, seed=[0])
-    assert len(cohort) == len(set(cohort)) == count
-
-
-def test_everyone_is_drawn_equally_often():
-    drawn = [0] * 10
-    for i in range(2000):
-        for participant in sample(everyone(10), fraction=0.3, at_least=0, seed=[i]):
-            drawn[participant.node_id] += 1
-    # 600 expected each, standard deviation about 20.
-    assert all(500 < count < 700 for count in drawn)

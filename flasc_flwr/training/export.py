@@ -1,0 +1,78 @@
+"""Saving what was federated: an adapter that PEFT loads, or a whole model."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from peft import PeftModel
+
+from flasc_flwr.aggregation.factors import modules
+from flasc_flwr.layout import Arrays, Layout
+from flasc_flwr.merged import factors_of
+from flasc_flwr.training.lora import Model, activate, read_adapter, write_tensors
+
+_EXPORT = "export"
+
+
+def save(
+    model: Model, path: Path, merged: Mapping[str, NDArray[Any]], scale: float
+) -> None:
+    """Save a PEFT adapter, or the model itself where all of it was tuned.
+
+    What was merged into the backbone becomes components of the adapter, exactly: it
+    then has a rank of its own, and the backbone stays as it was.
+
+    Parameters
+    ----------
+    model : Model
+        The model; its active adapter is saved.
+    path : Path
+        Folder to make.
+    merged : Mapping[str, NDArray]
+        What was merged, in units of B A.
+    scale : float
+        The adapter's scale, alpha / rank.
+    """
+    if not isinstance(model, PeftModel):
+        model.save_pretrained(path)
+        return
+    name = model.active_adapter
+    if merged:
+        arrays = _with_merged(read_adapter(model), merged)
+        rank = max(a.shape[0] for key, a in arrays.items() if ".lora_A." in key)
+        activate(model, _EXPORT, rank, scale * rank)
+        write_tensors(model, arrays)
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        active = model.active_adapter
+        model.save_pretrained(
+            scratch, selected_adapters=[active], save_embedding_layers=False
+        )
+        # PEFT puts every adapter but "default" into a folder of its own.
+        saved = Path(scratch) if active == "default" else Path(scratch) / active
+        shutil.copytree(saved, path)
+    if merged:
+        model.set_adapter(name)
+        model.delete_adapter(_EXPORT)
+
+
+def _with_merged(adapter: Arrays, merged: Mapping[str, NDArray[Any]]) -> Arrays:
+    """Return the adapter with what was merged as further components."""
+    arrays = dict(adapter)
+    for module in modules(Layout.of(adapter)):
+        a, b = adapter[module.a.name], adapter[module.b.name]
+        more_b, more_a = factors_of(merged, module.name)
+        arrays[module.a.name] = np.concatenate([a, more_a], axis=0)
+        arrays[module.b.name] = np.concatenate([b, more_b], axis=1)
+    # PEFT has one rank for all modules: zeros fill up the others.
+    rank = max(arrays[m.a.name].shape[0] for m in modules(Layout.of(adapter)))
+    for module in modules(Layout.of(adapter)):
+        missing = rank - arrays[module.a.name].shape[0]
+        arrays[module.a.name] = np.pad(arrays[module.a.name], ((0, missing), (0, 0)))
+        arrays[module.b.name] = np.pad(arrays[module.b.name], ((0, 0), (0, missing)))
+    return arrays

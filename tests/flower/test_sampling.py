@@ -1,0 +1,55 @@
+import pytest
+
+from flasc_flwr.budget import Budget
+from flasc_flwr.flower.roster import Participant
+from flasc_flwr.flower.sampling import Sampling
+
+BUDGET = Budget(download_density=0.5, upload_density=0.25)
+
+
+def sampling(**settings):
+    usual = {
+        "seed": 0,
+        "fraction_train": 0.3,
+        "fraction_evaluate": 0.3,
+        "min_train_nodes": 0,
+        "min_evaluate_nodes": 0,
+        "min_available_nodes": 1,
+    }
+    return Sampling(**usual | settings)
+
+
+def everyone(count):
+    return [Participant(node_id=i, name=str(i), budget=BUDGET) for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("fraction", "at_least", "count"),
+    [(0.5, 0, 5), (0.59, 0, 5), (0.1, 3, 3), (1.0, 0, 10), (0.1, 99, 10), (0.0, 5, 0)],
+)
+def test_cohorts_have_the_right_size_and_nobody_twice(fraction, at_least, count):
+    drawn = sampling(fraction_train=fraction, min_train_nodes=at_least)
+    cohort = drawn.training(everyone(10), 1)
+    assert len(cohort) == len(set(cohort)) == count
+
+
+def test_everyone_is_drawn_equally_often():
+    times = [0] * 10
+    for current in range(2000):
+        for participant in sampling().training(everyone(10), current):
+            times[participant.node_id] += 1
+    # 600 expected each, standard deviation about 20.
+    assert all(500 < count < 700 for count in times)
+
+
+def test_those_who_evaluate_are_not_always_those_who_train():
+    nodes = everyone(10)
+    trains = [sampling().training(nodes, i) for i in range(20)]
+    evaluates = [sampling().evaluating(nodes, i) for i in range(20)]
+    assert trains != evaluates
+    assert trains == [sampling().training(nodes, i) for i in range(20)]
+
+
+def test_everyone_trains_where_the_method_asks_for_it():
+    cohort = sampling().training(everyone(10), 1, everyone=True)
+    assert len(set(cohort)) == 10
