@@ -1,0 +1,150 @@
+"""FLASC's partitioner: it skews the labels of the clients, but not their sizes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from datasets import Dataset
+from flwr_datasets.partitioner import Partitioner
+from numpy.typing import NDArray
+
+_REDRAWS = 10
+
+
+class ColumnNormalisedDirichletPartitioner(Partitioner):  # type: ignore[misc]
+    """Clients of nearly equal size, each with its own mix of classes.
+
+    Each client draws its mix from Dir(alpha); each class is then shared out in
+    proportion to what the clients drew of it. Every row goes to exactly one client.
+
+    Parameters
+    ----------
+    num_partitions : int
+        Clients, >= 1.
+    partition_by : str
+        The column of labels.
+    alpha : float
+        Label skew, > 0 and finite: smaller is more skewed.
+    seed : int
+        Of the draw and of the shuffling.
+    shuffle : bool
+        Whether to shuffle the rows of a class before they are shared out, and those of
+        a client after it. If not, a client has a consecutive range of each class, as
+        in FLASC's code.
+    min_partition_size : int
+        Least rows of a client. As in Flower's ``DirichletPartitioner``, the mixes are
+        drawn anew, up to 10 times, while a client has fewer. With 0, a client may come
+        out empty, as some must where there are fewer rows than clients.
+
+    Raises
+    ------
+    ValueError
+        If ``num_partitions``, ``alpha`` or ``min_partition_size`` is out of range; and
+        at the first use of the data, if the column is missing or clients still have
+        too few rows after the last draw. They are named.
+
+    Notes
+    -----
+    ``partition_dirichlet`` in ``data_utils.py`` of github.com/imkevinkuo/flasc rounds
+    the count of each client and class by itself, and so drops rows or runs out of
+    them. Here a class is cut at its rounded cumulative shares; a count differs from
+    the rounded one by 1 at most.
+    """
+
+    def __init__(
+        self,
+        num_partitions: int,
+        partition_by: str,
+        alpha: float,
+        seed: int = 42,
+        shuffle: bool = True,
+        min_partition_size: int = 1,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("num_partitions", num_partitions, 1),
+            ("min_partition_size", min_partition_size, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{name} = {value}: allowed is a number >= {least}")
+        if not 0 < alpha < math.inf:
+            raise ValueError(f"alpha = {alpha}: allowed is a finite number > 0")
+        self._num_partitions = num_partitions
+        self._partition_by = partition_by
+        self._alpha = alpha
+        self._seed = seed
+        self._shuffle = shuffle
+        self._min_partition_size = min_partition_size
+        self._rows: list[NDArray[np.int64]] | None = None
+
+    @property
+    def num_partitions(self) -> int:
+        """The number of clients."""
+        return self._num_partitions
+
+    def load_partition(self, partition_id: int) -> Dataset:
+        """Return the rows of one client."""
+        if self._rows is None:
+            self._rows = self._assign()
+        return self.dataset.select(self._rows[partition_id])
+
+    def _assign(self) -> list[NDArray[np.int64]]:
+        """Return the row numbers of each client."""
+        columns = self.dataset.column_names
+        if self._partition_by not in columns:
+            raise ValueError(
+                f"partition_by = {self._partition_by!r}: the data has no such column, "
+                f"its columns are {', '.join(columns)}"
+            )
+        labels = np.asarray(self.dataset[self._partition_by][:])
+        least = self._min_partition_size
+        if len(labels) < self._num_partitions * least:
+            raise ValueError(
+                f"{len(labels)} rows are too few for {self._num_partitions} partitions "
+                f"of at least {least}"
+            )
+        classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        rng = np.random.default_rng(self._seed)
+        for _ in range(1 + _REDRAWS):
+            clients = self._draw(classes, rng)
+            small = [i for i, rows in enumerate(clients) if len(rows) < least]
+            if not small:
+                return clients
+        raise ValueError(
+            f"Partitions {small} have fewer rows than min_partition_size = {least} "
+            f"after {_REDRAWS} redraws with alpha = {self._alpha}: ask for fewer "
+            "partitions or change alpha"
+        )
+
+    def _draw(
+        self, classes: list[NDArray[np.int64]], rng: np.random.Generator
+    ) -> list[NDArray[np.int64]]:
+        """Share out the rows of each class once; return those of each client."""
+        logs = log_dirichlet(rng, self._alpha, self._num_partitions, len(classes))
+        shares = np.exp(logs - np.logaddexp.reduce(logs, axis=0, keepdims=True))
+        clients: list[list[NDArray[np.int64]]] = [[] for _ in shares]
+        for rows, share in zip(classes, shares.T, strict=True):
+            # Rounding the running sum, not each share, leaves no row over.
+            cuts = np.round(np.cumsum(share) * len(rows)).astype(np.int64)[:-1]
+            rows = rng.permutation(rows) if self._shuffle else rows
+            for client, part in zip(clients, np.split(rows, cuts), strict=True):
+                client.append(part)
+        joined = [np.concatenate(client) for client in clients]
+        return [rng.permutation(rows) for rows in joined] if self._shuffle else joined
+
+
+def log_dirichlet(
+    rng: np.random.Generator, alpha: float, draws: int, classes: int
+) -> NDArray[np.float64]:
+    """Draw from Dir(alpha, ..., alpha); return logarithms, shape (draws, classes).
+
+    NumPy's own draw underflows at small alpha: a class that every client drew as 0
+    could not be shared out. The logarithms are finite at every alpha.
+    """
+    shape = (draws, classes)
+    # Gamma(alpha) is Gamma(alpha + 1) * U^(1 / alpha), and -log U is exponential. Below
+    # 1e-300 the quotient could overflow; each draw is one class alone long before.
+    logs = np.log(rng.standard_gamma(alpha + 1, shape))
+    logs -= rng.standard_exponential(shape) / max(alpha, 1e-300)
+    return np.asarray(logs - np.logaddexp.reduce(logs, axis=1, keepdims=True))
