@@ -33,6 +33,7 @@ from flasc_flwr.tiers import TIERS
 
 CLIENT_OPTIMIZERS = ("sgd", "adamw")
 TASKS = ("digits",)
+PARTITIONERS = ("dirichlet", "flasc-dirichlet", "iid", "pathological", "natural-id")
 
 
 class ConfigError(ValueError):
@@ -90,6 +91,8 @@ class RunConfig:
     local_epochs: int = _option(2, whole(1))
     batch_size: int = _option(16, whole(1))
 
+    partitioner: str = _option("dirichlet", choice(*PARTITIONERS))
+    classes_per_partition: int = _option(2, whole(1))
     dirichlet_alpha: float = _option(1.0, number("(0, inf)"))
     evaluate_every: int = _option(1, whole(1))
     output_dir: str = _option("~/flasc-runs", folder())

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from flwr_datasets.partitioner import DirichletPartitioner
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from flasc_flwr.config import RunConfig
 from flasc_flwr.tasks.digits_backbone import pretrained_backbone
+from flasc_flwr.tasks.partitioning import partitioner, split
 from flasc_flwr.tasks.task import Task
 from flasc_flwr.training.local import Examples
 from flasc_flwr.training.lora import prepare
@@ -90,14 +90,14 @@ def _examples(pixels: Any, labels: Any) -> dict[str, torch.Tensor]:
 def _partitions(config: RunConfig, num_partitions: int) -> list[list[int]]:
     """Return the indices of each partition of the private part."""
     _, private, _ = parts()
-    labels = private["labels"].tolist()
-    dataset = Dataset.from_dict({"label": labels, "index": list(range(len(labels)))})
-    partitioner = DirichletPartitioner(
+    made = partitioner(
+        config.partitioner,
         num_partitions=num_partitions,
-        partition_by="label",
-        alpha=config.dirichlet_alpha,
-        min_partition_size=1,
+        label="label",
         seed=config.seed,
+        alpha=config.dirichlet_alpha,
+        classes_per_partition=config.classes_per_partition,
+        user=None,
     )
-    partitioner.dataset = dataset
-    return [partitioner.load_partition(i)["index"][:] for i in range(num_partitions)]
+    labels = Dataset.from_dict({"label": private["labels"].tolist()})
+    return split(labels, made, num_partitions)

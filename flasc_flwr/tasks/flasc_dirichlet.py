@@ -124,11 +124,16 @@ class ColumnNormalisedDirichletPartitioner(Partitioner):  # type: ignore[misc]
         logs = log_dirichlet(rng, self._alpha, self._num_partitions, len(classes))
         shares = np.exp(logs - np.logaddexp.reduce(logs, axis=0, keepdims=True))
         clients: list[list[NDArray[np.int64]]] = [[] for _ in shares]
-        for rows, share in zip(classes, shares.T, strict=True):
+        # Rounding at a point drawn for each class: else equal shares of all classes
+        # would be rounded up for the same clients.
+        starts = rng.random(len(classes))
+        for rows, share, start in zip(classes, shares.T, starts, strict=True):
             # Rounding the running sum, not each share, leaves no row over.
-            cuts = np.round(np.cumsum(share) * len(rows)).astype(np.int64)[:-1]
+            cuts = np.floor(np.cumsum(share) * len(rows) + start)[:-1]
             rows = rng.permutation(rows) if self._shuffle else rows
-            for client, part in zip(clients, np.split(rows, cuts), strict=True):
+            for client, part in zip(
+                clients, np.split(rows, cuts.astype(np.int64)), strict=True
+            ):
                 client.append(part)
         joined = [np.concatenate(client) for client in clients]
         return [rng.permutation(rows) for rows in joined] if self._shuffle else joined

@@ -82,7 +82,7 @@ PARTITIONERS: dict[str, Callable[[_Settings], Partitioner]] = {
     ),
     "natural-id": lambda wanted: NaturalIdPartitioner(partition_by=wanted.user),
 }
-PARTITIONER_NAMES = tuple(PARTITIONERS)
+"""Partitioners by name, as `flasc_flwr.config.PARTITIONERS` lists them."""
 
 
 def partitioner(
@@ -100,7 +100,7 @@ def partitioner(
     Parameters
     ----------
     name : str
-        One of ``PARTITIONER_NAMES``.
+        One of ``PARTITIONERS``.
     num_partitions : int
         Clients, >= 1. Not for "natural-id", which makes one of each user.
     label : str

@@ -6,12 +6,13 @@ from datasets import Dataset
 from flwr_datasets.partitioner import DirichletPartitioner
 from scipy import stats
 
+from flasc_flwr import config
 from flasc_flwr.tasks import flasc_dirichlet
 from flasc_flwr.tasks.flasc_dirichlet import (
     ColumnNormalisedDirichletPartitioner,
     log_dirichlet,
 )
-from flasc_flwr.tasks.partitioning import PARTITIONER_NAMES, partitioner, split
+from flasc_flwr.tasks.partitioning import PARTITIONERS, partitioner, split
 
 # Flower's word on the classes that the pathological partitioner leaves out.
 pytestmark = pytest.mark.filterwarnings("ignore:Classes")
@@ -212,7 +213,7 @@ def test_fewer_rows_than_clients():
     assert sorted(sum(parts, [])) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("name", PARTITIONER_NAMES)
+@pytest.mark.parametrize("name", PARTITIONERS)
 def test_every_name_splits_the_data(name):
     parts = split(DATA, build(name), 7)
     rows = sum(parts, [])
@@ -233,7 +234,7 @@ def test_dirichlet_is_flowers_own():
     assert split(DATA, build("dirichlet", 40, alpha=0.3, seed=5), 40) == theirs
 
 
-@pytest.mark.parametrize("name", sorted({*PARTITIONER_NAMES} - {"natural-id"}))
+@pytest.mark.parametrize("name", sorted({*PARTITIONERS} - {"natural-id"}))
 def test_a_seed_repeats_and_another_differs(name):
     assert split(DATA, build(name), 7) == split(DATA, build(name), 7)
     assert split(DATA, build(name), 7) != split(DATA, build(name, seed=1), 7)
@@ -297,3 +298,13 @@ def test_natural_parts_are_the_users():
 def test_what_cannot_be_split(make, num_partitions, message):
     with pytest.raises(ValueError, match=message):
         split(DATA, make(), num_partitions)
+
+
+def test_the_run_config_knows_every_partitioner():
+    assert tuple(PARTITIONERS) == config.PARTITIONERS
+
+
+def test_many_small_clients_with_equal_shares_are_not_left_empty():
+    """About six rows a client, at an alpha where all shares are nearly alike."""
+    sizes = [len(part) for part in flasc(150, alpha=100, labels=rows_of([94] * 10))]
+    assert min(sizes) >= 1 and max(sizes) < 20
