@@ -7,7 +7,7 @@ settings and nothing else; all that changes is in the state, which can be saved.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,10 +21,21 @@ Moment = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class OptimizerState:
-    """Steps taken, and the moments by name, each of shape (N,)."""
+    """How far an optimizer has come.
+
+    Attributes
+    ----------
+    step : int
+        Steps taken.
+    moments : dict[str, Moment]
+        The moments by name, each of shape (N,).
+    part_steps : dict[str, int]
+        Steps that each part has taken, where parts step by themselves.
+    """
 
     step: int = 0
     moments: dict[str, Moment] = field(default_factory=dict)
+    part_steps: dict[str, int] = field(default_factory=dict)
 
 
 class ServerOptimizer(Protocol):
@@ -170,26 +181,42 @@ SERVER_OPTIMIZERS: dict[str, Callable[..., ServerOptimizer]] = {
 """Server optimizers by name; each may be called with ``learning_rate=...``."""
 
 
-def step_only(
-    entries: NDArray[np.bool_],
-    before: tuple[Vector, OptimizerState],
-    after: tuple[Vector, OptimizerState],
+def step_parts(
+    optimizer: ServerOptimizer,
+    parts: Mapping[str, NDArray[np.int64]],
+    vector: Vector,
+    gradient: Vector,
+    state: OptimizerState,
 ) -> tuple[Vector, OptimizerState]:
-    """Return `after`, with the vector and moments of `before` outside `entries`.
+    """Step some parts of the vector, each as if it were a parameter of its own.
 
-    Weight decay and momentum move entries without a gradient, too: what a method
-    freezes has to be held.
+    All else stays as it is, moments and all: weight decay and momentum would move
+    entries without a gradient, too. A part counts its own steps, as PyTorch's
+    optimizers do for each parameter, which bias correction needs.
 
     Parameters
     ----------
-    entries : NDArray[np.bool_], shape (N,)
-        Where the step counts.
-    before, after : tuple[Vector, OptimizerState]
-        Around the step.
+    optimizer : ServerOptimizer
+        What steps.
+    parts : Mapping[str, NDArray[np.int64]]
+        Positions of each part, by a name that stays the same from step to step.
+    vector, gradient : NDArray[np.float32], shape (N,)
+        As for `optimizer`.
+    state : OptimizerState
+        As this function returned it.
     """
-    moments = {
-        name: np.where(entries, moment, before[1].moments[name])
-        for name, moment in after[1].moments.items()
-    }
-    vector = np.where(entries, after[0], before[0])
-    return vector, OptimizerState(after[1].step, moments)
+    vector = vector.copy()
+    moments = {name: moment.copy() for name, moment in state.moments.items()}
+    steps = dict(state.part_steps)
+    for part, places in parts.items():
+        own = {name: moment[places] for name, moment in moments.items()}
+        stepped, after = optimizer.step(
+            vector[places],
+            gradient[places],
+            OptimizerState(steps.get(part, 0), own),
+        )
+        vector[places] = stepped
+        steps[part] = after.step
+        for name, moment in after.moments.items():
+            moments[name][places] = moment
+    return vector, OptimizerState(state.step + 1, moments, steps)

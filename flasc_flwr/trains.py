@@ -31,6 +31,16 @@ class Trains:
         """Whether nothing is frozen."""
         return not self.support_only and len(self.roles) == len(Role)
 
+    def parts(self, layout: Layout) -> dict[str, Positions] | None:
+        """Return the positions of each role that may change; None for all of them."""
+        if len(self.roles) == len(Role):
+            return None
+        role_of = np.concatenate([np.full(t.size, t.role) for t in layout.tensors])
+        return {
+            role.value: np.flatnonzero(role_of == role).astype(np.int64)
+            for role in sorted(self.roles)
+        }
+
     def entries(
         self, layout: Layout, support: Positions | None = None
     ) -> NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from logging import INFO
 from typing import Any
 
@@ -26,7 +27,7 @@ from flasc_flwr.initial import seeded_factors
 from flasc_flwr.layout import Layout, Role, Vector
 from flasc_flwr.merged import Merged, merge
 from flasc_flwr.method import Method
-from flasc_flwr.optimizers import ServerOptimizer, step_only
+from flasc_flwr.optimizers import ServerOptimizer, step_parts
 from flasc_flwr.ranks import Truncation, rank_of, truncation
 from flasc_flwr.schedules import Decay
 from flasc_flwr.sparsity import SparseVector
@@ -168,12 +169,13 @@ class Server:
     def step(self, aggregate: Aggregate) -> ArrayRecord:
         """Step along the cohort's aggregate, and return the new dense arrays."""
         state = self.state
-        before = state.vector, state.optimizer
-        after = self.optimizer.step(state.vector, -aggregate.update, state.optimizer)
-        trains = self.method.trains_at(self.turn)
-        if trains.roles != frozenset(Role):
-            after = step_only(trains.entries(state.layout), before, after)
-        state.vector, state.optimizer = after
+        parts = self.method.trains_at(self.turn).parts(state.layout)
+        step = (
+            partial(step_parts, self.optimizer, parts) if parts else self.optimizer.step
+        )
+        state.vector, state.optimizer = step(
+            state.vector, -aggregate.update, state.optimizer
+        )
         self._assign_ranks()
         state.merged = merge(state.merged, aggregate.terms)
         self._prepare()

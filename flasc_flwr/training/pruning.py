@@ -50,7 +50,7 @@ class Pruning:
             for m in modules(layout)
             if self._on
         ]
-        self._received = float(self._tail())
+        self._received = float(self._tail().detach())
 
     def penalty(self) -> torch.Tensor | float:
         """Return what is added to the loss of a step."""

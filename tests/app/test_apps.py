@@ -188,6 +188,51 @@ KEPT = {
 """Which fraction travels in rounds 2 and 7, densities halved after every fifth."""
 
 
+def test_what_flora_merged_is_in_the_adapter_that_is_saved(tmp_path):
+    result = run(tmp_path, method="flora", lora_alpha=8.0)
+    public, _, test = parts()
+    backbone = pretrained_backbone(public["pixel_values"], public["labels"])
+    model = PeftModel.from_pretrained(backbone, str(result.folder / "adapter"))
+    outcome = evaluate(model, test)
+    assert outcome.accuracy == pytest.approx(result.summary["accuracy"])
+    assert outcome.loss == pytest.approx(result.summary["loss"], rel=1e-4)
+
+
+def test_tiers_are_evaluated_one_by_one(tmp_path):
+    result = run(tmp_path, method="hetlora-tiers", lora_rank=8)
+    row = result.history[2]
+    assert len({row["loss"], row["tier_0_loss"], row["tier_1_loss"]}) == 3
+    # The strongest tier receives the whole server vector.
+    assert row["loss"] == row["server_loss"]
+
+
+def test_ranks_are_assigned_by_the_servers_own_data(tmp_path):
+    result = run(tmp_path, method="replication", low_rank=2, high_rank_fraction=0.25)
+    first, second = result.history[1:]
+    assert first["ranks"] == {"2": 4} and first["replies"] == 4
+    assert sum(second["ranks"].values()) == 2
+    assert first["low_rank_accuracy"] is not None
+
+
+def test_clients_that_prune_themselves_send_less(tmp_path):
+    result = run(
+        tmp_path,
+        method="hetlora",
+        tiers="none",
+        num_server_rounds=4,
+        fraction_train=1.0,
+        rank_pruning_decay=0.5,
+        rank_pruning_penalty=20.0,
+    )
+    ranks = [row["ranks"] for row in result.history[1:]]
+    # While B is zero its last columns cannot shrink.
+    assert ranks[0] == {"4": 4}
+    lowest = [min(int(rank) for rank in row) for row in ranks]
+    assert lowest[-1] < 4
+    sent = [row["payload_bytes_up"] for row in result.history[1:]]
+    assert sent[-1] < 0.8 * sent[0]
+
+
 def test_a_run_reports_the_bytes_that_travelled(tmp_path):
     """Payload bytes are the sum of len(payload); message bytes, of whole messages."""
     config = RunConfig(lora_rank=4).to_dict()

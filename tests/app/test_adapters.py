@@ -1,0 +1,176 @@
+"""Adapters of other ranks, merged backbones, and what is saved of them."""
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from transformers import ViTForImageClassification
+
+from flasc_flwr.config import RunConfig
+from flasc_flwr.layout import Layout
+from flasc_flwr.merged import merge
+from flasc_flwr.ranks import truncation
+from flasc_flwr.tasks import load_task
+from flasc_flwr.tasks.digits import parts
+from flasc_flwr.tasks.digits_backbone import pretrained_backbone
+from flasc_flwr.training.export import save
+from flasc_flwr.training.local import train
+from flasc_flwr.training.lora import adapter_tensors, read_adapter
+from flasc_flwr.training.merging import Merging
+from flasc_flwr.training.pruning import Pruning
+
+
+def task_of(**settings):
+    load_task.cache_clear()
+    return load_task(RunConfig.parse({"lora-rank": 4, "lora-alpha": 8.0} | settings))
+
+
+def randomised(task, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        name: value + 0.3 * rng.standard_normal(value.shape).astype(np.float32)
+        for name, value in read_adapter(task.model).items()
+    }
+
+
+def logits(model):
+    model.eval()
+    with torch.no_grad():
+        return model(pixel_values=parts()[2]["pixel_values"][:20]).logits.numpy()
+
+
+def a_module(task):
+    """Return the name of one adapted module, whatever transformers calls it."""
+    name = next(n for n in read_adapter(task.model) if ".lora_A." in n)
+    return name.split(".lora_A.")[0]
+
+
+@pytest.mark.parametrize("scale", ["common", "own"])
+def test_a_smaller_adapter_is_the_same_model_as_the_padded_one(scale):
+    task = task_of(**{"rank-scale": scale})
+    arrays = randomised(task)
+    layout = Layout.of(arrays)
+    cut = truncation(layout, 2, scale)
+    taken = cut.take(layout.flatten(arrays))
+    task.receive(layout.unflatten(cut.pad(taken)))
+    padded = logits(task.model)
+    assert read_adapter(task.model).keys() == arrays.keys()
+    task.receive(cut.layout.unflatten(taken))
+    trainable = [p for p in task.model.parameters() if p.requires_grad]
+    assert sum(p.numel() for p in trainable) == cut.layout.size < layout.size
+    np.testing.assert_allclose(logits(task.model), padded, atol=1e-5)
+    # And back: ranks take turns on one model.
+    task.receive(arrays)
+    whole = logits(task.model)
+    assert np.abs(whole - padded).max() > 1e-3
+    task.receive(cut.layout.unflatten(taken))
+    task.receive(arrays)
+    np.testing.assert_array_equal(logits(task.model), whole)
+
+
+def test_a_smaller_adapter_really_trains_at_its_own_rank():
+    task = task_of()
+    arrays = randomised(task)
+    layout = Layout.of(arrays)
+    cut = truncation(layout, 1)
+    task.receive(cut.layout.unflatten(cut.take(layout.flatten(arrays))))
+    before = read_adapter(task.model)
+    train(task.model, task.partition(0, 4), task.config, seed=0)
+    after = read_adapter(task.model)
+    assert Layout.of(after) == cut.layout
+    assert all(not np.array_equal(after[n], before[n]) for n in after)
+
+
+@pytest.mark.parametrize("rank", [3, 80])  # thin factors, and their product
+def test_what_was_merged_is_exported_as_part_of_the_adapter(tmp_path, rank):
+    task = task_of()
+    arrays = randomised(task)
+    task.receive(arrays)
+    without = logits(task.model)
+    merged = {}
+    for name in arrays:
+        if ".lora_A." in name:
+            module = name.split(".lora_A.")[0]
+            rng = np.random.default_rng(len(merged))
+            terms = rng.standard_normal((128, rank)), rng.standard_normal((rank, 128))
+            merged = merge(merged, {module: (0.02 * terms[0], terms[1])})
+    task.receive(arrays, merged)
+    expected = logits(task.model)
+    assert np.abs(expected - without).max() > 0.1
+    save(task.model, tmp_path / "adapter", merged, task.scale)
+    public = parts()[0]
+    backbone = pretrained_backbone(public["pixel_values"], public["labels"])
+    loaded = PeftModel.from_pretrained(backbone, str(tmp_path / "adapter"))
+    np.testing.assert_allclose(logits(loaded), expected, atol=1e-4)
+    # Saving leaves the model as it was, and the backbone can be had back.
+    np.testing.assert_allclose(logits(task.model), expected, atol=1e-6)
+    task.receive(arrays)
+    np.testing.assert_array_equal(logits(task.model), without)
+
+
+def test_merging_names_what_does_not_fit():
+    task = task_of()
+    merging = Merging(task.model)
+    with pytest.raises(ValueError, match="is not the name of a merged array"):
+        merging.apply({"x.weight": np.zeros((2, 2))}, 1.0)
+    with pytest.raises(ValueError, match="is no linear module that LoRA adapts"):
+        merging.apply({"base_model.model.vit.merged": np.zeros((2, 2))}, 1.0)
+    with pytest.raises(ValueError, match=r"has shape \(2, 2\), its weight \(128, 128"):
+        merging.apply({f"{a_module(task)}.merged": np.zeros((2, 2))}, 1.0)
+
+
+@pytest.mark.parametrize("method", ["full", "linear"])
+def test_without_lora_other_parameters_are_federated_and_saved(tmp_path, method):
+    task = task_of(method=method)
+    names = set(adapter_tensors(task.model))
+    head = {"classifier.weight", "classifier.bias"}
+    everything = {name for name, _ in task.model.named_parameters()}
+    assert names == (head if method == "linear" else everything)
+    train(task.model, task.partition(0, 4), task.config, seed=0)
+    save(task.model, tmp_path / "adapter", {}, task.scale)
+    loaded = ViTForImageClassification.from_pretrained(tmp_path / "adapter")
+    np.testing.assert_allclose(logits(loaded), logits(task.model), atol=1e-6)
+
+
+def test_pruning_gives_up_components_that_shrink():
+    """The tail of every module is B[:, 3:] A[3:], as HetLoRA defines it."""
+    settings = {"rank-pruning-decay": 0.99, "rank-pruning-penalty": 1.0}
+    task = task_of(**settings)
+    arrays = randomised(task)
+    task.receive(arrays)
+    pruning = Pruning(task.model, task.config)
+    assert pruning.kept == 3 and not pruning.wanted()
+    modules = [n.split(".lora_A.")[0] for n in arrays if ".lora_A." in n]
+    tail = sum(
+        np.linalg.norm(arrays[f"{m}.lora_B.weight"][:, 3:])
+        * np.linalg.norm(arrays[f"{m}.lora_A.weight"][3:])
+        for m in modules
+    )
+    assert float(pruning.penalty()) == pytest.approx(tail, rel=1e-5)
+    outcome = train(task.model, task.partition(0, 4), task.config, seed=0)
+    assert outcome.pruned_to == 3
+
+
+def test_components_that_grow_are_kept():
+    task = task_of(**{"rank-pruning-decay": 0.5})
+    start = read_adapter(task.model)  # B is zero: the tail can only grow
+    task.receive(start)
+    outcome = train(task.model, task.partition(0, 4), task.config, seed=0)
+    assert outcome.pruned_to is None
+    task.receive(start)
+    off = Pruning(task.model, RunConfig(lora_rank=4))
+    assert off.penalty() == 0.0 and not off.wanted()
+
+
+def test_a_tensor_that_is_frozen_whole_asks_for_no_gradient_and_stays():
+    task = task_of()
+    start = randomised(task)
+    task.receive(start)
+    masks = {
+        name: np.full(v.shape, ".lora_A." not in name) for name, v in start.items()
+    }
+    adamw = RunConfig(lora_rank=4, client_optimizer="adamw")
+    train(task.model, task.partition(0, 4), adamw, seed=0, trainable=masks)
+    for name, value in read_adapter(task.model).items():
+        assert np.array_equal(value, start[name]) == (".lora_A." in name), name
+    assert adapter_tensors(task.model).keys() == start.keys()
