@@ -1,8 +1,8 @@
 """What every method sends on the digits task, round by round, in one process.
 
 Runs the real ServerApp and ClientApp over a LocalGrid, and prints for each method the
-payload bytes of one client's download and upload: in the first round, where B is zero,
-and in the last. Run: python benchmarks/methods.py [--rounds 10] [--clients 10]
+payload bytes of a client's download and upload, the mean over the cohort: in the first
+round, where B is zero, and in the last. Run: python benchmarks/methods.py [--rounds 10] [--clients 10]
 """
 
 import argparse
