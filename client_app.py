@@ -13,7 +13,7 @@ from flasc_flwr.flower.wire import MERGED, array_record, arrays_of
 
 if TYPE_CHECKING:
     from flasc_flwr.tasks import Task
-    from flasc_flwr.training.local import Examples
+    from flasc_flwr.training.examples import Examples
 
 app = ClientApp(mods=[flasc_mod])
 
@@ -24,18 +24,14 @@ app = ClientApp(mods=[flasc_mod])
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the received adapter on this node's partition."""
-    from flasc_flwr.training.local import train
     from flasc_flwr.training.lora import read_adapter
     from flasc_flwr.training.pruning import first_components
 
     config, task, examples = _prepare(message, context)
-    partition, _ = _partition(context)
     current = int(message.content["config"]["server-round"])
-    seed = np.random.SeedSequence([config.seed, current, partition])
-    outcome = train(
-        task.model,
+    seed = np.random.SeedSequence([config.seed, current, _number(context)])
+    outcome = task.train(
         examples,
-        config,
         seed=int(seed.generate_state(1)[0]),
         trainable=trainable_entries(),
     )
@@ -54,10 +50,8 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Evaluate the received adapter on this node's partition."""
-    from flasc_flwr.training.local import evaluate
-
     _, task, examples = _prepare(message, context)
-    outcome = evaluate(task.model, examples)
+    outcome = task.evaluate(examples)
     metrics = {
         "num-examples": outcome.examples,
         "loss": outcome.loss,
@@ -71,9 +65,12 @@ def _prepare(message: Message, context: Context) -> "tuple[RunConfig, Task, Exam
     from flasc_flwr.tasks import load_task
 
     config = RunConfig.parse(context.run_config)
-    partition, total = _partition(context)
     task = load_task(config)
-    examples = task.partition(partition, total)
+    path = context.node_config.get("data-path")
+    if path is not None:
+        examples = task.data.own(str(path))
+    else:
+        examples = task.data.partition(*_partition(context))
     records = message.content.array_records
     merged = arrays_of(records[MERGED]) if MERGED in records else {}
     task.receive(arrays_of(records["arrays"]), merged)
@@ -88,8 +85,15 @@ def _partition(context: Context) -> tuple[int, int]:
         return partition, total
     raise ValueError(
         f"this node's data is partition {partition!r} of {total!r}: start its "
-        "SuperNode with --node-config 'partition-id=0 num-partitions=2', or the like"
+        "SuperNode with --node-config 'partition-id=0 num-partitions=2', or with "
+        "'data-path=\"/a/file\"', or the like"
     )
+
+
+def _number(context: Context) -> int:
+    """Return what tells this node from others, the same in every run if it can be."""
+    partition = context.node_config.get("partition-id")
+    return partition if isinstance(partition, int) else context.node_id
 
 
 def _reply(

@@ -21,7 +21,6 @@ def main(grid: Grid, context: Context) -> None:
 
     from flasc_flwr.tasks import load_task
     from flasc_flwr.training.export import save
-    from flasc_flwr.training.local import evaluate
     from flasc_flwr.training.lora import read_adapter
 
     with RunFolder.create(config, run_id=context.run_id) as folder:
@@ -29,7 +28,7 @@ def main(grid: Grid, context: Context) -> None:
 
         def validation_loss(arrays: Arrays) -> float:
             task.receive(arrays, strategy.server.merged())
-            return evaluate(task.model, task.validation).loss
+            return task.evaluate(task.data.validation).loss
 
         strategy = Flasc(
             method=config.compose(),
@@ -60,7 +59,7 @@ def main(grid: Grid, context: Context) -> None:
 
         def evaluate_fn(server_round: int, arrays: ArrayRecord) -> MetricRecord:
             task.receive(arrays_of(arrays), strategy.server.merged())
-            outcome = evaluate(task.model, task.test)
+            outcome = task.evaluate(task.data.test)
             return MetricRecord({"accuracy": outcome.accuracy, "loss": outcome.loss})
 
         strategy.start(

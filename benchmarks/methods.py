@@ -2,7 +2,8 @@
 
 Runs the real ServerApp and ClientApp over a LocalGrid, and prints for each method the
 payload bytes of a client's download and upload, the mean over the cohort: in the first
-round, where B is zero, and in the last. Run: python benchmarks/methods.py [--rounds 10] [--clients 10]
+round, where B is zero, and in the last.
+Run: OMP_NUM_THREADS=1 python benchmarks/methods.py [--rounds 10] [--clients 10]
 """
 
 import argparse

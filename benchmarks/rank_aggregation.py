@@ -21,13 +21,13 @@ from flasc_flwr.sparsity import top_k
 from flasc_flwr.tasks import load_task
 from flasc_flwr.tasks.digits import parts
 from flasc_flwr.tasks.partitioning import partitioner, split
-from flasc_flwr.training.local import evaluate, train
+from flasc_flwr.training.examples import Examples
 from flasc_flwr.training.lora import read_adapter
 
 CLIENTS, LOW, HIGH = 10, 4, 16
 
 
-def shares(seed: int) -> list[dict]:
+def shares(seed: int) -> list[Examples]:
     """Return each client's examples, the high-rank client's first and balanced."""
     private = parts()[1]
     labels = private["labels"].numpy()
@@ -44,7 +44,7 @@ def shares(seed: int) -> list[dict]:
     )
     skewed = split(Dataset.from_dict({"label": labels[rest]}), made, CLIENTS - 1)
     chosen = [balanced, *(rest[rows] for rows in skewed)]
-    return [{name: t[rows] for name, t in private.items()} for rows in chosen]
+    return [Examples.of(private).select(rows) for rows in chosen]
 
 
 def one(seed: int, epochs: int) -> dict[str, float]:
@@ -59,9 +59,9 @@ def one(seed: int, epochs: int) -> dict[str, float]:
         cut = truncation(layout, LOW if client else HIGH)
         begin = cut.take(vector)
         task.receive(cut.layout.unflatten(begin))
-        train(task.model, examples, config, seed=seed)
+        task.train(examples, seed=seed)
         if client == 0:
-            accuracy = evaluate(task.model, task.test).accuracy
+            accuracy = task.evaluate(task.data.test).accuracy
             result["the client, before"] = 100 * accuracy
         update = cut.layout.flatten(read_adapter(task.model)) - begin
         lifted = cut.lift(top_k(update, 1.0))
@@ -73,7 +73,7 @@ def one(seed: int, epochs: int) -> dict[str, float]:
         aggregate = cohort.result()
         arrays = layout.unflatten(vector + aggregate.update)
         task.receive(arrays, merge({}, aggregate.terms))
-        result[f"`{rule}`"] = 100 * evaluate(task.model, task.test).accuracy
+        result[f"`{rule}`"] = 100 * task.evaluate(task.data.test).accuracy
     return result
 
 

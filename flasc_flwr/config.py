@@ -25,6 +25,7 @@ from flasc_flwr.ranges import (
     fraction,
     number,
     switch,
+    text,
     whole,
 )
 from flasc_flwr.ranking import QUOTAS, SCORES
@@ -32,7 +33,8 @@ from flasc_flwr.ranks import RANK_SCALES
 from flasc_flwr.tiers import TIERS
 
 CLIENT_OPTIMIZERS = ("sgd", "adamw")
-TASKS = ("digits",)
+TASKS = ("digits", "text-classification", "causal-lm", "image-classification")
+HEADS = ("stock", "mean")
 PARTITIONERS = ("dirichlet", "flasc-dirichlet", "iid", "pathological", "natural-id")
 
 
@@ -50,6 +52,21 @@ class RunConfig:
 
     method: str = _option("flasc", choice(*METHODS))
     task: str = _option("digits", choice(*TASKS))
+    model: str = _option("", text())
+    dataset: str = _option("", text())
+    dataset_config: str = _option("", text())
+    train_split: str = _option("train", text())
+    test_split: str = _option("test", text())
+    validation_fraction: float = _option(0.1, number("[0, 1)"))
+    text_column: str = _option("text", text())
+    image_column: str = _option("image", text())
+    label_column: str = _option("label", text())
+    user_column: str = _option("", text())
+    classes: int = _option(0, whole(0))
+    multi_label: bool = _option(False, switch())
+    max_length: int = _option(128, whole(1))
+    augment: bool = _option(False, switch())
+    head: str = _option("stock", choice(*HEADS))
     num_server_rounds: int = _option(40, whole(1))
     fraction_train: float = _option(0.5, number("(0, 1]"))
     fraction_evaluate: float = _option(0.0, number("[0, 1]"))
@@ -60,6 +77,9 @@ class RunConfig:
     lora_rank: int = _option(16, whole(1))
     lora_alpha: float = _option(16.0, number("(0, inf)"))
     lora_dropout: float = _option(0.0, number("[0, 0.95]"))
+    lora_targets: str = _option("auto", text())
+    saved_modules: str = _option("auto", text())
+    adapter: str = _option("", text())
 
     download_density: float = _option(0.25, fraction("(0, 1]"))
     upload_density: float = _option(0.25, fraction("(0, 1]"))
@@ -90,11 +110,17 @@ class RunConfig:
     client_learning_rate: float = _option(0.01, number("(0, inf)"))
     local_epochs: int = _option(2, whole(1))
     batch_size: int = _option(16, whole(1))
+    device: str = _option("auto", choice("auto", "cpu", "cuda"))
+    precision: str = _option("float32", choice("float32", "bfloat16"))
+    quantize: str = _option("none", choice("none", "8bit", "4bit"))
+    compile: bool = _option(False, switch())
 
     partitioner: str = _option("dirichlet", choice(*PARTITIONERS))
     classes_per_partition: int = _option(2, whole(1))
     dirichlet_alpha: float = _option(1.0, number("(0, inf)"))
     evaluate_every: int = _option(1, whole(1))
+    evaluate_examples: int = _option(0, whole(0))
+    export_every: int = _option(0, whole(0))
     output_dir: str = _option("~/flasc-runs", folder())
 
     @classmethod

@@ -94,6 +94,11 @@ def switch() -> Range:
     return Range("true or false", lambda v: v if isinstance(v, bool) else None)
 
 
+def text() -> Range:
+    """Allow any text."""
+    return Range("text", lambda value: value if isinstance(value, str) else None)
+
+
 def automatic(range: Range) -> Range:
     """Allow ``auto`` beside a range."""
     return Range(

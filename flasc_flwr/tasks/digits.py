@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from flasc_flwr.config import RunConfig
 from flasc_flwr.tasks.digits_backbone import pretrained_backbone
-from flasc_flwr.tasks.partitioning import partitioner, split
+from flasc_flwr.tasks.partitioning import partition_rows
 from flasc_flwr.tasks.task import Task
-from flasc_flwr.training.local import Examples
+from flasc_flwr.training.device import place
+from flasc_flwr.training.examples import Batch, Examples
 from flasc_flwr.training.lora import prepare
 
 _PUBLIC, _TEST = 500, 360
@@ -41,22 +41,37 @@ def load(config: RunConfig) -> Task:
         head=["classifier"],
     )
 
-    def partition(partition_id: int, num_partitions: int) -> Examples:
-        chosen = _partitions(config, num_partitions)[partition_id]
-        return {name: tensor[chosen] for name, tensor in private.items()}
+    place(model, config)
+    return Task(config, model, DigitsData(config))
 
-    upright = torch.rot90(public["pixel_values"], -1, dims=(2, 3))
-    return Task(
-        config=config,
-        model=model,
-        partition=partition,
-        validation=public | {"pixel_values": upright},
-        test=test,
-    )
+
+class DigitsData:
+    """The private part for clients, the other two for the server."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        public, private, test = parts()
+        upright = torch.rot90(public["pixel_values"], -1, dims=(2, 3))
+        self._private = Examples.of(private)
+        self._labels = private["labels"].tolist()
+        self.validation = Examples.of(public | {"pixel_values": upright})
+        self.test = Examples.of(test)
+
+    def partition(self, partition_id: int, num_partitions: int) -> Examples:
+        """Return a simulated client's training examples."""
+        rows = partition_rows(self._config, num_partitions, labels=self._labels)
+        return self._private.select(rows[partition_id])
+
+    def own(self, path: str) -> Examples:
+        """Refuse: the digits come with scikit-learn."""
+        raise ValueError(
+            f"data-path is {path!r}, but task 'digits' has its own data: give "
+            "partition-id and num-partitions"
+        )
 
 
 @lru_cache(maxsize=1)
-def parts() -> tuple[dict[str, torch.Tensor], ...]:
+def parts() -> tuple[Batch, Batch, Batch]:
     """Return the public, the private and the test part.
 
     Each has ``pixel_values``, float32 of shape (n, 1, 8, 8), standardised, and
@@ -79,25 +94,8 @@ def parts() -> tuple[dict[str, torch.Tensor], ...]:
     )
 
 
-def _examples(pixels: Any, labels: Any) -> dict[str, torch.Tensor]:
+def _examples(pixels: Any, labels: Any) -> Batch:
     return {
         "pixel_values": torch.from_numpy(np.ascontiguousarray(pixels)),
         "labels": torch.from_numpy(labels.astype(np.int64)),
     }
-
-
-@lru_cache(maxsize=1)
-def _partitions(config: RunConfig, num_partitions: int) -> list[list[int]]:
-    """Return the indices of each partition of the private part."""
-    _, private, _ = parts()
-    made = partitioner(
-        config.partitioner,
-        num_partitions=num_partitions,
-        label="label",
-        seed=config.seed,
-        alpha=config.dirichlet_alpha,
-        classes_per_partition=config.classes_per_partition,
-        user=None,
-    )
-    labels = Dataset.from_dict({"label": private["labels"].tolist()})
-    return split(labels, made, num_partitions)

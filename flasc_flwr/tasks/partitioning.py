@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset
@@ -15,6 +15,7 @@ from flwr_datasets.partitioner import (
     PathologicalPartitioner,
 )
 
+from flasc_flwr.config import RunConfig
 from flasc_flwr.tasks.flasc_dirichlet import ColumnNormalisedDirichletPartitioner
 
 # Not "index", which a data set may have itself.
@@ -193,3 +194,48 @@ def split(
             f"partitions of these {len(dataset)} rows"
         )
     return parts
+
+
+def partition_rows(
+    config: RunConfig,
+    num_partitions: int,
+    *,
+    labels: Sequence[int] | None = None,
+    users: Sequence[Any] | None = None,
+) -> list[list[int]]:
+    """Return the row numbers of each partition, as the run config wants them.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Partitioner, its settings, and the seed.
+    num_partitions : int
+        Clients, >= 1.
+    labels : Sequence[int], optional
+        Class of each row, where rows have one.
+    users : Sequence, optional
+        Whose each row is, where that is known.
+
+    Raises
+    ------
+    ValueError
+        As :func:`partitioner` and :func:`split`, and if the partitioner goes by
+        classes and rows have none.
+    """
+    columns = {"label": labels, "user": users}
+    there = {name: list(rows) for name, rows in columns.items() if rows is not None}
+    if config.partitioner not in ("iid", "natural-id") and labels is None:
+        raise ValueError(
+            f"partitioner = {config.partitioner!r}: these rows have no one class each, "
+            "allowed is iid or natural-id"
+        )
+    made = partitioner(
+        config.partitioner,
+        num_partitions=num_partitions,
+        label="label",
+        seed=config.seed,
+        alpha=config.dirichlet_alpha,
+        classes_per_partition=config.classes_per_partition,
+        user="user" if users is not None else None,
+    )
+    return split(Dataset.from_dict(there), made, num_partitions)

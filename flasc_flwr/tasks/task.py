@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 from peft import PeftModel
 
 from flasc_flwr.config import RunConfig
-from flasc_flwr.training.local import Examples
+from flasc_flwr.training.examples import Examples
+from flasc_flwr.training.local import Outcome, evaluate, train
 from flasc_flwr.training.lora import Model, write_adapter
 from flasc_flwr.training.merging import Merging
+from flasc_flwr.training.score import Score, classes
+
+
+class Data(Protocol):
+    """A task's data, loaded when first asked for: a device needs its own alone."""
+
+    @property
+    def validation(self) -> Examples:
+        """The server's own part, by which it may judge clients."""
+        ...
+
+    @property
+    def test(self) -> Examples:
+        """The held-out part, on which nothing is trained and nothing decided."""
+        ...
+
+    def partition(self, partition_id: int, num_partitions: int) -> Examples:
+        """Return a simulated client's training examples."""
+        ...
+
+    def own(self, path: str) -> Examples:
+        """Return a device's own training examples.
+
+        Raises
+        ------
+        ValueError
+            If they cannot be used, or the task takes none.
+        """
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,20 +60,38 @@ class Task:
         Frozen backbone with a trainable adapter in its seeded initial state, or a
         model of which other parameters are tuned. One per process: only tensors are
         written between clients.
-    partition : Callable[[int, int], Examples]
-        Gives the training examples of a partition, from its id and the number of
-        partitions.
-    validation : Examples
-        The server's own part, by which it may judge clients.
-    test : Examples
-        The held-out part, on which nothing is trained and nothing decided.
+    data : Data
+        What it is trained, validated and tested on.
+    score : Score
+        Counts what is right.
     """
 
     config: RunConfig
     model: Model
-    partition: Callable[[int, int], Examples]
-    validation: Examples
-    test: Examples
+    data: Data
+    score: Score = classes
+
+    def train(
+        self,
+        examples: Examples,
+        *,
+        seed: int,
+        trainable: Mapping[str, NDArray[np.bool_]] | None = None,
+    ) -> Outcome:
+        """Train on a client's examples; see :func:`flasc_flwr.training.local.train`."""
+        return train(
+            self.model,
+            examples,
+            self.config,
+            seed=seed,
+            trainable=trainable,
+            score=self.score,
+        )
+
+    def evaluate(self, examples: Examples) -> Outcome:
+        """Evaluate on `examples`, or as many of them as ``evaluate-examples`` says."""
+        some = examples.subsample(self.config.evaluate_examples, self.config.seed)
+        return evaluate(self.model, some, self.config, self.score)
 
     @property
     def scale(self) -> float:
@@ -72,7 +121,12 @@ class Task:
         return Merging(self.model) if isinstance(self.model, PeftModel) else None
 
 
-_HOMES = {"digits": "flasc_flwr.tasks.digits"}
+_HOMES = {
+    "digits": "flasc_flwr.tasks.digits",
+    "text-classification": "flasc_flwr.tasks.text_classification",
+    "causal-lm": "flasc_flwr.tasks.causal_lm",
+    "image-classification": "flasc_flwr.tasks.image_classification",
+}
 
 
 @lru_cache(maxsize=1)

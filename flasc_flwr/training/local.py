@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from flasc_flwr.config import RunConfig
+from flasc_flwr.training.device import autocast, memory_advice, on_device
+from flasc_flwr.training.examples import Examples
 from flasc_flwr.training.freezing import Freezer
 from flasc_flwr.training.lora import Model
 from flasc_flwr.training.pruning import Pruning
-
-Examples = Mapping[str, torch.Tensor]
-"""Model inputs by name, ``labels`` among them; the first axis counts examples."""
+from flasc_flwr.training.score import Score, classes
 
 _EVALUATION_BATCH = 256
 
@@ -31,9 +32,10 @@ class Outcome:
     loss : float
         Mean loss over the examples; in training, over all epochs.
     accuracy : float
-        Fraction of examples classified rightly; in training, while it went on.
+        Fraction of predictions that are right, by the task's score; in training,
+        while it went on.
     steps : int
-        Optimizer steps taken.
+        Batches seen; in training, optimizer steps taken.
     pruned_to : int, optional
         The rank that the client came down to.
     """
@@ -52,6 +54,7 @@ def train(
     *,
     seed: int,
     trainable: Mapping[str, NDArray[np.bool_]] | None = None,
+    score: Score = classes,
 ) -> Outcome:
     """Train the adapter, densely, for ``local-epochs`` over `examples`.
 
@@ -71,50 +74,79 @@ def train(
         Seed of the shuffling and of dropout.
     trainable : Mapping[str, NDArray[np.bool_]], optional
         Masks of the entries that may change, by PEFT's names; by default all may.
+    score : Score
+        Counts what is right.
 
     Raises
     ------
     ValueError
         If there is no example.
     """
-    count = len(examples["labels"])
-    if count == 0:
+    if len(examples) == 0:
         raise ValueError("this client has no training examples")
     _adapter_in_train_mode(model)
     pruning = Pruning(model, config)
-    loss = right = 0.0
-    steps = 0
-    with Freezer(model, trainable) as freezer, torch.random.fork_rng():
+    total = _Total()
+    with Freezer(model, trainable) as freezer, memory_advice(), torch.random.fork_rng():
         torch.manual_seed(seed)
         optimizer = _optimizer(model, config)
         for _ in range(config.local_epochs):
-            order = torch.randperm(count)
-            for batch in _batches(examples, order, config.batch_size):
+            order = torch.randperm(len(examples))
+            for chosen in torch.split(order, config.batch_size):
+                batch = on_device(examples.batch(chosen, training=True), model)
                 optimizer.zero_grad()
-                output = model(**batch)
+                with autocast(config, model):
+                    output = model(**batch)
                 (output.loss + pruning.penalty()).backward()
                 freezer.before_step()
                 optimizer.step()
                 freezer.after_step()
-                steps += 1
-                loss += output.loss.item() * len(batch["labels"])
-                right += _right(output.logits, batch["labels"])
-    seen = count * config.local_epochs
+                total.add(output, batch["labels"], score)
     pruned_to = pruning.kept if pruning.wanted() else None
-    return Outcome(count, loss / seen, right / seen, steps, pruned_to)
+    return total.outcome(len(examples), pruned_to=pruned_to)
 
 
 @torch.no_grad()
-def evaluate(model: Model, examples: Examples) -> Outcome:
+def evaluate(
+    model: Model, examples: Examples, config: RunConfig, score: Score = classes
+) -> Outcome:
     """Evaluate on `examples`, which must not be empty."""
     model.eval()
-    count = len(examples["labels"])
-    loss = right = 0.0
-    for batch in _batches(examples, torch.arange(count), _EVALUATION_BATCH):
-        output = model(**batch)
-        loss += output.loss.item() * len(batch["labels"])
-        right += _right(output.logits, batch["labels"])
-    return Outcome(count, loss / count, right / count)
+    total = _Total()
+    for chosen in torch.split(torch.arange(len(examples)), _EVALUATION_BATCH):
+        batch = on_device(examples.batch(chosen), model)
+        with autocast(config, model):
+            output = model(**batch)
+        total.add(output, batch["labels"], score)
+    return total.outcome(len(examples))
+
+
+class _Total:
+    """Losses and scores of batches, added up without waiting for the device."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._examples = 0
+        self._loss: torch.Tensor | float = 0.0
+        self._right = 0.0
+        self._scored = 0
+
+    def add(self, output: Any, labels: torch.Tensor, score: Score) -> None:
+        self.steps += 1
+        self._examples += len(labels)
+        self._loss = self._loss + output.loss.detach().float() * len(labels)
+        right, scored = score(output.logits.detach(), labels)
+        self._right += right
+        self._scored += scored
+
+    def outcome(self, examples: int, pruned_to: int | None = None) -> Outcome:
+        return Outcome(
+            examples,
+            float(self._loss) / self._examples,
+            self._right / max(1, self._scored),
+            self.steps,
+            pruned_to,
+        )
 
 
 def _optimizer(model: Model, config: RunConfig) -> torch.optim.Optimizer:
@@ -122,17 +154,6 @@ def _optimizer(model: Model, config: RunConfig) -> torch.optim.Optimizer:
     if config.client_optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=config.client_learning_rate, momentum=0.9)
     return torch.optim.AdamW(parameters, lr=config.client_learning_rate)
-
-
-def _batches(
-    examples: Examples, order: torch.Tensor, size: int
-) -> Iterator[dict[str, torch.Tensor]]:
-    for chosen in torch.split(order, size):
-        yield {name: tensor[chosen] for name, tensor in examples.items()}
-
-
-def _right(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    return float((logits.argmax(-1) == labels).sum())
 
 
 def _adapter_in_train_mode(model: Model) -> None:

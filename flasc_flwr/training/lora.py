@@ -25,7 +25,7 @@ def prepare(
     backbone: PreTrainedModel,
     config: RunConfig,
     *,
-    target_modules: str,
+    target_modules: str | list[str],
     head: list[str],
 ) -> Model:
     """Make trainable what the method tunes, and freeze the rest.
@@ -38,8 +38,8 @@ def prepare(
         The model; it becomes part of the result.
     config : RunConfig
         Method, rank, alpha, dropout and seed. The scale is ``alpha / rank``.
-    target_modules : str
-        Regular expression for the full names of the modules to adapt.
+    target_modules : str or list[str]
+        Modules to adapt: their last names, or a regular expression for full names.
     head : list[str]
         Modules trained whole, beside the factors or alone.
     """
@@ -53,7 +53,10 @@ def prepare(
 
 
 def _with_adapter(
-    backbone: PreTrainedModel, config: RunConfig, target_modules: str, head: list[str]
+    backbone: PreTrainedModel,
+    config: RunConfig,
+    target_modules: str | list[str],
+    head: list[str],
 ) -> PeftModel:
     lora = LoraConfig(
         r=config.lora_rank,

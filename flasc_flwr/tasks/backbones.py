@@ -1,0 +1,84 @@
+"""Loading pretrained backbones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
+
+from flasc_flwr.config import RunConfig
+from flasc_flwr.tasks.sources import from_hub, model_path
+from flasc_flwr.training.device import device_of, place
+from flasc_flwr.training.lora import Model, prepare
+from flasc_flwr.training.targets import head_of, targets_of
+
+
+def pretrained(kind: str, config: RunConfig, **settings: Any) -> PreTrainedModel:
+    """Load a backbone, its new head initialised by the run's seed.
+
+    Parameters
+    ----------
+    kind : str
+        Class of transformers, such as ``AutoModelForCausalLM``.
+    config : RunConfig
+        Which model, and whether its weights are quantized.
+    **settings : Any
+        For ``from_pretrained``.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be had, or quantized here; it says what to do.
+    """
+    path = model_path(config.model)
+    if config.quantize != "none":
+        settings |= _quantized(config)
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        model: PreTrainedModel = from_hub(
+            "model",
+            "model",
+            config.model,
+            lambda: getattr(transformers, kind).from_pretrained(path, **settings),
+        )
+    return model
+
+
+def with_adapter(backbone: PreTrainedModel, config: RunConfig) -> Model:
+    """Put the adapter on a backbone, and both where they compute."""
+    model = prepare(
+        backbone,
+        config,
+        target_modules=targets_of(backbone, config.lora_targets),
+        head=head_of(backbone, config.saved_modules),
+    )
+    if config.quantize == "none":
+        place(model, config)
+    if config.compile:
+        model.compile()
+    return model
+
+
+def _quantized(config: RunConfig) -> dict[str, Any]:
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise ValueError(
+            f"quantize is {config.quantize!r}, which needs the package bitsandbytes: "
+            "install it, or set quantize = 'none'"
+        ) from None
+    if device_of(config).type != "cuda":
+        raise ValueError(
+            f"quantize is {config.quantize!r}, which needs a GPU: allowed is 'none'"
+        )
+    bits: dict[str, Any] = {f"load_in_{config.quantize}": True}
+    if config.quantize == "4bit":
+        bits |= {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}
+    return {
+        "quantization_config": transformers.BitsAndBytesConfig(**bits),  # type: ignore[no-untyped-call]
+        "device_map": {"": torch.cuda.current_device()},
+    }

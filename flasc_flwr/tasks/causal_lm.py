@@ -1,0 +1,46 @@
+"""Causal language modelling: the next token of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from datasets import Dataset
+
+from flasc_flwr.config import RunConfig
+from flasc_flwr.tasks.backbones import pretrained, with_adapter
+from flasc_flwr.tasks.tables import LABELS, Preparation, Tables
+from flasc_flwr.tasks.task import Task
+from flasc_flwr.tasks.text import tokenised, tokenizer_of
+from flasc_flwr.training.examples import Batch
+from flasc_flwr.training.score import IGNORED, next_tokens
+
+
+def load(config: RunConfig) -> Task:
+    """Build the task; its accuracy is the fraction of next tokens told right."""
+    tokenizer = tokenizer_of(config)
+
+    def prepare(rows: Dataset) -> Dataset:
+        keep = [config.user_column] if config.user_column else []
+        tokens = tokenised(rows, tokenizer, config, keep)
+        # A text of one token has no next one.
+        return tokens.filter(
+            lambda batch: [len(t) > 1 for t in batch],
+            batched=True,
+            input_columns="input_ids",
+        )
+
+    def collate(rows: Mapping[str, Any], training: bool) -> Batch:
+        inputs = {name: rows[name] for name in ("input_ids", "attention_mask")}
+        batch: Batch = dict(tokenizer.pad(inputs, return_tensors="pt"))
+        # By the mask, not by the token: padding may be the end token, which counts.
+        hidden = batch["attention_mask"] == 0
+        return batch | {LABELS: batch["input_ids"].masked_fill(hidden, IGNORED)}
+
+    columns = {"text-column": config.text_column}
+    data = Tables(
+        config, Preparation(columns=columns, prepare=prepare, collate=collate)
+    )
+    model = with_adapter(pretrained("AutoModelForCausalLM", config), config)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return Task(config, model, data, next_tokens)

@@ -1,0 +1,66 @@
+"""Text classification, with any encoder or decoder of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel
+
+from flasc_flwr.config import RunConfig
+from flasc_flwr.tasks.backbones import pretrained, with_adapter
+from flasc_flwr.tasks.tables import (
+    LABELS,
+    Preparation,
+    Tables,
+    check_labels,
+    class_count,
+)
+from flasc_flwr.tasks.task import Task
+from flasc_flwr.tasks.text import tokenised, tokenizer_of
+from flasc_flwr.training.examples import Batch
+from flasc_flwr.training.heads import MeanPooledClassifier
+
+
+def load(config: RunConfig) -> Task:
+    """Build the task: one class a text."""
+    tokenizer = tokenizer_of(config)
+    classes = class_count(config)
+
+    def prepare(rows: Dataset) -> Dataset:
+        check_labels(rows, config.label_column, classes, several=False)
+        keep = [name for name in (config.label_column, config.user_column) if name]
+        tokens = tokenised(rows, tokenizer, config, keep)
+        if config.label_column == LABELS:
+            return tokens
+        return tokens.rename_column(config.label_column, LABELS)
+
+    def collate(rows: Mapping[str, Any], training: bool) -> Batch:
+        inputs = {n: rows[n] for n in tokenizer.model_input_names if n in rows}
+        batch = dict(tokenizer.pad(inputs, return_tensors="pt"))
+        return batch | {LABELS: torch.tensor(rows[LABELS])}
+
+    columns = {
+        "text-column": config.text_column,
+        "label-column": config.label_column,
+    }
+    data = Tables(
+        config, Preparation(columns=columns, prepare=prepare, collate=collate)
+    )
+    model = with_adapter(_classifier(config, classes, tokenizer.pad_token_id), config)
+    return Task(config, model, data)
+
+
+def _classifier(config: RunConfig, classes: int, padding: int) -> PreTrainedModel:
+    if config.head == "stock":
+        model = pretrained(
+            "AutoModelForSequenceClassification", config, num_labels=classes
+        )
+        model.config.pad_token_id = padding
+        return model
+    encoder = pretrained("AutoModel", config)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        return MeanPooledClassifier(encoder.config, encoder, classes)

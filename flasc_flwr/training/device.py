@@ -1,0 +1,74 @@
+"""Where and in which precision a model computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from flasc_flwr.config import RunConfig
+from flasc_flwr.training.examples import Batch
+
+if TYPE_CHECKING:
+    from flasc_flwr.training.lora import Model
+
+
+def device_of(config: RunConfig) -> torch.device:
+    """Return the device that the run config names; ``auto`` takes a GPU if it can.
+
+    Raises
+    ------
+    ValueError
+        If a GPU is asked for and there is none.
+    """
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "device is 'cuda', but torch sees no GPU: allowed is 'cpu' or 'auto'"
+        )
+    return torch.device(config.device)
+
+
+def place(model: nn.Module, config: RunConfig) -> None:
+    """Put a model where the run config wants it."""
+    model.to(device_of(config))
+
+
+def on_device(batch: Batch, model: Model) -> Batch:
+    """Return a batch where the model is."""
+    device = next(model.parameters()).device
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def autocast(config: RunConfig, model: Model) -> AbstractContextManager[object]:
+    """Return a context that computes in the run config's precision.
+
+    Parameters, gradients and updates stay float32.
+    """
+    if config.precision == "float32":
+        return nullcontext()
+    device = next(model.parameters()).device
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+@contextmanager
+def memory_advice() -> Iterator[None]:
+    """Say what to change where a GPU runs out of memory.
+
+    Raises
+    ------
+    RuntimeError
+        In place of torch's own error.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RuntimeError(
+            "the GPU is out of memory: lower batch-size or max-length, set "
+            "quantize = '4bit', or let fewer clients share it with a larger "
+            f"client-resources-num-gpus ({error})"
+        ) from error
