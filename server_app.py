@@ -1,5 +1,8 @@
 """The ServerApp: builds everything from the run config, and runs it."""
 
+from pathlib import Path
+from typing import Any
+
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
@@ -20,11 +23,23 @@ def main(grid: Grid, context: Context) -> None:
     config = RunConfig.parse(context.run_config)
 
     from flasc_flwr.tasks import load_task
-    from flasc_flwr.training.export import save
+    from flasc_flwr.training.export import load_into, save
     from flasc_flwr.training.lora import read_adapter
 
     with RunFolder.create(config, run_id=context.run_id) as folder:
         task = load_task(config)
+
+        if config.adapter:
+            load_into(task.model, config.adapter, config)
+
+        def export(path: Path) -> None:
+            task.receive(arrays_of(strategy.server.received()))
+            save(task.model, path, strategy.server.merged(), task.scale)
+
+        def on_round(row: dict[str, Any]) -> None:
+            folder.add_row(row)
+            if config.export_every and row["round"] % config.export_every == 0:
+                export(folder.adapter(row["round"]))
 
         def validation_loss(arrays: Arrays) -> float:
             task.receive(arrays, strategy.server.merged())
@@ -48,7 +63,7 @@ def main(grid: Grid, context: Context) -> None:
             weighting=config.weighting,
             server_optimizer=config.make_server_optimizer(),
             seed=config.seed,
-            on_round=folder.add_row,
+            on_round=on_round,
             evaluate_every=config.evaluate_every,
             fraction_train=config.fraction_train,
             fraction_evaluate=config.fraction_evaluate,
@@ -69,6 +84,5 @@ def main(grid: Grid, context: Context) -> None:
             timeout=config.round_timeout,
             evaluate_fn=evaluate_fn,
         )
-        task.receive(arrays_of(strategy.server.received()))
-        save(task.model, folder.adapter, strategy.server.merged(), task.scale)
+        export(folder.adapter())
         folder.finish(strategy.state)

@@ -63,10 +63,10 @@ class RunFolder:
             file.write(json.dumps(row) + "\n")
         log(INFO, as_line(row, self._rounds))
 
-    @property
-    def adapter(self) -> Path:
-        """Where the adapter goes, so that ``PeftModel.from_pretrained`` loads it."""
-        return self.path / "adapter"
+    def adapter(self, round: int | None = None) -> Path:
+        """Return where the adapter goes: that of a round, or the final one."""
+        name = "adapter" if round is None else f"adapter-round-{round:04d}"
+        return self.path / name
 
     def finish(self, state: ServerState, ended: str = "all rounds done") -> None:
         """Write the summary, and log it."""

@@ -19,7 +19,7 @@ from sklearn.model_selection import train_test_split
 
 from flasc_flwr.config import RunConfig
 from flasc_flwr.tasks.digits_backbone import pretrained_backbone
-from flasc_flwr.tasks.partitioning import partition_rows
+from flasc_flwr.tasks.partitioning import Partitions
 from flasc_flwr.tasks.task import Task
 from flasc_flwr.training.device import place
 from flasc_flwr.training.examples import Batch, Examples
@@ -49,18 +49,17 @@ class DigitsData:
     """The private part for clients, the other two for the server."""
 
     def __init__(self, config: RunConfig) -> None:
-        self._config = config
         public, private, test = parts()
         upright = torch.rot90(public["pixel_values"], -1, dims=(2, 3))
         self._private = Examples.of(private)
-        self._labels = private["labels"].tolist()
+        self._partitions = Partitions(config, labels=private["labels"].tolist())
         self.validation = Examples.of(public | {"pixel_values": upright})
         self.test = Examples.of(test)
 
     def partition(self, partition_id: int, num_partitions: int) -> Examples:
         """Return a simulated client's training examples."""
-        rows = partition_rows(self._config, num_partitions, labels=self._labels)
-        return self._private.select(rows[partition_id])
+        rows = self._partitions.rows(partition_id, num_partitions)
+        return self._private.select(rows)
 
     def own(self, path: str) -> Examples:
         """Refuse: the digits come with scikit-learn."""

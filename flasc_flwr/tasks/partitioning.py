@@ -196,46 +196,62 @@ def split(
     return parts
 
 
-def partition_rows(
-    config: RunConfig,
-    num_partitions: int,
-    *,
-    labels: Sequence[int] | None = None,
-    users: Sequence[Any] | None = None,
-) -> list[list[int]]:
-    """Return the row numbers of each partition, as the run config wants them.
+class Partitions:
+    """Rows of a data set as the run config splits them, made once for each number.
 
     Parameters
     ----------
     config : RunConfig
         Partitioner, its settings, and the seed.
-    num_partitions : int
-        Clients, >= 1.
     labels : Sequence[int], optional
         Class of each row, where rows have one.
     users : Sequence, optional
         Whose each row is, where that is known.
-
-    Raises
-    ------
-    ValueError
-        As :func:`partitioner` and :func:`split`, and if the partitioner goes by
-        classes and rows have none.
+    count : int, optional
+        Number of rows, needed where neither is known.
     """
-    columns = {"label": labels, "user": users}
-    there = {name: list(rows) for name, rows in columns.items() if rows is not None}
-    if config.partitioner not in ("iid", "natural-id") and labels is None:
-        raise ValueError(
-            f"partitioner = {config.partitioner!r}: these rows have no one class each, "
-            "allowed is iid or natural-id"
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        labels: Sequence[int] | None = None,
+        users: Sequence[Any] | None = None,
+        count: int | None = None,
+    ) -> None:
+        self._config = config
+        columns = {"label": labels, "user": users}
+        there = {name: list(rows) for name, rows in columns.items() if rows is not None}
+        self._rows = Dataset.from_dict(there or {"row": list(range(count or 0))})
+        self._made: dict[int, list[list[int]]] = {}
+
+    def rows(self, partition_id: int, num_partitions: int) -> list[int]:
+        """Return the row numbers of a partition.
+
+        Raises
+        ------
+        ValueError
+            As :func:`partitioner` and :func:`split`, and if the partitioner goes by
+            classes and rows have none.
+        """
+        if num_partitions not in self._made:
+            self._made[num_partitions] = self._split(num_partitions)
+        return self._made[num_partitions][partition_id]
+
+    def _split(self, num_partitions: int) -> list[list[int]]:
+        config, columns = self._config, self._rows.column_names
+        if config.partitioner not in ("iid", "natural-id") and "label" not in columns:
+            raise ValueError(
+                f"partitioner = {config.partitioner!r}: these rows have no one class "
+                "each, allowed is iid or natural-id"
+            )
+        made = partitioner(
+            config.partitioner,
+            num_partitions=num_partitions,
+            label="label",
+            seed=config.seed,
+            alpha=config.dirichlet_alpha,
+            classes_per_partition=config.classes_per_partition,
+            user="user" if "user" in columns else None,
         )
-    made = partitioner(
-        config.partitioner,
-        num_partitions=num_partitions,
-        label="label",
-        seed=config.seed,
-        alpha=config.dirichlet_alpha,
-        classes_per_partition=config.classes_per_partition,
-        user="user" if users is not None else None,
-    )
-    return split(Dataset.from_dict(there), made, num_partitions)
+        return split(self._rows, made, num_partitions)

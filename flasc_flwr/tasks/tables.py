@@ -11,7 +11,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Sequence
 
 from flasc_flwr.config import RunConfig
-from flasc_flwr.tasks.partitioning import partition_rows
+from flasc_flwr.tasks.partitioning import Partitions
 from flasc_flwr.tasks.sources import load_rows, require_columns
 from flasc_flwr.training.examples import Batch, Examples
 
@@ -54,22 +54,10 @@ class Tables:
     def __init__(self, config: RunConfig, how: Preparation) -> None:
         self._config = config
         self._how = how
-        self._partitions: dict[int, list[list[int]]] = {}
 
     def partition(self, partition_id: int, num_partitions: int) -> Examples:
         """Return a simulated client's training examples."""
-        if num_partitions not in self._partitions:
-            rows = self._split["train"]
-            labels = rows[LABELS][:] if LABELS in rows.column_names else None
-            if labels and isinstance(labels[0], list):
-                labels = None
-            users = None
-            if self._config.user_column:
-                users = rows[self._config.user_column][:]
-            self._partitions[num_partitions] = partition_rows(
-                self._config, num_partitions, labels=labels, users=users
-            )
-        chosen = self._partitions[num_partitions][partition_id]
+        chosen = self._partitions.rows(partition_id, num_partitions)
         return self._examples(self._split["train"]).select(chosen)
 
     def own(self, path: str) -> Examples:
@@ -95,6 +83,15 @@ class Tables:
         config = self._config
         rows = load_rows(config.dataset, config.test_split, config.dataset_config)
         return self._examples(self._prepared(rows))
+
+    @cached_property
+    def _partitions(self) -> Partitions:
+        rows, user = self._split["train"], self._config.user_column
+        labels = rows[LABELS][:] if LABELS in rows.column_names else None
+        if self._config.multi_label:
+            labels = None
+        users = rows[user][:] if user else None
+        return Partitions(self._config, labels=labels, users=users, count=len(rows))
 
     @cached_property
     def _split(self) -> Mapping[str, Dataset]:

@@ -1,4 +1,4 @@
-"""Saving what was federated: an adapter that PEFT loads, or a whole model."""
+"""Saving what was federated for PEFT, and starting from what PEFT saved."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
+from peft.utils.save_and_load import load_peft_weights
 
 from flasc_flwr.aggregation.factors import modules
+from flasc_flwr.config import RunConfig
 from flasc_flwr.layout import Arrays, Layout
 from flasc_flwr.merged import factors_of
 from flasc_flwr.training.lora import Model, activate, read_adapter, write_tensors
@@ -59,6 +61,36 @@ def save(
     if merged:
         model.set_adapter(name)
         model.delete_adapter(_EXPORT)
+
+
+def load_into(model: Model, path: str, config: RunConfig) -> None:
+    """Start from an adapter that PEFT saved, every tensor of it.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or it does not fit the run config or the model.
+    """
+    if not isinstance(model, PeftModel):
+        raise ValueError(
+            f"adapter is {path!r}, but method {config.method!r} has no adapter: "
+            "allowed is ''"
+        )
+    folder = Path(path).expanduser()
+    if not (folder / "adapter_config.json").is_file():
+        raise ValueError(f"adapter is {path!r}, which has no adapter_config.json")
+    saved = LoraConfig.from_pretrained(str(folder))
+    for key, theirs, ours in (
+        ("lora-rank", saved.r, config.lora_rank),
+        ("lora-alpha", saved.lora_alpha, config.lora_alpha),
+    ):
+        if theirs != ours:
+            raise ValueError(
+                f"{key} is {ours!r}, but the adapter in {path!r} has {theirs!r}: "
+                f"allowed with it is {theirs!r}"
+            )
+    tensors = load_peft_weights(str(folder), device="cpu")
+    write_tensors(model, {name: t.float().numpy() for name, t in tensors.items()})
 
 
 def _with_merged(adapter: Arrays, merged: Mapping[str, NDArray[Any]]) -> Arrays:

@@ -75,7 +75,7 @@ def test_a_smaller_adapter_really_trains_at_its_own_rank():
     cut = truncation(layout, 1)
     task.receive(cut.layout.unflatten(cut.take(layout.flatten(arrays))))
     before = read_adapter(task.model)
-    train(task.model, task.partition(0, 4), task.config, seed=0)
+    train(task.model, task.data.partition(0, 4), task.config, seed=0)
     after = read_adapter(task.model)
     assert Layout.of(after) == cut.layout
     assert all(not np.array_equal(after[n], before[n]) for n in after)
@@ -126,7 +126,7 @@ def test_without_lora_other_parameters_are_federated_and_saved(tmp_path, method)
     head = {"classifier.weight", "classifier.bias"}
     everything = {name for name, _ in task.model.named_parameters()}
     assert names == (head if method == "linear" else everything)
-    train(task.model, task.partition(0, 4), task.config, seed=0)
+    train(task.model, task.data.partition(0, 4), task.config, seed=0)
     save(task.model, tmp_path / "adapter", {}, task.scale)
     loaded = ViTForImageClassification.from_pretrained(tmp_path / "adapter")
     np.testing.assert_allclose(logits(loaded), logits(task.model), atol=1e-6)
@@ -147,7 +147,7 @@ def test_pruning_gives_up_components_that_shrink():
         for m in modules
     )
     assert float(pruning.penalty()) == pytest.approx(tail, rel=1e-5)
-    outcome = train(task.model, task.partition(0, 4), task.config, seed=0)
+    outcome = train(task.model, task.data.partition(0, 4), task.config, seed=0)
     assert outcome.pruned_to == 3
 
 
@@ -155,7 +155,7 @@ def test_components_that_grow_are_kept():
     task = task_of(**{"rank-pruning-decay": 0.5})
     start = read_adapter(task.model)  # B is zero: the tail can only grow
     task.receive(start)
-    outcome = train(task.model, task.partition(0, 4), task.config, seed=0)
+    outcome = train(task.model, task.data.partition(0, 4), task.config, seed=0)
     assert outcome.pruned_to is None
     task.receive(start)
     off = Pruning(task.model, RunConfig(lora_rank=4))
@@ -170,7 +170,7 @@ def test_a_tensor_that_is_frozen_whole_asks_for_no_gradient_and_stays():
         name: np.full(v.shape, ".lora_A." not in name) for name, v in start.items()
     }
     adamw = RunConfig(lora_rank=4, client_optimizer="adamw")
-    train(task.model, task.partition(0, 4), adamw, seed=0, trainable=masks)
+    train(task.model, task.data.partition(0, 4), adamw, seed=0, trainable=masks)
     for name, value in read_adapter(task.model).items():
         assert np.array_equal(value, start[name]) == (".lora_A." in name), name
     assert adapter_tensors(task.model).keys() == start.keys()

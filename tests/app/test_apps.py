@@ -19,6 +19,7 @@ from flasc_flwr.flower.wire import payload_of
 from flasc_flwr.methods import METHODS
 from flasc_flwr.tasks.digits import parts
 from flasc_flwr.tasks.digits_backbone import pretrained_backbone
+from flasc_flwr.training.examples import Examples
 from flasc_flwr.training.local import evaluate
 from flasc_flwr.trains import SUPPORT
 from tests.flower.apps import RecordingGrid
@@ -78,7 +79,7 @@ def test_the_adapter_loads_in_peft_and_is_what_was_evaluated(tmp_path):
     public, _, test = parts()
     backbone = pretrained_backbone(public["pixel_values"], public["labels"])
     model = PeftModel.from_pretrained(backbone, str(result.folder / "adapter"))
-    outcome = evaluate(model, test)
+    outcome = evaluate(model, Examples.of(test), RunConfig())
     assert outcome.accuracy == pytest.approx(result.summary["accuracy"])
     assert outcome.loss == pytest.approx(result.summary["loss"], rel=1e-5)
 
@@ -193,7 +194,7 @@ def test_what_flora_merged_is_in_the_adapter_that_is_saved(tmp_path):
     public, _, test = parts()
     backbone = pretrained_backbone(public["pixel_values"], public["labels"])
     model = PeftModel.from_pretrained(backbone, str(result.folder / "adapter"))
-    outcome = evaluate(model, test)
+    outcome = evaluate(model, Examples.of(test), RunConfig())
     assert outcome.accuracy == pytest.approx(result.summary["accuracy"])
     assert outcome.loss == pytest.approx(result.summary["loss"], rel=1e-4)
 

@@ -6,7 +6,7 @@ from flasc_flwr.config import RunConfig
 from flasc_flwr.layout import Layout, Role
 from flasc_flwr.tasks import load_task
 from flasc_flwr.tasks.digits import parts
-from flasc_flwr.training.local import evaluate, train
+from flasc_flwr.training.local import train
 from flasc_flwr.training.lora import adapter_tensors, read_adapter, write_tensors
 
 CONFIG = RunConfig(lora_rank=4, local_epochs=1)
@@ -18,6 +18,10 @@ def task():
     before = read_adapter(task.model)
     yield task
     write_tensors(task.model, before)
+
+
+def everything(examples):
+    return examples.batch(torch.arange(len(examples)))
 
 
 def rows(examples):
@@ -34,7 +38,7 @@ def test_the_parts_are_disjoint_and_whole():
 
 def test_partitions_split_the_private_part_without_loss(task):
     _, private, _ = parts()
-    clients = [task.partition(i, 20) for i in range(20)]
+    clients = [everything(task.data.partition(i, 20)) for i in range(20)]
     assert sum(len(c["labels"]) for c in clients) == len(private["labels"])
     assert set().union(*(rows(c) for c in clients)) == rows(private)
     assert all(len(c["labels"]) > 0 for c in clients)
@@ -63,7 +67,7 @@ def test_the_adapter_depends_on_the_seed_alone():
 
 def test_what_is_written_is_read_and_changes_the_model(task):
     arrays = read_adapter(task.model)
-    before = evaluate(task.model, task.test)
+    before = task.evaluate(task.data.test)
     rng = np.random.default_rng(0)
     moved = {
         name: (value + 0.1 * rng.standard_normal(value.shape)).astype(np.float32)
@@ -72,7 +76,7 @@ def test_what_is_written_is_read_and_changes_the_model(task):
     write_tensors(task.model, moved)
     for name, value in read_adapter(task.model).items():
         np.testing.assert_array_equal(value, moved[name])
-    assert evaluate(task.model, task.test).loss != before.loss
+    assert task.evaluate(task.data.test).loss != before.loss
 
 
 def test_only_the_adapter_is_trained(task):
@@ -83,7 +87,7 @@ def test_only_the_adapter_is_trained(task):
         if p.data_ptr() not in adapter
     }
     before = read_adapter(task.model)
-    train(task.model, task.partition(0, 20), CONFIG, seed=1)
+    task.train(task.data.partition(0, 20), seed=1)
     for name, parameter in task.model.named_parameters():
         if name in backbone:
             assert torch.equal(parameter, backbone[name]), name
@@ -98,27 +102,27 @@ def test_training_repeats_itself_bit_for_bit(task):
     results = []
     for seed in (7, 7, 8):
         write_tensors(task.model, start)
-        train(task.model, task.partition(3, 20), CONFIG, seed=seed)
+        task.train(task.data.partition(3, 20), seed=seed)
         results.append(Layout.of(start).flatten(read_adapter(task.model)))
     np.testing.assert_array_equal(results[0], results[1])
     assert (results[0] != results[2]).any()
 
 
 def test_training_counts_and_improves(task):
-    examples = task.partition(0, 4)
+    examples = task.data.partition(0, 4)
     config = RunConfig(lora_rank=4, local_epochs=5, batch_size=16)
-    before = evaluate(task.model, examples)
+    before = task.evaluate(examples)
     outcome = train(task.model, examples, config, seed=0)
-    count = len(examples["labels"])
+    count = len(examples)
     assert outcome.examples == count
     assert outcome.steps == 5 * -(-count // 16)
-    assert evaluate(task.model, examples).loss < before.loss
+    assert task.evaluate(examples).loss < before.loss
 
 
 def test_an_empty_client_says_so(task):
-    nothing = {name: tensor[:0] for name, tensor in task.test.items()}
+    nothing = task.data.test.select([])
     with pytest.raises(ValueError, match="no training examples"):
-        train(task.model, nothing, CONFIG, seed=0)
+        task.train(nothing, seed=0)
 
 
 def test_an_adapter_that_does_not_fit_is_refused_and_nothing_is_written(task):
@@ -139,7 +143,7 @@ def test_frozen_entries_stay_as_they_are_while_the_others_train(task, optimizer)
     start = read_adapter(task.model)
     rng = np.random.default_rng(0)
     trainable = {name: rng.random(v.shape) < 0.5 for name, v in start.items()}
-    train(task.model, task.partition(0, 20), config, seed=1, trainable=trainable)
+    train(task.model, task.data.partition(0, 20), config, seed=1, trainable=trainable)
     after = read_adapter(task.model)
     for name, mask in trainable.items():
         np.testing.assert_array_equal(after[name][~mask], start[name][~mask])
