@@ -67,6 +67,13 @@ class Traffic:
             for way in Direction
         }
 
+    def by_client(self) -> dict[str, int]:
+        """Return the message bytes of each client, both ways."""
+        sums: dict[str, int] = {}
+        for sent in self.sent:
+            sums[sent.client] = sums.get(sent.client, 0) + sent.message
+        return sums
+
     def dense_float32_bytes(self, size: int) -> int:
         """Return what the same exchanges cost with dense float32 values alone.
 

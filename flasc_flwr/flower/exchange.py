@@ -15,7 +15,7 @@ _LONGEST_WAIT = 1.0
 
 
 def exchange(
-    grid: Grid, messages: Iterable[Message], timeout: float
+    grid: Grid, messages: Iterable[Message], timeout: float, enough: int | None = None
 ) -> Iterator[Message]:
     """Send `messages` and yield each reply as soon as its turn has come.
 
@@ -32,6 +32,9 @@ def exchange(
         At most one for each node.
     timeout : float
         Seconds to wait for replies.
+    enough : int, optional
+        Wait for no more than so many replies that are no errors; by default for all.
+        What comes later is never asked for.
     """
     messages = list(messages)
     if not messages:
@@ -41,14 +44,17 @@ def exchange(
     if len(turns) < len(messages):
         log(WARNING, "%d messages could not be sent", len(messages) - len(turns))
     early: dict[str, Message] = {}
-    missing = len(turns)
+    missing, good = len(turns), 0
     for reply in _arrivals(grid, set(turns), timeout):
         early[reply.metadata.reply_to_message_id] = reply
         missing -= 1
+        good += not reply.has_error()
         while turns and turns[0] in early:
             yield early.pop(turns.pop(0))
+        if enough is not None and good >= enough:
+            break
     yield from (early[turn] for turn in turns if turn in early)
-    if missing:
+    if missing and (enough is None or good < enough):
         log(WARNING, "%d replies missing after %.0f s", missing, timeout)
 
 

@@ -55,8 +55,9 @@ class Ledger:
     def rejected(self, reply: Message, reason: str) -> None:
         """Note a reply that is not used, and why."""
         client = self._name(reply)
-        self._failures.append({"client": client, "reason": reason})
-        log(WARNING, "Reply of client %s is not used: %s", client, reason)
+        node = reply.metadata.src_node_id
+        self._failures.append({"client": client, "node": node, "reason": reason})
+        log(WARNING, "Reply of client %s (%d) is not used: %s", client, node, reason)
 
     def downloaded(self, kept: float, dead: int) -> None:
         """Note what one training message carried.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from logging import INFO
 from typing import TYPE_CHECKING
 
 from flwr.app import ArrayRecord, ConfigRecord
+from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
@@ -12,33 +14,35 @@ from flasc_flwr.flower.exchange import exchange
 from flasc_flwr.flower.server import EvaluateFn
 
 if TYPE_CHECKING:
-    from flasc_flwr.flower.strategy import Flasc
+    from flasc_flwr.flower.rounds import Rounds
 
 
 def run_rounds(
-    strategy: Flasc,
+    strategy: Rounds,
     grid: Grid,
     arrays: ArrayRecord,
     *,
+    first: int,
     num_rounds: int,
     timeout: float,
     train_config: ConfigRecord,
     evaluate_config: ConfigRecord,
     evaluate_fn: EvaluateFn | None,
 ) -> Result:
-    """Run rounds 0 (introductions and a first evaluation) to `num_rounds`.
+    """Run rounds `first` to `num_rounds`, or until the strategy says why it ends.
 
-    Replies go to the strategy as they arrive, never as a list.
+    Round 0 is of introductions and a first evaluation. Replies go to the strategy as
+    they arrive, never as a list.
     """
     result = Result(arrays=arrays)
-    for current in range(num_rounds + 1):
+    for current in range(first, num_rounds + 1):
         strategy.open_round(current, grid)
         if current > 0:
             messages = strategy.configure_train(
                 current, result.arrays, train_config, grid
             )
             trained, metrics = strategy.aggregate_train(
-                current, exchange(grid, messages, timeout)
+                current, exchange(grid, messages, timeout, strategy.enough)
             )
             if trained is not None:
                 result.arrays = trained
@@ -59,4 +63,7 @@ def run_rounds(
             metrics = strategy.evaluate_received(current, evaluate_fn)
             result.evaluate_metrics_serverapp[current] = metrics
         strategy.close_round()
+        if strategy.ended:
+            log(INFO, "The run ends: %s", strategy.ended)
+            break
     return result

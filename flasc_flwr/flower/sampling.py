@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 
@@ -24,6 +25,8 @@ class Sampling:
         Least number of each, or all nodes; not where the fraction is 0.
     min_available_nodes : int
         Least number online before a round begins.
+    oversample : float
+        How many times as many nodes train as replies are waited for, at least 1.
 
     Raises
     ------
@@ -37,6 +40,7 @@ class Sampling:
     min_train_nodes: int
     min_evaluate_nodes: int
     min_available_nodes: int
+    oversample: float = 1.0
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -45,31 +49,31 @@ class Sampling:
         whole(0).require("min_train_nodes", self.min_train_nodes)
         whole(0).require("min_evaluate_nodes", self.min_evaluate_nodes)
         whole(1).require("min_available_nodes", self.min_available_nodes)
+        number("[1, inf)").require("oversample", self.oversample)
 
     def training(
         self, present: list[Participant], round: int, *, everyone: bool = False
     ) -> list[Participant]:
         """Draw those who train in a round; `everyone`, where the method asks for it."""
         fraction = 1.0 if everyone else self.fraction_train
-        return self._draw(present, round, fraction, self.min_train_nodes, 0)
+        needed = self._count(present, fraction, self.min_train_nodes)
+        return self._draw(present, round, ceil(needed * self.oversample), 0)
+
+    def enough(self, cohort: list[Participant]) -> int:
+        """Return how many replies of a cohort that trains are waited for."""
+        return ceil(len(cohort) / self.oversample)
 
     def evaluating(self, present: list[Participant], round: int) -> list[Participant]:
         """Draw those who evaluate in a round, not always those who train."""
-        return self._draw(
-            present, round, self.fraction_evaluate, self.min_evaluate_nodes, 1
-        )
+        count = self._count(present, self.fraction_evaluate, self.min_evaluate_nodes)
+        return self._draw(present, round, count, 1)
+
+    def _count(self, present: list[Participant], fraction: float, at_least: int) -> int:
+        return max(at_least, int(fraction * len(present))) if fraction else 0
 
     def _draw(
-        self,
-        present: list[Participant],
-        round: int,
-        fraction: float,
-        at_least: int,
-        purpose: int,
+        self, present: list[Participant], round: int, count: int, purpose: int
     ) -> list[Participant]:
-        if fraction == 0:
-            return []
-        count = min(len(present), max(at_least, int(fraction * len(present))))
         generator = np.random.default_rng([self.seed, round, purpose])
         return [present[i] for i in generator.permutation(len(present))[:count]]
 

@@ -19,6 +19,7 @@ from flasc_flwr.aggregation import (
 )
 from flasc_flwr.assignment import ValidationRanks
 from flasc_flwr.budget import Budget
+from flasc_flwr.flower.checkpoint import plain
 from flasc_flwr.flower.downloads import Downloads
 from flasc_flwr.flower.replies import Update
 from flasc_flwr.flower.state import ServerState
@@ -160,6 +161,24 @@ class Server:
             self._state = ServerState(layout, vector, self.optimizer.init(layout.size))
         self._state.vector = vector
         self._prepare()
+
+    def restore(self, state: ServerState) -> None:
+        """Go on from a state."""
+        self._state = state
+        self._prepare()
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a run has to have in common with one that it goes on from."""
+        validation = self.validation
+        return {
+            **{f"method {key}": part for key, part in plain(self.method).items()},
+            "budget": plain(self.budget),
+            "decay": plain(self.decay),
+            "values": self.value_format,
+            "server_optimizer": plain(self.optimizer),
+            "init_seed": self.init_seed,
+            "low_rank": validation.low_rank if validation else None,
+        }
 
     def aggregator(self) -> Aggregator:
         """Return what aggregates this turn's updates."""

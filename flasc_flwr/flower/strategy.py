@@ -2,48 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
-from functools import partial
-from logging import INFO, WARNING
+from collections.abc import Callable
+from logging import INFO
 from typing import Any
 
-from flwr.app import (
-    ArrayRecord,
-    ConfigRecord,
-    Message,
-    MessageType,
-    MetricRecord,
-    RecordDict,
-)
+from flwr.app import ArrayRecord, ConfigRecord
 from flwr.common.logger import log
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Result, Strategy
+from flwr.serverapp.strategy import Result
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
-from flasc_flwr.aggregation import WEIGHTINGS, Contribution
+from flasc_flwr.aggregation import WEIGHTINGS
 from flasc_flwr.assignment import ValidationRanks
 from flasc_flwr.budget import Budget
 from flasc_flwr.codec import VALUE_FORMATS
-from flasc_flwr.flower.ledger import Ledger
+from flasc_flwr.flower.checkpoint import Checkpoint
+from flasc_flwr.flower.guard import Guard
 from flasc_flwr.flower.loop import run_rounds
-from flasc_flwr.flower.replies import metrics_of, update_of, usable
-from flasc_flwr.flower.roster import Participant, Roster
+from flasc_flwr.flower.rounds import MetricsAggregation, Rounds
 from flasc_flwr.flower.sampling import Sampling
 from flasc_flwr.flower.server import EvaluateFn, Server
-from flasc_flwr.flower.state import ServerState
-from flasc_flwr.flower.wire import Order
 from flasc_flwr.method import Method
 from flasc_flwr.methods import compose
 from flasc_flwr.optimizers import SERVER_OPTIMIZERS, ServerOptimizer, Sgd
 from flasc_flwr.ranges import choice, whole
 from flasc_flwr.schedules import Decay
-from flasc_flwr.traffic import Traffic
-
-MetricsAggregation = Callable[[list[RecordDict], str], MetricRecord]
+from flasc_flwr.stopping import Stop
 
 
-class Flasc(Strategy):
+class Flasc(Rounds):
     """Federated LoRA with sparse communication (FLASC, arXiv 2406.05233).
 
     Each round, every sampled client receives the top-k of the server's weights,
@@ -76,6 +63,18 @@ class Flasc(Strategy):
         Seed of the cohorts, and of initial factors that clients rebuild.
     on_round : Callable[[dict[str, Any]], None], optional
         Told each finished row of the history.
+    guard : Guard, optional
+        Bounds on replies; by default one reply is enough, of any norm.
+    stop : Stop, optional
+        Conditions for an early end; by default none. Why a run ended is `ended`.
+    on_checkpoint : Callable[[Checkpoint], None], optional
+        Given the run's state after each round, such as
+        ``Checkpoints(folder, every=10)`` from :mod:`flasc_flwr.flower.checkpoint`.
+    resume : Checkpoint, optional
+        Go on from this state as if the run had never stopped.
+    oversample : float
+        How many times as many nodes train as are needed: a round goes on when the
+        replies of as many as without it are there. At least 1.
     evaluate_every : int
         Call `evaluate_fn` only every so many rounds, and after the last.
     fraction_train, fraction_evaluate : float
@@ -109,6 +108,11 @@ class Flasc(Strategy):
         server_optimizer: ServerOptimizer | None = None,
         seed: int = 0,
         on_round: Callable[[dict[str, Any]], None] | None = None,
+        guard: Guard | None = None,
+        stop: Stop | None = None,
+        on_checkpoint: Callable[[Checkpoint], None] | None = None,
+        resume: Checkpoint | None = None,
+        oversample: float = 1.0,
         evaluate_every: int = 1,
         fraction_train: float = 1.0,
         fraction_evaluate: float = 0.0,
@@ -137,7 +141,7 @@ class Flasc(Strategy):
                 f"validation is None, but method {chosen.name!r} assigns ranks by "
                 "validation loss: give ValidationRanks(loss_of=...)"
             )
-        self.server = Server(
+        server = Server(
             method=chosen,
             budget=Budget(
                 download_density=download_density, upload_density=upload_density
@@ -148,39 +152,33 @@ class Flasc(Strategy):
             seed=seed,
             validation=validation if by_validation else None,
         )
-        self.sampling = Sampling(
+        sampling = Sampling(
             seed=seed,
             fraction_train=fraction_train,
             fraction_evaluate=fraction_evaluate,
             min_train_nodes=min_train_nodes,
             min_evaluate_nodes=min_evaluate_nodes,
             min_available_nodes=min_available_nodes,
+            oversample=oversample,
         )
-        self.weighting = weighting
-        self.on_round = on_round
-        self.evaluate_every = evaluate_every
-        self.weighted_by_key = weighted_by_key
-        self.arrayrecord_key = arrayrecord_key
-        self.configrecord_key = configrecord_key
-        self.train_metrics_aggr_fn = train_metrics_aggr_fn or aggregate_metricrecords
-        self.evaluate_metrics_aggr_fn = (
-            evaluate_metrics_aggr_fn or aggregate_metricrecords
+        super().__init__(
+            server=server,
+            sampling=sampling,
+            guard=guard or Guard(),
+            stop=stop or Stop(),
+            weighting=weighting,
+            evaluate_every=evaluate_every,
+            on_round=on_round,
+            on_checkpoint=on_checkpoint,
+            weighted_by_key=weighted_by_key,
+            arrayrecord_key=arrayrecord_key,
+            configrecord_key=configrecord_key,
+            train_metrics_aggr_fn=train_metrics_aggr_fn or aggregate_metricrecords,
+            evaluate_metrics_aggr_fn=(
+                evaluate_metrics_aggr_fn or aggregate_metricrecords
+            ),
         )
-        self._roster = Roster(self.server.budget_of)
-        self._cohort: dict[int, Participant] = {}
-        self._timeout = 3600.0
-        self._ledger = Ledger(0, Traffic())
-
-    @property
-    def state(self) -> ServerState:
-        """All that the run knows: vector, moments, traffic, history.
-
-        Raises
-        ------
-        RuntimeError
-            Before the run has arrays.
-        """
-        return self.server.state
+        self._resume = resume
 
     def summary(self) -> None:
         """Log the configuration as a tree."""
@@ -230,135 +228,30 @@ class Flasc(Strategy):
         Result
             Arrays and metrics. The history with all byte counts is
             ``self.state.history``.
+
+        Raises
+        ------
+        CheckpointError
+            If the run to be resumed had another adapter or other settings.
         """
         log(INFO, "Starting %s strategy, %d rounds:", type(self).__name__, num_rounds)
         self.summary()
         self._timeout = timeout
+        first = 0
         self.server.adopt(initial_arrays)
+        if self._resume:
+            self._resume.require(self.settings, self.state.layout)
+            self.server.restore(self._resume.state)
+            first = self._resume.round + 1
+            log(INFO, "The run goes on after round %d", self._resume.round)
         return run_rounds(
             self,
             grid,
-            initial_arrays,
+            self.server.downloads.arrays,
+            first=first,
             num_rounds=num_rounds,
             timeout=timeout,
             train_config=train_config or ConfigRecord(),
             evaluate_config=evaluate_config or ConfigRecord(),
             evaluate_fn=evaluate_fn,
-        )
-
-    def open_round(self, server_round: int, grid: Grid) -> None:
-        """Begin a round's row, once enough nodes are there."""
-        self._ledger = Ledger(server_round, self.state.traffic)
-        self._present(grid)
-
-    def close_round(self) -> None:
-        """Finish the round's row, and tell it."""
-        row = self._ledger.row()
-        self.state.history.append(row)
-        if self.on_round:
-            self.on_round(row)
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Sample the cohort, and encode the download once for each budget in it."""
-        self.server.adopt(arrays)
-        if self._ledger.round != server_round:  # driven by a loop other than ours
-            self.open_round(server_round, grid)
-        cohort = self.sampling.training(
-            self._present(grid), server_round, everyone=self.server.assigns_ranks
-        )
-        messages = self._messages(cohort, MessageType.TRAIN, config, self.server.order)
-        for participant in self._cohort.values():
-            download = self.server.downloads.at(participant.budget)
-            self._ledger.downloaded(download.kept, download.dead_modules)
-        return messages
-
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Average the updates as they arrive, and step the server optimizer."""
-        server, uniform = self.server, self.weighting == "uniform"
-        aggregator = server.aggregator()
-        metrics = []
-        read = partial(
-            update_of,
-            cohort=self._cohort,
-            cut=server.cut,
-            weighted_by_key=self.weighted_by_key,
-        )
-        for update in usable(replies, read, self._ledger):
-            weight = 1.0 if uniform else update.examples
-            contribution = Contribution(update.sparse, update.rank, weight)
-            aggregator.add(contribution)
-            metrics.append(update.metrics)
-            self._ledger.uploaded(update.sparse, update.rank)
-            server.note_rank(update, contribution)
-        if aggregator.count == 0:
-            log(WARNING, "Round %d has no usable reply: skipped", server_round)
-            return None, None
-        arrays = server.step(aggregator.result())
-        averaged = self.train_metrics_aggr_fn(metrics, self.weighted_by_key)
-        self._ledger.measured({f"train_{name}": averaged[name] for name in averaged})
-        return arrays, averaged
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Send some clients what they can receive of the new server vector."""
-        self.server.adopt(arrays)
-        cohort = self.sampling.evaluating(self._present(grid), server_round)
-        return self._messages(
-            cohort, MessageType.EVALUATE, config, self.server.question
-        )
-
-    def aggregate_evaluate(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> MetricRecord | None:
-        """Average the clients' metrics."""
-        read = partial(metrics_of, weighted_by_key=self.weighted_by_key)
-        metrics = list(usable(replies, read, self._ledger))
-        if not metrics:
-            return None
-        averaged = self.evaluate_metrics_aggr_fn(metrics, self.weighted_by_key)
-        self._ledger.measured({f"clients_{name}": averaged[name] for name in averaged})
-        return averaged
-
-    def evaluate_received(
-        self, server_round: int, evaluate_fn: EvaluateFn
-    ) -> MetricRecord:
-        """Evaluate what clients can receive, and the dense server vector."""
-        metrics = self.server.evaluate(server_round, evaluate_fn)
-        self._ledger.measured(metrics)
-        return MetricRecord(metrics)
-
-    def _messages(
-        self,
-        drawn: list[Participant],
-        message_type: str,
-        config: ConfigRecord,
-        order_of: Callable[[Budget], Order],
-    ) -> list[Message]:
-        """Make the messages of one exchange, each node's by its budget of this turn."""
-        server = self.server
-        cohort = [replace(p, budget=server.budget_now(p.budget, p.name)) for p in drawn]
-        self._cohort = {p.node_id: p for p in cohort}
-        messages = server.downloads.messages(
-            cohort,
-            message_type,
-            server_round=self._ledger.round,
-            order_of=order_of,
-            config=config,
-            arrayrecord_key=self.arrayrecord_key,
-            configrecord_key=self.configrecord_key,
-        )
-        self._ledger.sent(messages, [p.name for p in cohort])
-        return messages
-
-    def _present(self, grid: Grid) -> list[Participant]:
-        return self._roster.present(
-            grid,
-            self._ledger,
-            at_least=self.sampling.min_available_nodes,
-            timeout=self._timeout,
         )

@@ -1,0 +1,261 @@
+"""The steps of a FLASC round: sample, send, take in, average, step, evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from logging import WARNING
+from typing import Any
+
+from flwr.app import (
+    ArrayRecord,
+    ConfigRecord,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from flasc_flwr.aggregation import Contribution
+from flasc_flwr.budget import Budget
+from flasc_flwr.flower.checkpoint import Checkpoint, plain
+from flasc_flwr.flower.guard import Guard
+from flasc_flwr.flower.ledger import Ledger
+from flasc_flwr.flower.replies import Update, metrics_of, update_of, usable
+from flasc_flwr.flower.roster import Participant, Roster
+from flasc_flwr.flower.sampling import Sampling
+from flasc_flwr.flower.server import EvaluateFn, Server
+from flasc_flwr.flower.state import ServerState
+from flasc_flwr.flower.wire import Order
+from flasc_flwr.stopping import Stop
+from flasc_flwr.traffic import Traffic
+
+MetricsAggregation = Callable[[list[RecordDict], str], MetricRecord]
+"""Puts the clients' metrics together, weighted by the named metric."""
+
+
+class Rounds(Strategy):
+    """What :class:`flasc_flwr.Flasc` does in a round.
+
+    Attributes
+    ----------
+    enough : int
+        How many replies the round that is under way waits for.
+    ended : str or None
+        Why the run is to end; None while it goes on.
+
+    Parameters
+    ----------
+    server : Server
+        The server vector and the method.
+    sampling : Sampling
+        Who takes part.
+    guard : Guard
+        What is let in.
+    stop : Stop
+        When the run ends early.
+    weighting : str
+        How clients count.
+    evaluate_every : int
+        Rounds between evaluations at the server.
+    on_round : Callable[[dict[str, Any]], None], optional
+        Told each finished row of the history.
+    on_checkpoint : Callable[[Checkpoint], None], optional
+        Given the run's state after each round.
+    weighted_by_key, arrayrecord_key, configrecord_key : str
+        Keys in the records of messages.
+    train_metrics_aggr_fn, evaluate_metrics_aggr_fn : MetricsAggregation
+        Put the clients' metrics together.
+    """
+
+    def __init__(
+        self,
+        *,
+        server: Server,
+        sampling: Sampling,
+        guard: Guard,
+        stop: Stop,
+        weighting: str,
+        evaluate_every: int,
+        on_round: Callable[[dict[str, Any]], None] | None,
+        on_checkpoint: Callable[[Checkpoint], None] | None,
+        weighted_by_key: str,
+        arrayrecord_key: str,
+        configrecord_key: str,
+        train_metrics_aggr_fn: MetricsAggregation,
+        evaluate_metrics_aggr_fn: MetricsAggregation,
+    ) -> None:
+        self.server = server
+        self.sampling = sampling
+        self.guard = guard
+        self.stop = stop
+        self.weighting = weighting
+        self.evaluate_every = evaluate_every
+        self.on_round = on_round
+        self.on_checkpoint = on_checkpoint
+        self.weighted_by_key = weighted_by_key
+        self.arrayrecord_key = arrayrecord_key
+        self.configrecord_key = configrecord_key
+        self.train_metrics_aggr_fn = train_metrics_aggr_fn
+        self.evaluate_metrics_aggr_fn = evaluate_metrics_aggr_fn
+        self._roster = Roster(server.budget_of)
+        self._cohort: dict[int, Participant] = {}
+        self._timeout = 3600.0
+        self._ledger = Ledger(0, Traffic())
+        self.enough = 0
+        self.ended: str | None = None
+
+    @property
+    def state(self) -> ServerState:
+        """All that the run knows: vector, moments, traffic, history.
+
+        Raises
+        ------
+        RuntimeError
+            Before the run has arrays.
+        """
+        return self.server.state
+
+    def open_round(self, server_round: int, grid: Grid) -> None:
+        """Begin a round's row, once enough nodes are there."""
+        self._ledger = Ledger(server_round, self.state.traffic)
+        self._present(grid)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a run has to have in common with one that it goes on from."""
+        return {
+            "weighting": self.weighting,
+            **{f"sampling {key}": v for key, v in plain(self.sampling).items()},
+            **self.server.settings(),
+        }
+
+    def close_round(self) -> None:
+        """Finish the round's row, tell it, and see whether the run is to end."""
+        row = self._ledger.row()
+        self.state.history.append(row)
+        if self.on_round:
+            self.on_round(row)
+        if self.on_checkpoint:
+            self.on_checkpoint(
+                Checkpoint(self._ledger.round, self.settings, self.state)
+            )
+        self.ended = self.stop.reason(self.state.history, self.state.traffic)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Sample the cohort, and encode the download once for each budget in it."""
+        self.server.adopt(arrays)
+        if self._ledger.round != server_round:  # driven by a loop other than ours
+            self.open_round(server_round, grid)
+        cohort = self.sampling.training(
+            self._present(grid), server_round, everyone=self.server.assigns_ranks
+        )
+        self.enough = self.sampling.enough(cohort)
+        messages = self._messages(cohort, MessageType.TRAIN, config, self.server.order)
+        for participant in self._cohort.values():
+            download = self.server.downloads.at(participant.budget)
+            self._ledger.downloaded(download.kept, download.dead_modules)
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Average the updates as they arrive, and step the server optimizer."""
+        server, uniform = self.server, self.weighting == "uniform"
+        aggregator = server.aggregator()
+        metrics = []
+        for update in usable(replies, self._update_of, self._ledger):
+            weight = 1.0 if uniform else update.examples
+            contribution = Contribution(update.sparse, update.rank, weight)
+            aggregator.add(contribution)
+            metrics.append(update.metrics)
+            self._ledger.uploaded(update.sparse, update.rank)
+            server.note_rank(update, contribution)
+        if aggregator.count < self.guard.min_replies:
+            log(
+                WARNING,
+                "Round %d has %d usable replies, fewer than %d: skipped",
+                server_round,
+                aggregator.count,
+                self.guard.min_replies,
+            )
+            return None, None
+        arrays = server.step(aggregator.result())
+        averaged = self.train_metrics_aggr_fn(metrics, self.weighted_by_key)
+        self._ledger.measured({f"train_{name}": averaged[name] for name in averaged})
+        return arrays, averaged
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send some clients what they can receive of the new server vector."""
+        self.server.adopt(arrays)
+        cohort = self.sampling.evaluating(self._present(grid), server_round)
+        return self._messages(
+            cohort, MessageType.EVALUATE, config, self.server.question
+        )
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Average the clients' metrics."""
+        read = partial(metrics_of, weighted_by_key=self.weighted_by_key)
+        metrics = list(usable(replies, read, self._ledger))
+        if not metrics:
+            return None
+        averaged = self.evaluate_metrics_aggr_fn(metrics, self.weighted_by_key)
+        self._ledger.measured({f"clients_{name}": averaged[name] for name in averaged})
+        return averaged
+
+    def evaluate_received(
+        self, server_round: int, evaluate_fn: EvaluateFn
+    ) -> MetricRecord:
+        """Evaluate what clients can receive, and the dense server vector."""
+        metrics = self.server.evaluate(server_round, evaluate_fn)
+        self._ledger.measured(metrics)
+        return MetricRecord(metrics)
+
+    def _messages(
+        self,
+        drawn: list[Participant],
+        message_type: str,
+        config: ConfigRecord,
+        order_of: Callable[[Budget], Order],
+    ) -> list[Message]:
+        """Make the messages of one exchange, each node's by its budget of this turn."""
+        server = self.server
+        cohort = [replace(p, budget=server.budget_now(p.budget, p.name)) for p in drawn]
+        self._cohort = {p.node_id: p for p in cohort}
+        messages = server.downloads.messages(
+            cohort,
+            message_type,
+            server_round=self._ledger.round,
+            order_of=order_of,
+            config=config,
+            arrayrecord_key=self.arrayrecord_key,
+            configrecord_key=self.configrecord_key,
+        )
+        self._ledger.sent(messages, [p.name for p in cohort])
+        return messages
+
+    def _update_of(self, reply: Message) -> Update:
+        """Read one reply of this round's cohort; a node's second one is refused."""
+        update = update_of(reply, self._cohort, self.server.cut, self.weighted_by_key)
+        update = self.guard.let_in(update)
+        # Whoever has been taken in is no longer asked.
+        del self._cohort[reply.metadata.src_node_id]
+        return update
+
+    def _present(self, grid: Grid) -> list[Participant]:
+        return self._roster.present(
+            grid,
+            self._ledger,
+            at_least=self.sampling.min_available_nodes,
+            timeout=self._timeout,
+        )
