@@ -9,10 +9,13 @@ from flwr.serverapp import Grid, ServerApp
 from flasc_flwr import Flasc
 from flasc_flwr.assignment import ValidationRanks
 from flasc_flwr.config import RunConfig
+from flasc_flwr.flower.checkpoint import Checkpoints
+from flasc_flwr.flower.guard import Guard
 from flasc_flwr.flower.wire import array_record, arrays_of
 from flasc_flwr.layout import Arrays
 from flasc_flwr.reporting import RunFolder
 from flasc_flwr.schedules import Decay
+from flasc_flwr.stopping import Stop
 
 app = ServerApp()
 
@@ -26,7 +29,12 @@ def main(grid: Grid, context: Context) -> None:
     from flasc_flwr.training.export import load_into, save
     from flasc_flwr.training.lora import read_adapter
 
-    with RunFolder.create(config, run_id=context.run_id) as folder:
+    checkpoint = None
+    if config.resume:
+        folder, checkpoint = RunFolder.reopen(config)
+    else:
+        folder = RunFolder.create(config, run_id=context.run_id)
+    with folder:
         task = load_task(config)
 
         if config.adapter:
@@ -64,6 +72,26 @@ def main(grid: Grid, context: Context) -> None:
             server_optimizer=config.make_server_optimizer(),
             seed=config.seed,
             on_round=on_round,
+            guard=Guard(
+                min_replies=config.min_replies,
+                max_norm=config.max_update_norm,
+                norm_action=config.update_norm_action,
+                max_examples=config.max_examples,
+            ),
+            stop=Stop(
+                accuracy=config.stop_accuracy,
+                patience=config.stop_patience,
+                megabytes=config.stop_megabytes,
+                client_megabytes=config.stop_client_megabytes,
+            ),
+            oversample=config.oversample,
+            on_checkpoint=(
+                Checkpoints(folder.checkpoints, config.checkpoint_every)
+                if config.checkpoint_every
+                else None
+            ),
+            resume=checkpoint,
+            run_settings=config.shared_by_resumed(),
             evaluate_every=config.evaluate_every,
             fraction_train=config.fraction_train,
             fraction_evaluate=config.fraction_evaluate,
@@ -85,4 +113,4 @@ def main(grid: Grid, context: Context) -> None:
             evaluate_fn=evaluate_fn,
         )
         export(folder.adapter())
-        folder.finish(strategy.state)
+        folder.finish(strategy.state, strategy.ended or "all rounds done")

@@ -38,6 +38,19 @@ HEADS = ("stock", "mean")
 PARTITIONERS = ("dirichlet", "flasc-dirichlet", "iid", "pathological", "natural-id")
 
 
+_FREE = (
+    "checkpoint-",
+    "device",
+    "evaluate-",
+    "export-",
+    "num-server-rounds",
+    "output-dir",
+    "resume",
+    "round-timeout",
+    "stop-",
+)
+
+
 class ConfigError(ValueError):
     """A run config that cannot be run: the key, its value, and what is allowed."""
 
@@ -121,6 +134,19 @@ class RunConfig:
     evaluate_every: int = _option(1, whole(1))
     evaluate_examples: int = _option(0, whole(0))
     export_every: int = _option(0, whole(0))
+    checkpoint_every: int = _option(10, whole(0))
+    resume: str = _option("", text())
+
+    min_replies: int = _option(1, whole(1))
+    oversample: float = _option(1.0, number("[1, inf)"))
+    max_update_norm: float = _option(0.0, number("[0, inf)"))
+    update_norm_action: str = _option("reject", choice("reject", "clip"))
+    max_examples: float = _option(1e7, number("(0, inf)"))
+    stop_accuracy: float = _option(0.0, number("[0, 1]"))
+    stop_patience: int = _option(0, whole(0))
+    stop_megabytes: float = _option(0.0, number("[0, inf)"))
+    stop_client_megabytes: float = _option(0.0, number("[0, inf)"))
+
     output_dir: str = _option("~/flasc-runs", folder())
 
     @classmethod
@@ -187,6 +213,13 @@ class RunConfig:
         if isinstance(rate, str):
             rate = 1.0 if name == "sgd" else 0.01
         return SERVER_OPTIMIZERS[name](learning_rate=rate)
+
+    def shared_by_resumed(self) -> dict[str, Any]:
+        """Return the settings that a run has in common with one that it goes on from.
+
+        All but those that say how long it runs, what it leaves behind, and where.
+        """
+        return {k: v for k, v in self.to_dict().items() if not k.startswith(_FREE)}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings under their kebab-case keys."""

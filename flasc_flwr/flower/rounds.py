@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from logging import WARNING
@@ -60,6 +60,8 @@ class Rounds(Strategy):
         When the run ends early.
     weighting : str
         How clients count.
+    run_settings : Mapping[str, Any]
+        More settings that a resumed run has to share.
     evaluate_every : int
         Rounds between evaluations at the server.
     on_round : Callable[[dict[str, Any]], None], optional
@@ -80,6 +82,7 @@ class Rounds(Strategy):
         guard: Guard,
         stop: Stop,
         weighting: str,
+        run_settings: Mapping[str, Any],
         evaluate_every: int,
         on_round: Callable[[dict[str, Any]], None] | None,
         on_checkpoint: Callable[[Checkpoint], None] | None,
@@ -94,6 +97,7 @@ class Rounds(Strategy):
         self.guard = guard
         self.stop = stop
         self.weighting = weighting
+        self.run_settings = run_settings
         self.evaluate_every = evaluate_every
         self.on_round = on_round
         self.on_checkpoint = on_checkpoint
@@ -129,6 +133,7 @@ class Rounds(Strategy):
     def settings(self) -> dict[str, Any]:
         """What a run has to have in common with one that it goes on from."""
         return {
+            **self.run_settings,
             "weighting": self.weighting,
             **{f"sampling {key}": v for key, v in plain(self.sampling).items()},
             **self.server.settings(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from logging import INFO
 from typing import Any
 
@@ -72,6 +72,8 @@ class Flasc(Rounds):
         ``Checkpoints(folder, every=10)`` from :mod:`flasc_flwr.flower.checkpoint`.
     resume : Checkpoint, optional
         Go on from this state as if the run had never stopped.
+    run_settings : Mapping[str, Any], optional
+        More settings, such as of the clients, that a resumed run has to share.
     oversample : float
         How many times as many nodes train as are needed: a round goes on when the
         replies of as many as without it are there. At least 1.
@@ -112,6 +114,7 @@ class Flasc(Rounds):
         stop: Stop | None = None,
         on_checkpoint: Callable[[Checkpoint], None] | None = None,
         resume: Checkpoint | None = None,
+        run_settings: Mapping[str, Any] | None = None,
         oversample: float = 1.0,
         evaluate_every: int = 1,
         fraction_train: float = 1.0,
@@ -167,6 +170,7 @@ class Flasc(Rounds):
             guard=guard or Guard(),
             stop=stop or Stop(),
             weighting=weighting,
+            run_settings=run_settings or {},
             evaluate_every=evaluate_every,
             on_round=on_round,
             on_checkpoint=on_checkpoint,

@@ -14,8 +14,11 @@ import tomli_w
 from flwr.common.logger import log
 
 from flasc_flwr.config import RunConfig
+from flasc_flwr.flower.checkpoint import Checkpoint, CheckpointError, found, read
 from flasc_flwr.flower.state import ServerState
 from flasc_flwr.reporting.summary import as_line, as_table, summarise
+
+_CHECKPOINTS = "checkpoints"
 
 
 class RunFolder:
@@ -40,6 +43,33 @@ class RunFolder:
         path.mkdir(parents=True)
         (path / "config.toml").write_text(tomli_w.dumps(config.to_dict()))
         return cls(path, config.num_server_rounds)
+
+    @classmethod
+    def reopen(cls, config: RunConfig) -> tuple[RunFolder, Checkpoint]:
+        """Open the folder of an earlier run, to go on from its newest checkpoint.
+
+        Its history is cut back to the checkpoint, so that it has each round once.
+
+        Raises
+        ------
+        CheckpointError
+            If ``resume`` names no run with a whole checkpoint.
+        """
+        path = Path(config.resume).expanduser()
+        if config.resume == "latest":
+            path = _latest(Path(config.output_dir).expanduser())
+        # A checkpoint may be named itself.
+        folder = path.parent.parent if path.is_file() else path
+        checkpoint = read(path if path.is_file() else path / _CHECKPOINTS)
+        rows = "".join(json.dumps(row) + "\n" for row in checkpoint.state.history)
+        _write_text(folder / "history.jsonl", rows)
+        _write_text(folder / "config.toml", tomli_w.dumps(config.to_dict()))
+        return cls(folder, config.num_server_rounds), checkpoint
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the run's checkpoints go."""
+        return self.path / _CHECKPOINTS
 
     def __enter__(self) -> RunFolder:
         log(INFO, "Run folder: %s", self.path)
@@ -68,7 +98,7 @@ class RunFolder:
         name = "adapter" if round is None else f"adapter-round-{round:04d}"
         return self.path / name
 
-    def finish(self, state: ServerState, ended: str = "all rounds done") -> None:
+    def finish(self, state: ServerState, ended: str) -> None:
         """Write the summary, and log it."""
         summary = summarise(state.history, state.traffic, state.layout.size, ended)
         _write_json(self.path / "summary.json", summary)
@@ -76,7 +106,21 @@ class RunFolder:
             log(INFO, line)
 
 
+def _latest(runs: Path) -> Path:
+    """Return the newest run's folder that has checkpoints."""
+    having = sorted(f for f in runs.glob("*") if found(f / _CHECKPOINTS))
+    if not having:
+        raise CheckpointError(
+            f"resume is 'latest', but no run in {str(runs)!r} has a checkpoint"
+        )
+    return having[-1]
+
+
 def _write_json(path: Path, content: dict[str, Any]) -> None:
+    _write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def _write_text(path: Path, content: str) -> None:
     scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps(content, indent=2) + "\n")
+    scratch.write_text(content)
     os.replace(scratch, path)
