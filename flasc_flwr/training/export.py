@@ -35,12 +35,14 @@ def save(
     model : Model
         The model; its active adapter is saved.
     path : Path
-        Folder to make.
+        Folder to make, or to make anew.
     merged : Mapping[str, NDArray]
         What was merged, in units of B A.
     scale : float
         The adapter's scale, alpha / rank.
     """
+    # A run that is gone on with leaves its results where they were before.
+    shutil.rmtree(path, ignore_errors=True)
     if not isinstance(model, PeftModel):
         model.save_pretrained(path)
         return

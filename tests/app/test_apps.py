@@ -14,6 +14,7 @@ from transformers import ViTForImageClassification
 import client_app
 import server_app
 from flasc_flwr.config import ConfigError, RunConfig
+from flasc_flwr.flower.checkpoint import CheckpointError, read
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import payload_of
 from flasc_flwr.methods import METHODS
@@ -232,6 +233,40 @@ def test_clients_that_prune_themselves_send_less(tmp_path):
     assert lowest[-1] < 4
     sent = [row["payload_bytes_up"] for row in result.history[1:]]
     assert sent[-1] < 0.8 * sent[0]
+
+
+def test_a_stopped_run_goes_on_in_its_folder(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    whole = run(tmp_path / "a", num_server_rounds=4, checkpoint_every=1)
+    run(tmp_path / "b", num_server_rounds=2, checkpoint_every=1)
+    resumed = run(
+        tmp_path / "b", num_server_rounds=4, resume="latest", checkpoint_every=1
+    )
+    assert [row["round"] for row in resumed.history] == [0, 1, 2, 3, 4]
+    for key in ("accuracy", "loss", "server_loss", "rounds", "payload_bytes_up"):
+        assert resumed.summary[key] == whole.summary[key], key
+    config = tomllib.loads((resumed.folder / "config.toml").read_text())
+    assert config["num-server-rounds"] == 4
+    # The final vectors are the same, bit for bit.
+    ends = [read(next((tmp_path / n).iterdir()) / "checkpoints") for n in "ab"]
+    np.testing.assert_array_equal(ends[0].state.vector, ends[1].state.vector)
+
+
+def test_a_run_goes_on_with_its_own_settings_alone(tmp_path):
+    run(tmp_path, checkpoint_every=1)
+    with pytest.raises(CheckpointError, match="has batch-size = 16, this run has 8"):
+        run(tmp_path, resume="latest", batch_size=8)
+    with pytest.raises(CheckpointError, match="no run in .* has a checkpoint"):
+        run(tmp_path, resume="latest", output_dir=str(tmp_path / "elsewhere"))
+
+
+def test_a_run_that_ends_early_says_why(tmp_path):
+    result = run(tmp_path, num_server_rounds=20, stop_accuracy=0.2, export_every=1)
+    assert "reached the target 0.2" in result.summary["ended"]
+    last = result.summary["rounds"]
+    assert last < 20
+    assert (result.folder / f"adapter-round-{last:04d}/adapter_config.json").is_file()
 
 
 def test_a_run_reports_the_bytes_that_travelled(tmp_path):
