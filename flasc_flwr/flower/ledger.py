@@ -36,6 +36,7 @@ class Ledger:
         self._dead: int | None = None
         self._ranks: Counter[int] = Counter()
         self._failures: list[dict[str, Any]] = []
+        self._skipped = False
         self._names: dict[int, str] = {}
         self._metrics: dict[str, Any] = {}
 
@@ -77,6 +78,10 @@ class Ledger:
         self._kept[Direction.UP].append(update.kept / update.size)
         self._ranks[rank] += 1
 
+    def skip(self) -> None:
+        """Note that the round had too few replies for a step."""
+        self._skipped = True
+
     def measured(self, metrics: Mapping[str, Any]) -> None:
         """Add metrics to the row."""
         self._metrics |= metrics
@@ -103,6 +108,7 @@ class Ledger:
             "ranks": {str(rank): self._ranks[rank] for rank in sorted(self._ranks)},
             "replies": len(self._kept[Direction.UP]),
             "failures": self._failures,
+            "skipped": self._skipped,
             "seconds": round(time.perf_counter() - self._began, 3),
         }
 

@@ -190,6 +190,7 @@ class Rounds(Strategy):
                 aggregator.count,
                 self.guard.min_replies,
             )
+            self._ledger.skip()
             return None, None
         arrays = server.step(aggregator.result())
         averaged = self.train_metrics_aggr_fn(metrics, self.weighted_by_key)

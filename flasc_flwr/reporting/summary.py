@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +31,8 @@ def summarise(
         The last metrics that were measured, the byte totals, and
         ``reduction_vs_dense_float32``: how many times fewer message bytes were sent
         than ``4 * N`` for every adapter sent either way. The dense side is granted
-        free headers, names and control values; this run's are counted.
+        free headers, names and control values; this run's are counted. ``failures``
+        counts replies that were not used, by reason.
     """
     metrics: dict[str, Any] = {}
     for row in history:
@@ -45,6 +47,8 @@ def summarise(
         "rounds": max((row["round"] for row in history), default=0),
         "adapter_parameters": size,
         **metrics,
+        "skipped_rounds": sum(row["skipped"] for row in history),
+        "failures": dict(Counter(f["reason"] for r in history for f in r["failures"])),
         **totals,
         "dense_float32_bytes": dense,
         "reduction_vs_dense_float32": dense / sent if sent else None,

@@ -158,6 +158,12 @@ def test_a_round_with_too_few_replies_is_skipped_and_the_run_goes_on():
     strategy = run(3, mods=[failing], clients=4, guard=Guard(min_replies=3))
     replies = [row["replies"] for row in strategy.state.history[1:]]
     assert replies == [2, 4, 4]
+    assert [row["skipped"] for row in strategy.state.history] == [
+        False,
+        True,
+        False,
+        False,
+    ]
     # The skipped round is no step.
     assert strategy.state.optimizer.step == 2
     reasons = [f["reason"] for f in strategy.state.history[1]["failures"]]
