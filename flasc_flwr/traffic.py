@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 
 
@@ -15,7 +16,7 @@ class Direction(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Sent:
-    """One message that was sent.
+    """One message that was sent, or the sum of several to or from one client.
 
     Attributes
     ----------
@@ -41,16 +42,40 @@ class Sent:
     message: int
     vectors: int = 0
 
+    def plus(self, other: Sent) -> Sent:
+        """Return the sum with another message of the same round, client and way."""
+        amounts = [f.name for f in fields(self) if f.name not in _WHOSE]
+        return replace(
+            self,
+            **{name: getattr(self, name) + getattr(other, name) for name in amounts},
+        )
+
+
+_WHOSE = ("round", "client", "direction")
+
 
 @dataclass
 class Traffic:
-    """All messages of a run."""
+    """What was sent in a run, added up for each round, client and direction.
 
-    sent: list[Sent] = field(default_factory=list)
+    Attributes
+    ----------
+    rounds : dict[int, dict[tuple[str, Direction], Sent]]
+        The sums, by round: what one round sent is found without going through all.
+    """
+
+    rounds: dict[int, dict[tuple[str, Direction], Sent]] = field(default_factory=dict)
+
+    @property
+    def sent(self) -> list[Sent]:
+        """All the sums."""
+        return [sent for sums in self.rounds.values() for sent in sums.values()]
 
     def record(self, sent: Sent) -> None:
         """Add one message."""
-        self.sent.append(sent)
+        sums = self.rounds.setdefault(sent.round, {})
+        whose = sent.client, sent.direction
+        sums[whose] = sums[whose].plus(sent) if whose in sums else sent
 
     def totals(self, round: int | None = None) -> dict[str, int]:
         """Return the bytes by kind and direction, of one round or of all.
@@ -58,7 +83,9 @@ class Traffic:
         The keys are those of a row of the history: ``payload_bytes_down``,
         ``payload_bytes_up``, ``message_bytes_down`` and ``message_bytes_up``.
         """
-        chosen = [s for s in self.sent if round is None or s.round == round]
+        chosen: Iterable[Sent] = (
+            self.sent if round is None else self.rounds.get(round, {}).values()
+        )
         return {
             f"{kind}_bytes_{way}": sum(
                 getattr(s, kind) for s in chosen if s.direction == way

@@ -33,15 +33,13 @@ class Freezer:
         self._whole: list[torch.nn.Parameter] = []
         if trainable is None:
             return
-        by_place = {p.data_ptr(): p for p in model.parameters() if p.requires_grad}
-        for name, tensor in adapter_tensors(model).items():
+        for name, parameter in adapter_tensors(model).items():
             mask = trainable[name]
-            parameter = by_place[tensor.data_ptr()]
             if not mask.any():
                 self._whole.append(parameter)
             elif not mask.all():
-                device_mask = torch.from_numpy(mask).to(tensor.device)
-                self._held.append((parameter, device_mask, tensor.detach().clone()))
+                device_mask = torch.from_numpy(mask).to(parameter.device)
+                self._held.append((parameter, device_mask, parameter.detach().clone()))
 
     def __enter__(self) -> Freezer:
         for parameter in self._whole:

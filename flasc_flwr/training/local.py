@@ -14,7 +14,7 @@ from flasc_flwr.config import RunConfig
 from flasc_flwr.training.device import autocast, memory_advice, on_device
 from flasc_flwr.training.examples import Examples
 from flasc_flwr.training.freezing import Freezer
-from flasc_flwr.training.lora import Model
+from flasc_flwr.training.lora import Model, adapter_tensors
 from flasc_flwr.training.pruning import Pruning
 from flasc_flwr.training.score import Score, classes
 
@@ -84,7 +84,7 @@ def train(
     """
     if len(examples) == 0:
         raise ValueError("this client has no training examples")
-    _adapter_in_train_mode(model)
+    _adapter_in_train_mode(model, config)
     pruning = Pruning(model, config)
     total = _Total()
     with Freezer(model, trainable) as freezer, memory_advice(), torch.random.fork_rng():
@@ -150,14 +150,16 @@ class _Total:
 
 
 def _optimizer(model: Model, config: RunConfig) -> torch.optim.Optimizer:
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = [p for p in adapter_tensors(model).values() if p.requires_grad]
     if config.client_optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=config.client_learning_rate, momentum=0.9)
     return torch.optim.AdamW(parameters, lr=config.client_learning_rate)
 
 
-def _adapter_in_train_mode(model: Model) -> None:
+def _adapter_in_train_mode(model: Model, config: RunConfig) -> None:
     model.eval()
+    if config.lora_dropout == 0:
+        return
     for name, module in model.named_modules():
         if "lora_dropout" in name:
             module.train()

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from copy import copy
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from numpy.typing import NDArray
@@ -75,27 +76,42 @@ def _with_adapter(
     return model
 
 
-def adapter_tensors(model: Model) -> dict[str, torch.Tensor]:
-    """Return the federated tensors by PEFT's names, or the model's own: not copies.
+def adapter_tensors(model: Model) -> dict[str, torch.nn.Parameter]:
+    """Return the federated parameters by PEFT's names, or the model's own.
 
     Raises
     ------
     RuntimeError
-        If these are not all the trainable parameters, and nothing else: what is
-        left out would never be federated.
+        If these are not all the trainable parameters, and nothing else, when an
+        adapter is first asked for: what is left out would never be federated.
     """
     if not isinstance(model, PeftModel):
         return {n: p for n, p in model.named_parameters() if p.requires_grad}
+    known = _PARAMETERS.setdefault(model, {})
+    name = model.active_adapter
+    if name not in known:
+        known[name] = _named_by_peft(model)
+    return known[name]
+
+
+_PARAMETERS: WeakKeyDictionary[PeftModel, dict[str, dict[str, torch.nn.Parameter]]] = (
+    WeakKeyDictionary()
+)
+"""Parameters of each adapter: PEFT takes longer to name them than a small step does."""
+
+
+def _named_by_peft(model: PeftModel) -> dict[str, torch.nn.Parameter]:
     tensors: dict[str, torch.Tensor] = get_peft_model_state_dict(
         model, save_embedding_layers=False, adapter_name=model.active_adapter
     )
-    trainable = {p.data_ptr() for p in model.parameters() if p.requires_grad}
-    if {tensor.data_ptr() for tensor in tensors.values()} != trainable:
+    # The parameters themselves: PEFT's state holds detached aliases of them.
+    trainable = {p.data_ptr(): p for p in model.parameters() if p.requires_grad}
+    if {tensor.data_ptr() for tensor in tensors.values()} != trainable.keys():
         raise RuntimeError(
             f"the adapter has {len(tensors)} tensors and the model {len(trainable)} "
             "trainable parameters, which are not the same"
         )
-    return tensors
+    return {name: trainable[tensor.data_ptr()] for name, tensor in tensors.items()}
 
 
 def read_adapter(model: Model) -> dict[str, NDArray[Any]]:
@@ -159,6 +175,8 @@ def activate(model: PeftModel, name: str, rank: int, alpha: float) -> None:
     if name not in model.peft_config:
         lora = copy(_lora(model, "default"))
         lora.r, lora.lora_alpha = rank, alpha  # type: ignore[assignment]
+        # One of this name may have been there before, and been deleted.
+        _PARAMETERS.get(model, {}).pop(name, None)
         with torch.random.fork_rng():
             model.add_adapter(name, lora)
     model.set_adapter(name)

@@ -40,15 +40,8 @@ class Pruning:
         self.kept = max(1, floor(config.rank_pruning_decay * rank)) if rank else 0
         self._penalty = config.rank_pruning_penalty
         self._on = 0 < self.kept < rank
-        # The parameters themselves: PEFT's state holds detached aliases of them.
-        by_place = {p.data_ptr(): p for p in model.parameters() if p.requires_grad}
         self._pairs = [
-            (
-                by_place[tensors[m.b.name].data_ptr()],
-                by_place[tensors[m.a.name].data_ptr()],
-            )
-            for m in modules(layout)
-            if self._on
+            (tensors[m.b.name], tensors[m.a.name]) for m in modules(layout) if self._on
         ]
         self._received = float(self._tail().detach())
 

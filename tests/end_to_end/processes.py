@@ -31,6 +31,7 @@ class Flower:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.port = free_port()
+        self.superlink_pid = 0
         self.env = os.environ | {
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
             "FLWR_HOME": str(home),
@@ -74,7 +75,9 @@ class Flower:
             f"[superlink.test]\naddress = '127.0.0.1:{self.port}'\ninsecure = true\n"
         )
         command = ("flower-superlink", "--insecure", "--host", "127.0.0.1")
-        with self.started("superlink", *command, "--port", str(self.port), *options):
+        port = ("--port", str(self.port))
+        with self.started("superlink", *command, *port, *options) as process:
+            self.superlink_pid = process.pid
             wait_for_health(self.port)
             yield "test"
 
