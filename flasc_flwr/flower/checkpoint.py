@@ -107,7 +107,7 @@ class Checkpoint:
             supports=supports,
             ranks=known["ranks"],
             merged=_under("merged/", arrays),
-            traffic=Traffic([_sent(sent) for sent in known["traffic"]]),
+            traffic=_traffic(known["traffic"]),
             history=known["history"],
         )
         return cls(known["round"], known["settings"], state)
@@ -184,8 +184,12 @@ def _under(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray
     }
 
 
-def _sent(entry: dict[str, Any]) -> Sent:
-    return Sent(**{**entry, "direction": Direction(entry["direction"])})
+def _traffic(entries: list[dict[str, Any]]) -> Traffic:
+    traffic = Traffic()
+    for entry in entries:
+        direction = Direction(entry["direction"])
+        traffic.record(Sent(**{**entry, "direction": direction}))
+    return traffic
 
 
 def write(folder: Path, checkpoint: Checkpoint) -> Path:
