@@ -6,6 +6,8 @@ each message, the whole adapter sent both ways, FedAvg), and (c) in a plain loop
 without Flower or messages, the floor. One client trains at a time, on one thread, or
 `--actors` of them: (c) is then as many processes. Rounds are timed after the first,
 which loads models and data; (a), (b) and (c) take turns, and ratios are of medians.
+"(a) computes" is the fraction of (a)'s rounds in which its clients computed, by their
+own clocks: what a/c would be if nothing else ran on the machine.
 
 Run: PYTHONPATH=. python benchmarks/simulation.py [--json FILE] [--cases ...]
 The cases on 20NewsGroups + MiniLM need --model and --dataset.
@@ -17,7 +19,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from simulation_runs import ROOT, Case, Taken, example_app, in_a_loop, in_simulation
+from simulation_runs import (
+    Case,
+    Taken,
+    example_app,
+    in_a_loop,
+    in_simulation,
+    timed_app,
+)
 
 DIGITS: dict[str, Any] = {"task": "digits"}
 NEWS: dict[str, Any] = {
@@ -71,11 +80,11 @@ def measure(
     taken: dict[str, dict[str, list[Taken]]] = {
         name: {"a": [], "b": [], "c": []} for name in chosen
     }
-    with example_app() as example:
+    with example_app() as example, timed_app() as own:
         for repeat in range(repeats):
             for name, case in chosen.items():
                 ways = {
-                    "a": lambda case=case: in_simulation(case, ROOT, actors),
+                    "a": lambda case=case: in_simulation(case, own, actors),
                     "b": lambda case=case: in_simulation(case, example, actors),
                     "c": lambda case=case: in_a_loop(case, actors),
                 }
@@ -99,6 +108,7 @@ def table(
             seconds = median(s for run in runs for s in run.seconds)
             row[f"{way}_per_second"] = chosen[name].cohort / seconds
             row[f"{way}_megabytes"] = max(run.megabytes for run in runs)
+        row["a_computing"] = median(run.computing or 0.0 for run in ways["a"])
         row["a_of_c"] = row["a_per_second"] / row["c_per_second"]
         row["a_of_b"] = row["a_per_second"] / row["b_per_second"]
         rows.append(row)
@@ -123,12 +133,13 @@ def main() -> None:
     rows = table(chosen, measure(chosen, arguments.repeats, arguments.actors))
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2))
-    print("| case | (a) /s | (b) /s | (c) /s | a/c | a/b | (a) MB | (b) MB | (c) MB |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    heads = "case|(a) /s|(b) /s|(c) /s|a/c|a/b|(a) computes|(a) MB|(b) MB|(c) MB"
+    print(f"| {heads.replace('|', ' | ')} |")
+    print("|" + "---|" * 10)
     for row in rows:
         cells = [
             *(f"{row[f'{way}_per_second']:.2f}" for way in "abc"),
-            *(f"{row[key]:.2f}" for key in ("a_of_c", "a_of_b")),
+            *(f"{row[key]:.2f}" for key in ("a_of_c", "a_of_b", "a_computing")),
             *(f"{row[f'{way}_megabytes']:,.0f}" for way in "abc"),
         ]
         print(f"| {row['case']} | " + " | ".join(cells) + " |")

@@ -19,6 +19,7 @@ from tests.end_to_end.processes import Flower
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = Path(__file__).parent / "llm_example"
+STEPS = Path(__file__).parent / "timed_steps.py"
 LOOP = Path(__file__).parent / "plain_loop.py"
 
 
@@ -47,10 +48,21 @@ class Case:
 
 @dataclass(frozen=True)
 class Taken:
-    """Seconds of each timed round, and the most memory that the processes had."""
+    """What a run took.
+
+    Attributes
+    ----------
+    seconds : list[float]
+        Of each timed round.
+    megabytes : float
+        The most memory that the processes had.
+    computing : float, optional
+        The fraction of the timed rounds that a client was computing, by its own clock.
+    """
 
     seconds: list[float]
     megabytes: float
+    computing: float | None = None
 
 
 def in_simulation(case: Case, app: Path, actors: int) -> Taken:
@@ -79,15 +91,34 @@ def in_simulation(case: Case, app: Path, actors: int) -> Taken:
                 timeout=3600,
             )
         rows = [json.loads(r) for f in output.glob("*/history.jsonl") for r in f.open()]
+        # Of each client that it receives, and that it trains. Round 1 does not count.
+        noted = [json.loads(r) for f in output.glob("steps.jsonl") for r in f.open()]
+        steps = noted[2 * case.cohort :]
     timed = [row for row in rows if row["round"] > 1]
     if len(timed) != case.rounds or any(r["replies"] != case.cohort for r in timed):
         raise RuntimeError(f"the run went wrong:\n{said}")
-    return Taken([row["seconds"] for row in timed], memory.peak)
+    seconds = [row["seconds"] for row in timed]
+    return Taken(seconds, memory.peak, sum(steps) / sum(seconds) / actors or None)
+
+
+@contextmanager
+def timed_app() -> Iterator[Path]:
+    """Make a copy of this app whose clients note how long they compute."""
+    with _copy(ROOT / "client_app.py", ROOT / "server_app.py", STEPS) as app:
+        with (app / "client_app.py").open("a") as file:
+            file.write(f"\nimport {STEPS.stem}\n")
+        yield app
 
 
 @contextmanager
 def example_app() -> Iterator[Path]:
     """Make a copy of this app with the two parts of Flower's examples in it."""
+    with _copy(*EXAMPLE.glob("*.py")) as app:
+        yield app
+
+
+@contextmanager
+def _copy(*files: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as scratch:
         app = Path(scratch) / "app"
         shutil.copytree(
@@ -95,7 +126,7 @@ def example_app() -> Iterator[Path]:
             app / "flasc_flwr",
             ignore=shutil.ignore_patterns("__pycache__"),
         )
-        for file in (ROOT / "pyproject.toml", ROOT / "LICENSE", *EXAMPLE.glob("*.py")):
+        for file in (ROOT / "pyproject.toml", ROOT / "LICENSE", *files):
             shutil.copy(file, app)
         yield app
 
