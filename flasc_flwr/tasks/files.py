@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 from datasets import Dataset, Image, ReadInstruction, load_dataset
+from datasets.exceptions import DatasetGenerationError
 
 _FORMATS = {
     ".parquet": "parquet",
@@ -87,7 +88,10 @@ def _from_images(path: Path, part: str) -> Dataset:
             f"the folder {str(path)!r} has no file ({', '.join(_FORMATS)}) with "
             f"{part!r} in its name and no folder {part!r} of images"
         )
-    return load_dataset("imagefolder", data_dir=str(path / part), split="train")
+    # Labels even where there is one class alone.
+    return load_dataset(
+        "imagefolder", data_dir=str(path / part), split="train", drop_labels=False
+    )
 
 
 def _from_files(files: list[Path], part: str) -> Dataset:
@@ -100,7 +104,13 @@ def _from_files(files: list[Path], part: str) -> Dataset:
             f"{sorted(kinds)}, allowed is one of {', '.join(_FORMATS)} or .npz"
         )
     names = [str(file) for file in files]
-    return load_dataset(_FORMATS[kinds.pop()], data_files=names, split="train")
+    try:
+        return load_dataset(_FORMATS[kinds.pop()], data_files=names, split="train")
+    except (DatasetGenerationError, ValueError) as error:
+        raise ValueError(
+            f"data files {[file.name for file in files]} cannot be read, or have no "
+            f"rows: {error.__cause__ or error}"
+        ) from error
 
 
 def _from_arrays(file: Path, part: str) -> Dataset:
