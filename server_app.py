@@ -46,7 +46,8 @@ def main(grid: Grid, context: Context) -> None:
 
         def on_round(row: dict[str, Any]) -> None:
             folder.add_row(row)
-            if config.export_every and row["round"] % config.export_every == 0:
+            every = config.export_every
+            if every and row["round"] > 0 and row["round"] % every == 0:
                 export(folder.adapter(row["round"]))
 
         def validation_loss(arrays: Arrays) -> float:

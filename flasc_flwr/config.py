@@ -76,6 +76,7 @@ class RunConfig:
     label_column: str = _option("label", text())
     user_column: str = _option("", text())
     classes: int = _option(0, whole(0))
+    class_names: str = _option("", text())
     multi_label: bool = _option(False, switch())
     max_length: int = _option(128, whole(1))
     augment: bool = _option(False, switch())

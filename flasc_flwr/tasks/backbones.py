@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 import transformers
+from peft import prepare_model_for_kbit_training
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
@@ -45,6 +47,12 @@ def pretrained(kind: str, config: RunConfig, **settings: Any) -> PreTrainedModel
             config.model,
             lambda: getattr(transformers, kind).from_pretrained(path, **settings),
         )
+    if config.quantize != "none":
+        # What is not quantized becomes float32.
+        prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # type: ignore[no-untyped-call]
+    else:
+        # Whatever it was saved in: parameters and updates are float32.
+        model.float()  # type: ignore[no-untyped-call]
     return model
 
 
@@ -58,22 +66,26 @@ def with_adapter(backbone: PreTrainedModel, config: RunConfig) -> Model:
     )
     if config.quantize == "none":
         place(model, config)
+    else:
+        # A quantized model is where it belongs, and must not be moved: its new head is
+        # not.
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(device_of(config))
     if config.compile:
         model.compile()
     return model
 
 
 def _quantized(config: RunConfig) -> dict[str, Any]:
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError:
+    if device_of(config).type != "cuda":
+        raise ValueError(
+            f"quantize is {config.quantize!r}, which needs a GPU: allowed without one "
+            "is 'none'"
+        )
+    if find_spec("bitsandbytes") is None:
         raise ValueError(
             f"quantize is {config.quantize!r}, which needs the package bitsandbytes: "
             "install it, or set quantize = 'none'"
-        ) from None
-    if device_of(config).type != "cuda":
-        raise ValueError(
-            f"quantize is {config.quantize!r}, which needs a GPU: allowed is 'none'"
         )
     bits: dict[str, Any] = {f"load_in_{config.quantize}": True}
     if config.quantize == "4bit":

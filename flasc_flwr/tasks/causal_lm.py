@@ -11,9 +11,12 @@ from flasc_flwr.config import RunConfig
 from flasc_flwr.tasks.backbones import pretrained, with_adapter
 from flasc_flwr.tasks.tables import LABELS, Preparation, Tables
 from flasc_flwr.tasks.task import Task
-from flasc_flwr.tasks.text import tokenised, tokenizer_of
+from flasc_flwr.tasks.text import check_length, tokenised, tokenizer_of
 from flasc_flwr.training.examples import Batch
 from flasc_flwr.training.score import IGNORED, next_tokens
+
+# One text of 128 tokens has 26 MB of logits over GPT-2's vocabulary.
+_EVALUATION_BATCH = 16
 
 
 def load(config: RunConfig) -> Task:
@@ -41,6 +44,9 @@ def load(config: RunConfig) -> Task:
     data = Tables(
         config, Preparation(columns=columns, prepare=prepare, collate=collate)
     )
-    model = with_adapter(pretrained("AutoModelForCausalLM", config), config)
-    model.config.pad_token_id = tokenizer.pad_token_id
-    return Task(config, model, data, next_tokens)
+    backbone = pretrained("AutoModelForCausalLM", config)
+    check_length(backbone, tokenizer, config)
+    backbone.config.pad_token_id = tokenizer.pad_token_id
+    return Task(
+        config, with_adapter(backbone, config), data, next_tokens, _EVALUATION_BATCH
+    )

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-import PIL.Image
-from datasets import Dataset, Image, load_dataset
+from datasets import Dataset, load_dataset
+
+from flasc_flwr.tasks.files import rows_of_part, rows_of_path
 
 Loaded = TypeVar("Loaded")
 
 _PACKAGE = "package:"
-_FORMATS = {
-    ".parquet": "parquet",
-    ".csv": "csv",
-    ".jsonl": "json",
-    ".json": "json",
-}
+
+
+def local_path(text: str) -> Path:
+    """Return a path with ``~`` and ``$VARIABLES`` filled in."""
+    return Path(os.path.expandvars(text)).expanduser()
+
+
+def looks_local(text: str) -> bool:
+    """Whether a text can only be a path, and not a name at the hub."""
+    return text.startswith(("/", "~", ".", "$")) or "*" in text
 
 
 def model_path(model: str) -> str:
@@ -41,9 +45,9 @@ def model_path(model: str) -> str:
             "or 'package:NAME/FOLDER'"
         )
     if not model.startswith(_PACKAGE):
-        local = Path(model).expanduser()
-        if model.startswith(("/", "~", ".")) and not local.is_dir():
-            raise ValueError(f"model is {model!r}, but there is no such folder")
+        local = local_path(model)
+        if looks_local(model) and not local.is_dir():
+            raise ValueError(f"model is {model!r}, but there is no folder {local}")
         return str(local) if local.is_dir() else model
     package, _, folder = model.removeprefix(_PACKAGE).partition("/")
     spec = find_spec(package)
@@ -65,12 +69,17 @@ def from_hub(what: str, key: str, name: str, load: Callable[[], Loaded]) -> Load
     """
     try:
         return load()
-    except (OSError, ValueError, ConnectionError) as error:
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        fetch = (
+            f"load_dataset({name!r})"
+            if key == "dataset"
+            else f"AutoModel.from_pretrained({name!r})"
+        )
         raise ValueError(
-            f"{key} is {name!r}, and this {what} could not be loaded: "
-            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}. "
-            f"Without a network, download it first where there is one, or give a "
-            f"local path as {key}"
+            f"{key} is {name!r}, and this {what} could not be loaded: {reason}. "
+            f"Without a network, fill the cache where there is one ({fetch}), or give "
+            f"a local path as {key}"
         ) from error
 
 
@@ -86,7 +95,8 @@ def load_rows(dataset: str, part: str, config_name: str = "") -> Dataset:
         taken that have `part` in their name; a folder without any has images, in one
         folder a class, in a folder named `part`.
     part : str
-        Name of the split. A file that is named alone is all of one split.
+        Name of the split, or a slice of it such as ``train[:80%]``. A file that is
+        named alone is all ``train``.
     config_name : str
         Name of a part of a data set at the hub.
 
@@ -100,20 +110,14 @@ def load_rows(dataset: str, part: str, config_name: str = "") -> Dataset:
             "dataset is '', but this task needs one: name a data set at the hub, a "
             "file or a folder"
         )
-    path = Path(os.path.expandvars(dataset)).expanduser()
-    if path.is_file():
-        return _from_files([path], part)
-    if path.is_dir():
-        files = _of_part(path.iterdir(), part)
-        return _from_files(files, part) if files else _from_images(path, part)
-    if "*" in path.name:
-        files = _of_part(path.parent.glob(path.name), part)
-        if files:
-            return _from_files(files, part)
-    if "*" in dataset or dataset.startswith(("/", "~", ".", "$")):
+    rows = rows_of_part(local_path(dataset), part)
+    if rows is not None:
+        return rows
+    if looks_local(dataset):
+        unset = re.findall(r"\$\w+|\$\{\w+\}", str(local_path(dataset)))
         raise ValueError(
             f"dataset is {dataset!r}, but there is no such file or folder with "
-            f"{part!r} rows"
+            f"{part!r} rows{f': {unset[0]} is not set' if unset else ''}"
         )
     loaded: Any = from_hub(
         "data set",
@@ -124,60 +128,39 @@ def load_rows(dataset: str, part: str, config_name: str = "") -> Dataset:
     return loaded
 
 
-def _of_part(files: Iterable[Path], part: str) -> list[Path]:
-    return sorted(
-        file
-        for file in files
-        if file.suffix in _FORMATS and part in re.split("[-_.]", file.stem)
-    )
+def own_rows(path: str, part: str) -> Dataset:
+    """Return the rows of a device's own file or folder: it never asks the hub.
 
+    Parameters
+    ----------
+    path : str
+        As for :func:`load_rows`; a file that is named alone is taken whole.
+    part : str
+        Name of the split that clients train on.
 
-def _from_images(path: Path, part: str) -> Dataset:
-    if not (path / part).is_dir():
+    Raises
+    ------
+    ValueError
+        If there are none.
+    """
+    rows = rows_of_path(local_path(path), part.partition("[")[0])
+    if rows is None:
         raise ValueError(
-            f"dataset is the folder {str(path)!r}, which has no file "
-            f"({', '.join(_FORMATS)}) with {part!r} in its name and no folder "
-            f"{part!r} of images"
+            f"data-path is {path!r}, but on this node there is no such file or folder"
         )
-    return load_dataset("imagefolder", data_dir=str(path / part), split="train")
+    if len(rows) == 0:
+        raise ValueError(f"data-path is {path!r}, and it has no rows")
+    return rows
 
 
-def _from_files(files: list[Path], part: str) -> Dataset:
-    kinds = {file.suffix for file in files}
-    if kinds == {".npz"} and len(files) == 1:
-        return _from_arrays(files[0], part)
-    if len(kinds) > 1 or not kinds <= _FORMATS.keys():
-        raise ValueError(
-            f"data files {[file.name for file in files]} have the kinds "
-            f"{sorted(kinds)}, allowed is one of {', '.join(_FORMATS)}"
-        )
-    names = [str(file) for file in files]
-    return load_dataset(_FORMATS[kinds.pop()], data_files=names, split="train")
-
-
-def _from_arrays(file: Path, part: str) -> Dataset:
-    """Read images (n, height, width, 3) and classes from an npz file."""
-    with np.load(file) as arrays:
-        missing = [n for n in (f"x_{part}", f"y_{part}") if n not in arrays]
-        if missing:
-            raise ValueError(
-                f"data file {file.name!r} has no {', '.join(missing)}, but "
-                f"{', '.join(arrays)}"
-            )
-        images = [PIL.Image.fromarray(image) for image in arrays[f"x_{part}"]]
-        labels = arrays[f"y_{part}"].ravel().tolist()
-    rows = Dataset.from_dict({"image": images, "label": labels})
-    return rows.cast_column("image", Image())
-
-
-def require_columns(rows: Dataset, wanted: dict[str, str]) -> None:
+def require_columns(rows: Dataset, wanted: Mapping[str, str]) -> None:
     """Check that columns are there.
 
     Parameters
     ----------
     rows : Dataset
         The data.
-    wanted : dict[str, str]
+    wanted : Mapping[str, str]
         Run-config key to the column that it names.
 
     Raises

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import ceil
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Sequence
+from datasets import Dataset
 
 from flasc_flwr.config import RunConfig
+from flasc_flwr.tasks.labels import names_of, own_names
 from flasc_flwr.tasks.partitioning import Partitions
-from flasc_flwr.tasks.sources import load_rows, require_columns
+from flasc_flwr.tasks.sources import load_rows, own_rows, require_columns
 from flasc_flwr.training.examples import Batch, Examples
 
 LABELS = "labels"
@@ -61,11 +63,19 @@ class Tables:
         return self._examples(self._split["train"]).select(chosen)
 
     def own(self, path: str) -> Examples:
-        """Return a device's own training examples."""
-        rows = load_rows(path, self._config.train_split)
-        if len(rows) == 0:
-            raise ValueError(f"data-path is {path!r}, and it has no rows")
-        return self._examples(self._prepared(rows))
+        """Return a device's own training examples; the run's data is not loaded."""
+        config = self._config
+        rows = own_rows(path, config.train_split)
+        names = self._names(rows)
+        if names and len(names) != config.classes and not names_of(config):
+            # Folders number the classes that this device happens to have.
+            raise ValueError(
+                f"data-path is {path!r}, which has {len(names)} named classes, "
+                f"{', '.join(names)}, of {config.classes or 'an unknown number'}: set "
+                "class-names to all names of the run, so that they have the same "
+                "numbers on every device"
+            )
+        return self._examples(self._prepared(rows, f"data-path is {path!r}"))
 
     @property
     def validation(self) -> Examples:
@@ -82,7 +92,10 @@ class Tables:
         """The test split."""
         config = self._config
         rows = load_rows(config.dataset, config.test_split, config.dataset_config)
-        return self._examples(self._prepared(rows))
+        self._same_names(rows)
+        return self._examples(
+            self._prepared(rows, f"test-split is {config.test_split!r}")
+        )
 
     @cached_property
     def _partitions(self) -> Partitions:
@@ -94,83 +107,53 @@ class Tables:
         return Partitions(self._config, labels=labels, users=users, count=len(rows))
 
     @cached_property
+    def _train(self) -> Dataset:
+        config = self._config
+        return load_rows(config.dataset, config.train_split, config.dataset_config)
+
+    @cached_property
     def _split(self) -> Mapping[str, Dataset]:
         """The training rows, as ``train``, and those kept for the server, ``test``."""
         config = self._config
-        rows = load_rows(config.dataset, config.train_split, config.dataset_config)
-        prepared = self._prepared(rows)
+        if config.user_column:
+            require_columns(self._train, {"user-column": config.user_column})
+        prepared = self._prepared(self._train, f"train-split is {config.train_split!r}")
         if config.validation_fraction == 0:
             return {"train": prepared}
+        if ceil(config.validation_fraction * len(prepared)) >= len(prepared):
+            raise ValueError(
+                f"validation-fraction is {config.validation_fraction}, which leaves "
+                f"none of {len(prepared)} rows to train on: allowed is 0, or more rows"
+            )
         # The same for every seed: what is validated on is never trained on.
         split: Mapping[str, Dataset] = prepared.train_test_split(
             test_size=config.validation_fraction, seed=0
         )
         return split
 
-    def _prepared(self, rows: Dataset) -> Dataset:
-        wanted = dict(self._how.columns)
-        if self._config.user_column:
-            wanted["user-column"] = self._config.user_column
-        require_columns(rows, wanted)
-        return self._how.prepare(rows)
+    def _same_names(self, rows: Dataset) -> None:
+        """Check that classes have the same numbers in both splits."""
+        theirs = self._names(rows)
+        if names_of(self._config) or theirs is None:
+            return
+        if theirs != self._names(self._train):
+            raise ValueError(
+                f"the test split has the classes {', '.join(theirs)}, which are not "
+                "those of the training split: set class-names to all of them"
+            )
+
+    def _names(self, rows: Dataset) -> list[str] | None:
+        column = self._how.columns.get("label-column")
+        if column is None or column not in rows.column_names:
+            return None
+        return own_names(rows, column)
+
+    def _prepared(self, rows: Dataset, what: str) -> Dataset:
+        require_columns(rows, self._how.columns)
+        prepared = self._how.prepare(rows)
+        if len(prepared) == 0:
+            raise ValueError(f"{what}, and it has no rows that can be used")
+        return prepared
 
     def _examples(self, rows: Dataset) -> Examples:
         return Examples(rows, np.arange(len(rows)), self._how.collate)
-
-
-def class_count(config: RunConfig) -> int:
-    """Return how many classes there are: as told, or as the training rows have.
-
-    Raises
-    ------
-    ValueError
-        If the column is missing, or its classes are neither numbers nor named.
-    """
-    if config.classes:
-        return config.classes
-    rows = load_rows(config.dataset, config.train_split, config.dataset_config)
-    require_columns(rows, {"label-column": config.label_column})
-    feature = rows.features[config.label_column]
-    inner = feature.feature if isinstance(feature, Sequence) else feature
-    if isinstance(inner, ClassLabel):
-        return int(inner.num_classes)
-    labels = rows[config.label_column][:]
-    if labels and isinstance(labels[0], list):
-        labels = [label for several in labels for label in several]
-    if not all(isinstance(label, int) for label in labels):
-        raise ValueError(
-            f"label-column is {config.label_column!r}, whose first value is "
-            f"{labels[0]!r}: allowed are classes as numbers from 0"
-        )
-    return int(max(labels)) + 1
-
-
-def check_labels(rows: Dataset, column: str, classes: int, *, several: bool) -> None:
-    """Check that all classes are in range.
-
-    Parameters
-    ----------
-    rows : Dataset
-        The data.
-    column : str
-        Its column of classes.
-    classes : int
-        How many there are.
-    several : bool
-        Whether each row has a list of them.
-
-    Raises
-    ------
-    ValueError
-        With the first row whose class is not.
-    """
-    allowed = f"0 to {classes - 1}"
-    for number, label in enumerate(rows[column][:]):
-        right_kind = isinstance(label, list) == several
-        for one in label if several and right_kind else [label]:
-            if not right_kind or type(one) is not int or not 0 <= one < classes:
-                raise ValueError(
-                    f"row {number} has {label!r} in column {column!r}, allowed "
-                    f"{'are lists of' if several else 'is one of'} {allowed}: mend the "
-                    "data, or set classes and multi-label"
-                )

@@ -14,7 +14,7 @@ from peft import PeftModel
 
 from flasc_flwr.config import RunConfig
 from flasc_flwr.training.examples import Examples
-from flasc_flwr.training.local import Outcome, evaluate, train
+from flasc_flwr.training.local import EVALUATION_BATCH, Outcome, evaluate, train
 from flasc_flwr.training.lora import Model, write_adapter
 from flasc_flwr.training.merging import Merging
 from flasc_flwr.training.score import Score, classes
@@ -64,12 +64,15 @@ class Task:
         What it is trained, validated and tested on.
     score : Score
         Counts what is right.
+    evaluation_batch : int
+        Examples evaluated at once: what fits beside a model of the task's size.
     """
 
     config: RunConfig
     model: Model
     data: Data
     score: Score = classes
+    evaluation_batch: int = EVALUATION_BATCH
 
     def train(
         self,
@@ -91,7 +94,9 @@ class Task:
     def evaluate(self, examples: Examples) -> Outcome:
         """Evaluate on `examples`, or as many of them as ``evaluate-examples`` says."""
         some = examples.subsample(self.config.evaluate_examples, self.config.seed)
-        return evaluate(self.model, some, self.config, self.score)
+        return evaluate(
+            self.model, some, self.config, self.score, self.evaluation_batch
+        )
 
     @property
     def scale(self) -> float:

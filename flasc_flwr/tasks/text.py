@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from datasets import Dataset
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedModel
 
 from flasc_flwr.config import RunConfig
 from flasc_flwr.tasks.sources import from_hub, model_path
@@ -25,7 +25,31 @@ def tokenizer_of(config: RunConfig) -> Any:
     )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise ValueError(
+            f"model is {config.model!r}, whose tokenizer has neither a padding nor an "
+            "end token: give it one, and save it beside the model"
+        )
+    # To the left, padding would move the positions of the text in GPT-2 and its like.
+    tokenizer.padding_side = "right"
     return tokenizer
+
+
+def check_length(model: PreTrainedModel, tokenizer: Any, config: RunConfig) -> None:
+    """Check that the model has as many positions as ``max-length`` asks for.
+
+    Raises
+    ------
+    ValueError
+        If it has fewer.
+    """
+    positions = getattr(model.config, "max_position_embeddings", None)
+    limits = [tokenizer.model_max_length, *([positions] if positions else [])]
+    if config.max_length > min(limits):
+        raise ValueError(
+            f"max-length is {config.max_length}, but {config.model!r} reads at most "
+            f"{min(limits)} tokens: allowed is a number up to that"
+        )
 
 
 def tokenised(
@@ -37,10 +61,21 @@ def tokenised(
     process that asks for the same reads it.
     """
     column, length = config.text_column, config.max_length
+    kind = getattr(rows.features[column], "dtype", type(rows.features[column]).__name__)
+    if kind not in ("string", "large_string", "null"):
+        raise ValueError(
+            f"text-column is {column!r}, whose values are {kind}: allowed is text"
+        )
+
+    filling = {"input_ids": tokenizer.pad_token_id, "attention_mask": 1}
 
     def tokenise(batch: dict[str, list[Any]]) -> Any:
         texts = [text or "" for text in batch[column]]
-        return tokenizer(texts, truncation=True, max_length=length)
+        tokens = tokenizer(texts, truncation=True, max_length=length)
+        for name, lists in tokens.items():
+            # GPT-2 makes nothing of an empty text, and no model takes nothing.
+            tokens[name] = [row or [filling.get(name, 0)] for row in lists]
+        return tokens
 
     drop = [name for name in rows.column_names if name not in keep]
     # A fast tokenizer remembers how it was last called, and datasets hashes it whole:

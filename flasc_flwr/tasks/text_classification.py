@@ -11,17 +11,14 @@ from transformers import PreTrainedModel
 
 from flasc_flwr.config import RunConfig
 from flasc_flwr.tasks.backbones import pretrained, with_adapter
-from flasc_flwr.tasks.tables import (
-    LABELS,
-    Preparation,
-    Tables,
-    check_labels,
-    class_count,
-)
+from flasc_flwr.tasks.labels import check_labels, class_count, numbered
+from flasc_flwr.tasks.tables import LABELS, Preparation, Tables
 from flasc_flwr.tasks.task import Task
-from flasc_flwr.tasks.text import tokenised, tokenizer_of
+from flasc_flwr.tasks.text import check_length, tokenised, tokenizer_of
 from flasc_flwr.training.examples import Batch
 from flasc_flwr.training.heads import MeanPooledClassifier
+
+_EVALUATION_BATCH = 64
 
 
 def load(config: RunConfig) -> Task:
@@ -30,6 +27,7 @@ def load(config: RunConfig) -> Task:
     classes = class_count(config)
 
     def prepare(rows: Dataset) -> Dataset:
+        rows = numbered(rows, config)
         check_labels(rows, config.label_column, classes, several=False)
         keep = [name for name in (config.label_column, config.user_column) if name]
         tokens = tokenised(rows, tokenizer, config, keep)
@@ -49,8 +47,14 @@ def load(config: RunConfig) -> Task:
     data = Tables(
         config, Preparation(columns=columns, prepare=prepare, collate=collate)
     )
-    model = with_adapter(_classifier(config, classes, tokenizer.pad_token_id), config)
-    return Task(config, model, data)
+    backbone = _classifier(config, classes, tokenizer.pad_token_id)
+    check_length(backbone, tokenizer, config)
+    return Task(
+        config,
+        with_adapter(backbone, config),
+        data,
+        evaluation_batch=_EVALUATION_BATCH,
+    )
 
 
 def _classifier(config: RunConfig, classes: int, padding: int) -> PreTrainedModel:
@@ -63,4 +67,5 @@ def _classifier(config: RunConfig, classes: int, padding: int) -> PreTrainedMode
     encoder = pretrained("AutoModel", config)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        return MeanPooledClassifier(encoder.config, encoder, classes)
+        encoder.config.num_labels = classes
+        return MeanPooledClassifier(encoder.config, encoder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel
 from peft.utils.save_and_load import load_peft_weights
+from transformers import AutoConfig
 
 from flasc_flwr.aggregation.factors import modules
 from flasc_flwr.config import RunConfig
@@ -78,7 +80,13 @@ def load_into(model: Model, path: str, config: RunConfig) -> None:
             f"adapter is {path!r}, but method {config.method!r} has no adapter: "
             "allowed is ''"
         )
-    folder = Path(path).expanduser()
+    if config.compose().init == "shared-seed":
+        # Clients would start from the seed's A, and not from the adapter's.
+        raise ValueError(
+            f"adapter is {path!r}, but with method {config.method!r} every client "
+            "draws the initial A from a seed: allowed is '', or init = 'sent'"
+        )
+    folder = Path(os.path.expandvars(path)).expanduser()
     if not (folder / "adapter_config.json").is_file():
         raise ValueError(f"adapter is {path!r}, which has no adapter_config.json")
     saved = LoraConfig.from_pretrained(str(folder))
@@ -93,6 +101,33 @@ def load_into(model: Model, path: str, config: RunConfig) -> None:
             )
     tensors = load_peft_weights(str(folder), device="cpu")
     write_tensors(model, {name: t.float().numpy() for name, t in tensors.items()})
+
+
+def load_for_evaluation(model: Model, folder: Path) -> None:
+    """Put what :func:`save` wrote on a model, whatever rank it has.
+
+    Raises
+    ------
+    ValueError
+        If it does not fit the model, tensor by tensor.
+    """
+    if not isinstance(model, PeftModel):
+        config = AutoConfig.from_pretrained(folder)
+        loaded = type(model).from_pretrained(folder, config=config)
+        model.load_state_dict(loaded.state_dict())
+        return
+    if not (folder / "adapter_config.json").is_file():
+        raise ValueError(f"{str(folder)!r} is a whole model, and the run has adapters")
+    try:
+        model.load_adapter(str(folder), _EXPORT)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the adapter in {str(folder)!r} does not fit the model: {error}"
+        ) from error
+    model.set_adapter(_EXPORT)
+    saved = load_peft_weights(str(folder), device="cpu")
+    # PEFT passes over what it does not know: here that is an error.
+    write_tensors(model, {name: t.float().numpy() for name, t in saved.items()})
 
 
 def _with_merged(adapter: Arrays, merged: Mapping[str, NDArray[Any]]) -> Arrays:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 
@@ -21,11 +21,9 @@ class MeanPooledClassifier(PreTrainedModel):  # type: ignore[no-untyped-call]
     Parameters
     ----------
     config : PretrainedConfig
-        The encoder's.
-    encoder : PreTrainedModel
-        The backbone.
-    num_labels : int
-        Number of classes.
+        The encoder's, with ``num_labels`` classes.
+    encoder : PreTrainedModel, optional
+        The backbone; by default a new one.
     """
 
     config_class = PretrainedConfig
@@ -34,11 +32,15 @@ class MeanPooledClassifier(PreTrainedModel):  # type: ignore[no-untyped-call]
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
 
     def __init__(
-        self, config: PretrainedConfig, encoder: PreTrainedModel, num_labels: int
+        self, config: PretrainedConfig, encoder: PreTrainedModel | None = None
     ) -> None:
         super().__init__(config)
-        self.encoder = encoder
-        self.classifier = nn.Linear(config.hidden_size, num_labels)
+        self.encoder = encoder or AutoModel.from_config(config)  # type: ignore[no-untyped-call]
+        # PEFT asks the outermost module.
+        self.is_loaded_in_8bit = getattr(encoder, "is_loaded_in_8bit", False)
+        self.is_loaded_in_4bit = getattr(encoder, "is_loaded_in_4bit", False)
+        self.classifier = nn.Linear(config.hidden_size, int(config.num_labels or 0))
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
         self,

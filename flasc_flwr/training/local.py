@@ -18,7 +18,8 @@ from flasc_flwr.training.lora import Model, adapter_tensors
 from flasc_flwr.training.pruning import Pruning
 from flasc_flwr.training.score import Score, classes
 
-_EVALUATION_BATCH = 256
+EVALUATION_BATCH = 256
+"""Examples evaluated at once, where an example is small."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Outcome:
     examples : int
         Number of examples seen.
     loss : float
-        Mean loss over the examples; in training, over all epochs.
+        Mean loss over the predictions (those of each token, for a language model), in
+        training over all epochs.
     accuracy : float
         Fraction of predictions that are right, by the task's score; in training,
         while it went on.
@@ -108,16 +110,29 @@ def train(
 
 @torch.no_grad()
 def evaluate(
-    model: Model, examples: Examples, config: RunConfig, score: Score = classes
+    model: Model,
+    examples: Examples,
+    config: RunConfig,
+    score: Score = classes,
+    batch_size: int = EVALUATION_BATCH,
 ) -> Outcome:
-    """Evaluate on `examples`, which must not be empty."""
+    """Evaluate on `examples`, `batch_size` of them at once.
+
+    Raises
+    ------
+    ValueError
+        If there is no example.
+    """
+    if len(examples) == 0:
+        raise ValueError("there are no examples to evaluate on")
     model.eval()
     total = _Total()
-    for chosen in torch.split(torch.arange(len(examples)), _EVALUATION_BATCH):
-        batch = on_device(examples.batch(chosen), model)
-        with autocast(config, model):
-            output = model(**batch)
-        total.add(output, batch["labels"], score)
+    with memory_advice():
+        for chosen in torch.split(torch.arange(len(examples)), batch_size):
+            batch = on_device(examples.batch(chosen), model)
+            with autocast(config, model):
+                output = model(**batch)
+            total.add(output, batch["labels"], score)
     return total.outcome(len(examples))
 
 
@@ -126,24 +141,24 @@ class _Total:
 
     def __init__(self) -> None:
         self.steps = 0
-        self._examples = 0
         self._loss: torch.Tensor | float = 0.0
-        self._right = 0.0
-        self._scored = 0
+        self._losses: torch.Tensor | int = 0
+        self._right: torch.Tensor | int = 0
+        self._of: torch.Tensor | int = 0
 
     def add(self, output: Any, labels: torch.Tensor, score: Score) -> None:
         self.steps += 1
-        self._examples += len(labels)
-        self._loss = self._loss + output.loss.detach().float() * len(labels)
-        right, scored = score(output.logits.detach(), labels)
-        self._right += right
-        self._scored += scored
+        count = score(output.logits.detach(), labels)
+        self._loss = self._loss + output.loss.detach().float() * count.losses
+        self._losses = self._losses + count.losses
+        self._right = self._right + count.right
+        self._of = self._of + count.of
 
     def outcome(self, examples: int, pruned_to: int | None = None) -> Outcome:
         return Outcome(
             examples,
-            float(self._loss) / self._examples,
-            self._right / max(1, self._scored),
+            float(self._loss) / float(self._losses),
+            float(self._right) / max(1.0, float(self._of)),
             self.steps,
             pruned_to,
         )

@@ -69,6 +69,8 @@ def _with_adapter(
     with torch.random.fork_rng(), warnings.catch_warnings():
         # PEFT asks transformers 5 for a property under its old name.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
+        # GPT-2's weights lie the other way round; PEFT sees it, and says so.
+        warnings.filterwarnings("ignore", message=".*fan_in_fan_out")
         torch.manual_seed(config.seed)
         model = get_peft_model(backbone, lora)
     if not isinstance(model, PeftModel):

@@ -3,35 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
-Score = Callable[[torch.Tensor, torch.Tensor], tuple[float, int]]
-"""Takes logits and labels; gives how many predictions are right, and of how many."""
+
+class Count(NamedTuple):
+    """What a batch adds to an accuracy and to a mean loss.
+
+    Attributes
+    ----------
+    right : Tensor
+        How many predictions are right. A tensor, so that nothing waits for a GPU.
+    of : Tensor or int
+        Of how many.
+    losses : Tensor or int
+        Over how many predictions the batch's own loss is a mean.
+    """
+
+    right: torch.Tensor
+    of: torch.Tensor | int
+    losses: torch.Tensor | int
+
+
+Score = Callable[[torch.Tensor, torch.Tensor], Count]
+"""Takes the logits and the labels of a batch."""
 
 IGNORED = -100
 """Label of a position that does not count, as in transformers."""
 
 
-def classes(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, int]:
+def classes(logits: torch.Tensor, labels: torch.Tensor) -> Count:
     """Count examples by their one class: logits (n, classes), labels (n,)."""
-    return float((logits.argmax(-1) == labels).sum()), len(labels)
+    return Count((logits.argmax(-1) == labels).sum(), len(labels), len(labels))
 
 
-def next_tokens(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, int]:
+def next_tokens(logits: torch.Tensor, labels: torch.Tensor) -> Count:
     """Count next tokens: logits (n, length, tokens), labels (n, length)."""
     following = labels[:, 1:]
     counts = following != IGNORED
     right = (logits[:, :-1].argmax(-1) == following) & counts
-    return float(right.sum()), int(counts.sum())
+    return Count(right.sum(), counts.sum(), counts.sum())
 
 
-def many_classes(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, int]:
+def many_classes(logits: torch.Tensor, labels: torch.Tensor) -> Count:
     """Count examples of many classes as micro-F1 does: 2 TP of 2 TP + FP + FN.
 
     Logits and labels (n, classes); a class is predicted where its logit is above 0, a
     probability of one half.
     """
     told, true = logits > 0, labels > 0.5
-    hits = int((told & true).sum())
-    return 2.0 * hits, int(told.sum()) + int(true.sum())
+    hits = (told & true).sum()
+    return Count(2 * hits, told.sum() + true.sum(), len(labels))

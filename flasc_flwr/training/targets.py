@@ -94,4 +94,5 @@ def head_of(model: PreTrainedModel, wanted: str) -> list[str]:
                 f"saved-modules is {wanted!r}, but the model has no module {name!r}: "
                 f"allowed are {', '.join(children)}"
             )
-    return names
+    # PEFT goes by the ends of names: "classifier" is "pre_classifier", too.
+    return [child for child in children if child.endswith(tuple(names))]

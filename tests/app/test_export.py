@@ -1,0 +1,191 @@
+"""Adapters in and out: exported, evaluated by themselves, and started from."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import client_app
+from flasc_flwr import evaluate
+from flasc_flwr.flower.local_grid import LocalGrid
+from flasc_flwr.tasks.task import load_task
+from flasc_flwr.training.export import load_into
+from flasc_flwr.training.lora import read_adapter
+from tests.app.test_apps import run
+from tests.app.tiny import save_model, settings_of, task_of, texts
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("export")
+    for kind in ("bert", "distilbert", "gpt2"):
+        save_model(root / kind, kind)
+    pd.DataFrame(texts(60)).to_csv(root / "t-train.csv", index=False)
+    pd.DataFrame(texts(31, seed=1)).to_csv(root / "t-test.csv", index=False)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def cache(root, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", root / "cache")
+
+
+def settings(root, kind="bert", **changes):
+    common = {"task": "text-classification", "dataset": str(root / "t-*.csv")}
+    common |= {"model": str(root / kind), "partitioner": "iid", "method": "dense"}
+    common |= {"client_optimizer": "adamw"}
+    return settings_of(**(common | changes))
+
+
+def simulate(root, folder, **changes):
+    config = {"num-server-rounds": 2, "fraction-train": 1.0} | settings(root, **changes)
+    folder.mkdir()
+    load_task.cache_clear()
+    grid = LocalGrid(client_app.app, 3, run_config=config)
+    return run(folder, grid, **{k.replace("-", "_"): v for k, v in config.items()})
+
+
+def evaluated(capsys, *arguments):
+    load_task.cache_clear()
+    capsys.readouterr()
+    assert evaluate.main([str(a) for a in arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    return {name: float(value) for name, value in map(str.split, lines)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"head": "mean", "kind": "distilbert"},
+        {"method": "flasc", "download-density": 0.9, "head": "mean"},
+        {"method": "flora", "kind": "gpt2"},
+        {"method": "fedex-lora"},
+        {"method": "ffa-lora"},
+        {"method": "full"},
+        {"method": "full", "head": "mean"},
+        {"method": "full", "kind": "gpt2", "task": "causal-lm"},
+        {"method": "linear", "kind": "distilbert"},
+        {"task": "causal-lm", "kind": "gpt2", "evaluate-examples": 11},
+    ],
+    ids=str,
+)
+def test_evaluating_what_was_exported_gives_what_the_run_measured(
+    root, tmp_path, capsys, changes
+):
+    result = simulate(root, tmp_path / "runs", **changes)
+    first, last = result.history[0], result.history[-1]
+    given = evaluated(capsys, result.folder)
+    assert given["accuracy"] == pytest.approx(result.summary["accuracy"], abs=1e-6)
+    assert given["loss"] == pytest.approx(result.summary["loss"], abs=1e-5)
+    assert given["examples"] == (11 if "evaluate-examples" in changes else 31)
+    # What was trained is in it: the start would give another loss.
+    assert abs(first["loss"] - last["loss"]) > 5e-5
+
+
+def test_settings_can_be_overridden(root, tmp_path, capsys):
+    folder = simulate(root, tmp_path / "runs").folder
+    some = evaluated(capsys, folder, "--run-config", "evaluate-examples=7")
+    assert some["examples"] == 7
+
+
+def test_adapters_of_rounds_on_the_way(root, tmp_path, capsys):
+    result = simulate(
+        root, tmp_path / "runs", num_server_rounds=5, export_every=2, method="flasc"
+    )
+    there = sorted(p.name for p in result.folder.glob("adapter*"))
+    assert there == ["adapter", "adapter-round-0002", "adapter-round-0004"]
+    for round in (2, 4):
+        given = evaluated(capsys, result.folder / f"adapter-round-{round:04d}")
+        assert given["loss"] == pytest.approx(result.history[round]["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["dense", "flasc", "flora"])
+def test_a_run_starts_from_what_another_exported(root, tmp_path, method):
+    first = simulate(root, tmp_path / "first", method=method)
+    saved = json.loads((first.folder / "adapter/adapter_config.json").read_text())
+    second = simulate(
+        root,
+        tmp_path / "second",
+        adapter=str(first.folder / "adapter"),
+        # What was merged is in the adapter, which has a rank of its own.
+        method=method if method != "flora" else "dense",
+        lora_rank=saved["r"],
+        lora_alpha=float(saved["lora_alpha"]),
+    )
+    start = second.history[0]
+    assert start["accuracy"] == first.summary["accuracy"]
+    assert start["loss"] == pytest.approx(first.summary["loss"], rel=1e-3)
+    assert second.history[-1]["server_loss"] != start["server_loss"]
+
+
+@pytest.fixture
+def exported(root, tmp_path):
+    from flasc_flwr.training.export import save
+
+    task = task_of(**{k.replace("-", "_"): v for k, v in settings(root).items()})
+    task.train(task.data.partition(0, 3), seed=0)
+    save(task.model, tmp_path / "adapter", {}, task.scale)
+    return task, tmp_path / "adapter"
+
+
+def fresh(root, **changes):
+    changes = settings(root, **changes)
+    return task_of(**{k.replace("-", "_"): v for k, v in changes.items()})
+
+
+def test_every_tensor_of_an_adapter_is_taken(root, exported):
+    task, folder = exported
+    expected = read_adapter(task.model)
+    other = fresh(root)
+    load_into(other.model, str(folder), other.config)
+    given = read_adapter(other.model)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(given[name], value)
+    weights = load_file(folder / "adapter_model.safetensors")
+    name = next(iter(weights))
+    for odd in (weights | {"more": weights[name]}, {name: weights[name]}):
+        save_file(odd, folder / "adapter_model.safetensors")
+        with pytest.raises(ValueError, match="differ in these names"):
+            load_into(other.model, str(folder), other.config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"lora_rank": 4}, "lora-rank is 4, but the adapter in .* has 2: allowed"),
+        ({"lora_alpha": 1.0}, "lora-alpha is 1.0, but the adapter in .* has 4"),
+        ({"lora_targets": "key"}, "differ in these names"),
+        ({"saved_modules": ""}, "differ in these names"),
+        ({"method": "full"}, "method 'full' has no adapter: allowed is ''"),
+        ({"method": "ffa-lora"}, "draws the initial A from a seed: allowed is ''"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused(root, exported, changes, expected):
+    _, folder = exported
+    other = fresh(root, **changes)
+    with pytest.raises(ValueError, match=expected):
+        load_into(other.model, str(folder), other.config)
+
+
+def test_no_adapter_is_named(root, tmp_path):
+    other = fresh(root)
+    with pytest.raises(ValueError, match="which has no adapter_config.json"):
+        load_into(other.model, str(tmp_path), other.config)
+
+
+def test_what_cannot_be_evaluated_is_named(root, tmp_path, capsys):
+    assert evaluate.main([str(tmp_path)]) == 1
+    assert "is no run folder" in capsys.readouterr().err
+    (tmp_path / "config.toml").write_text("")
+    assert evaluate.main([str(tmp_path)]) == 1
+    assert "has no adapter and no model" in capsys.readouterr().err
+    folder = simulate(root, tmp_path / "runs").folder
+    load_task.cache_clear()
+    assert evaluate.main([str(folder), "--run-config", "lora-targets='key'"]) == 0
+    load_task.cache_clear()
+    assert evaluate.main([str(folder), "--run-config", f"model='{root}/gpt2'"]) == 1
+    shutil.rmtree(folder)
