@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from click import ClickException
 from flwr.common.config import parse_config_args
 
 from flasc_flwr.config import RunConfig
@@ -81,7 +82,7 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     try:
         outcome = evaluate(given.folder.expanduser().absolute(), given.run_config)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ClickException) as error:
         print(error, file=sys.stderr)
         return 1
     print(f"examples {outcome.examples}")
