@@ -69,6 +69,7 @@ def cases(arguments: argparse.Namespace) -> dict[str, Case]:
         "news-50": on_news(50),
         # MiniLM's linear modules: 0.98 and 10 million parameters.
         "news-10-1M": on_news(10, lora_rank=23, **LARGE),
+        "news-2-10M": on_news(2, lora_rank=240, **LARGE),
         "news-10-10M": on_news(10, lora_rank=240, **LARGE),
     }
 
@@ -90,10 +91,8 @@ def measure(
                 }
                 for way, run in ways.items():
                     taken[name][way].append(run())
-                    seconds = taken[name][way][-1].seconds
-                    print(
-                        f"{name} {repeat + 1}/{repeats} ({way}): {seconds}", flush=True
-                    )
+                    print(f"{name} {repeat + 1}/{repeats} ({way}):", end=" ")
+                    print(taken[name][way][-1], flush=True)
     return taken
 
 
