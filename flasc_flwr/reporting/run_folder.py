@@ -83,7 +83,7 @@ class RunFolder:
     ) -> None:
         if error is not None:
             reason = f"failed: {error or type(error).__name__}"
-            _write_json(self.path / "summary.json", {"ended": reason})
+            write_json(self.path / "summary.json", {"ended": reason})
             log(ERROR, "The run %s", reason)
         log(INFO, "Run folder: %s", self.path)
 
@@ -101,7 +101,7 @@ class RunFolder:
     def finish(self, state: ServerState, ended: str) -> None:
         """Write the summary, and log it."""
         summary = summarise(state.history, state.traffic, state.layout.size, ended)
-        _write_json(self.path / "summary.json", summary)
+        write_json(self.path / "summary.json", summary)
         for line in as_table(summary).splitlines():
             log(INFO, line)
 
@@ -116,7 +116,8 @@ def _latest(runs: Path) -> Path:
     return having[-1]
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a file whole, or not at all."""
     _write_text(path, json.dumps(content, indent=2) + "\n")
 
 

@@ -56,6 +56,14 @@ def summarise(
     }
 
 
+_COUNTS = {
+    "payload": "Payloads",
+    "message": "Messages",
+    "wire": "SuperLink's own count",
+}
+"""The counts of bytes; the last is there once it has been asked for."""
+
+
 def as_table(summary: dict[str, Any]) -> str:
     """Return a summary as the table a person reads."""
     reduction = summary["reduction_vs_dense_float32"]
@@ -68,8 +76,11 @@ def as_table(summary: dict[str, Any]) -> str:
             "Test accuracy, server's dense adapter",
             _percent(summary.get("server_accuracy")),
         ),
-        ("Messages down", megabytes(summary["message_bytes_down"])),
-        ("Messages up", megabytes(summary["message_bytes_up"])),
+        *(
+            (f"{name} down, up", _both_ways(kind, summary))
+            for kind, name in _COUNTS.items()
+            if f"{kind}_bytes_down" in summary
+        ),
         ("Dense float32 LoRA, both ways", megabytes(summary["dense_float32_bytes"])),
         ("Times less than dense", f"{reduction:.1f} x" if reduction else "-"),
         ("Seconds", f"{summary['seconds']:.1f}"),
@@ -93,6 +104,11 @@ def as_line(row: dict[str, Any], rounds: int) -> str:
 def megabytes(count: int) -> str:
     """Return a number of bytes in MB (10^6 bytes)."""
     return f"{count / 1e6:.3f} MB"
+
+
+def _both_ways(kind: str, summary: dict[str, Any]) -> str:
+    """Return the bytes of one count, either way."""
+    return ", ".join(megabytes(summary[f"{kind}_bytes_{w}"]) for w in ("down", "up"))
 
 
 def _percent(fraction: float | None) -> str:

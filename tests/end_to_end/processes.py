@@ -7,9 +7,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from ssl import create_default_context as ssl_context
 
 import httpx
 import psutil
@@ -41,7 +42,7 @@ class Flower:
         }
         home.mkdir(parents=True, exist_ok=True)
 
-    def run(self, *arguments: str, timeout: float = 300) -> str:
+    def run(self, *arguments: str, timeout: float = 600) -> str:
         """Run a command to its end, and return what it printed."""
         done = subprocess.run(
             arguments,
@@ -118,17 +119,36 @@ def words(command: str) -> list[str]:
     return parts
 
 
-def wait_for_health(port: int, timeout: float = 60) -> None:
-    """Wait until the SuperLink at `port` answers."""
+def wait_for_health(port: int, ca: Path | None = None, timeout: float = 60) -> None:
+    """Wait until the SuperLink at `port` answers, with TLS if there is a CA."""
+    scheme, verify = ("https", ssl_context(cafile=ca)) if ca else ("http", True)
+    url = f"{scheme}://127.0.0.1:{port}/health"
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         try:
-            if httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200:
+            if httpx.get(url, verify=verify).status_code == 200:
                 return
         except httpx.HTTPError:
             pass
         time.sleep(0.2)
     raise TimeoutError(f"no SuperLink on port {port} after {timeout} s")
+
+
+def wait_until(true: Callable[[], bool], what: str, timeout: float = 120) -> None:
+    """Wait until something is true."""
+    deadline = time.monotonic() + timeout
+    while not true():
+        if time.monotonic() >= deadline:
+            raise TimeoutError(f"{what}: not after {timeout:.0f} s")
+        time.sleep(0.2)
+
+
+def kill(pid: int) -> None:
+    """Kill a process and all that it started, at once."""
+    parent = psutil.Process(pid)
+    for process in [parent, *parent.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def stop(pid: int) -> None:
@@ -152,5 +172,11 @@ def results(output_dir: Path) -> tuple[Path, dict, list[dict]]:
     """Return the one run's folder, its summary and its history."""
     (folder,) = output_dir.iterdir()
     summary = json.loads((folder / "summary.json").read_text())
-    lines = (folder / "history.jsonl").read_text().splitlines()
-    return folder, summary, [json.loads(line) for line in lines]
+    return folder, summary, history(folder)
+
+
+def history(folder: Path) -> list[dict]:
+    """Return the rows of a run's history so far."""
+    file = folder / "history.jsonl"
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -1,0 +1,67 @@
+"""The SuperLink's own count, in the summary beside ours."""
+
+import json
+
+import pytest
+
+from flasc_flwr.reporting import wire_bytes
+from flasc_flwr.reporting.summary import summarise
+from flasc_flwr.traffic import Direction, Sent, Traffic
+
+FLWR = """#!/bin/sh
+echo "Loading connection"
+if [ "$4" = 7 ] || [ "$4" = 8 ]; then
+    echo '{"success": true, "runs": [{"network-traffic":'
+    echo '{"inbound-bytes": '$4'00, "outbound-bytes": '$4'000}}]}'
+else
+    echo '{"success": false, "error-message": "Run ID not found"}'
+fi
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A finished run's folder, and a `flwr` that knows runs 7 and 8."""
+    command = tmp_path / "bin" / "flwr"
+    command.parent.mkdir()
+    command.write_text(FLWR)
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{command.parent}:/usr/bin:/bin")
+    traffic = Traffic()
+    traffic.record(
+        Sent(round=1, client="a", direction=Direction.UP, payload=100, message=650)
+    )
+    path = tmp_path / "20260101-000000-flasc-seed0-7"
+    path.mkdir()
+    summary = summarise([], traffic, 10, "all rounds done")
+    (path / "summary.json").write_text(json.dumps(summary))
+    return path
+
+
+def test_the_three_counts_stand_side_by_side(folder, capsys):
+    assert wire_bytes.main([str(folder), "devices"]) == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    counts = [summary[f"{kind}_bytes_up"] for kind in ("payload", "message", "wire")]
+    assert counts == [100, 650, 700]
+    assert summary["wire_bytes_down"] == 7000
+    printed = capsys.readouterr().out
+    assert "Payloads down, up                      0.000 MB, 0.000 MB" in printed
+    assert "SuperLink's own count down, up         0.007 MB, 0.001 MB" in printed
+
+
+def test_the_parts_of_a_resumed_run_are_added(folder):
+    assert wire_bytes.main([str(folder), "devices", "7", "8"]) == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["wire_bytes_down"], summary["wire_bytes_up"]) == (15000, 1500)
+
+
+def test_what_cannot_be_told_is_said(folder, capsys):
+    before = (folder / "summary.json").read_text()
+    assert wire_bytes.main([str(folder), "devices", "9"]) == 1
+    assert "'devices' tells nothing of run 9" in capsys.readouterr().err
+    assert wire_bytes.main([str(folder / "nowhere"), "devices"]) == 1
+    assert (folder / "summary.json").read_text() == before
+    (folder / "summary.json").write_text('{"ended": "failed: no battery"}')
+    assert wire_bytes.main([str(folder), "devices"]) == 1
+    assert "of a run that failed" in capsys.readouterr().err
+    assert wire_bytes.main([str(folder)]) == 2

@@ -1,0 +1,124 @@
+"""Killed with SIGKILL, in real processes: a device, the server, the SuperLink."""
+
+import sqlite3
+from contextlib import ExitStack, closing
+
+import numpy as np
+import pytest
+
+from flasc_flwr.flower.checkpoint import read
+from tests.end_to_end.federation import CONNECTION, Federation
+from tests.end_to_end.processes import Flower, history, kill, results, wait_until
+from tests.end_to_end.tiny import make_model, make_rows, run_config
+
+pytestmark = pytest.mark.slow
+
+TIMEOUT = 120
+
+
+def rows_of(output):
+    """Return the history so far of the run whose folder is in `output`."""
+    return [row for folder in output.glob("*") for row in history(folder)]
+
+
+def test_a_killed_device_is_waited_for_no_longer_than_allowed_and_comes_back(tmp_path):
+    federation = Federation(tmp_path)
+    model = make_model(tmp_path / "models" / "tiny")
+    test = make_rows(tmp_path / "data" / "server" / "test.csv", 16, seed=9)
+    for node in range(2):
+        make_rows(tmp_path / "data" / f"node-{node}" / "train.csv", 8, seed=node)
+    runs = tmp_path / "runs"
+    more = f"num-server-rounds=50 min-nodes=1 lora-rank=8 round-timeout={TIMEOUT}"
+    with ExitStack() as stack:
+        stack.enter_context(federation.server())
+        stack.enter_context(federation.node(0))
+        victim = stack.enter_context(federation.node(1))
+        wait_until(lambda: federation.online() == 2, "two nodes online")
+        federation.flower.run(
+            *("flwr", "run", ".", CONNECTION),
+            *run_config(model, test.parent, runs, more),
+        )
+        wait_until(lambda: len(rows_of(runs)) == 2, "round 1", 600)
+        # It has fetched what it is to train on in round 2, and trains.
+        wait_until(lambda: federation.log("node-1").count("ROUND 2]") == 1, "round 2")
+        kill(victim.pid)
+        wait_until(lambda: len(rows_of(runs)) > 2, "the end of round 2", 2 * TIMEOUT)
+        stack.enter_context(federation.node(1, name="node-1-again"))
+        wait_until(
+            lambda: any(row["replies"] == 2 for row in rows_of(runs)[3:]),
+            "a round with the node that came back",
+            600,
+        )
+    rows = rows_of(runs)
+    assert (rows[1]["replies"], rows[2]["replies"]) == (2, 1)
+    assert rows[2]["seconds"] < TIMEOUT + 15
+    # The server learned from the other one all the same.
+    assert rows[2]["server_loss"] != rows[1]["server_loss"]
+    assert [row["round"] for row in rows] == list(range(len(rows)))
+
+
+def test_a_killed_server_goes_on_where_it_was(tmp_path):
+    """The SuperLink, the ServerApp and all simulated clients at once, in round 5."""
+    ends = []
+    for name, killed in (("whole", False), ("killed", True)):
+        runs = tmp_path / name / "runs"
+        simulate(tmp_path / name / "first", runs, kill_in_round=5 if killed else None)
+        if killed:
+            assert 4 <= rows_of(runs)[-1]["round"] < 10
+            simulate(tmp_path / name / "again", runs, "resume='latest'")
+        folder, summary, rows = results(runs)
+        assert [row["round"] for row in rows] == list(range(11))
+        assert summary["ended"] == "all rounds done"
+        ends.append((read(folder / "checkpoints"), rows, summary))
+    (whole, *_), (resumed, *_) = ends
+    assert whole.round == resumed.round == 10
+    np.testing.assert_array_equal(whole.state.vector, resumed.state.vector)
+    for moment, values in whole.state.optimizer.moments.items():
+        np.testing.assert_array_equal(values, resumed.state.optimizer.moments[moment])
+    for key in ("round", "accuracy", "loss", "payload_bytes_up", "payload_bytes_down"):
+        values = [[row[key] for row in rows] for _, rows, _ in ends]
+        assert values[0] == values[1], key
+
+
+def simulate(home, runs, *more, kill_in_round=None):
+    """Run ten rounds of a small simulation, or kill all of it in one of them."""
+    flower = Flower(home)
+    config = (
+        "num-server-rounds=10 checkpoint-every=1 lora-rank=4 local-epochs=1 "
+        f"server-optimizer='fedadam' output-dir='{runs}'"
+    )
+    options = ("--simulation", "--disable-runtime-dependency-installation")
+    with flower.superlink(*options) as connection:
+        command = ("flwr", "run", ".", connection)
+        settings = (
+            *("--run-config", " ".join([config, *more])),
+            *("--federation-config", "num-supernodes=4 client-resources-num-cpus=1"),
+        )
+        if kill_in_round is None:
+            flower.run(*command, "--stream", *settings)
+            return
+        flower.run(*command, *settings)
+        wait_until(
+            lambda: len(rows_of(runs)) >= kill_in_round, f"round {kill_in_round}", 600
+        )
+        kill(flower.superlink_pid)
+
+
+def test_a_superlink_that_is_killed_and_started_again_knows_its_nodes(tmp_path):
+    federation = Federation(tmp_path)
+
+    def online_until():
+        database = f"file:{tmp_path / 'state' / 'superlink.db'}?mode=ro"
+        with closing(sqlite3.connect(database, uri=True)) as state:
+            return state.execute("SELECT max(online_until) FROM node").fetchone()[0]
+
+    with ExitStack() as stack:
+        with federation.server() as superlink:
+            stack.enter_context(federation.node(0))
+            wait_until(lambda: federation.online() == 1, "the node online")
+            kill(superlink.pid)
+        before = online_until()
+        # Nobody registers anything again, and the SuperNode was not touched.
+        stack.enter_context(federation.server(register=False))
+        wait_until(lambda: online_until() > before, "a sign of life")
+        assert federation.online() == 1
