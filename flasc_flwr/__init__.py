@@ -11,12 +11,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flasc_flwr.flower.mod import flasc_mod, trainable_entries
     from flasc_flwr.flower.strategy import Flasc
+    from flasc_flwr.flower.transport.strategy import SparseTransport
 
 __version__ = "0.1.0"
-__all__ = ["Flasc", "__version__", "flasc_mod", "trainable_entries"]
+__all__ = [
+    "Flasc",
+    "SparseTransport",
+    "__version__",
+    "flasc_mod",
+    "trainable_entries",
+]
 
 _HOME = {
     "Flasc": "flasc_flwr.flower.strategy",
+    "SparseTransport": "flasc_flwr.flower.transport.strategy",
     "flasc_mod": "flasc_flwr.flower.mod",
     "trainable_entries": "flasc_flwr.flower.mod",
 }

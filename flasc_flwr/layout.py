@@ -19,9 +19,12 @@ Vector = NDArray[np.float32]
 Arrays = dict[str, NDArray[Any]]
 
 FINGERPRINT_BYTES = 8
+
+FLOATING = ("float16", "float32", "float64")
+"""The dtypes that a tensor of a layout may have."""
+
 _MOST_AXES = 32
 _LONGEST_AXIS = 1 << 48
-_FLOATING = ("float16", "float32", "float64")
 _LORA = re.compile(r"(^|[._])lora_(?:embedding_)?(?P<factor>[AB])([._]|$)")
 
 
@@ -85,10 +88,10 @@ class Layout:
         tensors = []
         for name, value in arrays.items():
             array = np.asarray(value)
-            if array.dtype.name not in _FLOATING:
+            if array.dtype.name not in FLOATING:
                 raise ValueError(
                     f"array {name!r} has dtype {array.dtype}, allowed are "
-                    + ", ".join(_FLOATING)
+                    + ", ".join(FLOATING)
                 )
             role = (roles or {}).get(name) or _role_of(name, has_lora)
             tensors.append(Tensor(name, array.shape, array.dtype.name, role))
@@ -196,6 +199,6 @@ def _tensor_of(name: Any, shape: Any, dtype: Any, role: Any) -> Tensor:
         type(length) is int and 0 <= length < _LONGEST_AXIS for length in shape
     ):
         raise ValueError(f"{name!r} has no shape: {shape!r}")
-    if dtype not in _FLOATING:
+    if dtype not in FLOATING:
         raise ValueError(f"{name!r} has dtype {dtype!r}")
     return Tensor(name, tuple(shape), dtype, Role(role))

@@ -33,6 +33,9 @@ class Sent:
     vectors : int
         How many adapters it carried: what a dense float32 message would have
         spent ``4 * N`` bytes on.
+    plain : int
+        Bytes that Flower's plain arrays would have spent on the values in it, where
+        these are not float32 alone.
     """
 
     round: int
@@ -41,6 +44,7 @@ class Sent:
     payload: int
     message: int
     vectors: int = 0
+    plain: int = 0
 
     def plus(self, other: Sent) -> Sent:
         """Return the sum with another message of the same round, client and way."""
@@ -108,3 +112,32 @@ class Traffic:
         nothing for names, headers and control values.
         """
         return 4 * size * sum(s.vectors for s in self.sent)
+
+    def plain_bytes(self, round: int | None = None) -> int:
+        """Return what Flower's plain arrays would have spent, in a round or in all.
+
+        Their data alone, with nothing for names, records and messages around them.
+        """
+        return sum(s.plain for s in self.sent if round is None or s.round == round)
+
+    def in_words(self) -> str:
+        """Return the bytes of all messages, and of plain arrays for comparison."""
+        totals = self.totals()
+        down, up = totals["message_bytes_down"], totals["message_bytes_up"]
+        plain = self.plain_bytes()
+        words = f"{_words(down)} down and {_words(up)} up"
+        if plain:
+            words += (
+                f"; plain arrays: {_words(plain)} ({plain / (down + up):.1f} times)"
+            )
+        return words
+
+
+def _words(count: float) -> str:
+    """Return a number of bytes for people."""
+    unit = "B"
+    for larger in ("kB", "MB", "GB"):
+        if count < 1000:
+            break
+        count, unit = count / 1000, larger
+    return f"{count:.3g} {unit}"

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from flasc_flwr.codec import encode, read_layout
 from flasc_flwr.flower.start import start_of
+from flasc_flwr.flower.transport.answer import answer
+from flasc_flwr.flower.transport.parcel import DOWNLOAD, is_parcel
 from flasc_flwr.flower.wire import (
     CONTROL,
     INTRODUCE,
@@ -69,8 +71,11 @@ def flasc_mod(
     if control and INTRODUCE in control:
         return _introduce(message, context)
     order = Order.from_record(control) if control else Order()
+    records = content.array_records
+    if order.whole or any(is_parcel(r, DOWNLOAD) for r in records.values()):
+        return answer(message, context, call_next, order)
     received: dict[str, _Received] = {}
-    for key, record in content.array_records.items():
+    for key, record in records.items():
         if holds_payload(record):
             received[key] = _receive(payload_of(record), order)
             content[key] = array_record(received[key].arrays())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message
@@ -42,6 +42,12 @@ MERGED = "merged"
 RANK = "lora-rank"
 """Entry of the CONTROL record in a reply that has fewer components than was asked."""
 
+PLAIN = "plain"
+"""Entry of the CONTROL record in a reply: which ArrayRecords the mod left as they are,
+because their arrays are not those that were received."""
+
+_WHOLE = "whole/"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
@@ -57,12 +63,16 @@ class Order:
         What the client may change of what it received.
     init_seed : int, optional
         Seed of the initial values that the download is added to.
+    whole : Mapping[str, tuple[int, ...]]
+        For each ArrayRecord of a :class:`~flasc_flwr.SparseTransport`, which of its
+        arrays travel whole, by index. Empty in messages of :class:`~flasc_flwr.Flasc`.
     """
 
     density: float | None = None
     value_format: str = "float32"
     trains: Trains = ALL
     init_seed: int | None = None
+    whole: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def to_record(self) -> ConfigRecord:
         """Return the ConfigRecord that carries the order; what is usual is not said."""
@@ -75,6 +85,8 @@ class Order:
             record["support-only"] = self.trains.support_only
         if self.init_seed is not None:
             record["init-seed"] = self.init_seed
+        for key, indices in self.whole.items():
+            record[_WHOLE + key] = list(indices)
         return record
 
     @classmethod
@@ -107,6 +119,11 @@ def _read_order(record: dict[str, Any]) -> dict[str, Any]:
     if "init-seed" in record:
         seed = record.pop("init-seed")
         order["init_seed"] = whole(0).require("init-seed", seed)
+    order["whole"] = {
+        key.removeprefix(_WHOLE): tuple(map(int, record.pop(key)))
+        for key in list(record)
+        if key.startswith(_WHOLE)
+    }
     if record:
         raise ValueError(f"unknown entries {sorted(record)}")
     return order

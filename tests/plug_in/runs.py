@@ -1,0 +1,46 @@
+"""Running the apps in this folder, with and without the transport."""
+
+import random
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from flasc_flwr import SparseTransport, flasc_mod
+from flasc_flwr.flower.local_grid import LocalGrid
+
+APPS = Path(__file__).parent / "apps"
+NODES = 4
+EXACT = {"download_density": 1, "upload_density": 1, "values": "float32"}
+
+
+def source(name: str) -> str:
+    """Return the text of an app, which knows nothing of this project."""
+    return (APPS / f"{name}.py").read_text()
+
+
+def load(name: str, mods=()) -> SimpleNamespace:
+    """Run an app's text with one line changed: its list of mods."""
+    before, after = "app = ClientApp()\n", "app = ClientApp(mods=MODS)\n"
+    text = source(name)
+    assert text.count(before) == 1
+    space = {"__name__": name, "MODS": list(mods)}
+    exec(compile(text.replace(before, after), name, "exec"), space)
+    return SimpleNamespace(**space)
+
+
+def run(name, strategy, *, mods=(), rounds=2, transport=None):
+    """Run an app under a strategy; under a SparseTransport if that is given."""
+    random.seed(0)
+    np.random.seed(0)
+    if transport is not None:
+        strategy = SparseTransport(strategy, **transport)
+        mods = [flasc_mod, *mods]
+    app = load(name, mods)
+    result = strategy.start(
+        LocalGrid(app.app, NODES),
+        app.initial_arrays(),
+        rounds,
+        evaluate_fn=app.central_evaluate,
+    )
+    return strategy, result
