@@ -7,7 +7,7 @@ without Flower or messages, the floor. One client trains at a time, on one threa
 `--actors` of them: (c) is then as many processes. Rounds are timed after the first,
 which loads models and data; (a), (b) and (c) take turns, and ratios are of medians.
 "(a) computes" is the fraction of (a)'s rounds in which its clients computed, by their
-own clocks: what a/c would be if nothing else ran on the machine.
+own clocks: what a/c would be if Flower's processes had a core of their own.
 
 Run: PYTHONPATH=. python benchmarks/simulation.py [--json FILE] [--cases ...]
 The cases on 20NewsGroups + MiniLM need --model and --dataset.
