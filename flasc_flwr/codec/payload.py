@@ -205,7 +205,10 @@ def _open(payload: bytes) -> tuple[_Head, Reader]:
     if magic != _MAGIC:
         raise PayloadError(f"payload begins with {magic!r}, expected {_MAGIC!r}")
     if version != VERSION:
-        raise PayloadError(f"payload has version {version}, this is {VERSION}")
+        raise PayloadError(
+            f"payload has version {version}, this is {VERSION}: "
+            "server and client need the same version of flasc-flwr"
+        )
     start = zlib.crc32(bytes(4), zlib.crc32(memoryview(payload)[: _HEADER.size - 4]))
     if zlib.crc32(memoryview(payload)[_HEADER.size :], start) != crc:
         raise PayloadError("checksum does not match")

@@ -72,7 +72,7 @@ def flasc_mod(
         return _introduce(message, context)
     order = Order.from_record(control) if control else Order()
     records = content.array_records
-    if order.whole or any(is_parcel(r, DOWNLOAD) for r in records.values()):
+    if order.sparse or any(is_parcel(r, DOWNLOAD) for r in records.values()):
         return answer(message, context, call_next, order)
     received: dict[str, _Received] = {}
     for key, record in records.items():

@@ -46,7 +46,7 @@ PLAIN = "plain"
 """Entry of the CONTROL record in a reply: which ArrayRecords the mod left as they are,
 because their arrays are not those that were received."""
 
-_WHOLE = "whole/"
+_SPARSE = "sparse/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,16 +63,17 @@ class Order:
         What the client may change of what it received.
     init_seed : int, optional
         Seed of the initial values that the download is added to.
-    whole : Mapping[str, tuple[int, ...]]
+    sparse : Mapping[str, tuple[int, ...]]
         For each ArrayRecord of a :class:`~flasc_flwr.SparseTransport`, which of its
-        arrays travel whole, by index. Empty in messages of :class:`~flasc_flwr.Flasc`.
+        arrays the payloads hold, by index; the others travel whole. Empty in messages
+        of :class:`~flasc_flwr.Flasc`.
     """
 
     density: float | None = None
     value_format: str = "float32"
     trains: Trains = ALL
     init_seed: int | None = None
-    whole: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    sparse: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def to_record(self) -> ConfigRecord:
         """Return the ConfigRecord that carries the order; what is usual is not said."""
@@ -85,8 +86,8 @@ class Order:
             record["support-only"] = self.trains.support_only
         if self.init_seed is not None:
             record["init-seed"] = self.init_seed
-        for key, indices in self.whole.items():
-            record[_WHOLE + key] = list(indices)
+        for key, indices in self.sparse.items():
+            record[_SPARSE + key] = list(indices)
         return record
 
     @classmethod
@@ -119,10 +120,10 @@ def _read_order(record: dict[str, Any]) -> dict[str, Any]:
     if "init-seed" in record:
         seed = record.pop("init-seed")
         order["init_seed"] = whole(0).require("init-seed", seed)
-    order["whole"] = {
-        key.removeprefix(_WHOLE): tuple(map(int, record.pop(key)))
+    order["sparse"] = {
+        key.removeprefix(_SPARSE): tuple(map(int, record.pop(key)))
         for key in list(record)
-        if key.startswith(_WHOLE)
+        if key.startswith(_SPARSE)
     }
     if record:
         raise ValueError(f"unknown entries {sorted(record)}")

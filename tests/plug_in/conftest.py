@@ -16,8 +16,5 @@ def quick_garbage_collection():
 @pytest.fixture
 def logged(caplog):
     """Return what Flower's logger has said so far, as text."""
-    logger = logging.getLogger("flwr")
-    logger.addHandler(caplog.handler)
     caplog.set_level(logging.INFO, logger="flwr")
-    yield lambda: "\n".join(record.getMessage() for record in caplog.records)
-    logger.removeHandler(caplog.handler)
+    return lambda: "\n".join(record.getMessage() for record in caplog.records)

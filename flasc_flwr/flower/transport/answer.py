@@ -82,8 +82,8 @@ def _receive(message: Message, order: Order) -> dict[str, _Received]:
         if is_parcel(record, DOWNLOAD):
             form, record = open_download(record)
             message.content[key] = record
-        elif key in order.whole:
-            form = Form.of(record, order.whole[key])
+        elif key in order.sparse:
+            form = Form.of(record, order.sparse[key])
         else:
             continue
         received[key] = _Received(form, ArrayRecord(dict(record)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from flwr.app import ArrayRecord, MessageType, RecordDict
 
 from flasc_flwr.flower.transport.base import Base
-from flasc_flwr.flower.transport.parcel import Form, pack_download, whole_arrays
+from flasc_flwr.flower.transport.parcel import Form, pack_download, sparse_arrays
 from flasc_flwr.flower.wire import CONTROL, Order
 
 
@@ -56,6 +56,11 @@ class Dispatch:
     bases: dict[str, Base]
     asked: bool
 
+    @property
+    def needs_the_mod(self) -> bool:
+        """Whether a ClientApp without flasc_mod cannot train."""
+        return self.asked or not all(base.exact for base in self.bases.values())
+
     @classmethod
     def of(cls, content: RecordDict, message_type: str, sparsity: Sparsity) -> Dispatch:
         """Encode the arrays of a content that is sent to be trained or evaluated.
@@ -78,7 +83,7 @@ class Dispatch:
             order = Order(
                 density=sparsity.upload,
                 value_format=sparsity.value_format,
-                whole={key: tuple(base.form.whole) for key, base in bases.items()},
+                sparse={key: base.form.sparse for key, base in bases.items()},
             )
             travelling[CONTROL] = order.to_record()
         return cls(content, travelling, bases if trained else {}, asked)
@@ -86,10 +91,10 @@ class Dispatch:
 
 def _base(record: ArrayRecord, sparsity: Sparsity) -> Base | None:
     """Return a record with what is sent of it; None if all of it travels whole."""
-    whole = whole_arrays(record, sparsity.whole)
-    if len(whole) == len(record):
+    sparse = sparse_arrays(record, sparsity.whole)
+    if not sparse:
         return None
-    form = Form.of(record, whole)
+    form = Form.of(record, sparse)
     if sparsity.exact(sparsity.download):
         return Base(record, form, record)
     parcel = pack_download(form, record, sparsity.download, sparsity.value_format)

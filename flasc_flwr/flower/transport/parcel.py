@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
@@ -36,19 +37,25 @@ class Form:
     layout: Layout
 
     @classmethod
-    def of(cls, record: ArrayRecord, whole: Collection[int]) -> Form:
-        """Describe a record whose arrays `whole`, by index, stay out of the payload."""
+    def of(cls, record: ArrayRecord, sparse: Collection[int]) -> Form:
+        """Describe a record of which the payload holds some arrays, by index."""
         # Arrays without memory: only their shapes and dtypes count here.
         shapes = {
             name: np.broadcast_to(np.zeros((), array.dtype), array.shape)
             for index, (name, array) in enumerate(record.items())
-            if index not in whole
+            if index in sparse
         }
         return cls(tuple(record), Layout.of(shapes))
 
     @property
+    def sparse(self) -> tuple[int, ...]:
+        """Where the arrays in the payload stand."""
+        whole = self.whole
+        return tuple(i for i in range(len(self.names)) if i not in whole)
+
+    @cached_property
     def whole(self) -> dict[int, str]:
-        """The arrays that travel whole, by their index."""
+        """The arrays that travel whole, by where they stand."""
         inside = {tensor.name for tensor in self.layout.tensors}
         return {i: name for i, name in enumerate(self.names) if name not in inside}
 
@@ -66,30 +73,28 @@ def is_numbers(array: Array) -> bool:
     return array.stype == SType.NUMPY and array.dtype in FLOATING
 
 
-def whole_arrays(
-    record: ArrayRecord, patterns: Sequence[str] | None
-) -> tuple[int, ...]:
-    """Return which arrays of a record travel whole, by index.
+def sparse_arrays(record: ArrayRecord, whole: Sequence[str] | None) -> tuple[int, ...]:
+    """Return which arrays of a record its payload is to hold, by index.
 
-    Whatever is not floating point, and what the `patterns` name. Without patterns:
-    arrays of fewer than two axes, such as biases, scales and running statistics. They
-    are few, and do harm as zeros: a model divides by its running variance. In a record
-    without matrices, those of fewer than one axis.
+    All that are floating point, but for those that `whole` names. Without names: but
+    for those of fewer than two axes, such as biases, scales and running statistics.
+    They are few, and do harm as zeros: a model divides by its running variance. In a
+    record without matrices: but for those of no axis.
 
     Parameters
     ----------
     record : ArrayRecord
         What is to be sent.
-    patterns : Sequence[str], optional
+    whole : Sequence[str], optional
         Names, or shell patterns of names such as ``*.bias``.
     """
     numbers = {n: a for n, a in record.items() if is_numbers(a) and 0 not in a.shape}
-    if patterns is None:
+    if whole is None:
         axes = min(2, max((len(a.shape) for a in numbers.values()), default=0))
         sparse = {name for name, a in numbers.items() if len(a.shape) >= axes}
     else:
-        sparse = {n for n in numbers if not any(fnmatchcase(n, p) for p in patterns)}
-    return tuple(i for i, name in enumerate(record) if name not in sparse)
+        sparse = {n for n in numbers if not any(fnmatchcase(n, p) for p in whole)}
+    return tuple(i for i, name in enumerate(record) if name in sparse)
 
 
 def is_parcel(record: ArrayRecord, stype: str) -> bool:

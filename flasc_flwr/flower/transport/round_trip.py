@@ -170,8 +170,8 @@ class RoundTrip:
         came = len(self._own_traffic.sent) - asked
         words = self._own_traffic.in_words()
         log(INFO, "\t%d messages, %d replies: %s", asked, came, words)
-        payloads = any(sent.payload for sent in self._own_traffic.sent)
-        if payloads and came and self._failures == came:
+        needed = any(dispatch.needs_the_mod for dispatch in self._dispatches)
+        if needed and came and self._failures == came:
             log(WARNING, "No reply can be used. If not yet done, %s", ADD_THE_MOD)
 
     @cached_property
@@ -255,7 +255,7 @@ def _advice(error: Error) -> str | None:
     reason = error.reason or ""
     if STYPE in reason:
         return f"its ClientApp cannot read payloads: {ADD_THE_MOD}"
-    if error.code == ErrorCode.MOD_FAILED_PRECONDITION and "ConfigRecord" in reason:
+    if "expects exactly one ConfigRecord" in reason:
         return f"flasc_mod has to come first of its mods: {ADD_THE_MOD}"
     return None
 

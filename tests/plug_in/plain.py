@@ -1,0 +1,117 @@
+"""A numpy app whose arrays are of every kind, for the tests of what travels."""
+
+import copy
+import random
+
+import numpy as np
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import FedAvg
+
+from flasc_flwr import SparseTransport, flasc_mod
+from flasc_flwr.flower.local_grid import LocalGrid
+from flasc_flwr.flower.wire import array_record, arrays_of
+
+
+def mixed(seed=0):
+    """Return arrays of every dtype, in an order that no rule would choose."""
+    rng = np.random.default_rng(seed)
+    return {
+        "counter": np.array(3, np.int64),
+        "weight": rng.standard_normal((20, 12)).astype(np.float32),
+        "bias": rng.standard_normal(12).astype(np.float32),
+        "double": rng.standard_normal((6, 7)),
+        "mask": np.array([True, False, True]),
+        "half": rng.standard_normal((5, 3, 2)).astype(np.float16),
+        "variance": np.full(12, 7.5, np.float32),
+    }
+
+
+def floats():
+    """Return those of the arrays that every strategy can compute with."""
+    return {name: a for name, a in mixed().items() if a.dtype.kind == "f"}
+
+
+def step(arrays, client, current):
+    """Stand in for training: a seeded step; counters count, the rest stays."""
+    rng = np.random.default_rng([client, current])
+    moved = {}
+    for name, array in arrays.items():
+        moved[name] = array
+        if array.dtype.kind == "f":
+            noise = rng.standard_normal(array.shape)
+            moved[name] = np.asarray(array + 0.1 * noise, array.dtype)
+        elif array.dtype.kind == "i":
+            moved[name] = np.asarray(array + 1)
+    return moved
+
+
+def client_app(train=step, mods=(flasc_mod,), reply_key="arrays", examples=None):
+    """Return an app around a function of its arrays, client and round.
+
+    `train` may return a whole RecordDict for a reply of another kind.
+    """
+    app = ClientApp(mods=list(mods))
+
+    @app.train()
+    def train_fn(message, context):
+        client = context.node_config["partition-id"]
+        current = message.content["config"]["server-round"]
+        trained = train(arrays_of(message.content["arrays"]), client, current)
+        if not isinstance(trained, RecordDict):
+            count = examples(client) if examples else 10 * (client + 1)
+            metrics = MetricRecord({"num-examples": count, "loss": float(client)})
+            trained = RecordDict({reply_key: array_record(trained), "metrics": metrics})
+        return Message(trained, reply_to=message)
+
+    @app.evaluate()
+    def evaluate_fn(message, context):
+        arrays = arrays_of(message.content["arrays"])
+        total = float(sum(array.sum() for array in arrays.values()))
+        metrics = MetricRecord({"num-examples": 1, "total": total})
+        return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+    return app
+
+
+class RecordingGrid(LocalGrid):
+    """Keeps what travels, as it travelled."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.down, self.up = [], []
+
+    def push_messages(self, messages):
+        messages = list(messages)
+        self.down += map(snapshot, messages)
+        return super().push_messages(messages)
+
+    def pull_messages(self, message_ids):
+        replies = list(super().pull_messages(message_ids))
+        self.up += map(snapshot, replies)
+        return replies
+
+
+def snapshot(message):
+    kept = copy.copy(message)
+    if message.has_content():
+        kept.content = RecordDict(dict(message.content))
+    return kept
+
+
+def start(app=None, inner=None, *, arrays=None, nodes=4, rounds=1, **settings):
+    """Run a transport; return it, the grid with what travelled, and the result."""
+    random.seed(0)
+    grid = RecordingGrid(app or client_app(), nodes)
+    transport = SparseTransport(inner or FedAvg(), **settings)
+    record = arrays if isinstance(arrays, ArrayRecord) else array_record(mixed())
+    result = transport.start(grid, record, rounds)
+    return transport, grid, result
+
+
+def plainly(train=step, inner=None, *, arrays=None, nodes=4, rounds=1, **app_settings):
+    """Run the same without transport and mod."""
+    random.seed(0)
+    app = client_app(train, mods=(), **app_settings)
+    record = arrays if isinstance(arrays, ArrayRecord) else array_record(mixed())
+    return (inner or FedAvg()).start(RecordingGrid(app, nodes), record, rounds)
