@@ -9,7 +9,7 @@ from logging import WARNING
 from typing import Any
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import Message, Metadata
 from flwr.common.logger import log
 
 from flasc_flwr.flower.wire import holds_payload, message_bytes, payload_of
@@ -38,12 +38,14 @@ class Ledger:
         self._failures: list[dict[str, Any]] = []
         self._skipped = False
         self._names: dict[int, str] = {}
+        self._asked: list[Metadata] = []
         self._metrics: dict[str, Any] = {}
 
     def sent(self, messages: Sequence[Message], names: Sequence[str]) -> None:
         """Count messages that go out, each to the client of the same index."""
         nodes = [message.metadata.dst_node_id for message in messages]
         self._names.update(zip(nodes, names, strict=True))
+        self._asked += [message.metadata for message in messages]
         for message, name, size in zip(
             messages, names, message_bytes(messages), strict=True
         ):
@@ -56,7 +58,7 @@ class Ledger:
     def rejected(self, reply: Message, reason: str) -> None:
         """Note a reply that is not used, and why."""
         client = self._name(reply)
-        node = reply.metadata.src_node_id
+        node = self._node(reply)
         self._failures.append({"client": client, "node": node, "reason": reason})
         log(WARNING, "Reply of client %s (%d) is not used: %s", client, node, reason)
 
@@ -112,8 +114,16 @@ class Ledger:
             "seconds": round(time.perf_counter() - self._began, 3),
         }
 
-    def _name(self, reply: Message) -> str:
+    def _node(self, reply: Message) -> int:
+        """Return whose reply it is: for a node that is away, the SuperLink answers."""
         node = reply.metadata.src_node_id
+        if node in self._names:
+            return node
+        asked = reply.metadata.reply_to_message_id
+        return next((m.dst_node_id for m in self._asked if m.message_id == asked), node)
+
+    def _name(self, reply: Message) -> str:
+        node = self._node(reply)
         return self._names.get(node, str(node))
 
     def _count(self, message: Message, client: str, size: int, way: Direction) -> None:

@@ -1,0 +1,31 @@
+"""Whose reply it was."""
+
+from flwr.app import Error, Message, MessageType, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.supercore.task_identity import TaskIdentity
+
+from flasc_flwr.flower.ledger import Ledger
+from flasc_flwr.traffic import Traffic
+
+
+def test_what_the_superlink_answers_for_a_node_counts_as_the_nodes():
+    TaskIdentity.task_id = TaskIdentity.run_id = 0
+    TaskIdentity.node_id = SUPERLINK_NODE_ID
+    questions = [
+        Message(RecordDict(), node, MessageType.TRAIN, group_id="1")
+        for node in (770, 880)
+    ]
+    traffic = Traffic()
+    ledger = Ledger(1, traffic)
+    ledger.sent(questions, ["a", "b"])
+    # Flower gives a message its id when it is sent.
+    for question, name in zip(questions, ("first", "second"), strict=True):
+        question.metadata.__dict__["_message_id"] = name
+    away = Error(code=ErrorCode.NODE_UNAVAILABLE, reason="no heartbeat")
+    reply = Message(away, reply_to=questions[1])
+    reply.metadata.__dict__["_src_node_id"] = SUPERLINK_NODE_ID
+    ledger.received(reply)
+    ledger.rejected(reply, "no heartbeat")
+    (failure,) = ledger.row()["failures"]
+    assert failure == {"client": "b", "node": 880, "reason": "no heartbeat"}
+    assert set(traffic.by_client()) == {"a", "b"}
