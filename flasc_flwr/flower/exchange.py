@@ -46,7 +46,11 @@ def exchange(
     early: dict[str, Message] = {}
     missing, good = len(turns), 0
     for reply in _arrivals(grid, set(turns), timeout):
-        early[reply.metadata.reply_to_message_id] = reply
+        turn = reply.metadata.reply_to_message_id
+        if turn in early or turn not in turns:
+            yield reply  # a second one: whoever reads it refuses it, and says so
+            continue
+        early[turn] = reply
         missing -= 1
         good += not reply.has_error()
         while turns and turns[0] in early:
@@ -61,10 +65,11 @@ def exchange(
 def _arrivals(grid: Grid, waiting: set[str], timeout: float) -> Iterator[Message]:
     """Yield the replies to the messages `waiting`, in the order they arrive."""
     began = time.monotonic()
+    asked = frozenset(waiting)
     while waiting:
         for reply in grid.pull_messages(list(waiting)):
-            if reply.metadata.reply_to_message_id in waiting:
-                waiting.remove(reply.metadata.reply_to_message_id)
+            if reply.metadata.reply_to_message_id in asked:
+                waiting.discard(reply.metadata.reply_to_message_id)
                 yield reply
         elapsed = time.monotonic() - began
         if elapsed >= timeout:

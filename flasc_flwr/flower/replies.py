@@ -107,7 +107,7 @@ def update_of(
         raise RejectedReplyError(f"expected one ArrayRecord, got {len(records)}")
     participant = cohort.get(reply.metadata.src_node_id)
     if participant is None:
-        raise RejectedReplyError("it was not asked in this round")
+        raise RejectedReplyError("it was not asked, or has answered already")
     asked = cut(participant.budget.rank)
     try:
         payload = payload_of(next(iter(records.values())))

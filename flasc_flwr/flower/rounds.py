@@ -43,8 +43,8 @@ class Rounds(Strategy):
 
     Attributes
     ----------
-    enough : int
-        How many replies the round that is under way waits for.
+    enough : int or None
+        How many replies the round that is under way waits for; None for all.
     ended : str or None
         Why the run is to end; None while it goes on.
 
@@ -110,7 +110,7 @@ class Rounds(Strategy):
         self._cohort: dict[int, Participant] = {}
         self._timeout = 3600.0
         self._ledger = Ledger(0, Traffic())
-        self.enough = 0
+        self.enough: int | None = None
         self.ended: str | None = None
 
     @property

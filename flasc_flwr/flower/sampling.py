@@ -59,9 +59,9 @@ class Sampling:
         needed = self._count(present, fraction, self.min_train_nodes)
         return self._draw(present, round, ceil(needed * self.oversample), 0)
 
-    def enough(self, cohort: list[Participant]) -> int:
-        """Return how many replies of a cohort that trains are waited for."""
-        return ceil(len(cohort) / self.oversample)
+    def enough(self, cohort: list[Participant]) -> int | None:
+        """Return how many replies of a cohort that trains are enough; None: all."""
+        return ceil(len(cohort) / self.oversample) if self.oversample > 1 else None
 
     def evaluating(self, present: list[Participant], round: int) -> list[Participant]:
         """Draw those who evaluate in a round, not always those who train."""
