@@ -187,6 +187,78 @@ class TwoRecords(FedAvg):
         return super().aggregate_train(server_round, replies)
 
 
+def test_an_app_may_use_up_what_it_received():
+    app = ClientApp(mods=[flasc_mod])
+
+    @app.train()
+    def train(message, context):
+        record = message.content["arrays"]
+        # As Flower's ``to_numpy_ndarrays(keep_input=False)`` does to spare memory.
+        taken = {name: record.pop(name) for name in list(record)}
+        content = {
+            "arrays": ArrayRecord(taken),
+            "metrics": MetricRecord({"num-examples": 1}),
+        }
+        return Message(RecordDict(content), reply_to=message)
+
+    _, _, result = start(app, FedAvg(fraction_evaluate=0))
+    for name in ("weight", "double"):
+        np.testing.assert_array_equal(result.arrays[name].numpy(), mixed()[name])
+
+
+class Hoarding(FedAvg):
+    """Keeps its messages, and all records of the replies."""
+
+    def configure_train(self, server_round, arrays, config, grid):
+        self.messages = super().configure_train(server_round, arrays, config, grid)
+        return self.messages
+
+    def aggregate_train(self, server_round, replies):
+        self.keys = {key for reply in replies for key in reply.content}
+        return super().aggregate_train(server_round, replies)
+
+    def aggregate_evaluate(self, server_round, replies):
+        self.evaluations = [reply.content["arrays"] for reply in replies]
+        return None
+
+
+def test_the_inner_strategys_own_messages_stay_plain():
+    inner = Hoarding(fraction_evaluate=0)
+    start(inner=inner)
+    for message in inner.messages:
+        assert list(message.content) == ["arrays", "config"]
+        assert list(message.content["arrays"]) == list(mixed())
+        # What the grid notes on a message is seen on both.
+        assert message.metadata.message_id
+
+
+def test_the_inner_strategy_sees_no_record_of_ours():
+    inner = Hoarding(fraction_evaluate=0)
+    start(client_app(lambda arrays, *_: {"other": arrays["weight"]}), inner)
+    assert inner.keys == {"arrays", "metrics"}
+
+
+def test_arrays_in_answers_to_evaluations_are_no_updates():
+    app = client_app()
+    evaluate = ClientApp(mods=[flasc_mod])
+
+    @evaluate.evaluate()
+    def answer(message, context):
+        return Message(
+            RecordDict({"arrays": message.content["arrays"]}), reply_to=message
+        )
+
+    def both(message, context):
+        kind = message.metadata.message_type
+        return (evaluate if kind == "evaluate" else app)(message, context)
+
+    inner = Hoarding()
+    _, _, result = start(both, inner, download_density=1 / 10, values="float32")
+    received = top_k(flat(arrays_of(result.arrays)), 1 / 10).densify()
+    for arrays in inner.evaluations:
+        np.testing.assert_allclose(flat(arrays_of(arrays)), received, rtol=1e-3)
+
+
 def test_several_records_travel_each_by_itself():
     app = ClientApp(mods=[flasc_mod])
 
