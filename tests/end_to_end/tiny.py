@@ -50,6 +50,6 @@ def run_config(model: Path, dataset: Path, output: Path, *more: str) -> Sequence
     words = (
         f"task='text-classification' model='{model}' dataset='{dataset}' classes=2 "
         f"head='mean' output-dir='{output}' fraction-train=1.0 local-epochs=1 "
-        "batch-size=8 client-learning-rate=0.1 device='cpu'"
+        "batch-size=8 max-length=16 client-learning-rate=0.1 device='cpu'"
     )
     return ("--run-config", " ".join([words, *more]))
