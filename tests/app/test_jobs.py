@@ -1,0 +1,86 @@
+"""Several runs into one folder, each in a process of its own."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flasc_flwr.config import ConfigError
+from flasc_flwr.jobs import Job, JobError, finished, run_jobs
+from flasc_flwr.local_run import main
+
+APP = Path(__file__).parents[2]
+SHORT = {"num-server-rounds": 2, "lora-rank": 2, "local-epochs": 1}
+
+
+def job(**settings):
+    return Job(settings=SHORT | settings, clients=3)
+
+
+def stamps(folders):
+    return {f: (f / "summary.json").stat().st_mtime_ns for f in folders.values()}
+
+
+def test_runs_are_made_once_and_what_is_missing_is_made_later(tmp_path):
+    told = []
+    first = run_jobs(
+        {"a": job(seed=1)}, tmp_path, app=APP, on_end=lambda n, f: told.append(n)
+    )
+    before = stamps(first)
+    both = run_jobs(
+        {"a": job(seed=1), "b": job(method="dense")},
+        tmp_path,
+        app=APP,
+        at_once=2,
+        on_end=lambda name, folder: told.append(name),
+    )
+    assert told == ["a", "b"]
+    assert stamps({"a": both["a"]}) == before
+    assert list(both) == ["a", "b"]
+    for name, folder in both.items():
+        assert folder.parent == tmp_path / name == finished(tmp_path / name).parent
+        assert json.loads((folder / "summary.json").read_text())["rounds"] == 2
+
+
+def test_a_run_broken_off_goes_on_from_its_checkpoint(tmp_path):
+    run_jobs({"a": job(**{"checkpoint-every": 1})}, tmp_path, app=APP)
+    run = finished(tmp_path / "a")
+    # As if it had been ended before its last round was over.
+    (run / "summary.json").unlink()
+    note = json.loads((tmp_path / "a" / "job.json").read_text())
+    note["settings"]["num-server-rounds"] = 4
+    (tmp_path / "a" / "job.json").write_text(json.dumps(note))
+    longer = job(**{"checkpoint-every": 1, "num-server-rounds": 4})
+    assert run_jobs({"a": longer}, tmp_path, app=APP) == {"a": run}
+    rows = [json.loads(r) for r in (run / "history.jsonl").read_text().splitlines()]
+    assert [row["round"] for row in rows] == [0, 1, 2, 3, 4]
+
+
+def test_other_settings_do_not_take_a_folder_over(tmp_path):
+    (tmp_path / "a").mkdir()
+    note = {"clients": 3, "settings": SHORT}
+    (tmp_path / "a" / "job.json").write_text(json.dumps(note))
+    with pytest.raises(ValueError, match="holds a run of other settings"):
+        run_jobs({"a": job(seed=5)}, tmp_path, app=APP)
+
+
+def test_wrong_settings_are_told_before_anything_starts(tmp_path):
+    jobs = {"a": job(), "b": job(method="flask")}
+    with pytest.raises(ConfigError, match="method = 'flask'"):
+        run_jobs(jobs, tmp_path, app=APP)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_run_is_named_and_the_others_are_made(tmp_path):
+    jobs = {"bad": job(adapter=str(tmp_path / "none")), "good": job()}
+    with pytest.raises(JobError, match="1 of 2 runs failed") as raised:
+        run_jobs(jobs, tmp_path, app=APP)
+    assert "bad: " in str(raised.value) and "none'" in str(raised.value)
+    assert finished(tmp_path / "good")
+
+
+def test_the_command_line_says_what_is_wrong(tmp_path, capsys):
+    assert main(["rounds=3"]) == 1
+    assert "rounds = 3: unknown key" in capsys.readouterr().err
+    assert main(["--app", str(tmp_path)]) == 1
+    assert "is no Flower app" in capsys.readouterr().err
