@@ -18,6 +18,8 @@ from flasc_flwr.layout import Vector
 
 Moment = NDArray[np.float32]
 
+_BLOCK = 1 << 18
+
 
 @dataclass(frozen=True)
 class OptimizerState:
@@ -181,11 +183,43 @@ SERVER_OPTIMIZERS: dict[str, Callable[..., ServerOptimizer]] = {
 """Server optimizers by name; each may be called with ``learning_rate=...``."""
 
 
+def step_blocks(
+    optimizer: ServerOptimizer, vector: Vector, update: Vector, state: OptimizerState
+) -> tuple[Vector, OptimizerState]:
+    """Step the whole vector, block by block.
+
+    The same as ``optimizer.step``, as every entry steps by itself; but what it computes
+    on the way is as large as a block, and not many times the adapter.
+
+    Parameters
+    ----------
+    optimizer : ServerOptimizer
+        What steps.
+    vector : NDArray[np.float32], shape (N,)
+        The server vector.
+    update : NDArray[np.float32], shape (N,)
+        Where it is to go: the negative of the gradient.
+    state : OptimizerState
+        As for `optimizer`.
+    """
+    stepped = np.empty_like(vector)
+    moments = {name: np.empty_like(moment) for name, moment in state.moments.items()}
+    for start in range(0, len(vector), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        own = {name: moment[block] for name, moment in state.moments.items()}
+        stepped[block], after = optimizer.step(
+            vector[block], -update[block], OptimizerState(state.step, own)
+        )
+        for name, moment in after.moments.items():
+            moments[name][block] = moment
+    return stepped, OptimizerState(state.step + 1, moments)
+
+
 def step_parts(
     optimizer: ServerOptimizer,
     parts: Mapping[str, NDArray[np.int64]],
     vector: Vector,
-    gradient: Vector,
+    update: Vector,
     state: OptimizerState,
 ) -> tuple[Vector, OptimizerState]:
     """Step some parts of the vector, each as if it were a parameter of its own.
@@ -200,8 +234,10 @@ def step_parts(
         What steps.
     parts : Mapping[str, NDArray[np.int64]]
         Positions of each part, by a name that stays the same from step to step.
-    vector, gradient : NDArray[np.float32], shape (N,)
-        As for `optimizer`.
+    vector : NDArray[np.float32], shape (N,)
+        The server vector.
+    update : NDArray[np.float32], shape (N,)
+        Where it is to go: the negative of the gradient.
     state : OptimizerState
         As this function returned it.
     """
@@ -212,7 +248,7 @@ def step_parts(
         own = {name: moment[places] for name, moment in moments.items()}
         stepped, after = optimizer.step(
             vector[places],
-            gradient[places],
+            -update[places],
             OptimizerState(steps.get(part, 0), own),
         )
         vector[places] = stepped

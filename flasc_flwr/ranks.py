@@ -26,18 +26,18 @@ def rank_of(layout: Layout) -> int:
 
 
 @lru_cache(maxsize=64)
-def components(layout: Layout) -> NDArray[np.int32]:
+def components(layout: Layout) -> NDArray[np.uint16]:
     """Return which component, 0 to r - 1, each entry of the vector belongs to.
 
     Row j of every A and column j of every B are component j. Entries outside the
     factors count as component 0, which every client has. Shape (N,), not to be
     written to.
     """
-    result = np.zeros(layout.size, np.int32)
+    result = np.zeros(layout.size, np.uint16)
     for tensor, place in layout.slices():
         axis = _RANK_AXES.get(tensor.role)
         if axis is not None:
-            index = np.arange(tensor.shape[axis], dtype=np.int32)
+            index = np.arange(tensor.shape[axis], dtype=np.uint16)
             along = [1] * len(tensor.shape)
             along[axis] = -1
             shaped = np.broadcast_to(index.reshape(along), tensor.shape)

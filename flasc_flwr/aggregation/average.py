@@ -12,6 +12,7 @@ from flasc_flwr.aggregation.factors import product_norm
 from flasc_flwr.layout import Layout, Vector
 from flasc_flwr.ranks import components, rank_of
 
+_BLOCK = 1 << 18
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
 Doubles = NDArray[np.float64]
@@ -77,9 +78,15 @@ class Average:
         total = self._weights.sum()
         # Component j is owned by those with a rank above j.
         owned = np.cumsum(self._weights[::-1])[::-1][1:] / total
-        share = owned[components(self._layout)]
-        update = self._missing(self._sum / total, self._vector, share)
-        return Aggregate(update.astype(np.float32))
+        component = components(self._layout)
+        update = np.empty(self._layout.size, np.float32)
+        # In blocks, as doubles of everything would be many times the adapter.
+        for start in range(0, len(update), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            mean = self._sum[block] / total
+            share = owned[component[block]]
+            update[block] = self._missing(mean, self._vector[block], share)
+        return Aggregate(update)
 
 
 def no_update(mean: Doubles, vector: Vector, share: Doubles) -> Doubles:

@@ -192,7 +192,9 @@ class Rounds(Strategy):
             )
             self._ledger.skip()
             return None, None
-        arrays = server.step(aggregator.result())
+        aggregate = aggregator.result()
+        del aggregator  # its sums are twice as large as the adapter
+        arrays = server.step(aggregate)
         averaged = self.train_metrics_aggr_fn(metrics, self.weighted_by_key)
         self._ledger.measured({f"train_{name}": averaged[name] for name in averaged})
         return arrays, averaged

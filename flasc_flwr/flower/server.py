@@ -28,7 +28,7 @@ from flasc_flwr.initial import seeded_factors
 from flasc_flwr.layout import Layout, Role, Vector
 from flasc_flwr.merged import Merged, merge
 from flasc_flwr.method import Method
-from flasc_flwr.optimizers import ServerOptimizer, step_parts
+from flasc_flwr.optimizers import ServerOptimizer, step_blocks, step_parts
 from flasc_flwr.ranks import Truncation, rank_of, truncation
 from flasc_flwr.schedules import Decay
 from flasc_flwr.sparsity import SparseVector
@@ -190,10 +190,12 @@ class Server:
         state = self.state
         parts = self.method.trains_at(self.turn).parts(state.layout)
         step = (
-            partial(step_parts, self.optimizer, parts) if parts else self.optimizer.step
+            partial(step_parts, self.optimizer, parts)
+            if parts
+            else partial(step_blocks, self.optimizer)
         )
         state.vector, state.optimizer = step(
-            state.vector, -aggregate.update, state.optimizer
+            state.vector, aggregate.update, state.optimizer
         )
         self._assign_ranks()
         state.merged = merge(state.merged, aggregate.terms)

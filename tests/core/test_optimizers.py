@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from flasc_flwr.optimizers import SERVER_OPTIMIZERS, AdamW
+from flasc_flwr.optimizers import SERVER_OPTIMIZERS, AdamW, step_blocks
 
 SIZE, STEPS = 50, 6
 
@@ -83,3 +83,21 @@ def test_decay_acts_on_entries_without_gradient():
     ones = np.ones(3, np.float32)
     vector, _ = optimizer.step(ones, 0 * ones, optimizer.init(3))
     np.testing.assert_allclose(vector, 1 - 0.1 * 0.01, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", SERVER_OPTIMIZERS)
+def test_stepping_in_blocks_is_stepping_at_once(name):
+    rng = np.random.default_rng(0)
+    size = 3 * 2**17  # a block and a half
+    optimizer = SERVER_OPTIMIZERS[name]()
+    whole = blocks = rng.standard_normal(size).astype(np.float32)
+    state = in_blocks = optimizer.init(size)
+    for _ in range(3):
+        update = rng.standard_normal(size).astype(np.float32)
+        whole, state = optimizer.step(whole, -update, state)
+        blocks, in_blocks = step_blocks(optimizer, blocks, update, in_blocks)
+    np.testing.assert_array_equal(blocks, whole)
+    assert in_blocks.step == state.step == 3
+    assert in_blocks.moments.keys() == state.moments.keys()
+    for moment in state.moments:
+        np.testing.assert_array_equal(in_blocks.moments[moment], state.moments[moment])

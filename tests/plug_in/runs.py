@@ -10,13 +10,17 @@ from flasc_flwr import SparseTransport, flasc_mod
 from flasc_flwr.flower.local_grid import LocalGrid
 
 APPS = Path(__file__).parent / "apps"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "plug-in" / "client_app.py"
 NODES = 4
 EXACT = {"download_density": 1, "upload_density": 1, "values": "float32"}
 
 
 def source(name: str) -> str:
-    """Return the text of an app, which knows nothing of this project."""
-    return (APPS / f"{name}.py").read_text()
+    """Return the text of an app as it was before it knew of this project."""
+    if name != "cnn":
+        return (APPS / f"{name}.py").read_text()
+    text = EXAMPLE.read_text().replace("from flasc_flwr import flasc_mod\n", "")
+    return text.replace("ClientApp(mods=[flasc_mod])", "ClientApp()")
 
 
 def load(name: str, mods=()) -> SimpleNamespace:

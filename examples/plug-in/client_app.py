@@ -1,4 +1,7 @@
-"""A Flower app as people write them: a CNN with BatchNorm, on scikit-learn's digits."""
+"""A Flower app as people write them: a CNN with BatchNorm, on scikit-learn's digits.
+
+Of this project it has two lines: the import of flasc_mod, and the list of mods.
+"""
 
 from functools import cache
 
@@ -8,6 +11,8 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from sklearn.datasets import load_digits
 from torch import nn
+
+from flasc_flwr import flasc_mod
 
 
 class Net(nn.Module):
@@ -45,7 +50,7 @@ def partition(context):
     return images[own], labels[own]
 
 
-app = ClientApp()
+app = ClientApp(mods=[flasc_mod])
 
 
 @app.train()

@@ -1,0 +1,70 @@
+"""The runs behind docs/results.md: every experiment with its settings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Runs that are compared with each other.
+
+    Attributes
+    ----------
+    settings : Mapping[str, Settings]
+        What each compares, by a short name.
+    common : Settings
+        What all of them share, over the profile.
+    profile : str
+        File in conf/; "" is the defaults.
+    clients : int
+        Number of clients.
+    seeds : Sequence[int]
+        Each setting runs once for each.
+    """
+
+    settings: Mapping[str, Settings]
+    common: Settings = field(default_factory=dict)
+    profile: str = ""
+    clients: int = 20
+    seeds: Sequence[int] = (0, 1, 2)
+
+
+def both(density: float, values: str = "bfloat16", **more: Any) -> Settings:
+    """Return FLASC at one density both ways."""
+    given = {name.replace("_", "-"): value for name, value in more.items()}
+    return {
+        "method": "flasc",
+        "download-density": density,
+        "upload-density": density,
+        "value-format": values,
+        **given,
+    }
+
+
+SEEDED = {"init": "shared-seed"}
+NEWS = {"stop-accuracy": 0.0, "checkpoint-every": 20}
+
+EXPERIMENTS = {
+    "news": Experiment(
+        {
+            "dense": {"method": "dense", "num-server-rounds": 100},
+            "flasc16-int8-seeded": {
+                **both(1 / 16, "int8"),
+                **SEEDED,
+                "num-server-rounds": 200,
+            },
+            "flasc4-int8-seeded": {
+                **both(1 / 4, "int8"),
+                **SEEDED,
+                "num-server-rounds": 60,
+            },
+        },
+        common=NEWS,
+        profile="small-20newsgroups-350.toml",
+        clients=350,
+        seeds=[0],
+    ),
+}

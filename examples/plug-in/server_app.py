@@ -1,0 +1,38 @@
+"""The server's side: FedAdam, with and without SparseTransport around it."""
+
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAdam
+
+from client_app import central_evaluate, initial_arrays
+from flasc_flwr import SparseTransport
+
+app = ServerApp()
+
+TRANSPORTS = {
+    "none": lambda inner: inner,
+    "exact": lambda inner: SparseTransport(
+        inner, download_density=1, upload_density=1, values="float32"
+    ),
+    "sparse": lambda inner: SparseTransport(
+        inner, download_density=1 / 4, upload_density=1 / 16
+    ),
+}
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Train, and save the final arrays where asked."""
+    strategy = FedAdam(fraction_evaluate=0.0, eta=0.02)
+    strategy = TRANSPORTS[str(context.run_config["transport"])](strategy)
+    result = strategy.start(
+        grid=grid,
+        initial_arrays=initial_arrays(),
+        num_rounds=int(context.run_config["num-server-rounds"]),
+        evaluate_fn=central_evaluate,
+    )
+    if path := context.run_config["save-to"]:
+        arrays = [array.data for array in result.arrays.values()]
+        Path(str(path)).write_bytes(b"".join(arrays))
