@@ -9,13 +9,14 @@ from flwr.clientapp import ClientApp
 
 from flasc_flwr import flasc_mod, trainable_entries
 from flasc_flwr.config import RunConfig
+from flasc_flwr.flower.local_dp import local_dp
 from flasc_flwr.flower.wire import MERGED, array_record, arrays_of
 
 if TYPE_CHECKING:
     from flasc_flwr.tasks import Task
     from flasc_flwr.training.examples import Examples
 
-app = ClientApp(mods=[flasc_mod])
+app = ClientApp(mods=[flasc_mod, local_dp])
 
 # torch and the task are imported where they are needed: answering the server's
 # introduction must not cost a device a torch import.

@@ -85,6 +85,7 @@ def main(grid: Grid, context: Context) -> None:
                 megabytes=config.stop_megabytes,
                 client_megabytes=config.stop_client_megabytes,
             ),
+            privacy=config.make_privacy(),
             oversample=config.oversample,
             on_checkpoint=(
                 Checkpoints(folder.checkpoints, config.checkpoint_every)

@@ -44,23 +44,37 @@ def both(density: float, values: str = "bfloat16", **more: Any) -> Settings:
     }
 
 
-SEEDED = {"init": "shared-seed"}
+def news(down: float, up: float, values: str, rounds: int, **more: Any) -> Settings:
+    """Return FLASC with A from a shared seed, and a density each way."""
+    given = {name.replace("_", "-"): value for name, value in more.items()}
+    return {
+        "method": "flasc",
+        "download-density": down,
+        "upload-density": up,
+        "value-format": values,
+        "init": "shared-seed",
+        "num-server-rounds": rounds,
+        **given,
+    }
+
+
 NEWS = {"stop-accuracy": 0.0, "checkpoint-every": 20}
 
 EXPERIMENTS = {
     "news": Experiment(
         {
             "dense": {"method": "dense", "num-server-rounds": 100},
-            "flasc16-int8-seeded": {
-                **both(1 / 16, "int8"),
-                **SEEDED,
-                "num-server-rounds": 200,
-            },
-            "flasc4-int8-seeded": {
-                **both(1 / 4, "int8"),
-                **SEEDED,
+            "flasc-4-16-int4": news(1 / 4, 1 / 16, "int4", 100),
+            "flasc-4-64-int4-fast": news(
+                1 / 4, 1 / 64, "int4", 100, server_learning_rate=0.01
+            ),
+            "flasc-4-4-int8": news(1 / 4, 1 / 4, "int8", 40),
+            "dense-int4": {
+                "method": "dense",
+                "value-format": "int4",
                 "num-server-rounds": 60,
             },
+            "flasc-16-16-int8": news(1 / 16, 1 / 16, "int8", 80),
         },
         common=NEWS,
         profile="small-20newsgroups-350.toml",

@@ -17,6 +17,7 @@ from flasc_flwr.initial import INITS
 from flasc_flwr.method import RANK_ASSIGNMENTS, Method
 from flasc_flwr.methods import METHODS, compose
 from flasc_flwr.optimizers import SERVER_OPTIMIZERS, ServerOptimizer
+from flasc_flwr.privacy import CLIPS, SAMPLINGS, Privacy
 from flasc_flwr.ranges import (
     Range,
     automatic,
@@ -148,6 +149,21 @@ class RunConfig:
     stop_megabytes: float = _option(0.0, number("[0, inf)"))
     stop_client_megabytes: float = _option(0.0, number("[0, inf)"))
 
+    dp_clip_norm: float = _option(0.0, number("[0, inf)"))
+    dp_noise_multiplier: float = _option(0.0, number("[0, inf)"))
+    dp_population: int = _option(0, whole(0))
+    dp_delta: float | str = _option("auto", automatic(number("(0, 1)")))
+    dp_clip: str = _option("after", choice(*CLIPS))
+    dp_sampling: str = _option("fixed", choice(*SAMPLINGS))
+    dp_max_epsilon: float = _option(0.0, number("[0, inf)"))
+    dp_quantile: float = _option(0.0, number("[0, 1)"))
+    dp_quantile_rate: float = _option(0.2, number("(0, inf)"))
+    dp_count_noise: float = _option(1.0, number("(0, inf)"))
+    dp_noise_seed: int | str = _option("auto", automatic(whole(0)))
+    local_dp_epsilon: float = _option(0.0, number("[0, 1)"))
+    local_dp_delta: float = _option(1e-5, number("(0, 1)"))
+    local_dp_clip_norm: float = _option(1.0, number("(0, inf)"))
+
     output_dir: str = _option("~/flasc-runs", folder())
 
     @classmethod
@@ -181,6 +197,7 @@ class RunConfig:
         config = cls(**checked)
         try:
             config.compose()
+            config.make_privacy()
         except ValueError as error:
             raise ConfigError(f"The run config is wrong:\n  {error}") from None
         return config
@@ -214,6 +231,39 @@ class RunConfig:
         if isinstance(rate, str):
             rate = 1.0 if name == "sgd" else 0.01
         return SERVER_OPTIMIZERS[name](learning_rate=rate)
+
+    def make_privacy(self) -> Privacy | None:
+        """Return what makes the run private; None where nothing is asked for.
+
+        Raises
+        ------
+        ValueError
+            If the settings do not fit together, noise without clipping among them.
+        """
+        if not self.dp_clip_norm and not self.dp_noise_multiplier:
+            for option in fields(self):
+                value = getattr(self, option.name)
+                if option.name.startswith("dp_") and value != option.default:
+                    raise ValueError(
+                        f"{option.name.replace('_', '-')} is {value!r} without a "
+                        "dp-clip-norm, which makes nothing private: allowed is a "
+                        "dp-clip-norm above 0"
+                    )
+            return None
+        delta, seed = self.dp_delta, self.dp_noise_seed
+        return Privacy(
+            clip_norm=self.dp_clip_norm,
+            noise_multiplier=self.dp_noise_multiplier,
+            population=self.dp_population,
+            delta=None if isinstance(delta, str) else delta,
+            clip=self.dp_clip,
+            sampling=self.dp_sampling,
+            max_epsilon=self.dp_max_epsilon,
+            quantile=self.dp_quantile,
+            quantile_rate=self.dp_quantile_rate,
+            count_noise=self.dp_count_noise,
+            noise_seed=None if isinstance(seed, str) else seed,
+        )
 
     def shared_by_resumed(self) -> dict[str, Any]:
         """Return the settings that a run has in common with one that it goes on from.

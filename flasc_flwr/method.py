@@ -22,6 +22,11 @@ RANK_ASSIGNMENTS = ("own", "validation")
 tier, or the server by validation loss after the first turn (Byun & Lee)."""
 
 
+UPLOADS = ("largest", "support")
+"""Which entries of an update travel: its largest, each client's own, or those on the
+download's support, the same ones of every client that got the same download."""
+
+
 class Tunes(StrEnum):
     """Which parameters of the model are federated."""
 
@@ -54,6 +59,8 @@ class Method:
         How densities change with the rounds.
     dense_rounds : int
         How many turns at the start download everything.
+    uploads : str
+        Which entries of the update travel, one of `UPLOADS`.
     trains : tuple[Trains, ...]
         What a client may change, turn by turn, over and over.
     tiers : str
@@ -87,6 +94,7 @@ class Method:
     upload_density: float | None = None
     schedule: Schedule = decaying
     dense_rounds: int = 0
+    uploads: str = "largest"
     trains: tuple[Trains, ...] = (ALL,)
     tiers: str = "none"
     rank_assignment: str = "own"
@@ -100,6 +108,7 @@ class Method:
         """Check that the parts exist and fit together."""
         choice(*INITS).require("init", self.init)
         whole(0).require("dense-rounds", self.dense_rounds)
+        choice(*UPLOADS).require("uploads", self.uploads)
         choice(*TIERS).require("tiers", self.tiers)
         choice(*RANK_ASSIGNMENTS).require("rank-assignment", self.rank_assignment)
         choice(*RANK_SCALES).require("rank-scale", self.rank_scale)

@@ -29,6 +29,13 @@ METHODS = {
             source="FLASC: Kuo et al., arXiv 2406.05233",
         ),
         Method(
+            name="flasc-shared-mask",
+            source="this project: FLASC with one mask of all clients, each way",
+            uploads="support",
+            # Chosen at the start, the support would hold no entry of B, which is zero.
+            dense_rounds=1,
+        ),
+        Method(
             name="sparse-adapter",
             source="fixed mask after one dense round, as FLASC's code compares with it",
             download=fixed_support,

@@ -87,6 +87,12 @@ class Truncation:
             values = values / self._scales()[sparse.positions]
         return SparseVector(self.full.size, self.places[sparse.positions], values)
 
+    def narrow(self, support: Positions) -> Positions:
+        """Return where the kept ones of some positions are in the smaller vector."""
+        if self.places is None:
+            return support
+        return np.flatnonzero(np.isin(self.places, support)).astype(np.int64)
+
     def pad(self, taken: Vector) -> Vector:
         """Return the whole adapter's vector, zero in the components cut off."""
         if self.places is None:

@@ -66,6 +66,7 @@ class Checkpoint:
             "part_steps": state.optimizer.part_steps,
             "supports": [list(key) for key, _ in supports],
             "ranks": state.ranks,
+            "privacy": state.privacy,
             "history": state.history,
             "traffic": [asdict(sent) for sent in state.traffic.sent],
         }
@@ -106,6 +107,7 @@ class Checkpoint:
             ),
             supports=supports,
             ranks=known["ranks"],
+            privacy=known["privacy"],
             merged=_under("merged/", arrays),
             traffic=_traffic(known["traffic"]),
             history=known["history"],

@@ -25,7 +25,7 @@ from flasc_flwr.initial import seeded_factors
 from flasc_flwr.layout import Layout, Vector
 from flasc_flwr.merged import Merged
 from flasc_flwr.ranks import Truncation
-from flasc_flwr.sparsity import SparseVector
+from flasc_flwr.sparsity import Positions, SparseVector
 
 Select = Callable[[Layout, Vector, float], SparseVector]
 """Chooses the entries to send of an adapter's vector at a density."""
@@ -43,6 +43,8 @@ class Download:
         The same, as it travels; shared by all messages that carry it.
     cut : Truncation
         Which components it holds.
+    support : Positions
+        Which entries it holds.
     kept : float
         Fraction of the whole adapter's entries kept.
     init_seed : int, optional
@@ -52,6 +54,7 @@ class Download:
     payload: bytes
     record: ArrayRecord
     cut: Truncation
+    support: Positions
     kept: float
     init_seed: int | None
 
@@ -128,6 +131,7 @@ class Downloads:
                 payload,
                 payload_record(payload),
                 cut,
+                sparse.positions,
                 sparse.kept / self.layout.size,
                 self._init_seed,
             )

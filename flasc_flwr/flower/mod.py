@@ -10,6 +10,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from numpy.typing import NDArray
 
+from flasc_flwr.clipping import clipped_densely
 from flasc_flwr.codec import encode, read_layout
 from flasc_flwr.flower.start import start_of
 from flasc_flwr.flower.transport.answer import answer
@@ -27,7 +28,7 @@ from flasc_flwr.flower.wire import (
 )
 from flasc_flwr.layout import Arrays, Layout, Role, Vector
 from flasc_flwr.ranks import rank_of, truncation
-from flasc_flwr.sparsity import top_k
+from flasc_flwr.sparsity import Positions, SparseVector, top_k
 
 OWN_SETTINGS = ("download-density", "upload-density", "lora-rank", "tier")
 """What a device may set of its own budget in its ``--node-config``."""
@@ -98,10 +99,7 @@ def flasc_mod(
         own = received[key].at_rank_of(trained)
         if own.rank < received[key].rank:
             reply.content[CONTROL] = ConfigRecord({RANK: own.rank})
-        update = own.update(trained)
-        reply.content[key] = payload_record(
-            encode(top_k(update, order.density), order.value_format, layout=own.layout)
-        )
+        reply.content[key] = payload_record(_upload(own, trained, order))
     return reply
 
 
@@ -132,6 +130,7 @@ class _Received:
 
     layout: Layout
     start: Vector
+    support: Positions
     entries: NDArray[np.bool_] | None
 
     @property
@@ -164,12 +163,29 @@ class _Received:
             return self
         cut = truncation(self.layout, rank)
         entries = None if self.entries is None else self.entries[cut.places]
-        return _Received(cut.layout, cut.take(self.start), entries)
+        return _Received(
+            cut.layout, cut.take(self.start), cut.narrow(self.support), entries
+        )
 
     def update(self, trained: Arrays) -> Vector:
         """Return trained minus received, zero where nothing may change."""
         update = self.layout.flatten(trained) - self.start
         return update if self.entries is None else np.where(self.entries, update, 0)
+
+
+def _upload(received: _Received, trained: Arrays, order: Order) -> bytes:
+    """Return what is sent back of an app's arrays."""
+    update = received.update(trained)
+    if order.clip_norm is not None:
+        update = clipped_densely(update, order.clip_norm)
+    if order.on_support:
+        # The server knows where: no positions, and no layout, as it is not whole.
+        values = update if order.density == 1 else update[received.support]
+        everything = SparseVector(len(values), np.arange(len(values)), values)
+        return encode(everything, order.value_format)
+    assert order.density is not None
+    kept = top_k(update, order.density)
+    return encode(kept, order.value_format, layout=received.layout)
 
 
 def _receive(payload: bytes, order: Order) -> _Received:
@@ -178,7 +194,7 @@ def _receive(payload: bytes, order: Order) -> _Received:
     entries = None
     if not order.trains.everything:
         entries = order.trains.entries(layout, sparse.positions)
-    return _Received(layout, start, entries)
+    return _Received(layout, start, sparse.positions, entries)
 
 
 _TRAINABLE: ContextVar[dict[str, _Received] | None] = ContextVar(

@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 
 from flwr.app import Message, MetricRecord, RecordDict
 
+from flasc_flwr.budget import Budget
 from flasc_flwr.codec import decode
 from flasc_flwr.flower.ledger import Ledger
 from flasc_flwr.flower.roster import Participant
 from flasc_flwr.flower.wire import CONTROL, RANK, payload_of, reason_of
+from flasc_flwr.layout import Layout
 from flasc_flwr.ranks import Truncation, truncation
-from flasc_flwr.sparsity import SparseVector
+from flasc_flwr.sparsity import Positions, SparseVector
 
 Read = TypeVar("Read")
 
@@ -81,6 +83,7 @@ def update_of(
     cohort: Mapping[int, Participant],
     cut: Callable[[int | None], Truncation],
     weighted_by_key: str,
+    shared_support: Callable[[Budget], Positions | None] = lambda budget: None,
 ) -> Update:
     """Decode the update in a reply to a training message.
 
@@ -94,6 +97,8 @@ def update_of(
         Cuts the adapter to a rank.
     weighted_by_key : str
         Metric that holds the number of examples.
+    shared_support : Callable[[Budget], Positions or None], optional
+        Where an update lies that comes without positions, by its client's budget.
 
     Raises
     ------
@@ -112,8 +117,10 @@ def update_of(
     try:
         payload = payload_of(next(iter(records.values())))
         own = truncation(asked.layout, _rank_said(reply, asked.rank))
-        size, fingerprint = own.layout.size, own.layout.fingerprint
-        sparse = decode(payload, size=size, fingerprint=fingerprint)
+        support = shared_support(participant.budget)
+        if support is not None:
+            support = own.narrow(support)
+        sparse = _decode(payload, own.layout, support)
     except ValueError as error:
         raise RejectedReplyError(str(error)) from None
     (record,) = metrics.metric_records.values()
@@ -126,6 +133,14 @@ def update_of(
         examples=float(examples),
         metrics=metrics,
     )
+
+
+def _decode(payload: bytes, layout: Layout, support: Positions | None) -> SparseVector:
+    """Decode an update; on a shared support it has values alone."""
+    if support is None:
+        return decode(payload, size=layout.size, fingerprint=layout.fingerprint)
+    values = decode(payload, size=len(support)).densify()
+    return SparseVector(layout.size, support, values)
 
 
 def _rank_said(reply: Message, asked: int) -> int | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from logging import WARNING
 from typing import Any
 
+import numpy as np
 from flwr.app import (
     ArrayRecord,
     ConfigRecord,
@@ -20,17 +21,19 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from flasc_flwr.aggregation import Contribution
+from flasc_flwr.aggregation import Aggregate, Aggregator, Contribution
 from flasc_flwr.budget import Budget
 from flasc_flwr.flower.checkpoint import Checkpoint, plain
 from flasc_flwr.flower.guard import Guard
 from flasc_flwr.flower.ledger import Ledger
+from flasc_flwr.flower.private import Private
 from flasc_flwr.flower.replies import Update, metrics_of, update_of, usable
 from flasc_flwr.flower.roster import Participant, Roster
 from flasc_flwr.flower.sampling import Sampling
 from flasc_flwr.flower.server import EvaluateFn, Server
 from flasc_flwr.flower.state import ServerState
 from flasc_flwr.flower.wire import Order
+from flasc_flwr.privacy import Privacy
 from flasc_flwr.stopping import Stop
 from flasc_flwr.traffic import Traffic
 
@@ -58,6 +61,8 @@ class Rounds(Strategy):
         What is let in.
     stop : Stop
         When the run ends early.
+    privacy : Privacy or None
+        How private the run is.
     weighting : str
         How clients count.
     run_settings : Mapping[str, Any]
@@ -81,6 +86,7 @@ class Rounds(Strategy):
         sampling: Sampling,
         guard: Guard,
         stop: Stop,
+        privacy: Privacy | None,
         weighting: str,
         run_settings: Mapping[str, Any],
         evaluate_every: int,
@@ -96,6 +102,7 @@ class Rounds(Strategy):
         self.sampling = sampling
         self.guard = guard
         self.stop = stop
+        self.privacy = privacy
         self.weighting = weighting
         self.run_settings = run_settings
         self.evaluate_every = evaluate_every
@@ -134,6 +141,7 @@ class Rounds(Strategy):
         """What a run has to have in common with one that it goes on from."""
         return {
             **self.run_settings,
+            "privacy": plain(self.privacy),
             "weighting": self.weighting,
             **{f"sampling {key}": v for key, v in plain(self.sampling).items()},
             **self.server.settings(),
@@ -150,6 +158,8 @@ class Rounds(Strategy):
                 Checkpoint(self._ledger.round, self.settings, self.state)
             )
         self.ended = self.stop.reason(self.state.history, self.state.traffic)
+        if self.private and not self.ended:
+            self.ended = self.private.exhausted()
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -158,11 +168,13 @@ class Rounds(Strategy):
         self.server.adopt(arrays)
         if self._ledger.round != server_round:  # driven by a loop other than ours
             self.open_round(server_round, grid)
-        cohort = self.sampling.training(
+        cohort = self._sampling.training(
             self._present(grid), server_round, everyone=self.server.assigns_ranks
         )
         self.enough = self.sampling.enough(cohort)
-        messages = self._messages(cohort, MessageType.TRAIN, config, self.server.order)
+        if self.private:
+            self.private.open_round(len(cohort), self.sampling.fraction_train)
+        messages = self._messages(cohort, MessageType.TRAIN, config, self._order)
         for participant in self._cohort.values():
             download = self.server.downloads.at(participant.budget)
             self._ledger.downloaded(download.kept, download.dead_modules)
@@ -182,19 +194,21 @@ class Rounds(Strategy):
             metrics.append(update.metrics)
             self._ledger.uploaded(update.sparse, update.rank)
             server.note_rank(update, contribution)
-        if aggregator.count < self.guard.min_replies:
+        if aggregator.count < self._fewest:
             log(
                 WARNING,
                 "Round %d has %d usable replies, fewer than %d: skipped",
                 server_round,
                 aggregator.count,
-                self.guard.min_replies,
+                self._fewest,
             )
             self._ledger.skip()
             return None, None
-        aggregate = aggregator.result()
+        aggregate = self._aggregate(aggregator, server_round)
         del aggregator  # its sums are twice as large as the adapter
         arrays = server.step(aggregate)
+        if self.private:
+            return arrays, None  # what clients measured would be told without noise
         averaged = self.train_metrics_aggr_fn(metrics, self.weighted_by_key)
         self._ledger.measured({f"train_{name}": averaged[name] for name in averaged})
         return arrays, averaged
@@ -229,6 +243,45 @@ class Rounds(Strategy):
         self._ledger.measured(metrics)
         return MetricRecord(metrics)
 
+    @cached_property
+    def private(self) -> Private | None:
+        """What makes the run private; None if it is not."""
+        return Private(self.privacy, self.state.privacy) if self.privacy else None
+
+    @property
+    def _sampling(self) -> Sampling:
+        if self.private is None:
+            return self.sampling
+        return replace(self.sampling, seed=self.private.sampling_seed)
+
+    @property
+    def _fewest(self) -> int:
+        """How many updates a step needs: a Poisson sample may be empty, and counts."""
+        return 0 if self.sampling.poisson else self.guard.min_replies
+
+    def _aggregate(self, aggregator: Aggregator, server_round: int) -> Aggregate:
+        """Return what the updates make, with noise where the run is private."""
+        if self.private is None:
+            return aggregator.result()
+        count = aggregator.count
+        mean = (
+            aggregator.result().update
+            if count
+            else np.zeros(self.state.layout.size, np.float32)
+        )
+        aggregate, told = self.private.release(
+            mean, replies=count, server_round=server_round
+        )
+        self._ledger.measured(told)
+        return aggregate
+
+    def _order(self, budget: Budget) -> Order:
+        """Return what is asked of a client that trains."""
+        order = self.server.order(budget)
+        if self.private and self.private.privacy.clip == "before":
+            return replace(order, clip_norm=self.private.clip_norm)
+        return order
+
     def _messages(
         self,
         drawn: list[Participant],
@@ -254,8 +307,17 @@ class Rounds(Strategy):
 
     def _update_of(self, reply: Message) -> Update:
         """Read one reply of this round's cohort; a node's second one is refused."""
-        update = update_of(reply, self._cohort, self.server.cut, self.weighted_by_key)
+        server = self.server
+        update = update_of(
+            reply,
+            self._cohort,
+            server.cut,
+            self.weighted_by_key,
+            server.shared_support,
+        )
         update = self.guard.let_in(update)
+        if self.private:
+            update = self.private.clip(update)
         # Whoever has been taken in is no longer asked.
         del self._cohort[reply.metadata.src_node_id]
         return update

@@ -13,7 +13,9 @@ from flasc_flwr.ranges import number, whole
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How cohorts are drawn: seeded, uniformly, without replacement.
+    """How cohorts are drawn: seeded, and uniformly.
+
+    A fixed number without replacement, or a Poisson sample.
 
     Attributes
     ----------
@@ -27,6 +29,9 @@ class Sampling:
         Least number online before a round begins.
     oversample : float
         How many times as many nodes train as replies are waited for, at least 1.
+    poisson : bool
+        Let each node train by itself with the probability `fraction_train`: cohorts
+        have no fixed size then, and `min_train_nodes` is without effect.
 
     Raises
     ------
@@ -41,6 +46,7 @@ class Sampling:
     min_evaluate_nodes: int
     min_available_nodes: int
     oversample: float = 1.0
+    poisson: bool = False
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -56,6 +62,9 @@ class Sampling:
     ) -> list[Participant]:
         """Draw those who train in a round; `everyone`, where the method asks for it."""
         fraction = 1.0 if everyone else self.fraction_train
+        if self.poisson:
+            drawn = self._generator(round, 0).random(len(present))
+            return [p for p, d in zip(present, drawn, strict=True) if d < fraction]
         needed = self._count(present, fraction, self.min_train_nodes)
         return self._draw(present, round, ceil(needed * self.oversample), 0)
 
@@ -74,8 +83,11 @@ class Sampling:
     def _draw(
         self, present: list[Participant], round: int, count: int, purpose: int
     ) -> list[Participant]:
-        generator = np.random.default_rng([self.seed, round, purpose])
-        return [present[i] for i in generator.permutation(len(present))[:count]]
+        order = self._generator(round, purpose).permutation(len(present))
+        return [present[i] for i in order[:count]]
+
+    def _generator(self, round: int, purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, round, purpose])
 
     def describe(self) -> list[str]:
         """Return the settings as lines of a tree."""

@@ -7,6 +7,7 @@ from functools import partial
 from logging import INFO
 from typing import Any
 
+import numpy as np
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.app.typing import MetricRecordValues
 from flwr.common.logger import log
@@ -31,7 +32,7 @@ from flasc_flwr.method import Method
 from flasc_flwr.optimizers import ServerOptimizer, step_blocks, step_parts
 from flasc_flwr.ranks import Truncation, rank_of, truncation
 from flasc_flwr.schedules import Decay
-from flasc_flwr.sparsity import SparseVector
+from flasc_flwr.sparsity import Positions, SparseVector
 from flasc_flwr.tiers import TIERS, tier_of
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
@@ -137,12 +138,26 @@ class Server:
 
     def order(self, budget: Budget) -> Order:
         """Return what is asked of a client's training with this turn's `budget`."""
+        shared = self.method.uploads == "support"
         return Order(
-            density=budget.upload_density,
+            density=budget.download_density if shared else budget.upload_density,
             value_format=self.value_format,
             trains=self.method.trains_at(self.turn, budget),
             init_seed=self.init_seed,
+            on_support=shared,
         )
+
+    def shared_support(self, budget: Budget) -> Positions | None:
+        """Return where a client's update lies, if it does not say so itself.
+
+        In the vector of the client's rank.
+        """
+        if self.method.uploads != "support":
+            return None
+        download = self.downloads.at(budget)
+        if budget.download_density == 1:
+            return np.arange(download.cut.layout.size)
+        return download.support
 
     def question(self, budget: Budget) -> Order:
         """Return what is asked of a client that only evaluates."""

@@ -30,6 +30,8 @@ class ServerState:
         Ranks that the server gave, or clients came down to, by client.
     merged : Merged
         What was merged into the backbone.
+    privacy : dict[str, Any]
+        What a private run has spent, and its clipping norm; as JSON has it.
     traffic : Traffic
         Every message so far.
     history : list[dict[str, Any]]
@@ -42,5 +44,6 @@ class ServerState:
     supports: Supports = field(default_factory=dict)
     ranks: dict[str, int] = field(default_factory=dict)
     merged: Merged = field(default_factory=dict)
+    privacy: dict[str, Any] = field(default_factory=dict)
     traffic: Traffic = field(default_factory=Traffic)
     history: list[dict[str, Any]] = field(default_factory=list)

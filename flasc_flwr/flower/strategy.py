@@ -19,12 +19,14 @@ from flasc_flwr.codec import VALUE_FORMATS
 from flasc_flwr.flower.checkpoint import Checkpoint
 from flasc_flwr.flower.guard import Guard
 from flasc_flwr.flower.loop import run_rounds
+from flasc_flwr.flower.private import require_private
 from flasc_flwr.flower.rounds import MetricsAggregation, Rounds
 from flasc_flwr.flower.sampling import Sampling
 from flasc_flwr.flower.server import EvaluateFn, Server
 from flasc_flwr.method import Method
 from flasc_flwr.methods import compose
 from flasc_flwr.optimizers import SERVER_OPTIMIZERS, ServerOptimizer, Sgd
+from flasc_flwr.privacy import Privacy
 from flasc_flwr.ranges import choice, whole
 from flasc_flwr.schedules import Decay
 from flasc_flwr.stopping import Stop
@@ -67,6 +69,8 @@ class Flasc(Rounds):
         Bounds on replies; by default one reply is enough, of any norm.
     stop : Stop, optional
         Conditions for an early end; by default none. Why a run ended is `ended`.
+    privacy : Privacy, optional
+        Clipping and noise, for differential privacy of each client; by default none.
     on_checkpoint : Callable[[Checkpoint], None], optional
         Given the run's state after each round, such as
         ``Checkpoints(folder, every=10)`` from :mod:`flasc_flwr.flower.checkpoint`.
@@ -112,6 +116,7 @@ class Flasc(Rounds):
         on_round: Callable[[dict[str, Any]], None] | None = None,
         guard: Guard | None = None,
         stop: Stop | None = None,
+        privacy: Privacy | None = None,
         on_checkpoint: Callable[[Checkpoint], None] | None = None,
         resume: Checkpoint | None = None,
         run_settings: Mapping[str, Any] | None = None,
@@ -155,6 +160,15 @@ class Flasc(Rounds):
             seed=seed,
             validation=validation if by_validation else None,
         )
+        if privacy:
+            require_private(
+                chosen,
+                weighting=weighting,
+                oversample=oversample,
+                fraction_evaluate=fraction_evaluate,
+            )
+            # Of fewer, a cohort says more of each.
+            min_available_nodes = max(min_available_nodes, privacy.population)
         sampling = Sampling(
             seed=seed,
             fraction_train=fraction_train,
@@ -163,12 +177,14 @@ class Flasc(Rounds):
             min_evaluate_nodes=min_evaluate_nodes,
             min_available_nodes=min_available_nodes,
             oversample=oversample,
+            poisson=privacy is not None and privacy.sampling == "poisson",
         )
         super().__init__(
             server=server,
             sampling=sampling,
             guard=guard or Guard(),
             stop=stop or Stop(),
+            privacy=privacy,
             weighting=weighting,
             run_settings=run_settings or {},
             evaluate_every=evaluate_every,
@@ -248,6 +264,8 @@ class Flasc(Rounds):
             self.server.restore(self._resume.state)
             first = self._resume.round + 1
             log(INFO, "The run goes on after round %d", self._resume.round)
+        if self.private:  # made here, so that what it lacks is told first
+            log(INFO, "\t%s", self.private.describe())
         return run_rounds(
             self,
             grid,

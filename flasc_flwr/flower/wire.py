@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from flasc_flwr.codec import PayloadError
 from flasc_flwr.layout import Role
-from flasc_flwr.ranges import whole
+from flasc_flwr.ranges import number, whole
 from flasc_flwr.sparsity import DENSITY
 from flasc_flwr.trains import ALL, Trains
 
@@ -63,6 +63,11 @@ class Order:
         What the client may change of what it received.
     init_seed : int, optional
         Seed of the initial values that the download is added to.
+    clip_norm : float, optional
+        L2 norm to scale the update down to before its largest entries are chosen.
+    on_support : bool
+        Send the update's entries on the download's support, or all where `density` is
+        1, and no positions: clients that got the same download send the same ones.
     sparse : Mapping[str, tuple[int, ...]]
         For each ArrayRecord of a :class:`~flasc_flwr.SparseTransport`, which of its
         arrays the payloads hold, by index; the others travel whole. Empty in messages
@@ -73,6 +78,8 @@ class Order:
     value_format: str = "float32"
     trains: Trains = ALL
     init_seed: int | None = None
+    clip_norm: float | None = None
+    on_support: bool = False
     sparse: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def to_record(self) -> ConfigRecord:
@@ -86,6 +93,10 @@ class Order:
             record["support-only"] = self.trains.support_only
         if self.init_seed is not None:
             record["init-seed"] = self.init_seed
+        if self.clip_norm is not None:
+            record["clip-norm"] = self.clip_norm
+        if self.on_support:
+            record["on-support"] = True
         for key, indices in self.sparse.items():
             record[_SPARSE + key] = list(indices)
         return record
@@ -120,6 +131,10 @@ def _read_order(record: dict[str, Any]) -> dict[str, Any]:
     if "init-seed" in record:
         seed = record.pop("init-seed")
         order["init_seed"] = whole(0).require("init-seed", seed)
+    if "clip-norm" in record:
+        norm = record.pop("clip-norm")
+        order["clip_norm"] = number("(0, inf)").require("clip-norm", norm)
+    order["on_support"] = bool(record.pop("on-support", False))
     order["sparse"] = {
         key.removeprefix(_SPARSE): tuple(map(int, record.pop(key)))
         for key in list(record)

@@ -36,7 +36,7 @@ def summarise(
     """
     metrics: dict[str, Any] = {}
     for row in history:
-        for name in ("accuracy", "loss", "server_accuracy", "server_loss"):
+        for name in _LAST:
             if row.get(name) is not None:
                 metrics[name] = row[name]
     totals = traffic.totals()
@@ -55,6 +55,9 @@ def summarise(
         "seconds": round(sum(row["seconds"] for row in history), 3),
     }
 
+
+_LAST = ("accuracy", "loss", "server_accuracy", "server_loss", "epsilon", "delta")
+"""Of the history, what the summary has the last of."""
 
 _COUNTS = {
     "payload": "Payloads",
@@ -83,6 +86,11 @@ def as_table(summary: dict[str, Any]) -> str:
         ),
         ("Dense float32 LoRA, both ways", megabytes(summary["dense_float32_bytes"])),
         ("Times less than dense", f"{reduction:.1f} x" if reduction else "-"),
+        *(
+            [("Epsilon", f"{summary['epsilon']:.4g} at delta {summary['delta']:.3g}")]
+            if "epsilon" in summary
+            else []
+        ),
         ("Seconds", f"{summary['seconds']:.1f}"),
     ]
     width = max(len(name) for name, _ in rows)
@@ -92,12 +100,14 @@ def as_table(summary: dict[str, Any]) -> str:
 def as_line(row: dict[str, Any], rounds: int) -> str:
     """Return a row of the history as one line of the log."""
     accuracy = _percent(row["accuracy"])
+    epsilon = row.get("epsilon")
+    spent = "" if epsilon is None else f"epsilon {epsilon:.4g}  "
     return (
         f"Round {row['round']}/{rounds}  accuracy {accuracy}  "
         f"down {megabytes(row['message_bytes_down'])}  "
         f"up {megabytes(row['message_bytes_up'])}  "
         f"replies {row['replies']}  failures {len(row['failures'])}  "
-        f"{row['seconds']:.1f} s"
+        f"{spent}{row['seconds']:.1f} s"
     )
 
 

@@ -38,7 +38,11 @@ def test_profiles_are_valid(profile):
         ("upload-density", "abc", r"a number in \(0, 1\], or a fraction"),
         ("upload-density", "1/0", "a fraction such as '1/4'"),
         ("upload-density", True, "a number"),
-        ("method", "magic", "one of 'dense', 'flasc', 'sparse-adapter'"),
+        (
+            "method",
+            "magic",
+            "one of 'dense', 'flasc', 'flasc-shared-mask', 'sparse-adapter'",
+        ),
         ("lora-rank", 0, "a whole number, at least 1"),
         ("lora-rank", 4.5, "a whole number, at least 1"),
         ("server-learning-rate", float("nan"), r"a number in \(0, inf\)"),

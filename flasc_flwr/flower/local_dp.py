@@ -1,0 +1,48 @@
+"""Local differential privacy by Flower's own mod, set by the run config."""
+
+from __future__ import annotations
+
+from flwr.app import Context, Message, MessageType, MetricRecord
+from flwr.clientapp.mod import LocalDpMod
+from flwr.clientapp.typing import ClientAppCallable
+
+_KEPT = "num-examples"
+
+
+def local_dp(
+    message: Message, context: Context, call_next: ClientAppCallable
+) -> Message:
+    """Clip the update and add noise to it, before anything leaves the client.
+
+    Stands behind ``flasc_mod``, such that it sees plain arrays, and what is selected of
+    its noisy ones is private as they are. Without effect where ``local-dp-epsilon`` is
+    0. Epsilon is one round's, and nothing adds rounds up. Of the metrics only the
+    number of examples leaves the client: they would have no noise.
+
+    Parameters
+    ----------
+    message : Message
+        The incoming message.
+    context : Context
+        The node's context, with the run config.
+    call_next : ClientAppCallable
+        The next mod, or the app.
+    """
+    settings = context.run_config
+    epsilon = float(settings.get("local-dp-epsilon", 0))
+    if not epsilon or message.metadata.message_type != MessageType.TRAIN:
+        return call_next(message, context)
+    norm = float(settings["local-dp-clip-norm"])
+    add_noise = LocalDpMod(
+        clipping_norm=norm,
+        # Any two clipped updates are at most so far from each other.
+        sensitivity=2 * norm,
+        epsilon=epsilon,
+        delta=float(settings["local-dp-delta"]),
+    )
+    reply = add_noise(message, context, call_next)
+    if not reply.has_error():
+        for key, record in list(reply.content.metric_records.items()):
+            kept = {name: record[name] for name in (_KEPT,) if name in record}
+            reply.content[key] = MetricRecord(kept)
+    return reply

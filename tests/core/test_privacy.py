@@ -1,0 +1,125 @@
+"""Clipping and noise, as formulas."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from flasc_flwr.clipping import clipped, clipped_densely
+from flasc_flwr.privacy import Privacy, adapted_norm, released
+from flasc_flwr.sparsity import SparseVector, top_k
+
+
+def norm(values):
+    return float(np.sqrt(np.square(values.astype(np.float64)).sum()))
+
+
+updates = arrays(
+    np.float32,
+    st.integers(1, 300),
+    elements=st.floats(-(2.0**60), 2.0**60, width=32),
+)
+
+
+@given(updates, st.floats(1e-6, 1e6))
+def test_the_bound_is_never_exceeded(update, bound):
+    sparse = top_k(update, 1.0)
+    after = clipped(sparse, bound)
+    assert norm(after.values) <= bound
+    np.testing.assert_array_equal(after.positions, sparse.positions)
+    if norm(sparse.values) <= bound:
+        np.testing.assert_array_equal(after.values, sparse.values)
+    else:
+        expected = sparse.values * (bound / norm(sparse.values))
+        np.testing.assert_allclose(after.values, expected, rtol=1e-5, atol=1e-40)
+    assert norm(clipped_densely(update, bound)) <= bound
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_cannot_be_clipped(value):
+    update = SparseVector(3, np.array([0, 1]), np.array([1, value], np.float32))
+    with pytest.raises(ValueError, match="cannot be clipped"):
+        clipped(update, 1.0)
+
+
+def test_the_noise_on_the_mean_has_the_deviation_of_the_formula():
+    """``z C / cohort`` on every coordinate, over 1,000 seeded draws of a round."""
+    z, bound, cohort, replies, size = 1.3, 0.7, 20, 15, 50
+    mean = np.linspace(-1, 1, size, dtype=np.float32)
+    draws = np.array(
+        [
+            released(
+                mean,
+                replies=replies,
+                cohort=cohort,
+                deviation=z * bound,
+                generator=np.random.default_rng(seed),
+            )
+            for seed in range(1000)
+        ]
+    )
+    noise = draws - mean.astype(np.float64) * replies / cohort
+    expected = z * bound / cohort
+    assert noise.std() == pytest.approx(expected, rel=0.02)
+    # Every coordinate has it, and on average none is moved: five standard errors.
+    assert np.abs(noise.std(axis=0) / expected - 1).max() < 5 / np.sqrt(2 * 1000)
+    assert np.abs(noise.mean(axis=0)).max() < 5 * expected / np.sqrt(1000)
+
+
+def test_updates_get_more_noise_where_their_count_is_released_too():
+    """Andrew et al., Theorem 1: both releases together are one of multiplier z."""
+    privacy = Privacy(
+        clip_norm=1, noise_multiplier=0.8, population=100, quantile=0.5, count_noise=2
+    )
+    z_u = privacy.update_multiplier
+    assert z_u > 0.8
+    assert z_u**-2 + (2 * 2) ** -2 == pytest.approx(0.8**-2)
+
+
+def adapt(privacy, start, norms, rounds):
+    """Let the norm adapt to updates of fixed norms."""
+    bound = start
+    for current in range(rounds):
+        bound = adapted_norm(
+            privacy,
+            bound,
+            unclipped=sum(n <= bound for n in norms),
+            replies=len(norms),
+            cohort=len(norms),
+            generator=np.random.default_rng(current),
+        )
+    return bound
+
+
+@pytest.mark.parametrize("start", [0.01, 100.0])
+def test_the_norm_finds_the_quantile(start):
+    norms = np.random.default_rng(0).lognormal(0, 1, 400)
+    privacy = Privacy(
+        clip_norm=1, noise_multiplier=1, population=400, quantile=0.7, count_noise=8
+    )
+    assert adapt(privacy, start, norms, 200) == pytest.approx(
+        np.quantile(norms, 0.7), rel=0.15
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"clip_norm": 0, "noise_multiplier": 1}, "without a dp-clip-norm"),
+        ({"population": 0}, "dp-population is 0"),
+        ({"noise_multiplier": -1}, "dp-noise-multiplier is -1"),
+        ({"delta": 1.0}, "dp-delta is 1.0"),
+        ({"clip": "never"}, "dp-clip is 'never', allowed is one of 'after', 'before'"),
+        ({"sampling": "all"}, "dp-sampling is 'all'"),
+        ({"quantile": 1.0}, "dp-quantile is 1.0"),
+        ({"quantile": 0.5, "count_noise": 0.2}, "allowed is above 0.5"),
+        ({"quantile": 0.5, "clip": "before"}, "does not see which updates"),
+        ({"noise_multiplier": 0, "max_epsilon": 8}, "without noise"),
+        ({"noise_seed": -3}, "dp-noise-seed is -3"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings, message):
+    usual = {"clip_norm": 1.0, "noise_multiplier": 1.0, "population": 100}
+    with pytest.raises(ValueError, match=message):
+        Privacy(**usual | settings)
