@@ -64,8 +64,8 @@ class Recorded:
         else:
             raise RecordError(
                 f"{str(folder)!r} has no traffic.json, which tells the bytes of each "
-                "client: the run is of an older version or has not ended. Ask for an "
-                "even split to share each round's bytes evenly among its clients"
+                "client: the run is of an older version or has not ended. With "
+                "--even-split each round's bytes are shared evenly among its clients"
             )
         return cls(folder, history, exchanges)
 

@@ -149,7 +149,7 @@ def test_a_run_is_read_by_client(tmp_path):
 
 def test_without_traffic_an_even_split_is_made_only_if_asked(tmp_path):
     write_run(tmp_path)
-    with pytest.raises(RecordError, match=r"has no traffic.json.*even split"):
+    with pytest.raises(RecordError, match=r"has no traffic.json.*even-split"):
         Recorded.read(tmp_path)
     assert Recorded.read(tmp_path, even_split=True).exchanges == {
         0: {"0": (3, 4), "1": (3, 4)},
