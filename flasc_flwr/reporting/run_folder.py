@@ -69,8 +69,8 @@ class RunFolder:
         history = list(checkpoint.state.history)
         folder = cls(path.parent.parent if path.is_file() else path, config, history)
         rows = "".join(json.dumps(row) + "\n" for row in history)
-        _write_text(folder.path / "history.jsonl", rows)
-        _write_text(folder.path / "config.toml", tomli_w.dumps(config.to_dict()))
+        write_text(folder.path / "history.jsonl", rows)
+        write_text(folder.path / "config.toml", tomli_w.dumps(config.to_dict()))
         return folder, checkpoint
 
     @property
@@ -133,10 +133,11 @@ def _latest(runs: Path) -> Path:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a file whole, or not at all."""
-    _write_text(path, json.dumps(content, indent=2) + "\n")
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def _write_text(path: Path, content: str) -> None:
+def write_text(path: Path, content: str) -> None:
+    """Write a file whole, or not at all."""
     scratch = path.with_suffix(".tmp")
     scratch.write_text(content)
     os.replace(scratch, path)

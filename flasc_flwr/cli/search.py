@@ -1,0 +1,101 @@
+"""``flasc-flwr search``: the rank and density that a byte budget is best spent on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from flasc_flwr.search import Step
+
+
+def search(
+    into: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of the search. The same command goes on with what is there."
+        ),
+    ],
+    per_round_megabytes: Annotated[
+        float,
+        typer.Option(
+            help="The budget: what one round of one client may cost, both ways, in MB."
+        ),
+    ],
+    probe_megabytes: Annotated[
+        float,
+        typer.Option(
+            help="What each short run spends: messages of all clients, both ways, MB."
+        ),
+    ],
+    run_config: Annotated[
+        list[str] | None,
+        typer.Option(help="Settings that all runs share: a profile, or 'key=value'."),
+    ] = None,
+    clients: Annotated[int, typer.Option(help="Number of clients.")] = 20,
+    start_rank: Annotated[int, typer.Option(help="Where the rank starts.")] = 2,
+    start_density: Annotated[
+        str, typer.Option(help="Where the density starts, as 0.0625 or 1/16.")
+    ] = "1/64",
+    max_rank: Annotated[int, typer.Option(help="The highest rank.")] = 64,
+    seeds: Annotated[
+        str, typer.Option(help="Seeds whose mean is compared: 0,1,2.")
+    ] = "0",
+    at_once: Annotated[int, typer.Option(help="How many runs side by side.")] = 1,
+    app: Annotated[Path, typer.Option(help="Folder of the Flower app.")] = Path(),
+) -> None:
+    """Raise rank or density, whichever is worth its bytes, until a budget is spent.
+
+    Leaves best.toml, a profile for --run-config, and search.json, which has all steps
+    and reasons. The procedure is this project's own, after the idea of FLASC-Search.
+    """
+    from flwr.common.config import parse_config_args
+
+    from flasc_flwr.candidates import Candidate, Limits
+    from flasc_flwr.jobs import JobError
+    from flasc_flwr.probes import Probes, search_into
+    from flasc_flwr.ranges import fraction
+
+    try:
+        density = start_density if "/" in start_density else float(start_density)
+        start = Candidate(
+            start_rank, fraction("(0, 1]").require("start-density", density)
+        )
+        limits = Limits(max_rank=max_rank, megabytes=per_round_megabytes)
+        probes = Probes(
+            base=parse_config_args(run_config),
+            clients=clients,
+            megabytes=probe_megabytes,
+            into=into,
+            app=app.resolve(),
+            at_once=at_once,
+            on_end=lambda name, folder: typer.echo(f"  {name}: {folder}"),
+        )
+        best = search_into(
+            into,
+            probes,
+            start=start,
+            limits=limits,
+            seeds=_whole_numbers(seeds),
+            on_step=_tell,
+        )
+    except (ValueError, OSError, JobError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    typer.echo(f"Best: {best}. Profile: {into / 'best.toml'}")
+
+
+def _tell(step: Step) -> None:
+    raised = f"{step.chosen} -> {step.next}" if step.chosen else "the end"
+    typer.echo(f"{step.at}: {raised}\n  {step.reason}")
+
+
+def _whole_numbers(text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise ValueError(
+            f"seeds is {text!r}, allowed are whole numbers such as '0,1,2'"
+        ) from None
