@@ -16,7 +16,7 @@ from flasc_flwr.jobs import Job, run_jobs
 from flasc_flwr.ranges import number, whole
 from flasc_flwr.recorded import message_bytes, read_history
 from flasc_flwr.reporting.run_folder import write_json, write_text
-from flasc_flwr.search import SearchError, Step, search
+from flasc_flwr.search import SearchError, Step, most_accurate, search
 
 _ENDLESS = 1_000_000
 """Rounds of a probe: its bytes end it."""
@@ -195,7 +195,7 @@ def search_into(
     limits: Limits,
     seeds: Sequence[int],
     on_step: Callable[[Step], None] | None = None,
-) -> Candidate:
+) -> list[Step]:
     """Search, and leave ``search.json`` and the profile ``best.toml`` in a folder.
 
     Both are written anew after every step, so that a search that was broken off has
@@ -203,8 +203,8 @@ def search_into(
 
     Returns
     -------
-    Candidate
-        The last configuration.
+    list[Step]
+        All steps; the last has the configuration where the search ended.
 
     Raises
     ------
@@ -230,12 +230,13 @@ def search_into(
                 "limits": asdict(limits),
                 "steps": [one.to_dict() for one in steps],
                 "best": asdict(step.next),
+                "most_accurate": asdict(most_accurate(steps)),
                 "ended": None if step.chosen else step.reason,
             },
         )
         if on_step:
             on_step(step)
-    return steps[-1].next
+    return steps
 
 
 def _profile(candidate: Candidate, settings: Mapping[str, Any]) -> str:

@@ -41,7 +41,8 @@ class Step:
         What was measured, by what was raised. A candidate that costs too much, or has
         none beside it, has the first seed alone.
     chosen : str, optional
-        What is raised: ``rank`` or ``density``; None where the search ends.
+        What is raised: ``rank`` or ``density``; ``start`` in the first step, which
+        measures the start; None where the search ends.
     reason : str
         Why.
     """
@@ -64,7 +65,7 @@ class Step:
 def search(
     start: Candidate, limits: Limits, seeds: Sequence[int], probe: Probe
 ) -> Iterator[Step]:
-    """Yield the steps of a search, the last of which raises nothing.
+    """Yield the steps of a search: the start, raises, and one that raises nothing.
 
     What it does depends on the results alone: with a probe that remembers them, it can
     be broken off and made again, also with another budget.
@@ -94,12 +95,14 @@ def search(
         raise SearchError(
             f"start-rank {start.rank} is above max-rank {limits.max_rank}"
         )
-    cost = probe([start], seeds[:1])[start][0].megabytes
-    if cost > limits.megabytes:
+    outcome = Outcome(start, tuple(probe([start], seeds[:1])[start]))
+    told = f"costs {outcome.megabytes:.4g} MB a round of one client"
+    if outcome.megabytes > limits.megabytes:
         raise SearchError(
-            f"the start, {start}, costs {cost:.4g} MB a round of one client already, "
-            f"the budget is {limits.megabytes:.4g}: start lower, or allow more"
+            f"the start, {start}, {told} already, the budget is "
+            f"{limits.megabytes:.4g}: start lower, or allow more"
         )
+    yield Step(start, {"start": outcome}, "start", f"the start {told}")
     refused: list[Outcome] = []
     current = start
     while True:
@@ -170,6 +173,16 @@ def decide(rank: Outcome, density: Outcome) -> tuple[str, str]:
         return ("rank" if gap > 0 else "density"), told
     cheaper = "rank" if rank.megabytes < density.megabytes else "density"
     return cheaper, f"{told}: equal, {cheaper} costs no more a round"
+
+
+def most_accurate(steps: Sequence[Step]) -> Outcome:
+    """Return the most accurate of all that was measured, by the first seed.
+
+    It need not be where a search ends: at equal bytes a small configuration trains
+    more rounds, and wins where the runs are short.
+    """
+    measured = [outcome for step in steps for outcome in step.outcomes.values()]
+    return max(measured, key=lambda outcome: outcome.results[0].accuracy)
 
 
 def _beyond(candidate: Candidate, refused: Sequence[Outcome]) -> bool:

@@ -57,6 +57,7 @@ def search(
     from flasc_flwr.jobs import JobError
     from flasc_flwr.probes import Probes, search_into
     from flasc_flwr.ranges import fraction
+    from flasc_flwr.search import most_accurate
 
     try:
         density = start_density if "/" in start_density else float(start_density)
@@ -73,7 +74,7 @@ def search(
             at_once=at_once,
             on_end=lambda name, folder: typer.echo(f"  {name}: {folder}"),
         )
-        best = search_into(
+        steps = search_into(
             into,
             probes,
             start=start,
@@ -84,11 +85,18 @@ def search(
     except (ValueError, OSError, JobError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
-    typer.echo(f"Best: {best}. Profile: {into / 'best.toml'}")
+    end, most = steps[-1].next, most_accurate(steps)
+    typer.echo(f"The budget is spent at {end}: {into / 'best.toml'}")
+    if most.candidate != end:
+        typer.echo(
+            f"For {probe_megabytes:g} MB, {most.candidate} was more accurate "
+            f"({most.results[0].accuracy:.4f}, first seed): if runs are to be this "
+            "short, take it"
+        )
 
 
 def _tell(step: Step) -> None:
-    raised = f"{step.chosen} -> {step.next}" if step.chosen else "the end"
+    raised = f"{step.chosen}, {step.next}" if step.chosen else "the end"
     typer.echo(f"{step.at}: {raised}\n  {step.reason}")
 
 

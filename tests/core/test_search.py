@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flasc_flwr.candidates import Candidate, Limits, Outcome, Result
-from flasc_flwr.search import SearchError, decide, search
+from flasc_flwr.search import SearchError, decide, most_accurate, search
 
 
 class Surface:
@@ -28,6 +28,8 @@ def path(start, limits, probe, seeds=(0,)):
         True
     ]
     assert all(a.next == b.at for a, b in pairwise(steps))
+    assert (steps[0].chosen, steps[0].next) == ("start", start)
+    del steps[0]
     return [(s.at.rank, s.at.density) for s in steps], steps
 
 
@@ -131,7 +133,18 @@ def test_every_search_ends_within_its_limits(rank, density, top, budget, random)
         assert raised.rank * raised.density > budget
     # Nothing but the start is run twice with a seed, and all of it can be made again.
     assert len(surface.runs) == len(set(surface.runs))
-    assert list(search(start, limits, (0, 1), surface)) == steps
+    assert list(search(start, limits, (0, 1), surface))[1:] == steps
+
+
+def test_the_most_accurate_may_lie_before_the_end():
+    surface = Surface(lambda c, seed: -abs(c.rank * c.density - 1))
+    limits = Limits(max_rank=8, megabytes=4.0)
+    steps = list(search(Candidate(1, 0.5), limits, (0,), surface))
+    assert steps[-1].next.rank * steps[-1].next.density == 4
+    assert most_accurate(steps).accuracy == 0
+    # The start counts, too.
+    steps = list(search(Candidate(1, 1.0), limits, (0,), surface))
+    assert most_accurate(steps).candidate == Candidate(1, 1.0)
 
 
 @pytest.mark.parametrize(
