@@ -99,18 +99,16 @@ class Probes:
         }
 
     def _settings(self, candidate: Candidate, seed: int) -> dict[str, Any]:
-        own = {k: v for k, v in self.base.items() if not k.startswith("stop-")}
-        own |= configured(self.base, candidate)
-        own |= {
+        shared = configured(self.base, candidate)
+        dropped = ("stop-", "output-dir", "trackers")
+        return {
+            **{k: v for k, v in shared.items() if not k.startswith(dropped)},
             "seed": seed,
             "num-server-rounds": _ENDLESS,
             "evaluate-every": 1,
             "export-every": 0,
             "stop-megabytes": self.megabytes,
         }
-        for key in ("output-dir", "trackers"):
-            own.pop(key, None)
-        return own
 
 
 def configured(base: Mapping[str, Any], candidate: Candidate) -> dict[str, Any]:
@@ -230,7 +228,7 @@ def search_into(
                 "limits": asdict(limits),
                 "steps": [one.to_dict() for one in steps],
                 "best": asdict(step.next),
-                "most_accurate": asdict(most_accurate(steps)),
+                "most_accurate": asdict(most_accurate(steps, limits)),
                 "ended": None if step.chosen else step.reason,
             },
         )

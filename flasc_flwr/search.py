@@ -175,14 +175,15 @@ def decide(rank: Outcome, density: Outcome) -> tuple[str, str]:
     return cheaper, f"{told}: equal, {cheaper} costs no more a round"
 
 
-def most_accurate(steps: Sequence[Step]) -> Outcome:
-    """Return the most accurate of all that was measured, by the first seed.
+def most_accurate(steps: Sequence[Step], limits: Limits) -> Outcome:
+    """Return the most accurate of all within the budget, by the first seed.
 
     It need not be where a search ends: at equal bytes a small configuration trains
     more rounds, and wins where the runs are short.
     """
     measured = [outcome for step in steps for outcome in step.outcomes.values()]
-    return max(measured, key=lambda outcome: outcome.results[0].accuracy)
+    within = [o for o in measured if o.megabytes <= limits.megabytes]
+    return max(within, key=lambda outcome: outcome.results[0].accuracy)
 
 
 def _beyond(candidate: Candidate, refused: Sequence[Outcome]) -> bool:

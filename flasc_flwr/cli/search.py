@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,14 +57,10 @@ def search(
     from flasc_flwr.candidates import Candidate, Limits
     from flasc_flwr.jobs import JobError
     from flasc_flwr.probes import Probes, search_into
-    from flasc_flwr.ranges import fraction
     from flasc_flwr.search import most_accurate
 
     try:
-        density = start_density if "/" in start_density else float(start_density)
-        start = Candidate(
-            start_rank, fraction("(0, 1]").require("start-density", density)
-        )
+        start = Candidate(start_rank, _density(start_density))
         limits = Limits(max_rank=max_rank, megabytes=per_round_megabytes)
         probes = Probes(
             base=parse_config_args(run_config),
@@ -85,7 +82,7 @@ def search(
     except (ValueError, OSError, JobError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
-    end, most = steps[-1].next, most_accurate(steps)
+    end, most = steps[-1].next, most_accurate(steps, limits)
     typer.echo(f"The budget is spent at {end}: {into / 'best.toml'}")
     if most.candidate != end:
         typer.echo(
@@ -98,6 +95,16 @@ def search(
 def _tell(step: Step) -> None:
     raised = f"{step.chosen}, {step.next}" if step.chosen else "the end"
     typer.echo(f"{step.at}: {raised}\n  {step.reason}")
+
+
+def _density(text: str) -> float:
+    from flasc_flwr.ranges import fraction
+
+    value: float | str = text
+    with suppress(ValueError):
+        value = float(text)
+    checked: float = fraction("(0, 1]").require("start-density", value)
+    return checked
 
 
 def _whole_numbers(text: str) -> list[int]:

@@ -141,10 +141,15 @@ def test_the_most_accurate_may_lie_before_the_end():
     limits = Limits(max_rank=8, megabytes=4.0)
     steps = list(search(Candidate(1, 0.5), limits, (0,), surface))
     assert steps[-1].next.rank * steps[-1].next.density == 4
-    assert most_accurate(steps).accuracy == 0
+    assert most_accurate(steps, limits).accuracy == 0
     # The start counts, too.
     steps = list(search(Candidate(1, 1.0), limits, (0,), surface))
-    assert most_accurate(steps).candidate == Candidate(1, 1.0)
+    assert most_accurate(steps, limits).candidate == Candidate(1, 1.0)
+    # What is refused does not.
+    limits = Limits(max_rank=8, megabytes=0.5)
+    steps = list(search(Candidate(1, 0.5), limits, (0,), surface))
+    assert Candidate(2, 0.5) in [c for c, _ in surface.runs]
+    assert most_accurate(steps, limits).candidate == Candidate(1, 0.5)
 
 
 @pytest.mark.parametrize(
