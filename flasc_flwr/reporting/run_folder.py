@@ -19,6 +19,7 @@ from flasc_flwr.flower.checkpoint import Checkpoint, CheckpointError, found, rea
 from flasc_flwr.flower.state import ServerState
 from flasc_flwr.reporting.summary import as_line, as_table, summarise
 from flasc_flwr.reporting.trackers import TrackerError, Trackers
+from flasc_flwr.traffic import Traffic
 
 _CHECKPOINTS = "checkpoints"
 
@@ -27,9 +28,10 @@ class RunFolder:
     """Where a run's results go: one folder under ``output-dir``.
 
     ``config.toml`` (resolved), ``history.jsonl`` (one row a round, written as it
-    ends), ``summary.json`` and ``adapter/`` (PEFT's format). As a context manager it
-    logs the folder's path at the start and at the end, and leaves the reason in
-    ``summary.json`` if the run fails.
+    ends), ``summary.json``, ``traffic.json`` (bytes by round, client and direction),
+    ``tensors.json`` (what is kept of each) and ``adapter/`` (PEFT's format). As a
+    context manager it logs the folder's path at the start and at the end, and leaves
+    the reason in ``summary.json`` if the run fails.
     """
 
     def __init__(
@@ -112,8 +114,10 @@ class RunFolder:
         name = "adapter" if round is None else f"adapter-round-{round:04d}"
         return self.path / name
 
-    def finish(self, state: ServerState, ended: str) -> None:
-        """Write the summary, and log it."""
+    def finish(self, state: ServerState, ended: str, tensors: dict[str, Any]) -> None:
+        """Write the traffic, what was kept by tensor and the summary, and log it."""
+        write_json(self.path / "tensors.json", tensors)
+        write_text(self.path / "traffic.json", _lines_of(state.traffic))
         summary = summarise(state.history, state.traffic, state.layout.size, ended)
         write_json(self.path / "summary.json", summary)
         self._trackers.finish(summary)
@@ -134,6 +138,20 @@ def _latest(runs: Path) -> Path:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a file whole, or not at all."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def _lines_of(traffic: Traffic) -> str:
+    """Return the traffic as JSON, a line for each round, client and direction."""
+    rows = [
+        json.dumps([s.round, s.client, s.direction, s.payload, s.message])
+        for s in traffic.sent
+    ]
+    columns = ["round", "client", "direction", "payload", "message"]
+    return (
+        f'{{"columns": {json.dumps(columns)},\n"rows": [\n'
+        + ",\n".join(rows)
+        + "\n]}\n"
+    )
 
 
 def write_text(path: Path, content: str) -> None:
