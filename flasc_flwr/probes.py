@@ -14,8 +14,8 @@ from flasc_flwr.candidates import Candidate, Limits, Result
 from flasc_flwr.config import RunConfig
 from flasc_flwr.jobs import Job, run_jobs
 from flasc_flwr.ranges import number, whole
-from flasc_flwr.recorded import message_bytes, read_history
 from flasc_flwr.reporting.run_folder import write_json, write_text
+from flasc_flwr.reporting.runs import read_history
 from flasc_flwr.search import SearchError, Step, most_accurate, search
 
 _ENDLESS = 1_000_000
@@ -183,6 +183,11 @@ def result_of(history: Sequence[Mapping[str, Any]], megabytes: float) -> Result:
             f"clients ({least:.4g} MB): allow many times more"
         )
     return Result(within[-1]["accuracy"], max(costs) / 1e6)
+
+
+def message_bytes(row: Mapping[str, Any]) -> int:
+    """Return the message bytes of a row of the history, both ways."""
+    return int(row["message_bytes_down"] + row["message_bytes_up"])
 
 
 def search_into(

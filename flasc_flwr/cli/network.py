@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flasc_flwr.cli.common import RunsArgument
+
 if TYPE_CHECKING:
-    from flasc_flwr.network import LinkOf
-    from flasc_flwr.recorded import Recorded
+    from flasc_flwr.network import Exchanges, LinkOf
+    from flasc_flwr.reporting.runs import Run
 
 
 def network(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    runs: RunsArgument,
     down: Annotated[
         float, typer.Option(help="Download bandwidth of a client, Mbit/s.")
     ] = 10.0,
@@ -31,7 +33,13 @@ def network(
         float, typer.Option(help="Seconds that a client computes in a round.")
     ] = 0.0,
     target: Annotated[
-        float | None, typer.Option(help="Accuracy to reach, 0 to 1.")
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Also tell the seconds until this test accuracy, such as 0.8.",
+            show_default=False,
+        ),
     ] = None,
     links: Annotated[
         Path | None,
@@ -59,26 +67,28 @@ def network(
     Evaluations are at the ends of rounds; "first" is the first that is at least the
     target, "stays" the one from which on none is below it.
     """
-    from flasc_flwr.recorded import Recorded
+    from flasc_flwr.cli.common import told
 
-    try:
-        if links is not None:
-            settings = {links.name: read_links(links, seed)}
-            if even_split:
-                raise ValueError(
-                    "an even split does not know the clients: allowed is either "
-                    "--links or --even-split"
-                )
-        else:
+    with told():
+        from flasc_flwr.reporting.exchanges import exchanges_of
+        from flasc_flwr.reporting.runs import find_runs, read_run
+
+        if links is None:
             settings = dict(_equal(down, up_slower, latency))
-        results = [
-            _times(recorded, name, link_of, compute, target)
-            for recorded in [Recorded.read(f, even_split=even_split) for f in runs]
-            for name, link_of in settings.items()
-        ]
-    except (OSError, ValueError) as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
+        elif even_split:
+            raise ValueError(
+                "an even split does not know the clients: allowed is either --links "
+                "or --even-split"
+            )
+        else:
+            settings = {links.name: read_links(links, seed)}
+        results = []
+        for run in [read_run(folder) for folder in find_runs(runs)]:
+            exchanges = exchanges_of(run, even_split=even_split)
+            results += [
+                _times(run, exchanges, name, link_of, compute, target)
+                for name, link_of in settings.items()
+            ]
     if as_json:
         typer.echo(json.dumps(results, indent=1))
     else:
@@ -141,7 +151,8 @@ def _equal(down: float, up_slower: str, latency: float) -> Iterator[tuple[str, L
 
 
 def _times(
-    recorded: Recorded,
+    run: Run,
+    exchanges: Exchanges,
     name: str,
     link_of: LinkOf,
     compute: float,
@@ -149,23 +160,17 @@ def _times(
 ) -> dict[str, Any]:
     """Return what is told of one run under one setting."""
     from flasc_flwr.network import elapsed, seconds_to
-    from flasc_flwr.recorded import message_bytes
 
-    history = recorded.history
-    rounds = [row["round"] for row in history]
-    seconds = elapsed(rounds, recorded.exchanges, link_of, compute=compute)
-    accuracies = [row.get("accuracy") for row in history]
+    rounds = [row["round"] for row in run.history]
+    seconds = elapsed(rounds, exchanges, link_of, compute=compute)
+    accuracies = [row.get("accuracy") for row in run.history]
     result = {
-        "run": recorded.folder.resolve().name,
+        "run": str(run.folder),
         "links": name,
-        "rounds": rounds[-1],
-        "message_bytes": sum(message_bytes(row) for row in history),
+        "rounds": run.rounds,
+        "megabytes": run.megabytes[-1],
         "seconds": seconds[-1],
-        "by_round": {
-            "round": rounds,
-            "seconds": seconds,
-            "accuracy": accuracies,
-        },
+        "by_round": {"round": rounds, "seconds": seconds, "accuracy": accuracies},
     }
     if target is not None:
         reached = seconds_to(target, accuracies, seconds)
@@ -188,16 +193,18 @@ def _print(results: Sequence[Mapping[str, Any]], target: float | None) -> None:
         table.add_column(f"stays at {target:.0%}", justify="right")
     for result in results:
         cells = [
-            result["run"],
+            Path(result["run"]).name,
             result["links"],
             str(result["rounds"]),
-            f"{result['message_bytes'] / 1e6:.2f}",
+            f"{result['megabytes']:.2f}",
             _seconds(result["seconds"]),
         ]
         if target is not None:
             cells += [_seconds(result["first"]), _seconds(result["stays"])]
         table.add_row(*cells)
-    Console().print(table)
+    console = Console()
+    # In a file or a pipe the table has the width that it needs.
+    (console if console.is_terminal else Console(width=200)).print(table)
 
 
 def _seconds(value: float | None) -> str:

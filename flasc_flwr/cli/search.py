@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flasc_flwr.cli.common import RunConfigOption
+
 if TYPE_CHECKING:
     from flasc_flwr.search import Step
 
@@ -31,10 +33,7 @@ def search(
             help="What each short run spends: messages of all clients, both ways, MB."
         ),
     ],
-    run_config: Annotated[
-        list[str] | None,
-        typer.Option(help="Settings that all runs share: a profile, or 'key=value'."),
-    ] = None,
+    run_config: RunConfigOption = None,
     clients: Annotated[int, typer.Option(help="Number of clients.")] = 20,
     start_rank: Annotated[int, typer.Option(help="Where the rank starts.")] = 2,
     start_density: Annotated[
@@ -52,36 +51,39 @@ def search(
     Leaves best.toml, a profile for --run-config, and search.json, which has all steps
     and reasons. The procedure is this project's own, after the idea of FLASC-Search.
     """
-    from flwr.common.config import parse_config_args
+    from flasc_flwr.cli.common import fail, parsed, told
 
-    from flasc_flwr.candidates import Candidate, Limits
-    from flasc_flwr.jobs import JobError
-    from flasc_flwr.probes import Probes, search_into
-    from flasc_flwr.search import most_accurate
+    with told():
+        from flasc_flwr.candidates import Candidate, Limits
+        from flasc_flwr.jobs import JobError
+        from flasc_flwr.probes import Probes, search_into
+        from flasc_flwr.search import most_accurate
 
-    try:
         start = Candidate(start_rank, _density(start_density))
         limits = Limits(max_rank=max_rank, megabytes=per_round_megabytes)
         probes = Probes(
-            base=parse_config_args(run_config),
+            base=parsed(run_config),
             clients=clients,
             megabytes=probe_megabytes,
             into=into,
-            app=app.resolve(),
+            app=app.expanduser().resolve(),
             at_once=at_once,
             on_end=lambda name, folder: typer.echo(f"  {name}: {folder}"),
         )
-        steps = search_into(
-            into,
-            probes,
-            start=start,
-            limits=limits,
-            seeds=_whole_numbers(seeds),
-            on_step=_tell,
-        )
-    except (ValueError, OSError, JobError) as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
+        try:
+            steps = search_into(
+                into,
+                probes,
+                start=start,
+                limits=limits,
+                seeds=_whole_numbers(seeds),
+                on_step=_tell,
+            )
+        except JobError as error:
+            fail(str(error))
+        except KeyboardInterrupt:
+            typer.echo("Stopped: the same command goes on", err=True)
+            raise typer.Exit(130) from None
     end, most = steps[-1].next, most_accurate(steps, limits)
     typer.echo(f"The budget is spent at {end}: {into / 'best.toml'}")
     if most.candidate != end:

@@ -1,4 +1,3 @@
-import json
 from collections import Counter
 
 import pytest
@@ -15,7 +14,6 @@ from flasc_flwr.network import (
     same,
     seconds_to,
 )
-from flasc_flwr.recorded import COLUMNS, Recorded, RecordError
 
 SLOW = Link(download=8.0, upload=0.8, latency=0.25)
 megabits = st.floats(0.01, 1000)
@@ -124,58 +122,3 @@ def test_a_target_is_reached_and_kept(accuracies, first, stays):
 def test_what_cannot_be_is_told(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-
-
-def write_run(folder, traffic=None, **row):
-    row = {"message_bytes_down": 30, "message_bytes_up": 10, "replies": 2} | row
-    introductions = {"message_bytes_down": 6, "message_bytes_up": 8, "replies": 0}
-    rows = [{"round": 0, **introductions}, {"round": 1, **row}]
-    (folder / "history.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    if traffic is not None:
-        (folder / "traffic.json").write_text(json.dumps(traffic))
-
-
-ROWS = [[0, "a", "down", 0, 6], [0, "a", "up", 0, 8], [1, "a", "down", 9, 20]]
-ROWS += [[1, "b", "down", 4, 10], [1, "b", "up", 2, 10]]
-
-
-def test_a_run_is_read_by_client(tmp_path):
-    write_run(tmp_path, {"columns": COLUMNS, "rows": ROWS})
-    assert Recorded.read(tmp_path).exchanges == {
-        0: {"a": (6, 8)},
-        1: {"a": (20, 0), "b": (10, 10)},
-    }
-
-
-def test_without_traffic_an_even_split_is_made_only_if_asked(tmp_path):
-    write_run(tmp_path)
-    with pytest.raises(RecordError, match=r"has no traffic.json.*even-split"):
-        Recorded.read(tmp_path)
-    assert Recorded.read(tmp_path, even_split=True).exchanges == {
-        0: {"0": (3, 4), "1": (3, 4)},
-        1: {"0": (15, 5), "1": (15, 5)},
-    }
-
-
-@pytest.mark.parametrize(
-    ("traffic", "message"),
-    [
-        ({"columns": ["round"], "rows": []}, "its columns are"),
-        ({"columns": COLUMNS, "rows": [[0, "a", "left", 0, 6]]}, "direction is 'left'"),
-        ({"columns": COLUMNS, "rows": [[0, "a"]]}, "cannot be read"),
-        ({"columns": COLUMNS, "rows": ROWS[:-1]}, r"has \(30, 0\).*\(30, 10\)"),
-        ([], "cannot be read"),
-    ],
-)
-def test_a_wrong_traffic_file_is_told(tmp_path, traffic, message):
-    write_run(tmp_path, traffic)
-    with pytest.raises(RecordError, match=message):
-        Recorded.read(tmp_path)
-
-
-def test_a_folder_without_a_run_is_told(tmp_path):
-    with pytest.raises(RecordError, match="is no run folder"):
-        Recorded.read(tmp_path)
-    (tmp_path / "history.jsonl").write_text("")
-    with pytest.raises(RecordError, match="without a finished round"):
-        Recorded.read(tmp_path)
