@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 
@@ -80,6 +80,12 @@ class Traffic:
         sums = self.rounds.setdefault(sent.round, {})
         whose = sent.client, sent.direction
         sums[whose] = sums[whose].plus(sent) if whose in sums else sent
+
+    def rename(self, round: int, names: Mapping[str, str]) -> None:
+        """Count what one round counted under some names under others, all at once."""
+        sums = self.rounds.pop(round, {})
+        for sent in sums.values():
+            self.record(replace(sent, client=names.get(sent.client, sent.client)))
 
     def totals(self, round: int | None = None) -> dict[str, int]:
         """Return the bytes by kind and direction, of one round or of all.

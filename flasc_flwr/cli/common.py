@@ -48,7 +48,8 @@ def fail(reason: str, status: int = 1) -> NoReturn:
 
 def one_line(text: str) -> str:
     """Return a text of several lines as one."""
-    return " ".join(text.split())
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    return "; ".join(line for line in lines if line).replace(":; ", ": ")
 
 
 @contextmanager
@@ -75,8 +76,12 @@ def parsed(overrides: list[str] | None) -> dict[str, Any]:
 
     try:
         settings: dict[str, Any] = parse_config_args(overrides)
-    except ClickException as error:
-        raise ValueError(f"--run-config: {error.format_message()}") from None
+    except ClickException:
+        raise ValueError(
+            f"--run-config: {' '.join(overrides or [])!r} cannot be read: allowed is "
+            "KEY=VALUE with numbers, true, false, or text in quotes, such as "
+            "\"seed=1 method='dense'\""
+        ) from None
     except ValueError as error:
         raise ValueError(f"--run-config: {error}") from None
     if overrides and not settings and any(words.strip() for words in overrides):

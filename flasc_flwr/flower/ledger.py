@@ -68,6 +68,13 @@ class Ledger:
         ):
             self._count(message, name, size, Direction.DOWN)
 
+    def introduced(self, names: Mapping[int, str]) -> None:
+        """Note by which names nodes are to be counted, from the round's begin on."""
+        self._names.update(names)
+        self._traffic.rename(
+            self.round, {str(node): name for node, name in names.items()}
+        )
+
     def received(self, reply: Message) -> None:
         """Count a reply that came in."""
         self._count(reply, self._name(reply), message_bytes([reply])[0], Direction.UP)

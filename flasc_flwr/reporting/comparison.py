@@ -132,6 +132,8 @@ def _in_label(key: str, settings: Mapping[str, Any]) -> str:
     if key == "densities":
         down, up = (in_words(density) for density in settings[key])
         return down if down == up else f"down {down}, up {up}"
+    if settings[key] == "":
+        return f"no {key}"
     return _SHORT.get(key, key + "={}").format(settings[key])
 
 

@@ -15,7 +15,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
 PALETTE = (
@@ -61,6 +61,7 @@ def curves(
     y_label: str,
     log_x: bool = False,
     y_percent: bool = False,
+    y_whole: bool = False,
 ) -> Figure:
     """Draw one curve for each label: the mean of its series, with a band.
 
@@ -76,6 +77,8 @@ def curves(
         Logarithmic x axis; x that are not above 0 are left out.
     y_percent : bool
         y are fractions, shown in per cent.
+    y_whole : bool
+        y are numbers of things, from 0.
 
     Returns
     -------
@@ -107,8 +110,12 @@ def curves(
                 )
         if log_x:
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         if y_percent:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        if y_whole:
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.set_ylim(bottom=0, top=max(1.0, axes.get_ylim()[1]))
         axes.set(xlabel=x_label, ylabel=y_label)
         _legend(figure, axes)
     return figure
@@ -152,6 +159,8 @@ def dots(
         axes = figure.subplots()
         styles = zip(values.items(), cycle(PALETTE), cycle(_MARKERS), strict=False)
         for (label, of), colour, marker in styles:
+            if not of:
+                continue
             places = [names.index(name) for name in of]
             axes.plot(
                 list(of.values()),

@@ -97,6 +97,7 @@ def all_figures(groups: Sequence[Group]) -> list[Shown]:
                 _series(groups, lambda run: _against_round(run, "dead_modules")),
                 x_label="round",
                 y_label="dead modules",
+                y_whole=True,
             ),
         ),
         Shown(
@@ -123,16 +124,16 @@ def all_figures(groups: Sequence[Group]) -> list[Shown]:
 def _series(
     groups: Iterable[Group], of: Callable[[Run], Series | None]
 ) -> dict[str, list[Series]]:
-    """Return the series of each group's runs, where there are some."""
-    found = {
+    """Return the series of each group's runs."""
+    # A group without any keeps its place, and so each its colour in all figures.
+    return {
         group.label: [series for run in group.runs if (series := of(run))]
         for group in groups
     }
-    return {label: series for label, series in found.items() if series}
 
 
 def _curves(series: Mapping[str, list[Series]], **options: Any) -> Figure | None:
-    return curves(series, **options) if series else None
+    return curves(series, **options) if any(series.values()) else None
 
 
 def _against_megabytes(run: Run, key: str) -> Series | None:
@@ -167,8 +168,9 @@ def _dots(
     groups: Iterable[Group], key: str, label: str, *, percent: bool = False
 ) -> Figure | None:
     values = {group.label: _by_tensor(group, key) for group in groups}
-    values = {label: of for label, of in values.items() if of}
-    return dots(values, x_label=label, x_percent=percent) if values else None
+    if not any(values.values()):
+        return None
+    return dots(values, x_label=label, x_percent=percent)
 
 
 def _by_tensor(group: Group, key: str) -> dict[str, float]:
