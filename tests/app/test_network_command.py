@@ -1,11 +1,13 @@
 import json
 import shutil
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from flasc_flwr.cli.network import network
+from flasc_flwr.cli.network import network, read_links
 
 app = typer.Typer()
 app.command()(network)
@@ -91,6 +93,14 @@ def test_unequal_links_from_a_file(run, tmp_path):
     links.write_text(f"{one}share = 1e9\n{two}share = 1e-9\n")
     drawn = json.loads(said(run, "--links", links, "--json").output)
     assert drawn[0]["seconds"] == pytest.approx(4 * 0.2)
+
+
+def test_the_links_of_the_documentation_can_be_read(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text()
+    (tmp_path / "links.toml").write_text(page.split("```toml")[1].split("```")[0])
+    link_of = read_links(tmp_path / "links.toml", seed=0)
+    drawn = Counter(link_of(str(client)).download for client in range(1000))
+    assert drawn.keys() == {5, 50} and drawn[5] > 2 * drawn[50]
 
 
 @pytest.mark.parametrize(
