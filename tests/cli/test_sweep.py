@@ -55,16 +55,16 @@ def test_runs_are_made_compared_and_not_made_again(call, tmp_path):
     base = " ".join(f"{key}={value}" for key, value in SHORT.items())
     words = ["sweep", "--into", tmp_path, "--seed", "0", "--app", APP, "--clients", 3]
     words += ["-c", base, "--grid"]
-    result = call(*words, "lora-targets=auto")
+    result = call(*words, "task=digits")
     assert result.exit_code == 0, result.output
     assert "1 runs in" in result.stdout and "0 done, 1 left" in result.stdout
-    name = "seed=0_lora-targets=auto"
+    name = "seed=0_task=digits"
     assert f"1/1 {name}: " in result.stdout and "less than dense" in result.stdout
     # The same run is not made again, and one that fails does not hide it.
-    failing = call(*words, "lora-targets=auto,nowhere")
+    failing = call(*words, "task=digits,causal-lm")
     assert failing.exit_code == 1
     assert "2 runs in" in failing.stdout and "1 done, 1 left" in failing.stdout
     assert name + ":" not in failing.stdout
     assert "less than dense" in failing.stdout
     (line,) = failing.stderr.splitlines()
-    assert "1 of 2 runs failed" in line and "nowhere" in line
+    assert "1 of 2 runs failed" in line and "causal-lm" in line
