@@ -21,8 +21,8 @@ def cells(row: Mapping[str, Any]) -> dict[str, str]:
         "rank": str(row["lora_rank"]),
         "seeds": ",".join(str(seed) for seed in row["seeds"]),
         "rounds": str(row["rounds"]),
-        "accuracy": _accuracy(row, "accuracy"),
-        "best": _accuracy(row, "best_accuracy"),
+        "accuracy": _accuracy(row),
+        "best": percent(row["best_accuracy"]),
         "MB down": megabytes(row["megabytes_down"]),
         "MB up": megabytes(row["megabytes_up"]),
         "less than dense": _times(row["times_less_than_dense"]),
@@ -45,11 +45,12 @@ def megabytes(count: float | None) -> str:
     return f"{count:,.0f}" if count >= 100 else f"{count:#.3g}"
 
 
-def _accuracy(row: Mapping[str, Any], key: str) -> str:
-    least, most = row[f"{key}_min"], row[f"{key}_max"]
+def _accuracy(row: Mapping[str, Any]) -> str:
+    least, most = row["accuracy_min"], row["accuracy_max"]
+    mean = percent(row["accuracy"])
     if least is None or len(row["seeds"]) < 2:
-        return percent(row[key])
-    return f"{percent(row[key])} ({100 * least:.1f} to {100 * most:.1f})"
+        return mean
+    return f"{mean} ({100 * least:.1f} to {100 * most:.1f})"
 
 
 def _times(times: float | None) -> str:

@@ -43,7 +43,8 @@ class Group:
     label : str
         What tells it from the groups beside it.
     settings : Mapping[str, Any]
-        What its runs have in common; densities are those of the first round.
+        What its runs have in common; densities are those of the first round that is
+        sparse.
     differing : Mapping[str, Any]
         Those of its settings that are not the same in all groups.
     runs : Sequence[Run]

@@ -111,6 +111,8 @@ def curves(
         if log_x:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        elif _counts(series):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if y_percent:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         if y_whole:
@@ -119,6 +121,16 @@ def curves(
         axes.set(xlabel=x_label, ylabel=y_label)
         _legend(figure, axes)
     return figure
+
+
+def _counts(series: Mapping[str, Sequence[Series]]) -> bool:
+    """Tell whether all x are whole, as rounds are."""
+    return all(
+        float(x).is_integer()
+        for seeds in series.values()
+        for xs, _ in seeds
+        for x in xs
+    )
 
 
 def _on_one_axis(

@@ -34,12 +34,12 @@ h3 { font-size: 1rem; margin: 0; }
 p { margin: .4rem 0; max-width: 75ch; }
 .scroll { overflow-x: auto; border: 1px solid #d5d5d5; border-radius: 6px; }
 .scroll:focus-visible { outline: 3px solid #0072B2; }
-table { border-collapse: collapse; font-size: .9rem; width: 100%; }
-th, td { padding: .4rem .7rem; text-align: right; white-space: nowrap;
+table { border-collapse: collapse; font-size: .85rem; width: 100%; }
+th, td { padding: .35rem .5rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid #e3e3e3; font-variant-numeric: tabular-nums; }
 th { background: #f3f5f7; }
 tr:last-child td { border-bottom: 0; }
-td.words, th.words { text-align: left; white-space: normal; min-width: 12rem; }
+td.words, th.words { text-align: left; white-space: normal; min-width: 9rem; }
 .figures { display: grid; gap: 1rem; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
 figure { margin: 0; padding: .8rem; border: 1px solid #d5d5d5; border-radius: 6px; }

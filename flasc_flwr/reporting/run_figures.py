@@ -18,7 +18,7 @@ from flasc_flwr.reporting.runs import Run
 
 _MANY_TENSORS = 32
 _NUMBER = re.compile(r"\d+")
-_WIDE_RANGE = 10
+_WIDE_RANGE = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +159,7 @@ def _by_client(run: Run) -> Series | None:
 
 
 def _is_wide(series: Mapping[str, list[Series]]) -> bool:
-    """Tell whether the x of some curves end ten times before those of others."""
+    """Tell whether some curves end at several times the x of others."""
     ends = [x[-1] for seeds in series.values() for x, _ in seeds]
     return bool(ends) and max(ends) >= _WIDE_RANGE * min(ends) > 0
 
