@@ -115,4 +115,5 @@ def main(grid: Grid, context: Context) -> None:
             evaluate_fn=evaluate_fn,
         )
         export(folder.adapter())
-        folder.finish(strategy.state, strategy.ended or "all rounds done")
+        ended = strategy.ended or "all rounds done"
+        folder.finish(strategy.state, ended, strategy.by_tensor())

@@ -25,6 +25,7 @@ from flasc_flwr.ranges import (
     folder,
     fraction,
     number,
+    several,
     switch,
     text,
     whole,
@@ -37,6 +38,7 @@ CLIENT_OPTIMIZERS = ("sgd", "adamw")
 TASKS = ("digits", "text-classification", "causal-lm", "image-classification")
 HEADS = ("stock", "mean")
 PARTITIONERS = ("dirichlet", "flasc-dirichlet", "iid", "pathological", "natural-id")
+TRACKERS = ("tensorboard", "wandb", "mlflow")
 
 
 _FREE = (
@@ -49,6 +51,7 @@ _FREE = (
     "resume",
     "round-timeout",
     "stop-",
+    "trackers",
 )
 
 
@@ -138,6 +141,7 @@ class RunConfig:
     export_every: int = _option(0, whole(0))
     checkpoint_every: int = _option(10, whole(0))
     resume: str = _option("", text())
+    trackers: str = _option("", several(*TRACKERS))
 
     min_replies: int = _option(1, whole(1))
     oversample: float = _option(1.0, number("[1, inf)"))

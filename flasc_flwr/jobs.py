@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import tomli_w
@@ -99,7 +100,10 @@ def run_jobs(
     ):
         found = finished(into / name)
         if status or found is None:
-            failed.append(f"{name}: {_last_words(into / name / 'log')}")
+            words = _last_words(into / name / "log")
+            # A run that was killed does not say so itself.
+            killed = f"ended by {Signals(-status).name}; " if status < 0 else ""
+            failed.append(f"{name}: {killed}{words}")
             continue
         done[name] = found
         if on_end:

@@ -114,6 +114,11 @@ class Layout:
             yield tensor, slice(start, start + tensor.size)
             start += tensor.size
 
+    def counts(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many of these ascending positions lie in each tensor."""
+        edges = np.cumsum([0, *(tensor.size for tensor in self.tensors)])
+        return np.diff(np.searchsorted(positions, edges)).astype(np.int64)
+
     def flatten(self, arrays: Mapping[str, ArrayLike]) -> Vector:
         """Put `arrays` into one float32 vector of length N, in layout order.
 

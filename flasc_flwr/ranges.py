@@ -99,6 +99,25 @@ def text() -> Range:
     return Range("text", lambda value: value if isinstance(value, str) else None)
 
 
+def several(*names: str) -> Range:
+    """Allow any of some names, separated by commas, each once; or none."""
+
+    def check(value: Any) -> str | None:
+        if not isinstance(value, str):
+            return None
+        given = listed(value)
+        known = set(given) <= set(names) and len(set(given)) == len(given)
+        return value if known else None
+
+    quoted = ", ".join(repr(name) for name in names)
+    return Range(f"'' or some of {quoted}, separated by commas", check)
+
+
+def listed(value: str) -> list[str]:
+    """Return the names in text that separates them by commas."""
+    return [name.strip() for name in value.split(",")] if value.strip() else []
+
+
 def automatic(range: Range) -> Range:
     """Allow ``auto`` beside a range."""
     return Range(

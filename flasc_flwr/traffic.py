@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 
@@ -81,15 +81,19 @@ class Traffic:
         whose = sent.client, sent.direction
         sums[whose] = sums[whose].plus(sent) if whose in sums else sent
 
+    def rename(self, round: int, names: Mapping[str, str]) -> None:
+        """Count what one round counted under some names under others, all at once."""
+        sums = self.rounds.pop(round, {})
+        for sent in sums.values():
+            self.record(replace(sent, client=names.get(sent.client, sent.client)))
+
     def totals(self, round: int | None = None) -> dict[str, int]:
         """Return the bytes by kind and direction, of one round or of all.
 
         The keys are those of a row of the history: ``payload_bytes_down``,
         ``payload_bytes_up``, ``message_bytes_down`` and ``message_bytes_up``.
         """
-        chosen: Iterable[Sent] = (
-            self.sent if round is None else self.rounds.get(round, {}).values()
-        )
+        chosen = self._of(round)
         return {
             f"{kind}_bytes_{way}": sum(
                 getattr(s, kind) for s in chosen if s.direction == way
@@ -98,6 +102,9 @@ class Traffic:
             for way in Direction
         }
 
+    def _of(self, round: int | None) -> Collection[Sent]:
+        return self.sent if round is None else self.rounds.get(round, {}).values()
+
     def by_client(self) -> dict[str, int]:
         """Return the message bytes of each client, both ways."""
         sums: dict[str, int] = {}
@@ -105,13 +112,16 @@ class Traffic:
             sums[sent.client] = sums.get(sent.client, 0) + sent.message
         return sums
 
-    def dense_float32_bytes(self, size: int) -> int:
+    def dense_float32_bytes(self, size: int, round: int | None = None) -> int:
         """Return what the same exchanges cost with dense float32 values alone.
+
+        Of one round or of all.
 
         The baseline is generous to the dense side: ``4 * N`` bytes an adapter and
         nothing for names, headers and control values.
         """
-        return 4 * size * sum(s.vectors for s in self.sent)
+        chosen = self._of(round)
+        return 4 * size * sum(s.vectors for s in chosen)
 
     def plain_bytes(self, round: int | None = None) -> int:
         """Return what Flower's plain arrays would have spent, in a round or in all.

@@ -63,6 +63,11 @@ class Download:
         """What a client starts from: decoded, masked and rounded, shape (n,)."""
         return start_of(self.cut.layout, self.payload, self.init_seed)[1]
 
+    @property
+    def sparse(self) -> SparseVector:
+        """The entries kept, rounded, in terms of the whole adapter."""
+        return self.cut.lift(decode(self.payload, size=self.cut.layout.size))
+
     @cached_property
     def dead_modules(self) -> int:
         """How many modules arrive with both factors zero: they cannot train."""

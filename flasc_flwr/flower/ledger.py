@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from logging import WARNING
@@ -12,13 +11,27 @@ import numpy as np
 from flwr.app import Message, Metadata
 from flwr.common.logger import log
 
+from flasc_flwr.flower.phases import Phases
 from flasc_flwr.flower.wire import holds_payload, message_bytes, payload_of
+from flasc_flwr.kept import Kept
+from flasc_flwr.layout import Layout
 from flasc_flwr.sparsity import SparseVector
 from flasc_flwr.traffic import Direction, Sent, Traffic
+
+_NOTHING = Layout(())
 
 
 class Ledger:
     """Notes everything that happens in one round.
+
+    Attributes
+    ----------
+    round : int
+        The server round.
+    phases : Phases
+        Where its seconds go.
+    kept : Kept
+        What its updates held of each tensor.
 
     Parameters
     ----------
@@ -26,12 +39,16 @@ class Ledger:
         The server round; 0 before the first.
     traffic : Traffic
         Where the bytes are added.
+    layout : Layout
+        Layout of the adapter; without tensors before there is one.
     """
 
-    def __init__(self, round: int, traffic: Traffic) -> None:
+    def __init__(self, round: int, traffic: Traffic, layout: Layout = _NOTHING) -> None:
         self.round = round
+        self.phases = Phases()
+        self.kept = Kept(layout)
+        self._size = layout.size
         self._traffic = traffic
-        self._began = time.perf_counter()
         self._kept: dict[Direction, list[float]] = {way: [] for way in Direction}
         self._dead: int | None = None
         self._ranks: Counter[int] = Counter()
@@ -50,6 +67,13 @@ class Ledger:
             messages, names, message_bytes(messages), strict=True
         ):
             self._count(message, name, size, Direction.DOWN)
+
+    def introduced(self, names: Mapping[int, str]) -> None:
+        """Note by which names nodes are to be counted, from the round's begin on."""
+        self._names.update(names)
+        self._traffic.rename(
+            self.round, {str(node): name for node, name in names.items()}
+        )
 
     def received(self, reply: Message) -> None:
         """Count a reply that came in."""
@@ -79,6 +103,7 @@ class Ledger:
         """Note an update that was aggregated, in terms of the whole adapter."""
         self._kept[Direction.UP].append(update.kept / update.size)
         self._ranks[rank] += 1
+        self.kept.add(update)
 
     def skip(self) -> None:
         """Note that the round had too few replies for a step."""
@@ -94,7 +119,8 @@ class Ledger:
         ``accuracy`` and ``loss`` are null where nothing was evaluated.
         ``dead_modules`` counts the modules that came to a client with both factors
         zero, at the client that received the most of them; ``ranks`` how many
-        clients had which.
+        clients had which. ``dense_float32_bytes`` is what the same messages would
+        have been with nothing but ``4 * N`` bytes for each adapter in them.
         """
         return {
             "round": self.round,
@@ -102,6 +128,9 @@ class Ledger:
             "loss": None,
             **self._metrics,
             **self._traffic.totals(self.round),
+            "dense_float32_bytes": self._traffic.dense_float32_bytes(
+                self._size, self.round
+            ),
             **{
                 f"kept_{way}": float(np.mean(kept)) if kept else None
                 for way, kept in self._kept.items()
@@ -111,7 +140,7 @@ class Ledger:
             "replies": len(self._kept[Direction.UP]),
             "failures": self._failures,
             "skipped": self._skipped,
-            "seconds": round(time.perf_counter() - self._began, 3),
+            **self.phases.seconds(),
         }
 
     def _node(self, reply: Message) -> int:

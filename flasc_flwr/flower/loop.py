@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from logging import INFO
 from typing import TYPE_CHECKING
 
-from flwr.app import ArrayRecord, ConfigRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
@@ -38,32 +39,49 @@ def run_rounds(
     for current in range(first, num_rounds + 1):
         strategy.open_round(current, grid)
         if current > 0:
-            messages = strategy.configure_train(
-                current, result.arrays, train_config, grid
-            )
-            trained, metrics = strategy.aggregate_train(
-                current, exchange(grid, messages, timeout, strategy.enough)
-            )
+            with strategy.phase("select"):
+                messages = strategy.configure_train(
+                    current, result.arrays, train_config, grid
+                )
+            replies = exchange(grid, messages, timeout, strategy.enough)
+            with strategy.phase("aggregate"):
+                trained, metrics = strategy.aggregate_train(
+                    current, _waited_for(replies, strategy)
+                )
             if trained is not None:
                 result.arrays = trained
             if metrics is not None:
                 result.train_metrics_clientapp[current] = metrics
 
-            messages = strategy.configure_evaluate(
-                current, result.arrays, evaluate_config, grid
-            )
-            metrics = strategy.aggregate_evaluate(
-                current, exchange(grid, messages, timeout)
-            )
+            with strategy.phase("select"):
+                messages = strategy.configure_evaluate(
+                    current, result.arrays, evaluate_config, grid
+                )
+            replies = exchange(grid, messages, timeout)
+            with strategy.phase("aggregate"):
+                metrics = strategy.aggregate_evaluate(
+                    current, _waited_for(replies, strategy)
+                )
             if metrics is not None:
                 result.evaluate_metrics_clientapp[current] = metrics
 
         due = current % strategy.evaluate_every == 0 or current == num_rounds
         if evaluate_fn and due:
-            metrics = strategy.evaluate_received(current, evaluate_fn)
+            with strategy.phase("evaluate"):
+                metrics = strategy.evaluate_received(current, evaluate_fn)
             result.evaluate_metrics_serverapp[current] = metrics
         strategy.close_round()
         if strategy.ended:
             log(INFO, "The run ends: %s", strategy.ended)
             break
     return result
+
+
+def _waited_for(replies: Iterator[Message], strategy: Rounds) -> Iterator[Message]:
+    """Yield the replies, and count the time until each as the clients'."""
+    while True:
+        with strategy.phase("clients"):
+            reply = next(replies, None)
+        if reply is None:
+            return
+        yield reply

@@ -98,6 +98,7 @@ class Roster:
         content = RecordDict({CONTROL: ConfigRecord({INTRODUCE: True})})
         questions = [Message(content, node, MessageType.TRAIN) for node in strangers]
         ledger.sent(questions, [str(node) for node in strangers])
+        names: dict[int, str] = {}
         for reply in exchange(grid, questions, _INTRODUCTION_TIMEOUT):
             node = reply.metadata.src_node_id
             ledger.received(reply)
@@ -106,9 +107,11 @@ class Roster:
                 continue
             try:
                 self._known[node] = self._participant(node, reply)
+                names[node] = self._known[node].name
             except ValueError as error:
                 self._refused.add(node)
                 log(WARNING, "Node %d does not take part: %s", node, error)
+        ledger.introduced(names)
 
     def _participant(self, node: int, reply: Message) -> Participant:
         answer = None

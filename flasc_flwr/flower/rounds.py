@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property, partial
 from logging import WARNING
@@ -33,6 +34,7 @@ from flasc_flwr.flower.sampling import Sampling
 from flasc_flwr.flower.server import EvaluateFn, Server
 from flasc_flwr.flower.state import ServerState
 from flasc_flwr.flower.wire import Order
+from flasc_flwr.kept import by_tensor
 from flasc_flwr.privacy import Privacy
 from flasc_flwr.stopping import Stop
 from flasc_flwr.traffic import Traffic
@@ -133,8 +135,27 @@ class Rounds(Strategy):
 
     def open_round(self, server_round: int, grid: Grid) -> None:
         """Begin a round's row, once enough nodes are there."""
-        self._ledger = Ledger(server_round, self.state.traffic)
+        state = self.state
+        self._ledger = Ledger(server_round, state.traffic, state.layout)
         self._present(grid)
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """Count the time in here as of one phase of the round."""
+        return self._ledger.phases.of(name)
+
+    def by_tensor(self) -> dict[str, Any]:
+        """Return what a client receives of each tensor, and the last round sent."""
+        server, ledger = self.server, self._ledger
+        download = server.downloads.at(server.budget_now(server.budget))
+        return by_tensor(
+            self.state.layout,
+            download.sparse,
+            len(download.payload),
+            server.value_format,
+            ledger.kept,
+            self.state.traffic,
+            ledger.round,
+        )
 
     @property
     def settings(self) -> dict[str, Any]:

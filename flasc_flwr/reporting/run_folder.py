@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from logging import ERROR, INFO
 from pathlib import Path
@@ -17,6 +18,8 @@ from flasc_flwr.config import RunConfig
 from flasc_flwr.flower.checkpoint import Checkpoint, CheckpointError, found, read
 from flasc_flwr.flower.state import ServerState
 from flasc_flwr.reporting.summary import as_line, as_table, summarise
+from flasc_flwr.reporting.trackers import TrackerError, Trackers
+from flasc_flwr.traffic import Traffic
 
 _CHECKPOINTS = "checkpoints"
 
@@ -25,24 +28,29 @@ class RunFolder:
     """Where a run's results go: one folder under ``output-dir``.
 
     ``config.toml`` (resolved), ``history.jsonl`` (one row a round, written as it
-    ends), ``summary.json`` and ``adapter/`` (PEFT's format). As a context manager it
-    logs the folder's path at the start and at the end, and leaves the reason in
-    ``summary.json`` if the run fails.
+    ends), ``summary.json``, ``traffic.json`` (bytes by round, client and direction),
+    ``tensors.json`` (what is kept of each) and ``adapter/`` (PEFT's format). As a
+    context manager it logs the folder's path at the start and at the end, and leaves
+    the reason in ``summary.json`` if the run fails.
     """
 
-    def __init__(self, path: Path, rounds: int) -> None:
+    def __init__(
+        self, path: Path, config: RunConfig, history: Sequence[dict[str, Any]] = ()
+    ) -> None:
         self.path = path
-        self._rounds = rounds
+        self._config = config
+        self._history = history
+        self._trackers = Trackers.of(config.trackers)
 
     @classmethod
     def create(cls, config: RunConfig, *, run_id: int) -> RunFolder:
         """Make the folder, named by time, method, seed and run id."""
         now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         name = f"{now}-{config.method}-seed{config.seed}-{run_id}"
-        path = Path(config.output_dir).expanduser() / name
-        path.mkdir(parents=True)
-        (path / "config.toml").write_text(tomli_w.dumps(config.to_dict()))
-        return cls(path, config.num_server_rounds)
+        folder = cls(Path(config.output_dir).expanduser() / name, config)
+        folder.path.mkdir(parents=True)
+        (folder.path / "config.toml").write_text(tomli_w.dumps(config.to_dict()))
+        return folder
 
     @classmethod
     def reopen(cls, config: RunConfig) -> tuple[RunFolder, Checkpoint]:
@@ -59,12 +67,13 @@ class RunFolder:
         if config.resume == "latest":
             path = _latest(Path(config.output_dir).expanduser())
         # A checkpoint may be named itself.
-        folder = path.parent.parent if path.is_file() else path
         checkpoint = read(path if path.is_file() else path / _CHECKPOINTS)
-        rows = "".join(json.dumps(row) + "\n" for row in checkpoint.state.history)
-        _write_text(folder / "history.jsonl", rows)
-        _write_text(folder / "config.toml", tomli_w.dumps(config.to_dict()))
-        return cls(folder, config.num_server_rounds), checkpoint
+        history = list(checkpoint.state.history)
+        folder = cls(path.parent.parent if path.is_file() else path, config, history)
+        rows = "".join(json.dumps(row) + "\n" for row in history)
+        write_text(folder.path / "history.jsonl", rows)
+        write_text(folder.path / "config.toml", tomli_w.dumps(config.to_dict()))
+        return folder, checkpoint
 
     @property
     def checkpoints(self) -> Path:
@@ -73,6 +82,11 @@ class RunFolder:
 
     def __enter__(self) -> RunFolder:
         log(INFO, "Run folder: %s", self.path)
+        try:
+            self._trackers.start(self._config, self.path, self._history)
+        except TrackerError as error:
+            self.__exit__(type(error), error, None)
+            raise
         return self
 
     def __exit__(
@@ -84,6 +98,7 @@ class RunFolder:
         if error is not None:
             reason = f"failed: {error or type(error).__name__}"
             write_json(self.path / "summary.json", {"ended": reason})
+            self._trackers.finish({"ended": reason})
             log(ERROR, "The run %s", reason)
         log(INFO, "Run folder: %s", self.path)
 
@@ -91,17 +106,21 @@ class RunFolder:
         """Add a round's row to the history, and log it."""
         with (self.path / "history.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
-        log(INFO, as_line(row, self._rounds))
+        log(INFO, as_line(row, self._config.num_server_rounds))
+        self._trackers.log(row)
 
     def adapter(self, round: int | None = None) -> Path:
         """Return where the adapter goes: that of a round, or the final one."""
         name = "adapter" if round is None else f"adapter-round-{round:04d}"
         return self.path / name
 
-    def finish(self, state: ServerState, ended: str) -> None:
-        """Write the summary, and log it."""
+    def finish(self, state: ServerState, ended: str, tensors: dict[str, Any]) -> None:
+        """Write the traffic, what was kept by tensor and the summary, and log it."""
+        write_json(self.path / "tensors.json", tensors)
+        write_text(self.path / "traffic.json", _lines_of(state.traffic))
         summary = summarise(state.history, state.traffic, state.layout.size, ended)
         write_json(self.path / "summary.json", summary)
+        self._trackers.finish(summary)
         for line in as_table(summary).splitlines():
             log(INFO, line)
 
@@ -118,10 +137,25 @@ def _latest(runs: Path) -> Path:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a file whole, or not at all."""
-    _write_text(path, json.dumps(content, indent=2) + "\n")
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def _write_text(path: Path, content: str) -> None:
+def _lines_of(traffic: Traffic) -> str:
+    """Return the traffic as JSON, a line for each round, client and direction."""
+    rows = [
+        json.dumps([s.round, s.client, s.direction, s.payload, s.message])
+        for s in traffic.sent
+    ]
+    columns = ["round", "client", "direction", "payload", "message"]
+    return (
+        f'{{"columns": {json.dumps(columns)},\n"rows": [\n'
+        + ",\n".join(rows)
+        + "\n]}\n"
+    )
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a file whole, or not at all."""
     scratch = path.with_suffix(".tmp")
     scratch.write_text(content)
     os.replace(scratch, path)

@@ -1,10 +1,12 @@
 """Several runs into one folder, each in a process of its own."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from flasc_flwr import jobs
 from flasc_flwr.config import ConfigError
 from flasc_flwr.jobs import Job, JobError, finished, run_jobs
 from flasc_flwr.local_run import main
@@ -77,6 +79,15 @@ def test_a_failed_run_is_named_and_the_others_are_made(tmp_path):
         run_jobs(jobs, tmp_path, app=APP)
     assert "bad: " in str(raised.value) and "none'" in str(raised.value)
     assert finished(tmp_path / "good")
+
+
+def test_a_run_that_was_killed_is_told_as_such(tmp_path, monkeypatch):
+    def start(job, folder, app):
+        return subprocess.Popen(["sh", "-c", "kill -TERM $$"])
+
+    monkeypatch.setattr(jobs, "_start", start)
+    with pytest.raises(JobError, match="a: ended by SIGTERM; it said nothing"):
+        run_jobs({"a": job()}, tmp_path, app=APP)
 
 
 def test_the_command_line_says_what_is_wrong(tmp_path, capsys):

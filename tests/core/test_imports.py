@@ -15,6 +15,7 @@ HEAVY = ("torch", "transformers", "peft", "datasets", "ray", "sklearn")
         ("import flasc_flwr.codec, flasc_flwr.aggregation", (*HEAVY, "flwr")),
         ("import flasc_flwr.optimizers, flasc_flwr.traffic", (*HEAVY, "flwr")),
         ("import flasc_flwr.config", (*HEAVY, "flwr")),
+        ("import flasc_flwr.network, flasc_flwr.search", (*HEAVY, "flwr")),
     ],
 )
 def test_light_imports_stay_light(code, absent):

@@ -107,3 +107,9 @@ def test_integers_and_nothing_are_refused():
 def test_what_is_not_a_layout_is_refused(text):
     with pytest.raises(ValueError, match="not a layout|has no shape|has dtype|Role"):
         Layout.from_json(text)
+
+
+def test_positions_are_counted_by_tensor():
+    layout = Layout.of({"a": np.zeros(3), "b": np.zeros((2, 2)), "c": np.zeros(5)})
+    assert layout.counts(np.array([0, 2, 3, 11])).tolist() == [2, 1, 1]
+    assert layout.counts(np.array([], np.int64)).tolist() == [0, 0, 0]

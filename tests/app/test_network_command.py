@@ -1,0 +1,153 @@
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from flasc_flwr.cli.network import network, read_links
+
+app = typer.Typer()
+app.command()(network)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of two clients: 100 kB down and up, then as much to the second alone."""
+    folder = tmp_path / "a-run"
+    folder.mkdir()
+    sent = {"message_bytes_down": 200_000, "message_bytes_up": 200_000, "replies": 2}
+    rows = [
+        {"round": 1, "accuracy": 0.7, **sent},
+        {"round": 2, "accuracy": None, **sent},
+        {"round": 3, "accuracy": 0.6, **sent},
+        {"round": 4, "accuracy": 0.8, **sent},
+    ]
+    (folder / "config.toml").write_text("")
+    (folder / "history.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    traffic = [
+        [round, client, way, 90_000, 100_000]
+        for round in (1, 2, 3, 4)
+        for client in "01"
+        for way in ("down", "up")
+    ]
+    columns = ["round", "client", "direction", "payload", "message"]
+    (folder / "traffic.json").write_text(
+        json.dumps({"columns": columns, "rows": traffic})
+    )
+    return folder
+
+
+def said(*arguments):
+    return CliRunner().invoke(app, [str(word) for word in arguments])
+
+
+def test_a_table_for_people(run):
+    result = said(
+        run, "--down", 8, "--up-slower", "1,4", "--latency", 0, "--target", 0.7
+    )
+    assert result.exit_code == 0
+    lines = [
+        line.split("│")[1:-1] for line in result.output.splitlines() if "Mbit" in line
+    ]
+    # 100 kB take 0.1 s at 8 Mbit/s, 0.4 s at 2.
+    assert [[cell.strip() for cell in line[1:]] for line in lines] == [
+        ["8 / 8 Mbit/s", "4", "1.60", "0.8", "0.2", "0.8"],
+        ["8 / 2 Mbit/s", "4", "1.60", "2.0", "0.5", "2.0"],
+    ]
+
+
+def test_json_for_programs(run):
+    result = said(run, "--up-slower", 1, "--down", 8, "--compute", 1, "--json")
+    (first,) = json.loads(result.output)
+    # 0.1 s and 0.05 s of latency either way, and the second of computing.
+    assert first["by_round"]["seconds"] == pytest.approx([1.3, 2.6, 3.9, 5.2])
+    assert first["by_round"]["accuracy"] == [0.7, None, 0.6, 0.8]
+    assert "first" not in first
+
+
+def test_several_runs_are_told_in_their_order(run, tmp_path):
+    shutil.copytree(run, tmp_path / "another")
+    found = json.loads(said(tmp_path, "--json").output)
+    names = [(result["run"], result["links"]) for result in found]
+    assert names == [
+        (str(tmp_path / name), f"10 / {up} Mbit/s")
+        for name in ("a-run", "another")
+        for up in ("10", "2.5", "0.625")
+    ]
+
+
+def test_unequal_links_from_a_file(run, tmp_path):
+    links = tmp_path / "links.toml"
+    one, two = (
+        "[[link]]\ndownload = 8\nupload = 8\n",
+        "[[link]]\ndownload = 8\nupload = 1\n",
+    )
+    links.write_text(one + two)
+    tiers = json.loads(said(run, "--links", links, "--json").output)
+    assert [result["links"] for result in tiers] == ["links.toml"]
+    # Client 1 is of the second tier: 0.1 s down, 0.8 s up.
+    assert tiers[0]["seconds"] == pytest.approx(4 * 0.9)
+    links.write_text(f"{one}share = 1e9\n{two}share = 1e-9\n")
+    drawn = json.loads(said(run, "--links", links, "--json").output)
+    assert drawn[0]["seconds"] == pytest.approx(4 * 0.2)
+
+
+def test_the_links_of_the_documentation_can_be_read(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text()
+    (tmp_path / "links.toml").write_text(page.split("```toml")[1].split("```")[0])
+    link_of = read_links(tmp_path / "links.toml", seed=0)
+    drawn = Counter(link_of(str(client)).download for client in range(1000))
+    assert drawn.keys() == {5, 50} and drawn[5] > 2 * drawn[50]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "has no tables [[link]]"),
+        ("link = 3", "has no tables [[link]]"),
+        ("link = []", "has no tables [[link]]"),
+        ("[[link]]\ndownload = 8\n", "a link has no 'upload'"),
+        ("[[link]]\nspeed = 8\n", "'speed' is no key of a link, allowed are download"),
+        ("[[link]]\ndownload = 8\nupload = 0\n", "upload is 0, allowed is"),
+        (
+            "[[link]]\ndownload = 8\nupload = 8\nshare = 1\n"
+            "[[link]]\ndownload = 8\nupload = 8\n",
+            "all or none may",
+        ),
+        ("[[link", "links.toml"),
+    ],
+)
+def test_wrong_links_are_told(run, tmp_path, content, message):
+    links = tmp_path / "links.toml"
+    links.write_text(content)
+    result = said(run, "--links", links)
+    assert result.exit_code == 1
+    assert message in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--up-slower", "1;4"], 1, "up-slower is '1;4', allowed are numbers such as"),
+        (["--up-slower", "0"], 1, "up-slower is 0.0, allowed is"),
+        (["--down", "0"], 1, "download is 0.0, allowed is"),
+        (["--target", "70"], 2, "is not in the range"),
+        (["--links", "nowhere.toml"], 1, "nowhere.toml"),
+    ],
+)
+def test_wrong_options_are_told(run, arguments, status, message):
+    result = said(run, *arguments)
+    assert result.exit_code == status
+    assert message in " ".join(result.output.split())
+
+
+def test_a_run_without_traffic_needs_to_be_asked_for(run, tmp_path):
+    (run / "traffic.json").unlink()
+    assert "--even-split" in said(run).output
+    split = said(run, "--even-split", "--down", 8, "--up-slower", 1, "--latency", 0)
+    assert split.exit_code == 0 and "0.8" in split.output
+    both = said(run, "--even-split", "--links", tmp_path / "none.toml")
+    assert both.exit_code == 1

@@ -1,0 +1,118 @@
+"""Runs side by side."""
+
+import json
+
+import pytest
+
+from flasc_flwr.reporting.comparison import compare, group, in_words
+from flasc_flwr.reporting.runs import find_runs, read_run
+
+
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+def rows_of(folders, target=None):
+    return compare(group([read_run(folder) for folder in folders]), target)
+
+
+def test_seeds_are_put_together_and_methods_are_not(runs):
+    flasc, dense = rows_of(runs.values())
+    assert (flasc["label"], dense["label"]) == ("flasc", "dense")
+    assert (flasc["seeds"], dense["seeds"]) == ([0, 1], [0])
+    summaries = [summary(runs[name]) for name in ("flasc-0", "flasc-1")]
+    accuracies = [s["accuracy"] for s in summaries]
+    assert flasc["accuracy"] == pytest.approx(sum(accuracies) / 2)
+    assert flasc["accuracy_max"] == max(accuracies)
+    for way in ("down", "up"):
+        total = sum(s[f"message_bytes_{way}"] for s in summaries)
+        assert flasc[f"megabytes_{way}"] == pytest.approx(total / 2e6)
+    assert dense["times_less_than_dense"] == pytest.approx(
+        summary(runs["dense-0"])["reduction_vs_dense_float32"]
+    )
+    assert flasc["clients"] == dense["clients"] == 3
+
+
+def test_densities_and_values_are_those_in_effect(runs):
+    flasc, dense = rows_of(runs.values())
+    assert (flasc["download_density"], dense["download_density"]) == (0.25, 1.0)
+    assert (flasc["value_format"], dense["value_format"]) == ("bfloat16", "float32")
+    assert dense["differing"]["densities"] == (1.0, 1.0)
+    assert "seed" not in dense["differing"]
+
+
+def test_the_rows_know_what_dense_float32_would_have_sent(runs):
+    """What is known while a run goes on ends as what its summary says."""
+    run = read_run(runs["flasc-0"])
+    assert run.total("dense_float32_bytes") == run.summary["dense_float32_bytes"]
+
+
+def test_labels_tell_what_is_needed_and_no_more(runs):
+    config = runs["flasc-1"] / "config.toml"
+    changed = config.read_text().replace(
+        "upload-density = 0.25", "upload-density = 0.0625"
+    )
+    config.write_text(changed)
+    labels = [row["label"] for row in rows_of(runs.values())]
+    assert labels == ["flasc 1/4", "flasc down 1/4, up 1/16", "dense"]
+
+
+def test_megabytes_to_a_target_are_counted_from_the_rows(runs):
+    rows = [
+        json.loads(line)
+        for line in (runs["flasc-0"] / "history.jsonl").read_text().splitlines()
+    ]
+    target = max(row["accuracy"] for row in rows)
+    first = next(i for i, row in enumerate(rows) if row["accuracy"] >= target)
+    sent = sum(
+        row["message_bytes_down"] + row["message_bytes_up"] for row in rows[: first + 1]
+    )
+    (row,) = rows_of([runs["flasc-0"]], target)
+    assert row["megabytes_to_target"] == pytest.approx(sent / 1e6)
+    (row,) = rows_of([runs["flasc-0"]], 1.0)
+    assert (row["megabytes_to_target"], row["reached_target"]) == (None, 0)
+
+
+def test_the_table_and_the_json(call, runs):
+    folder = runs["flasc-0"].parent
+    table = call("compare", folder, "--target", "1")
+    assert table.exit_code == 0
+    for text in ("flasc", "dense", "bfloat16", "0,1", "MB to 100.0 %", "not reached"):
+        assert text in table.stdout
+    rows = json.loads(call("compare", folder, "--json").stdout)
+    assert [row["label"] for row in rows] == ["dense", "flasc"]
+
+
+def test_runs_that_did_not_finish_are_told(call, runs, unfinished, failed):
+    result = call("compare", *runs.values())
+    assert f"Not finished: {unfinished}: unfinished: 2 of 3 rounds" in result.stdout
+    assert f"Not finished: {failed}: failed: the <disk> is full" in result.stdout
+    assert "flasc (unfinished)" in result.stdout and "dense (failed)" in result.stdout
+
+
+def test_what_is_no_run_is_named(call, tmp_path):
+    result = call("compare", tmp_path)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert f"'{tmp_path}' is no run folder and has none below it" in line
+
+
+def test_a_damaged_run_is_named(call, runs):
+    (runs["flasc-0"] / "config.toml").write_text("method = 'flask'")
+    result = call("compare", runs["flasc-0"])
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert str(runs["flasc-0"]) in line and "method = 'flask'" in line
+
+
+def test_a_folder_of_a_sweep_is_found_once(made):
+    folders = list(made.values())
+    into = folders[0].parents[1]
+    assert sorted(find_runs([into, folders[0]])) == sorted(folders)
+
+
+@pytest.mark.parametrize(
+    ("density", "words"), [(1.0, "1"), (0.25, "1/4"), (0.0286, "0.0286"), (0.3, "0.3")]
+)
+def test_densities_are_written_as_people_write_them(density, words):
+    assert in_words(density) == words

@@ -1,0 +1,159 @@
+"""The page: complete, and in need of nothing else."""
+
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from flasc_flwr.reporting.figures import curves, dots, save, stacks
+from flasc_flwr.reporting.run_figures import all_figures
+
+FIGURES = [shown.name for shown in all_figures([])]
+
+
+class Page(HTMLParser):
+    """What a page refers to, the ids of its figures, and its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.references, self.figures, self.text, self.tags = [], {}, "", []
+        self._open = None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append(tag)
+        self.references += [v for k, v in attributes.items() if k in ("src", "href")]
+        if tag == "figure":
+            self._open = attributes["id"]
+            self.figures[self._open] = None
+        if tag == "img":
+            self.figures[self._open] = attributes["src"]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def report(call, tmp_path, *folders):
+    out = tmp_path / "page.html"
+    result = call("report", *folders, "--out", out, "--target", "0.2")
+    assert result.exit_code == 0, result.output
+    assert str(out) in result.stdout
+    return Page(out.read_text())
+
+
+def test_the_page_has_all_and_needs_nothing_else(call, tmp_path, runs):
+    page = report(call, tmp_path, *runs.values())
+    assert all(ref.startswith(("data:", "#")) for ref in page.references)
+    assert "script" not in page.tags
+    text = (tmp_path / "page.html").read_text()
+    assert "url(" not in text and "@import" not in text
+    assert list(page.figures) == FIGURES and len(FIGURES) == 8
+    for name, source in page.figures.items():
+        assert source.startswith("data:image/svg+xml;base64,"), name
+        for suffix in ("svg", "png"):
+            file = tmp_path / "page-figures" / f"{name}.{suffix}"
+            assert file.stat().st_size > 1000
+    for folder in runs.values():
+        assert str(folder) in page.text
+    for words in ("3 runs (3 finished) of 2 kinds", "MB to 20.0 %", "bfloat16"):
+        assert words in page.text
+
+
+def test_runs_that_did_not_finish_are_told(call, tmp_path, runs, unfinished, failed):
+    page = report(call, tmp_path, *runs.values())
+    assert "1 failed, 1 finished, 1 unfinished" in page.text
+    assert f"{unfinished.name}: unfinished: 2 of 3 rounds" in page.text
+    assert f"{failed.name}: failed: the <disk> is full" in page.text
+    assert "<disk>" not in (tmp_path / "page.html").read_text()
+
+
+def test_what_no_run_has_recorded_is_told(call, tmp_path, failed):
+    page = report(call, tmp_path, failed)
+    assert set(page.figures.values()) == {None}
+    assert page.text.count("No run here has recorded this.") == len(FIGURES)
+
+
+def test_the_page_goes_beside_the_run(call, runs):
+    assert call("report", runs["flasc-0"]).exit_code == 0
+    assert (runs["flasc-0"] / "report.html").is_file()
+    result = call("report", runs["flasc-0"], "--out", "page.txt")
+    assert result.exit_code == 1
+    assert "'page.txt', allowed is a name with .html" in result.stderr
+
+
+def test_a_band_is_over_what_all_seeds_have():
+    """Seeds whose x differ are compared where all of them are."""
+    series = {"a": [([0, 10, 20], [0, 1, 2]), ([5, 15], [0.5, 2.5])]}
+    (axes,) = curves(series, x_label="x", y_label="y").axes
+    (line,) = axes.lines
+    assert line.get_xdata().tolist() == [5, 10, 15]
+    assert line.get_ydata().tolist() == [0.5, 1.25, 2.0]
+    (band,) = axes.collections
+    corners = band.get_paths()[0].vertices
+    assert corners[corners[:, 0] == 15][:, 1].max() == 2.5
+    assert corners[corners[:, 0] == 15][:, 1].min() == 1.5
+
+
+def test_a_log_axis_leaves_out_what_it_cannot_show():
+    series = {"a": [([0, 1, 100], [0.1, 0.2, 0.3])], "empty": []}
+    figure = curves(series, x_label="MB", y_label="y", log_x=True, y_percent=True)
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "log"
+    assert [line.get_xdata().tolist() for line in axes.lines] == [[1, 100]]
+
+
+def test_a_label_keeps_its_colour_where_another_has_nothing():
+    both = {"a": [([0, 1], [0, 1])], "b": [([0, 1], [1, 1])]}
+    one = both | {"a": []}
+    colours = [
+        curves(s, x_label="x", y_label="y").axes[0].lines[-1].get_color()
+        for s in (both, one)
+    ]
+    assert colours[0] == colours[1]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: curves({"a": [([0, 1], [0, 1])]}, x_label="x", y_label="y"),
+        lambda: dots({"a": {"t": 0.5}, "b": {}}, x_label="kept", x_percent=True),
+        lambda: stacks({"a": {"p": 1.0, "q": 2.0}}, x_label="s"),
+    ],
+)
+def test_the_same_figure_is_the_same_file(tmp_path, draw):
+    files = [save(draw(), tmp_path / name)[0].read_bytes() for name in "ab"]
+    assert files[0] == files[1]
+
+
+def test_traffic_and_tensors_of_a_run_add_up(made):
+    """What the figures are drawn of is what the summary counts."""
+    folder = made["flasc-0"]
+    summary = json.loads((folder / "summary.json").read_text())
+    traffic = json.loads((folder / "traffic.json").read_text())
+    assert traffic["columns"] == ["round", "client", "direction", "payload", "message"]
+    for way in ("down", "up"):
+        rows = [row for row in traffic["rows"] if row[2] == way]
+        assert sum(row[3] for row in rows) == summary[f"payload_bytes_{way}"]
+        assert sum(row[4] for row in rows) == summary[f"message_bytes_{way}"]
+    # Introductions, too, are counted under the names.
+    assert {row[1] for row in traffic["rows"]} == {"0", "1", "2"}
+    tensors = json.loads((folder / "tensors.json").read_text())
+    entries = np.array([t["entries"] for t in tensors["tensors"]])
+    assert entries.sum() == summary["adapter_parameters"]
+    for way in ("down", "up"):
+        kept = np.array([t[f"kept_{way}"] for t in tensors["tensors"]])
+        assert kept @ entries / entries.sum() == pytest.approx(0.25, abs=0.001)
+        assert 0 < tensors["bits_per_parameter"][way] < 16
+
+
+def test_the_phases_are_parts_of_a_round(made):
+    rows = [
+        json.loads(line)
+        for line in (made["flasc-0"] / "history.jsonl").read_text().splitlines()
+    ]
+    for row in rows[1:]:
+        parts = [row[f"seconds_{p}"] for p in ("select", "clients", "aggregate")]
+        assert row["seconds_clients"] > 0 and row["seconds_evaluate"] > 0
+        assert sum(parts) + row["seconds_evaluate"] <= row["seconds"] + 0.01

@@ -1,0 +1,70 @@
+"""A grid of settings."""
+
+import pytest
+
+from flasc_flwr.cli.grid import axes, jobs
+from flasc_flwr.config import ConfigError
+from tests.cli.conftest import APP, SHORT
+
+
+def test_every_combination_is_a_job_by_a_name_that_tells_it():
+    values = axes(
+        {"method": "flasc,dense", "upload-density": "1/4,0.0625"},
+        ["weighting=uniform", "exact-residual=auto"],
+    )
+    assert values["upload-density"] == ["1/4", 0.0625]
+    made = jobs({"seed": 3}, values, clients=7)
+    assert len(made) == 4
+    name = "method=dense_upload-density=0.25_weighting=uniform_exact-residual=auto"
+    assert made[name].clients == 7
+    assert made[name].settings == {
+        "seed": 3,
+        "method": "dense",
+        "upload-density": "1/4",
+        "weighting": "uniform",
+        "exact-residual": "auto",
+    }
+
+
+@pytest.mark.parametrize(
+    ("named", "grid", "reason"),
+    [
+        ({}, [], "a sweep needs values"),
+        ({}, ["seed"], "'seed', allowed is KEY=V1,V2"),
+        ({"seed": "0"}, ["seed=1"], "seed has its values already"),
+        ({}, ["output-dir=/tmp/a"], "output-dir: a sweep sets that itself"),
+        ({"upload-density": "1/4,0.25"}, [], "two runs of the grid are the same"),
+        ({}, ["model=/a/b,-a-b"], "two runs of the grid are the same"),
+    ],
+)
+def test_a_grid_that_is_none_is_told(named, grid, reason):
+    with pytest.raises(ValueError, match=reason):
+        jobs({}, axes(named, grid), clients=2)
+
+
+def test_a_wrong_value_is_told_before_anything_runs(call, tmp_path):
+    with pytest.raises(ConfigError, match="lora-rank = 0"):
+        jobs({}, {"lora-rank": [4, 0]}, clients=2)
+    result = call("sweep", "--into", tmp_path / "s", "--lora-rank", "4,0", "--app", APP)
+    assert result.exit_code == 1 and not (tmp_path / "s").exists()
+    (line,) = result.stderr.splitlines()
+    assert "lora-rank = 0: allowed is" in line
+
+
+def test_runs_are_made_compared_and_not_made_again(call, tmp_path):
+    base = " ".join(f"{key}={value}" for key, value in SHORT.items())
+    words = ["sweep", "--into", tmp_path, "--seed", "0", "--app", APP, "--clients", 3]
+    words += ["-c", base, "--grid"]
+    result = call(*words, "task=digits")
+    assert result.exit_code == 0, result.output
+    assert "1 runs in" in result.stdout and "0 done, 1 left" in result.stdout
+    name = "seed=0_task=digits"
+    assert f"1/1 {name}: " in result.stdout and "less than dense" in result.stdout
+    # The same run is not made again, and one that fails does not hide it.
+    failing = call(*words, "task=digits,causal-lm")
+    assert failing.exit_code == 1
+    assert "2 runs in" in failing.stdout and "1 done, 1 left" in failing.stdout
+    assert name + ":" not in failing.stdout
+    assert "less than dense" in failing.stdout
+    (line,) = failing.stderr.splitlines()
+    assert "1 of 2 runs failed" in line and "causal-lm" in line
