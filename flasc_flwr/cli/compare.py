@@ -23,6 +23,7 @@ def compare(
 ) -> None:
     """Put runs side by side: accuracy, MB both ways, times less than dense.
 
+    RUN is a run folder, or a folder with run folders below it, such as a sweep's.
     Runs that differ in their seed alone are one line, with the means over them.
     """
     from flasc_flwr.cli.common import told

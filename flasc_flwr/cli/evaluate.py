@@ -21,7 +21,10 @@ def evaluate(
     ],
     run_config: RunConfigOption = None,
 ) -> None:
-    """Evaluate a run's adapter on its test split, without Flower."""
+    """Evaluate a run's adapter on its test split, without Flower.
+
+    RUN is a run folder, one with a run folder below it, or an adapter's folder in one.
+    """
     from click import ClickException
 
     from flasc_flwr.cli.common import fail, parsed, told

@@ -34,7 +34,10 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Copy a run's adapter, in PEFT's format, into a folder of its own."""
+    """Copy a run's adapter, in PEFT's format, into a folder of its own.
+
+    RUN is a run folder, or a folder with one run folder below it.
+    """
     from flasc_flwr.cli.common import told
 
     with told():

@@ -24,6 +24,7 @@ def report(
 ) -> None:
     """Write a page with figures and tables of runs, which opens without a network.
 
+    RUN is a run folder, or a folder with run folders below it, such as a sweep's.
     Beside it lie the figures as SVG and PNG. Runs that differ in their seed alone are
     drawn as one curve with a band.
     """

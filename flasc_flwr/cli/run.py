@@ -33,7 +33,7 @@ def run(
         str | None,
         typer.Option(
             help="Name of a connection in Flower's config, for a run on devices; by "
-            "default a simulation on this machine.",
+            "default Flower's own default, a simulation on this machine.",
             show_default=False,
         ),
     ] = None,
@@ -57,9 +57,10 @@ def run(
 ) -> None:
     """Run the app with Flower, and watch it.
 
-    Wraps "flwr run --stream": checks the run config first, shows round, accuracy, MB
-    and time left, and ends with an exit status other than 0 if the run failed. Ctrl-C
-    stops the run. Without a terminal it prints one line a round.
+    APP is the folder of the app. Wraps "flwr run --stream": checks the run config
+    first, shows round, accuracy, MB and time left, and ends with an exit status other
+    than 0 if the run failed. Ctrl-C stops the run. Without a terminal it prints one
+    line a round.
     """
     from flasc_flwr.cli.common import fail, told
 
@@ -122,13 +123,13 @@ def _simulation(
 
 
 def _title(config: RunConfig) -> str:
-    from flasc_flwr.reporting.comparison import in_words
+    from flasc_flwr.reporting.comparison import in_effect, in_words
 
+    down, up = (in_words(density) for density in in_effect(config)["densities"])
     data = f" {config.model}" if config.model else ""
     return (
         f"{config.method}: {config.task}{data}, rank {config.lora_rank}, "
-        f"densities {in_words(config.download_density)} down and "
-        f"{in_words(config.upload_density)} up, seed {config.seed}"
+        f"densities {down} down and {up} up, seed {config.seed}"
     )
 
 

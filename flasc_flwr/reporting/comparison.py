@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from flasc_flwr.budget import Budget
+from flasc_flwr.config import RunConfig
 from flasc_flwr.reporting.runs import Rows, Run
 from flasc_flwr.schedules import Decay
 
@@ -23,7 +24,7 @@ _APART = (
     "upload-density",
     "value-format",
 )
-"""Settings that do not tell groups apart, or do as `_effective` gives them."""
+"""Settings that do not tell groups apart, or do as `in_effect` gives them."""
 
 _SHORT = {
     "lora-rank": "rank {}",
@@ -64,7 +65,11 @@ def group(runs: Iterable[Run]) -> list[Group]:
     """
     gathered: dict[str, tuple[dict[str, Any], list[Run]]] = {}
     for run in runs:
-        settings = _effective(run)
+        settings = {
+            **in_effect(run.config),
+            "clients": run.clients,
+            "status": run.status,
+        }
         gathered.setdefault(repr(settings), (settings, []))[1].append(run)
     everyone = [settings for settings, _ in gathered.values()]
     return [
@@ -86,9 +91,12 @@ def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     return [key for key in keys if len(known[key]) > 1]
 
 
-def _effective(run: Run) -> dict[str, Any]:
-    """Return what a run's settings come to, without the seed."""
-    config = run.config
+def in_effect(config: RunConfig) -> dict[str, Any]:
+    """Return what a run's settings come to, without the seed.
+
+    ``densities`` are the two of the first round that is sparse, and ``value format``
+    is never ``auto``.
+    """
     method = config.compose()
     budget = method.budget(
         Budget(
@@ -108,8 +116,6 @@ def _effective(run: Run) -> dict[str, Any]:
         "densities": (budget.download_density, budget.upload_density),
         "value format": method.value_format if auto else config.value_format,
         **{k: v for k, v in config.to_dict().items() if k not in ("method", *_APART)},
-        "clients": run.clients,
-        "status": run.status,
     }
 
 

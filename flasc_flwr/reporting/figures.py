@@ -34,17 +34,17 @@ _LINES = ("-", "--", "-.", ":")
 _MARKERS = "osD^vPX*<>"
 _MARKS = 6
 _HATCHES = ("", "///", "...", "xxx", "\\\\\\")
-_WIDTH = 5.2
+_WIDTH = 4.6
 _DPI = 200
 _STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": 10,
-    "font.size": 9,
+    "font.size": 9.5,
     "grid.alpha": 0.35,
     "grid.linewidth": 0.6,
-    "legend.fontsize": 8.5,
+    "legend.fontsize": 9,
     "legend.frameon": False,
     # The same run gives the same file.
     "svg.hashsalt": "flasc-flwr",
@@ -83,10 +83,10 @@ def curves(
     Returns
     -------
     Figure
-        5.2 inches wide; higher for many labels.
+        4.6 inches wide, to be read on a phone; higher for many labels.
     """
     with mpl.rc_context(_STYLE):
-        figure = _figure(3.2 + 0.19 * len(series))
+        figure = _figure(3.2 + 0.2 * len(series))
         axes = figure.subplots()
         lasting = zip(cycle(_LINES), cycle(_MARKERS), strict=False)
         styles = zip(series.items(), cycle(PALETTE), lasting, strict=False)
@@ -167,7 +167,7 @@ def dots(
     """
     names = list(dict.fromkeys(name for of in values.values() for name in of))
     with mpl.rc_context(_STYLE):
-        figure = _figure(1.2 + 0.17 * len(names) + 0.19 * len(values))
+        figure = _figure(1.2 + 0.17 * len(names) + 0.2 * len(values))
         axes = figure.subplots()
         styles = zip(values.items(), cycle(PALETTE), cycle(_MARKERS), strict=False)
         for (label, of), colour, marker in styles:
@@ -181,6 +181,7 @@ def dots(
                 color=colour,
                 markersize=5,
                 alpha=0.85,
+                clip_on=False,
                 label=label,
             )
         axes.set_yticks(range(len(names)), names, fontsize=7.5)

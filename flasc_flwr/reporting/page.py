@@ -45,6 +45,7 @@ td.words, th.words { text-align: left; white-space: normal; min-width: 9rem; }
 figure { margin: 0; padding: .8rem; border: 1px solid #d5d5d5; border-radius: 6px; }
 figure img { display: block; width: 100%; height: auto; margin: .4rem 0; }
 figcaption, .small { font-size: .85rem; color: #444; }
+@media (max-width: 30rem) { body { padding: .6rem; } figure { padding: .4rem; } }
 .warning { border-left: 4px solid #D55E00; padding: .3rem .8rem; background: #fdf3ec; }
 </style>
 </head>

@@ -7,9 +7,14 @@ import shutil
 import pytest
 from rich.console import Console
 
+from flasc_flwr.cli import superlink
 from flasc_flwr.cli.following import follow, verdict
 from flasc_flwr.cli.live import Screen, clock
 from flasc_flwr.cli.progress import Progress
+from flasc_flwr.config import RunConfig
+
+# The package has the function under this name.
+run_module = importlib.import_module("flasc_flwr.cli.run")
 
 LOG = """\
 Starting local SuperLink on 127.0.0.1:1...
@@ -47,14 +52,13 @@ class Flower:
 @pytest.fixture
 def command(call, monkeypatch):
     """Return a function that calls ``run`` with a Flower that is none."""
-    run_module = importlib.import_module("flasc_flwr.cli.superlink")
 
     def called(flower, *words):
         def start(app, superlink, options):
             flower.started = (app, superlink, options)
             return flower
 
-        monkeypatch.setattr(run_module, "FlwrRun", start)
+        monkeypatch.setattr(superlink, "FlwrRun", start)
         return call("run", *words)
 
     return called
@@ -168,6 +172,11 @@ def test_wrong_settings_fail_at_once_in_one_line(command, settings, reason):
     assert result.exit_code == 1 and not hasattr(flower, "started")
     (line,) = result.stderr.splitlines()
     assert reason in line
+
+
+def test_the_title_has_the_densities_in_effect():
+    title = run_module._title(RunConfig.parse({"method": "dense", "lora-rank": 8}))
+    assert title == "dense: digits, rank 8, densities 1 down and 1 up, seed 0"
 
 
 def test_a_folder_without_an_app_is_told(command, tmp_path):

@@ -31,3 +31,20 @@ def test_messages_are_added_up_by_round_client_and_direction():
     assert traffic.totals()["payload_bytes_down"] == 42
     assert traffic.totals(3)["message_bytes_up"] == 0
     assert traffic.dense_float32_bytes(3) == 4 * 3 * 5
+
+
+def test_names_change_in_one_round_and_all_at_once():
+    traffic = Traffic()
+    for round, client, message in ((0, "1", 10), (0, "2", 20), (1, "1", 5)):
+        traffic.record(
+            Sent(
+                round=round,
+                client=client,
+                direction=Direction.UP,
+                payload=0,
+                message=message,
+            )
+        )
+    traffic.rename(0, {"1": "2", "2": "3"})
+    sums = [(s.round, s.client, s.message) for s in traffic.sent]
+    assert sorted(sums) == [(0, "2", 10), (0, "3", 20), (1, "1", 5)]

@@ -7,7 +7,15 @@ import time
 
 import pytest
 
-from tests.end_to_end.processes import BIN, ROOT, Flower, history, results, wait_until
+from tests.end_to_end.processes import (
+    BIN,
+    ROOT,
+    Flower,
+    history,
+    results,
+    stop,
+    wait_until,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -21,20 +29,33 @@ def flower(tmp_path):
     flower.stop_local_superlink()
 
 
-def start(flower, settings, *options):
-    return subprocess.Popen(
-        [*COMMAND, str(ROOT), "--run-config", settings, *options],
-        env=flower.env | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def start(flower):
+    """Return a function that starts a run; all of them are ended after the test."""
+    started = []
+
+    def starting(settings, *options):
+        process = subprocess.Popen(
+            [*COMMAND, str(ROOT), "--run-config", settings, *options],
+            env=flower.env | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A test that runs in the background inherits that Ctrl-C is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        started.append(process)
+        return process
+
+    yield starting
+    for process in started:
+        stop(process.pid)
 
 
-def test_a_run_shows_how_it_goes_and_a_failing_one_why(flower, tmp_path):
+def test_a_run_shows_how_it_goes_and_a_failing_one_why(start, tmp_path):
     runs = tmp_path / "runs"
     began = time.monotonic()
-    process = start(flower, f"num-server-rounds=2 output-dir='{runs}'")
+    process = start(f"num-server-rounds=2 output-dir='{runs}'")
     first = process.stdout.readline()
     assert time.monotonic() - began < 20
     assert first.startswith("[0:0") and "building the app" in first
@@ -49,7 +70,7 @@ def test_a_run_shows_how_it_goes_and_a_failing_one_why(flower, tmp_path):
 
     # What only the ServerApp can find out; "flwr run" itself ends with status 0.
     settings = f"adapter='{tmp_path / 'none'}' output-dir='{tmp_path / 'failed'}'"
-    process = start(flower, settings, "--clients", "2")
+    process = start(settings, "--clients", "2")
     output, errors = process.communicate(timeout=600)
     assert process.returncode == 1
     (line,) = errors.splitlines()
@@ -57,10 +78,10 @@ def test_a_run_shows_how_it_goes_and_a_failing_one_why(flower, tmp_path):
     assert "Error: the run failed" in line
 
 
-def test_ctrl_c_stops_the_run(flower, tmp_path):
+def test_ctrl_c_stops_the_run(flower, start, tmp_path):
     runs = tmp_path / "runs"
     settings = f"num-server-rounds=500 output-dir='{runs}'"
-    process = start(flower, settings, "--clients", "2")
+    process = start(settings, "--clients", "2")
 
     def has_begun():
         return any(len(history(folder)) > 2 for folder in runs.glob("*"))
