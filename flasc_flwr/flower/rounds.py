@@ -117,6 +117,7 @@ class Rounds(Strategy):
         self.evaluate_metrics_aggr_fn = evaluate_metrics_aggr_fn
         self._roster = Roster(server.budget_of)
         self._cohort: dict[int, Participant] = {}
+        self._drawn = 0
         self._timeout = 3600.0
         self._ledger = Ledger(0, Traffic())
         self.enough: int | None = None
@@ -193,6 +194,7 @@ class Rounds(Strategy):
             self._present(grid), server_round, everyone=self.server.assigns_ranks
         )
         self.enough = self.sampling.enough(cohort)
+        self._drawn = len(cohort)
         if self.private:
             self.private.open_round(len(cohort), self.sampling.fraction_train)
         messages = self._messages(cohort, MessageType.TRAIN, config, self._order)
@@ -277,8 +279,9 @@ class Rounds(Strategy):
 
     @property
     def _fewest(self) -> int:
-        """How many updates a step needs: a Poisson sample may be empty, and counts."""
-        return 0 if self.sampling.poisson else self.guard.min_replies
+        """How many updates a step needs: an empty Poisson sample is one of none."""
+        empty = self.sampling.poisson and not self._drawn
+        return 0 if empty else self.guard.min_replies
 
     def _aggregate(self, aggregator: Aggregator, server_round: int) -> Aggregate:
         """Return what the updates make, with noise where the run is private."""
