@@ -5,6 +5,7 @@ keeps a small JSON of each in benchmarks/results, which is committed. ``draw`` m
 tables and figures of these alone, without any run.
 
     PYTHONPATH=. python benchmarks/reproduce.py run --only news --at-once 2
+    PYTHONPATH=. python benchmarks/reproduce.py draw
 """
 
 import argparse
@@ -16,13 +17,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import reproduce_draw
 from reproduce_runs import EXPERIMENTS
 
 from flasc_flwr.jobs import Job, run_jobs
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-KEPT = ("message_bytes_down", "message_bytes_up")
 
 
 def main() -> None:
@@ -33,8 +34,15 @@ def main() -> None:
     run.add_argument("--into", type=Path, default=Path("reproduce"), help="run folders")
     run.add_argument("--at-once", type=int, default=2)
     run.set_defaults(command=make_runs)
+    draw = commands.add_parser("draw", help="print the tables, and draw the figures")
+    draw.set_defaults(command=make_tables)
     given = parser.parse_args()
     given.command(given)
+
+
+def make_tables(given: argparse.Namespace) -> None:
+    for make in (reproduce_draw.news, reproduce_draw.privacy):
+        make(RESULTS, HERE.parent / "docs" / "figures")
 
 
 def make_runs(given: argparse.Namespace) -> None:

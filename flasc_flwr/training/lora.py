@@ -83,7 +83,7 @@ def adapter_tensors(model: Model) -> dict[str, torch.nn.Parameter]:
 
     Raises
     ------
-    RuntimeError
+    ValueError
         If these are not all the trainable parameters, and nothing else, when an
         adapter is first asked for: what is left out would never be federated.
     """
@@ -109,9 +109,10 @@ def _named_by_peft(model: PeftModel) -> dict[str, torch.nn.Parameter]:
     # The parameters themselves: PEFT's state holds detached aliases of them.
     trainable = {p.data_ptr(): p for p in model.parameters() if p.requires_grad}
     if {tensor.data_ptr() for tensor in tensors.values()} != trainable.keys():
-        raise RuntimeError(
+        raise ValueError(
             f"the adapter has {len(tensors)} tensors and the model {len(trainable)} "
-            "trainable parameters, which are not the same"
+            "trainable parameters, which are not the same: do lora-targets and "
+            "saved-modules name modules of this model?"
         )
     return {name: trainable[tensor.data_ptr()] for name, tensor in tensors.items()}
 
