@@ -32,7 +32,9 @@ METHODS = {
             name="flasc-shared-mask",
             source="this project: FLASC with one mask of all clients, each way",
             uploads="support",
-            # Chosen at the start, the support would hold no entry of B, which is zero.
+            # At the start B is zero, and for long after it is smaller than A: nobody
+            # would ever send an entry of it.
+            ranking=Ranking(quota="tensor"),
             dense_rounds=1,
         ),
         Method(
