@@ -90,16 +90,11 @@ EXPERIMENTS = {
     "news": Experiment(
         {
             "dense": {"method": "dense", "num-server-rounds": 100},
-            "flasc-4-16-int4": news(1 / 4, 1 / 16, "int4", 100),
+            "flasc-4-16-int4": news(1 / 4, 1 / 16, "int4", 40),
             "flasc-4-64-int4-fast": news(
-                1 / 4, 1 / 64, "int4", 100, server_learning_rate=0.01
+                1 / 4, 1 / 64, "int4", 40, server_learning_rate=0.01
             ),
             "flasc-4-4-int8": news(1 / 4, 1 / 4, "int8", 40),
-            "dense-int4": {
-                "method": "dense",
-                "value-format": "int4",
-                "num-server-rounds": 60,
-            },
             "flasc-16-16-int8": news(1 / 16, 1 / 16, "int8", 80),
         },
         common=NEWS,
