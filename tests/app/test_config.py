@@ -87,3 +87,27 @@ def test_the_checker_names_what_flower_does_not(capsys):
     assert "upload-density = 0.0625" in capsys.readouterr().out
     assert main([str(ROOT / "conf" / "absent.toml")]) == 1
     assert "absent.toml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dp-noise-multiplier": 1.0}, "noise on updates of any size is no privacy"),
+        ({"dp-population": 300}, "dp-population is 300 without a dp-clip-norm"),
+        ({"dp-max-epsilon": 8.0}, "dp-max-epsilon is 8.0 without a dp-clip-norm"),
+        ({"dp-clip-norm": 1.0}, "dp-population is 0"),
+        ({"local-dp-epsilon": 3.0}, r"local-dp-epsilon = 3.0: allowed is a number in"),
+    ],
+)
+def test_privacy_by_half_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        RunConfig.parse(settings)
+
+
+def test_privacy_is_off_by_default_and_takes_its_settings_from_the_keys():
+    assert RunConfig().make_privacy() is None
+    settings = {"dp-clip-norm": 0.5, "dp-noise-multiplier": 2, "dp-population": 300}
+    privacy = RunConfig.parse(settings).make_privacy()
+    assert (privacy.clip_norm, privacy.noise_multiplier) == (0.5, 2.0)
+    assert privacy.told_delta == pytest.approx(300**-1.1)
+    assert privacy.noise_seed is None
