@@ -20,7 +20,7 @@ SHORT = {
 }
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def made(tmp_path_factory):
     """Two seeds of one method and one of another, in one folder."""
     into = tmp_path_factory.mktemp("runs")
