@@ -214,7 +214,7 @@ def test_too_few_nodes_end_the_run_with_the_reason():
     [
         (
             {"method": "magic"},
-            "method is 'magic', allowed is one of 'dense', 'flasc', 'flasc-shared-mask'",
+            "method is 'magic', allowed is one of 'dense', 'flasc', 'flasc-",
         ),
         (
             {"weighting": "loud"},
