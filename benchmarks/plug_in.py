@@ -23,7 +23,7 @@ from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import message_bytes
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "plug-in"))
-import client_app as example  # noqa: E402
+import cnn_client as example  # noqa: E402
 
 INNER: dict[str, Callable[[], Strategy]] = {
     "FedAvg": lambda: FedAvg(fraction_evaluate=0.0),

@@ -15,7 +15,6 @@ TWO = ("--federation-config", "num-supernodes=2 client-resources-num-cpus=1")
 @pytest.fixture
 def flower(tmp_path):
     flower = Flower(tmp_path / "flwr")
-    flower.env["PYTHONPATH"] = str(ROOT)
     yield flower
     flower.stop_local_superlink()
 
@@ -26,13 +25,16 @@ def run(flower, tmp_path, transport, rounds):
     app = str(ROOT / "examples" / "plug-in")
     output = flower.run("flwr", "run", app, "--stream", *TWO, "--run-config", settings)
     assert saved.exists(), output
+    assert "exception was raised" not in output, output
     return saved.read_bytes(), output
 
 
 def test_an_app_is_the_same_at_density_1_and_learns_with_far_fewer_bytes(
     flower, tmp_path
 ):
+    start, _ = run(flower, tmp_path, "none", 0)
     plain, _ = run(flower, tmp_path, "none", 2)
+    assert plain != start
     exact, _ = run(flower, tmp_path, "exact", 2)
     assert plain == exact
     _, output = run(flower, tmp_path, "sparse", 8)

@@ -10,7 +10,7 @@ from flasc_flwr import SparseTransport, flasc_mod
 from flasc_flwr.flower.local_grid import LocalGrid
 
 APPS = Path(__file__).parent / "apps"
-EXAMPLE = Path(__file__).parents[2] / "examples" / "plug-in" / "client_app.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "plug-in" / "cnn_client.py"
 NODES = 4
 EXACT = {"download_density": 1, "upload_density": 1, "values": "float32"}
 

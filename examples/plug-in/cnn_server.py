@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from cnn_client import central_evaluate, initial_arrays
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAdam
 
-from client_app import central_evaluate, initial_arrays
 from flasc_flwr import SparseTransport
 
 app = ServerApp()
