@@ -115,12 +115,15 @@ class Screen:
 def figures(progress: Progress) -> list[tuple[str, str]]:
     """Return what a person watches, by name."""
     row, less, loss = progress.rows[-1], progress.times_less, progress.last("loss")
+    epsilon = progress.last("epsilon")
+    spent = [] if epsilon is None else [("epsilon", f"{epsilon:.4g}")]
     return [
         ("accuracy", percent(progress.last("accuracy"))),
         ("loss", "-" if loss is None else f"{loss:.3f}"),
         ("down", megabytes(progress.total("message_bytes_down") / 1e6) + " MB"),
         ("up", megabytes(progress.total("message_bytes_up") / 1e6) + " MB"),
         ("less than dense float32", "-" if less is None else f"{less:.1f} x"),
+        *spent,
         ("replies", f"{row['replies']}"),
         ("failures", f"{sum(len(r['failures']) for r in progress.rows)}"),
     ]

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from flasc_flwr.cli import superlink
 from flasc_flwr.cli.following import follow, verdict
-from flasc_flwr.cli.live import Screen, clock
+from flasc_flwr.cli.live import Screen, clock, figures
 from flasc_flwr.cli.progress import Progress
 from flasc_flwr.config import RunConfig
 
@@ -221,3 +221,10 @@ def test_the_log_is_printed_if_asked_for(command, runs, tmp_path):
     result = command(Flower(LOG.format(folder=folder)), "--log")
     assert result.stdout.count(f"Run folder: {folder}") == 2
     assert "less than dense" not in result.stdout
+
+
+@pytest.mark.parametrize("epsilon", [None, 1.80312])
+def test_what_a_private_run_has_spent_is_shown(epsilon):
+    row = {"replies": 3, "failures": [], "round": 1, "seconds": 1.0}
+    shown = dict(figures(Progress(rounds=2, rows=[row | {"epsilon": epsilon}])))
+    assert shown.get("epsilon") == (None if epsilon is None else "1.803")
