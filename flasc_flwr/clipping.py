@@ -21,8 +21,7 @@ def clipped_densely(update: Vector, bound: float) -> Vector:
 
     As :func:`clipped`, before its largest entries are chosen.
     """
-    everything = SparseVector(len(update), np.arange(len(update)), update)
-    return clipped(everything, bound).values
+    return clipped(SparseVector.whole(update), bound).values
 
 
 def clipped(update: SparseVector, bound: float) -> SparseVector:

@@ -28,6 +28,18 @@ _LONGEST_AXIS = 1 << 48
 _LORA = re.compile(r"(^|[._])lora_(?:embedding_)?(?P<factor>[AB])([._]|$)")
 
 
+_BLOCK = 1 << 18
+
+
+def blocks(size: int) -> Iterator[slice]:
+    """Yield slices that make up a vector of length `size`, one after another.
+
+    For what is computed on the way to be as large as a block, and not many times the
+    adapter.
+    """
+    return (slice(start, start + _BLOCK) for start in range(0, size, _BLOCK))
+
+
 class Role(StrEnum):
     """What a tensor is for in its adapter."""
 

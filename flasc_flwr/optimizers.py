@@ -14,11 +14,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from flasc_flwr.layout import Vector
+from flasc_flwr.layout import Vector, blocks
 
 Moment = NDArray[np.float32]
-
-_BLOCK = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -204,8 +202,7 @@ def step_blocks(
     """
     stepped = np.empty_like(vector)
     moments = {name: np.empty_like(moment) for name, moment in state.moments.items()}
-    for start in range(0, len(vector), _BLOCK):
-        block = slice(start, start + _BLOCK)
+    for block in blocks(len(vector)):
         own = {name: moment[block] for name, moment in state.moments.items()}
         stepped[block], after = optimizer.step(
             vector[block], -update[block], OptimizerState(state.step, own)

@@ -66,6 +66,11 @@ class SparseVector:
         if np.any(self.positions[1:] <= self.positions[:-1]):
             raise ValueError("positions are not strictly ascending")
 
+    @classmethod
+    def whole(cls, vector: Vector) -> SparseVector:
+        """Return all entries of a vector of shape (N,), zeros included."""
+        return cls(len(vector), np.arange(len(vector)), vector)
+
     @property
     def kept(self) -> int:
         """k, the number of entries kept."""

@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 
 from flasc_flwr.aggregation.contribution import Aggregate, Contribution
 from flasc_flwr.aggregation.factors import product_norm
-from flasc_flwr.layout import Layout, Vector
+from flasc_flwr.layout import Layout, Vector, blocks
 from flasc_flwr.ranks import components, rank_of
 
-_BLOCK = 1 << 18
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
 Doubles = NDArray[np.float64]
@@ -81,8 +80,7 @@ class Average:
         component = components(self._layout)
         update = np.empty(self._layout.size, np.float32)
         # In blocks, as doubles of everything would be many times the adapter.
-        for start in range(0, len(update), _BLOCK):
-            block = slice(start, start + _BLOCK)
+        for block in blocks(len(update)):
             mean = self._sum[block] / total
             share = owned[component[block]]
             update[block] = self._missing(mean, self._vector[block], share)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from flasc_flwr.aggregation.factors import dead_modules
@@ -43,10 +42,6 @@ class Download:
         The same, as it travels; shared by all messages that carry it.
     cut : Truncation
         Which components it holds.
-    support : Positions
-        Which entries it holds.
-    kept : float
-        Fraction of the whole adapter's entries kept.
     init_seed : int, optional
         Seed of the initial values that the entries are added to.
     """
@@ -54,19 +49,31 @@ class Download:
     payload: bytes
     record: ArrayRecord
     cut: Truncation
-    support: Positions
-    kept: float
     init_seed: int | None
 
     @cached_property
+    def _decoded(self) -> tuple[SparseVector, Vector]:
+        return start_of(self.cut.layout, self.payload, self.init_seed)
+
+    @property
     def start(self) -> Vector:
         """What a client starts from: decoded, masked and rounded, shape (n,)."""
-        return start_of(self.cut.layout, self.payload, self.init_seed)[1]
+        return self._decoded[1]
+
+    @property
+    def support(self) -> Positions:
+        """Which entries of the cut adapter it holds."""
+        return self._decoded[0].positions
 
     @property
     def sparse(self) -> SparseVector:
         """The entries kept, rounded, in terms of the whole adapter."""
-        return self.cut.lift(decode(self.payload, size=self.cut.layout.size))
+        return self.cut.lift(self._decoded[0])
+
+    @property
+    def kept(self) -> float:
+        """Fraction of the whole adapter's entries kept."""
+        return self._decoded[0].kept / self.cut.full.size
 
     @cached_property
     def dead_modules(self) -> int:
@@ -133,12 +140,7 @@ class Downloads:
                 sparse, self._value_format, layout=cut.layout, carry_layout=True
             )
             self._made[key] = Download(
-                payload,
-                payload_record(payload),
-                cut,
-                sparse.positions,
-                sparse.kept / self.layout.size,
-                self._init_seed,
+                payload, payload_record(payload), cut, self._init_seed
             )
         return self._made[key]
 
@@ -158,8 +160,7 @@ class Downloads:
         if not self._merged:
             return None
         layout = Layout.of(self._merged)
-        vector = layout.flatten(self._merged)
-        everything = SparseVector(len(vector), np.arange(len(vector)), vector)
+        everything = SparseVector.whole(layout.flatten(self._merged))
         payload = encode(
             everything, self._value_format, layout=layout, carry_layout=True
         )

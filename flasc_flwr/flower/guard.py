@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
+from flasc_flwr.clipping import clipped, norm_of
 from flasc_flwr.flower.replies import RejectedReplyError, Update
 from flasc_flwr.ranges import choice, number, whole
-from flasc_flwr.sparsity import SparseVector
 
 NORM_ACTIONS = ("reject", "clip")
 
@@ -60,8 +58,7 @@ class Guard:
                 f"it says that it has {update.examples:.6g} examples, allowed are up "
                 f"to {self.max_examples:.6g}"
             )
-        sparse = update.sparse
-        norm = float(np.linalg.norm(sparse.values.astype(np.float64)))
+        norm = norm_of(update.sparse)
         if not self.max_norm or norm <= self.max_norm:
             return update
         if self.norm_action == "reject":
@@ -69,6 +66,4 @@ class Guard:
                 f"its update has the norm {norm:.6g}, allowed is up to "
                 f"{self.max_norm:.6g}"
             )
-        values = sparse.values * np.float32(self.max_norm / norm)
-        scaled = SparseVector(sparse.size, sparse.positions, values)
-        return replace(update, sparse=scaled)
+        return replace(update, sparse=clipped(update.sparse, self.max_norm))

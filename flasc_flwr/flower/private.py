@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from dataclasses import replace
 from logging import WARNING
 from typing import Any
@@ -13,7 +14,7 @@ from flwr.serverapp import GaussianPrivacyEvent
 
 from flasc_flwr.aggregation import Aggregate
 from flasc_flwr.clipping import clipped, norm_of
-from flasc_flwr.flower.accounting import accountant, cohort_of, release_of
+from flasc_flwr.flower.accounting import accountant, cohort_of, release_of, spent
 from flasc_flwr.flower.replies import RejectedReplyError, Update
 from flasc_flwr.layout import Vector
 from flasc_flwr.method import Method
@@ -147,12 +148,20 @@ class Private:
         bound = self.privacy.max_epsilon
         if not bound or self._event is None:
             return None
-        if not self._accountant.would_exceed(self._event, bound):
+        # The accountant's own ``would_exceed`` composes every release once more.
+        if spent(self.privacy, self._releases() + Counter([self._event])) <= bound:
             return None
         return (
             f"epsilon is {self.epsilon:.4g}, and another round would spend more than "
             f"dp-max-epsilon = {bound:g}"
         )
+
+    def _releases(self) -> Counter[GaussianPrivacyEvent]:
+        """Return how many releases of each kind were accounted for."""
+        releases: Counter[GaussianPrivacyEvent] = Counter()
+        for entry in self._known["accountant"]["compositions"]:
+            releases[GaussianPrivacyEvent(**entry["event"])] += entry["count"]
+        return releases
 
     def clip(self, update: Update) -> Update:
         """Return an update within the clipping norm, whatever its client did.
