@@ -13,7 +13,7 @@ import json
 import platform
 import subprocess
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import reproduce_draw
 from reproduce_runs import EXPERIMENTS
 
 from flasc_flwr.jobs import Job, run_jobs
+from flasc_flwr.reporting.runs import read_history
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -99,10 +100,9 @@ def result_of(job: Job, folder: Path) -> dict[str, Any]:
 
 
 def curve(folder: Path) -> Iterable[list[Any]]:
-    """Yield round, accuracy, server's accuracy, and MB down and up until then."""
+    """Yield round, accuracy, server's accuracy, and bytes down and up until then."""
     down = up = 0
-    for line in (folder / "history.jsonl").read_text().splitlines():
-        row: Mapping[str, Any] = json.loads(line)
+    for row in read_history(folder):
         down, up = down + row["message_bytes_down"], up + row["message_bytes_up"]
         if row["accuracy"] is not None:
             dense = row.get("server_accuracy")

@@ -86,6 +86,56 @@ COMPARED = {
 
 NEWS = {"stop-accuracy": 0.0, "checkpoint-every": 20}
 
+# Figure 2 on the digits: 40 rounds of 10 of 20 clients.
+DIGITS = {
+    "dense": {"method": "dense"},
+    "rank1": {"method": "dense", "lora-rank": 1},
+    "rank4": {"method": "dense", "lora-rank": 4},
+    **{
+        f"flasc{parts}-{values}": both(1 / parts, values)
+        for parts in (4, 16, 64)
+        for values in ("bfloat16", "int8")
+    },
+    "sparse-adapter4": {"method": "sparse-adapter"},
+    "fedselect4": {"method": "fedselect"},
+    "adapter-lth4": {"method": "adapter-lth"},
+}
+
+# Figure 5: four times fewer parameters by rank, or by density. In one value format.
+HETEROGENEITY = {
+    f"{name}-alpha{alpha:g}": {**own, "dirichlet-alpha": alpha}
+    for alpha in (100, 1, 0.1, 0.01)
+    for name, own in {
+        "rank4": {"method": "dense", "lora-rank": 4, "value-format": "bfloat16"},
+        "flasc4": both(1 / 4),
+    }.items()
+}
+
+# Devices of three tiers: densities 1/16, 1/4 and 1, or ranks 1, 4 and 16.
+TIERED = {
+    "flasc-tiers": {"method": "flasc-tiers", "value-format": "float32"},
+    "hetlora-tiers": {"method": "hetlora-tiers"},
+    **{
+        f"{rule}-ranks": {"method": "hetlora-tiers", "aggregation": rule}
+        for rule in ("zero-padding", "replication", "stacking", "svd")
+    },
+}
+
+# Byun & Lee: a tenth of the clients gets rank 20, all others have rank 5.
+RANKS = {
+    "replication": {},
+    "zero-padding": {"aggregation": "zero-padding"},
+    "frobenius": {"aggregation": "frobenius"},
+    **{
+        f"all-rank{rank}": {
+            "method": "dense",
+            "lora-rank": rank,
+            "server-optimizer": "sgd",
+        }
+        for rank in (5, 7, 20)
+    },
+}
+
 EXPERIMENTS = {
     "news": Experiment(
         {
@@ -110,6 +160,11 @@ EXPERIMENTS = {
         clients=350,
         seeds=[0],
     ),
+    "digits": Experiment(DIGITS),
+    "heterogeneity": Experiment(HETEROGENEITY),
+    "tiers": Experiment(TIERED),
+    "agnews": Experiment(RANKS, profile="small-agnews.toml", clients=100, seeds=[0]),
+    "dbpedia": Experiment(RANKS, profile="small-dbpedia.toml", clients=100, seeds=[0]),
     "privacy": Experiment(
         {
             f"{name}-epsilon{epsilon}": {**own, "dp-noise-multiplier": noise}

@@ -15,11 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from click import ClickException
 from flwr.app import Context, RecordDict
 from flwr.common.config import parse_config_args
 from flwr.supercore.object_ref import load_app
 
-from flasc_flwr.config import ConfigError, RunConfig
+from flasc_flwr.config import RunConfig
 from flasc_flwr.flower.local_grid import LocalGrid
 
 
@@ -92,7 +93,7 @@ def main(arguments: list[str]) -> int:
     try:
         settings = parse_config_args(given.config)
         run_locally(given.app.resolve(), settings, given.clients)
-    except (ConfigError, ValueError, OSError) as error:
+    except (ClickException, ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

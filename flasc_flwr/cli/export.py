@@ -72,7 +72,9 @@ def the_run(path: Path) -> Path:
 
 
 def _adapter(run: Path, round: int | None) -> Path:
-    folder = run / ("adapter" if round is None else f"adapter-round-{round:04d}")
+    from flasc_flwr.reporting.runs import adapter_of
+
+    folder = adapter_of(run, round)
     if folder.is_dir():
         return folder
     rounds = sorted(

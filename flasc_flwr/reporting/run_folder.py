@@ -17,6 +17,7 @@ from flwr.common.logger import log
 from flasc_flwr.config import RunConfig
 from flasc_flwr.flower.checkpoint import Checkpoint, CheckpointError, found, read
 from flasc_flwr.flower.state import ServerState
+from flasc_flwr.reporting.runs import adapter_of
 from flasc_flwr.reporting.summary import as_line, as_table, summarise
 from flasc_flwr.reporting.trackers import TrackerError, Trackers
 from flasc_flwr.traffic import Traffic
@@ -111,8 +112,7 @@ class RunFolder:
 
     def adapter(self, round: int | None = None) -> Path:
         """Return where the adapter goes: that of a round, or the final one."""
-        name = "adapter" if round is None else f"adapter-round-{round:04d}"
-        return self.path / name
+        return adapter_of(self.path, round)
 
     def finish(self, state: ServerState, ended: str, tensors: dict[str, Any]) -> None:
         """Write the traffic, what was kept by tensor and the summary, and log it."""

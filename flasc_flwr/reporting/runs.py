@@ -92,6 +92,11 @@ class Run:
         return len({row["client"] for row in self.traffic}) or None
 
 
+def adapter_of(run: Path, round: int | None = None) -> Path:
+    """Return where a run's adapter is: that of a round, or the final one."""
+    return run / ("adapter" if round is None else f"adapter-round-{round:04d}")
+
+
 def is_run(folder: Path) -> bool:
     """Tell a run's folder from others, such as that of a job of a sweep."""
     return (folder / "config.toml").is_file() and not (folder / "job.json").exists()
