@@ -7,17 +7,14 @@ Run: OMP_NUM_THREADS=1 python benchmarks/methods.py [--rounds 10] [--clients 10]
 """
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
-from flwr.app import Context, RecordDict
-
-import client_app
-import server_app
-from flasc_flwr.config import RunConfig
-from flasc_flwr.flower.local_grid import LocalGrid
+from flasc_flwr.local_run import run_locally
 from flasc_flwr.methods import METHODS
+from flasc_flwr.reporting.runs import read_history
+
+APP = Path(__file__).parent.parent
 
 
 def history(method: str, rounds: int, clients: int, folder: str) -> list[dict]:
@@ -30,13 +27,9 @@ def history(method: str, rounds: int, clients: int, folder: str) -> list[dict]:
         # Without decay adapter-lth would stay dense.
         "download-density-decay": 0.7 if method == "adapter-lth" else 1.0,
     }
-    config = RunConfig.parse(overrides).to_dict()
-    context = Context(0, 0, {}, state=RecordDict(), run_config=config)
-    grid = LocalGrid(client_app.app, clients, run_config=config)
-    server_app.app(grid=grid, context=context)
+    run_locally(APP, overrides, clients)
     (run,) = (Path(folder) / method).iterdir()
-    lines = (run / "history.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    return read_history(run)
 
 
 def main() -> None:

@@ -13,16 +13,14 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from flwr.app import Context, RecordDict
 
-import client_app
-import server_app
 from flasc_flwr.aggregation.factors import dead_modules
-from flasc_flwr.config import RunConfig
-from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.initial import seeded_factors
 from flasc_flwr.layout import Layout
+from flasc_flwr.local_run import run_locally
 from flasc_flwr.ranking import Ranking
+
+APP = Path(__file__).parent.parent
 
 REMEDIES = {
     "none": {},
@@ -79,14 +77,11 @@ def print_dead_modules() -> None:
     print()
 
 
-def last_row(config: RunConfig, clients: int) -> dict:
+def summary_of(settings: dict, clients: int) -> dict:
     """Run, and return the summary."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    settings = config.to_dict()
-    context = Context(0, 0, {}, state=RecordDict(), run_config=settings)
-    grid = LocalGrid(client_app.app, clients, run_config=settings)
-    server_app.app(grid=grid, context=context)
-    (run,) = Path(config.output_dir).iterdir()
+    run_locally(APP, settings, clients)
+    (run,) = Path(settings["output-dir"]).iterdir()
     return json.loads((run / "summary.json").read_text())
 
 
@@ -103,19 +98,17 @@ def main() -> None:
         accuracies, sizes = [], []
         for seed in range(arguments.seeds):
             with tempfile.TemporaryDirectory() as folder:
-                config = RunConfig.parse(
-                    {
-                        "method": method,
-                        "seed": seed,
-                        "num-server-rounds": arguments.rounds,
-                        "evaluate-every": arguments.rounds,
-                        "download-density": density,
-                        "upload-density": density,
-                        "output-dir": folder,
-                        **options,
-                    }
-                )
-                summary = last_row(config, arguments.clients)
+                settings = {
+                    "method": method,
+                    "seed": seed,
+                    "num-server-rounds": arguments.rounds,
+                    "evaluate-every": arguments.rounds,
+                    "download-density": density,
+                    "upload-density": density,
+                    "output-dir": folder,
+                    **options,
+                }
+                summary = summary_of(settings, arguments.clients)
             accuracies.append(100 * summary["accuracy"])
             sizes.append(summary["message_bytes_down"] + summary["message_bytes_up"])
         print(

@@ -42,8 +42,7 @@ def main() -> None:
 
 
 def make_tables(given: argparse.Namespace) -> None:
-    for make in (reproduce_draw.news, reproduce_draw.privacy):
-        make(RESULTS, HERE.parent / "docs" / "figures")
+    reproduce_draw.draw(RESULTS, HERE.parent / "docs" / "figures")
 
 
 def make_runs(given: argparse.Namespace) -> None:

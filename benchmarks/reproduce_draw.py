@@ -1,152 +1,189 @@
 """Tables and figures of docs/results.md and docs/privacy.md, from committed results."""
 
-import json
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+
+from reproduce_results import Curve, Point, Setting, at, first, read, stays
+from reproduce_runs import ALPHAS
 
 from flasc_flwr.network import Link
 from flasc_flwr.reporting.figures import curves, save
 
-TARGETS = (0.60, 0.65, 0.70, 0.72, 0.75)
 MARGIN = 0.005
 
-Result = Mapping[str, Any]
-Runs = Mapping[str, Sequence[Result]]
+Settings = Mapping[str, Setting]
+Reach = Callable[[Curve, float], Point | None]
 
 
-def read(results: Path, experiment: str) -> Runs:
-    """Return an experiment's results by setting, one for each seed."""
-    runs: dict[str, list[Result]] = defaultdict(list)
-    for path in sorted(results.glob(f"{experiment}-*.json")):
-        setting = path.stem.removeprefix(f"{experiment}-").rpartition("-seed")[0]
-        runs[setting].append(json.loads(path.read_text()))
-    return runs
+def percent(values: Sequence[float]) -> str:
+    """Return the mean in per cent, and the values where there are several."""
+    each = ", ".join(f"{value:.1%}"[:-1] for value in values)
+    mean = f"{fmean(values):.1%}"[:-1]
+    return f"{mean} ({each})" if len(values) > 1 else mean
 
 
-def sent(row: Sequence[Any]) -> float:
-    """Return MB both ways until a row of a curve."""
-    return (row[3] + row[4]) / 1e6
-
-
-def first(curve: Sequence[Sequence[Any]], target: float) -> Sequence[Any] | None:
-    """Return where a curve first reaches an accuracy; None if it does not."""
-    return next((row for row in curve if row[1] >= target), None)
-
-
-def stays(curve: Sequence[Sequence[Any]], target: float) -> Sequence[Any] | None:
-    """Return where a curve first reaches an accuracy that it then never falls below."""
-    place = None
-    for row in curve:
-        if row[1] < target:
-            place = None
-        elif place is None:
-            place = row
-    return place
-
-
-Reach = Callable[[Sequence[Sequence[Any]], float], Sequence[Any] | None]
-
-
-def bytes_table(runs: Runs, targets: Sequence[float], reach: Reach) -> None:
-    """Print the MB until each accuracy, and how many times fewer than dense."""
-    print("| run | rounds | last accuracy |" + "".join(f" {t:.1%} |" for t in targets))
-    print("|---|---|---|" + "---|" * len(targets))
-    dense = runs["dense"][0]["curve"]
-    for name, results in runs.items():
-        for result in results:
-            cells = []
-            for target in targets:
-                own = reach(result["curve"], target)
-                base = reach(dense, target)
-                cell = "-" if own is None else f"{sent(own):.1f} (round {own[0]})"
-                if own and base and name != "dense":
-                    cell += f", {sent(base) / sent(own):.1f}x"
-                cells.append(cell)
-            last = result["curve"][-1]
-            print(f"| {name} | {last[0]} | {last[1]:.1%} | " + " | ".join(cells) + " |")
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
+    """Print a table in Markdown."""
+    print(f"**{title}**\n")
+    for row in (head, ["---"] * len(head), *rows):
+        print("| " + " | ".join(row) + " |")
     print()
 
 
-def news(results: Path, figures: Path) -> None:
-    """Figure 2 on 20NewsGroups + MiniLM, and the headline."""
-    runs = read(results, "news")
-    if not runs:
-        return
-    print("## MB of messages, both ways, until an accuracy was first reached\n")
-    bytes_table(runs, TARGETS, first)
-    last = runs["dense"][0]["curve"][-1][1]
-    print(f"## The same until it stays at {last - MARGIN:.1%} (dense: {last:.1%})\n")
-    bytes_table(runs, (last - MARGIN,), stays)
+def bytes_table(
+    runs: Settings, targets: Sequence[float], reach: Reach, title: str
+) -> None:
+    """Print the MB until each accuracy, and how many times fewer than dense."""
+    dense = runs["dense"].curve
+    rows = []
+    for name, setting in runs.items():
+        curve = setting.curve
+        cells = [name, str(curve[-1].round), percent(setting.last)]
+        for target in targets:
+            own, base = reach(curve, target), reach(dense, target)
+            cell = f"{own.megabytes:.1f} (round {own.round})" if own else "-"
+            if own and base and name != "dense":
+                cell += f", {base.megabytes / own.megabytes:.1f}x"
+            cells.append(cell)
+        rows.append(cells)
+    head = ["run", "rounds", "last accuracy, %", *(f"{t:.1%}" for t in targets)]
+    table(head, rows, title)
+
+
+def bytes_figure(runs: Settings, stem: Path) -> None:
+    """Draw accuracy against MB, a band over the seeds."""
     figure = curves(
         {
             name: [
-                (
-                    [sent(row) for row in result["curve"]],
-                    [row[1] for row in result["curve"]],
-                )
-                for result in several
+                ([p.megabytes for p in curve], [p.accuracy for p in curve])
+                for curve in setting.seeds
             ]
-            for name, several in runs.items()
+            for name, setting in runs.items()
         },
         x_label="MB of messages, both ways",
         y_label="test accuracy",
         log_x=True,
         y_percent=True,
     )
-    figures.mkdir(parents=True, exist_ok=True)
-    save(figure, figures / "news-bytes")
+    save(figure, stem)
+
+
+def news(runs: Settings, figures: Path) -> None:
+    """Figures 2 and 3 on 20NewsGroups + MiniLM, and the headline."""
+    bytes_table(
+        runs,
+        (0.60, 0.65, 0.70, 0.72, 0.75),
+        first,
+        "MB of messages, both ways, until an accuracy was first reached",
+    )
+    target = fmean(runs["dense"].last) - MARGIN
+    bytes_table(runs, (target,), stays, f"The same until it stays at {target:.1%}")
+    bytes_figure(runs, figures / "news-bytes")
     slower_uploads(runs)
 
 
-def slower_uploads(runs: Runs) -> None:
+def slower_uploads(runs: Settings) -> None:
     """Print figure 3: seconds of communication to 70 %, by the slower upload."""
     ways = (1, 4, 16)
-    print("## Seconds of communication until 70 %: 10 Mbit/s down, 0.05 s latency\n")
-    print("| run |" + "".join(f" upload {way}x slower |" for way in ways))
-    print("|---|" + "---|" * len(ways))
-    for name, results in runs.items():
-        curve = results[0]["curve"]
-        row = first(curve, 0.7)
-        if row is None:
+    rows = []
+    for name, setting in runs.items():
+        point = first(setting.curve, 0.7)
+        if point is None:
             continue
-        clients = int(results[0]["clients"] * results[0]["settings"]["fraction-train"])
-        cells = []
-        for way in ways:
-            link = Link(download=10, upload=10 / way, latency=0.05)
-            # Clients of a round receive and send alike: each has an even part.
-            down, up = (row[i] / clients / row[0] for i in (3, 4))
-            cells.append(f"{row[0] * link.seconds(down, up):.0f} s")
-        print(f"| {name} | " + " | ".join(cells) + " |")
-    print()
+        # Clients of a round receive and send alike: each has an even part.
+        down, up = (
+            int(part / setting.cohort / point.round) for part in (point.down, point.up)
+        )
+        links = [Link.slower_up(10, way, 0.05) for way in ways]
+        rows.append(
+            [name, *(f"{point.round * link.seconds(down, up):.0f} s" for link in links)]
+        )
+    table(
+        ["run", *(f"upload {way}x slower" for way in ways)],
+        rows,
+        "Seconds of communication until 70 %: 10 Mbit/s down, 0.05 s latency",
+    )
 
 
-def privacy(results: Path, figures: Path) -> None:
-    """Accuracy at the same epsilon."""
-    runs = read(results, "privacy")
-    if not runs:
-        return
-    epsilons = ("inf", "8", "2")
-    names = list(dict.fromkeys(name.rpartition("-epsilon")[0] for name in runs))
-    print("## Accuracy at the same epsilon\n")
-    print("| method | " + " | ".join(f"epsilon {e}" for e in epsilons) + " | MB |")
-    print("|---|" + "---|" * (len(epsilons) + 1))
-    for name in names:
-        cells = []
-        for epsilon in epsilons:
-            several = runs.get(f"{name}-epsilon{epsilon}", [])
-            values = [100 * r["curve"][-1][1] for r in several]
-            cells.append(
-                f"{fmean(values):.1f} ({', '.join(f'{v:.1f}' for v in values)})"
-                if values
-                else "-"
-            )
-        spent = [
-            sent(r["curve"][-1])
-            for e in epsilons
-            for r in runs.get(f"{name}-epsilon{e}", [])
+def digits(runs: Settings, figures: Path) -> None:
+    """Figure 2 on the digits, and figure 4: what freezing does."""
+    bytes_table(
+        runs,
+        (0.7, 0.8, 0.85, 0.9),
+        first,
+        "Digits: MB of messages, both ways, until an accuracy was first reached",
+    )
+    bytes_figure(runs, figures / "digits-bytes")
+
+
+def heterogeneity(runs: Settings, figures: Path) -> None:
+    """Figure 5: four times fewer parameters by rank or by density, at equal MB."""
+    rows = []
+    for alpha in ALPHAS:
+        pair = [runs[f"{name}-alpha{alpha:g}"] for name in ("rank4", "flasc4")]
+        equal = min(setting.curve[-1].megabytes for setting in pair)
+        cells = [percent([at(c, equal) for c in setting.seeds]) for setting in pair]
+        rows.append([f"{alpha:g}", f"{equal:.2f}", *cells])
+    table(
+        ["Dirichlet alpha", "MB", "rank 4, dense", "rank 16, density 1/4"],
+        rows,
+        "Digits: accuracy, %, at equal MB of messages",
+    )
+
+
+def tiers(runs: Settings, figures: Path) -> None:
+    """Devices of three tiers, by density or by rank."""
+    rows = [
+        [name, percent(setting.last), f"{setting.curve[-1].megabytes:.1f}"]
+        for name, setting in runs.items()
+    ]
+    head = ["method", "last accuracy, %", "MB, both ways"]
+    table(head, rows, "Digits: devices of three tiers")
+
+
+def ranks(runs: Settings, figures: Path) -> None:
+    """Byun & Lee: a few clients of high rank, by accuracy after each round."""
+    rounds = [p.round for p in next(iter(runs.values())).curve if p.round]
+    rows = [
+        [
+            name,
+            *(f"{p.accuracy:.1%}"[:-1] for p in setting.curve if p.round),
+            f"{setting.curve[-1].megabytes:.1f}",
         ]
-        print(f"| {name} | " + " | ".join(cells) + f" | {fmean(spent):.0f} |")
-    print()
+        for name, setting in runs.items()
+    ]
+    head = ["run", *(f"round {number}" for number in rounds), "MB, both ways"]
+    table(head, rows, "Accuracy, %, by round")
+
+
+def privacy(runs: Settings, figures: Path) -> None:
+    """Accuracy at the same epsilon."""
+    epsilons = ("inf", "8", "2")
+    rows = []
+    for name in dict.fromkeys(name.rpartition("-epsilon")[0] for name in runs):
+        several = [runs[f"{name}-epsilon{epsilon}"] for epsilon in epsilons]
+        spent = fmean(setting.curve[-1].megabytes for setting in several)
+        rows.append([name, *(percent(s.last) for s in several), f"{spent:.0f}"])
+    head = ["method", *(f"epsilon {epsilon}" for epsilon in epsilons), "MB"]
+    table(head, rows, "Accuracy, %, at the same epsilon")
+
+
+DRAWN = {
+    "news": news,
+    "digits": digits,
+    "heterogeneity": heterogeneity,
+    "tiers": tiers,
+    "agnews": ranks,
+    "dbpedia": ranks,
+    "privacy": privacy,
+}
+"""What draws each experiment: given its settings, and the folder of figures."""
+
+
+def draw(results: Path, figures: Path) -> None:
+    """Draw every experiment that has results."""
+    for experiment, make in DRAWN.items():
+        if runs := read(results, experiment):
+            print(f"## {experiment}\n")
+            make(runs, figures)

@@ -102,9 +102,10 @@ DIGITS = {
 }
 
 # Figure 5: four times fewer parameters by rank, or by density. In one value format.
+ALPHAS = (100, 1, 0.1, 0.01)
 HETEROGENEITY = {
     f"{name}-alpha{alpha:g}": {**own, "dirichlet-alpha": alpha}
-    for alpha in (100, 1, 0.1, 0.01)
+    for alpha in ALPHAS
     for name, own in {
         "rank4": {"method": "dense", "lora-rank": 4, "value-format": "bfloat16"},
         "flasc4": both(1 / 4),
@@ -158,7 +159,6 @@ EXPERIMENTS = {
         common=NEWS,
         profile="small-20newsgroups-350.toml",
         clients=350,
-        seeds=[0],
     ),
     "digits": Experiment(DIGITS),
     "heterogeneity": Experiment(HETEROGENEITY),
