@@ -16,7 +16,7 @@ from flasc_flwr.codec import VALUE_FORMATS
 from flasc_flwr.initial import INITS
 from flasc_flwr.method import RANK_ASSIGNMENTS, Method
 from flasc_flwr.methods import METHODS, compose
-from flasc_flwr.optimizers import SERVER_OPTIMIZERS, ServerOptimizer
+from flasc_flwr.optimizers import SERVER_OPTIMIZERS, Decaying, ServerOptimizer
 from flasc_flwr.privacy import CLIPS, SAMPLINGS, Privacy
 from flasc_flwr.ranges import (
     Range,
@@ -123,6 +123,7 @@ class RunConfig:
     weighting: str = _option("uniform", choice(*WEIGHTINGS))
     server_optimizer: str = _option("auto", choice("auto", *SERVER_OPTIMIZERS))
     server_learning_rate: float | str = _option("auto", automatic(number("(0, inf)")))
+    server_learning_rate_decay: float = _option(1.0, number("(0, 1]"))
 
     client_optimizer: str = _option("sgd", choice(*CLIENT_OPTIMIZERS))
     client_learning_rate: float = _option(0.01, number("(0, inf)"))
@@ -234,7 +235,11 @@ class RunConfig:
         rate = self.server_learning_rate
         if isinstance(rate, str):
             rate = 1.0 if name == "sgd" else 0.01
-        return SERVER_OPTIMIZERS[name](learning_rate=rate)
+        optimizer = SERVER_OPTIMIZERS[name](learning_rate=rate)
+        if self.server_learning_rate_decay == 1:
+            return optimizer
+        decay = self.server_learning_rate_decay
+        return Decaying(optimizer=optimizer, decay=decay)
 
     def make_privacy(self) -> Privacy | None:
         """Return what makes the run private; None where nothing is asked for.

@@ -8,13 +8,14 @@ settings and nothing else; all that changes is in the state, which can be saved.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flasc_flwr.layout import Vector, blocks
+from flasc_flwr.ranges import number
 
 Moment = NDArray[np.float32]
 
@@ -141,6 +142,45 @@ class AdaptiveOptimizer:
         return stepped, OptimizerState(state.step + 1, {"m": m, "v": v})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Decaying:
+    """An optimizer whose learning rate falls: ``lr * decay ** t``, t = 0, 1, ...
+
+    PyTorch's ``ExponentialLR``, a step of it after each of the optimizer's.
+
+    Attributes
+    ----------
+    optimizer : Sgd, AdamW or AdaptiveOptimizer
+        What steps, at first with its own learning rate.
+    decay : float
+        Factor from step to step, in (0, 1].
+
+    Raises
+    ------
+    ValueError
+        If the factor is out of range.
+    """
+
+    optimizer: Sgd | AdamW | AdaptiveOptimizer
+    decay: float
+
+    def __post_init__(self) -> None:
+        """Check the factor."""
+        number("(0, 1]").require("server-learning-rate-decay", self.decay)
+
+    def init(self, size: int) -> OptimizerState:
+        """Return the optimizer's own state before the first step."""
+        return self.optimizer.init(size)
+
+    def step(
+        self, vector: Vector, gradient: Vector, state: OptimizerState
+    ) -> tuple[Vector, OptimizerState]:
+        """Return one step of the optimizer, at the learning rate of this step."""
+        rate = self.optimizer.learning_rate * self.decay**state.step
+        now = replace(self.optimizer, learning_rate=rate)
+        return now.step(vector, gradient, state)
+
+
 def _blend(moment: Moment, fresh: Moment, beta: float) -> Moment:
     return np.float32(beta) * moment + np.float32(1 - beta) * fresh
 
@@ -171,7 +211,7 @@ def fedadagrad(*, learning_rate: float = 1e-2) -> AdaptiveOptimizer:
     )
 
 
-SERVER_OPTIMIZERS: dict[str, Callable[..., ServerOptimizer]] = {
+SERVER_OPTIMIZERS: dict[str, Callable[..., Sgd | AdamW | AdaptiveOptimizer]] = {
     "sgd": Sgd,
     "adamw": AdamW,
     "fedadam": fedadam,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from flasc_flwr.optimizers import SERVER_OPTIMIZERS, AdamW, step_blocks
+from flasc_flwr.optimizers import SERVER_OPTIMIZERS, AdamW, Decaying, step_blocks
 
 SIZE, STEPS = 50, 6
 
@@ -67,6 +67,27 @@ def test_adaptive_optimizers_equal_algorithm_2(name):
         expected.append(x)
     ours = run(SERVER_OPTIMIZERS[name](learning_rate=lr))
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_decaying_learning_rate_is_torchs_exponential_one(name):
+    parameter = torch.nn.Parameter(torch.from_numpy(start()))
+    peer = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[name]
+    optimizer = peer([parameter], lr=0.05)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.7)
+    for gradient in gradients():
+        parameter.grad = torch.from_numpy(gradient)
+        optimizer.step()
+        schedule.step()
+    inner = SERVER_OPTIMIZERS[name](learning_rate=0.05)
+    ours = run(Decaying(optimizer=inner, decay=0.7))
+    np.testing.assert_allclose(ours, parameter.detach().numpy(), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.5, float("nan")])
+def test_a_decay_outside_0_to_1_is_refused(decay):
+    with pytest.raises(ValueError, match="server-learning-rate-decay is"):
+        Decaying(optimizer=AdamW(), decay=decay)
 
 
 def test_a_step_leaves_its_inputs_alone():
