@@ -147,6 +147,13 @@ TIERED = {
     },
 }
 
+# What two cores can do of the profiles.
+SHORT = {
+    "max-length": 32,
+    "num-server-rounds": 10,
+    "evaluate-every": 2,
+    "validation-fraction": 0.02,
+}
 # Byun & Lee: a tenth of the clients gets rank 20, all others have rank 5.
 RANKS = {
     "replication": {},
@@ -170,10 +177,14 @@ EXPERIMENTS = {
         clients=350,
     ),
     "digits": Experiment(DIGITS),
-    "heterogeneity": Experiment(HETEROGENEITY),
-    "tiers": Experiment(TIERED),
-    "agnews": Experiment(RANKS, profile="small-agnews.toml", clients=100, seeds=[0]),
-    "dbpedia": Experiment(RANKS, profile="small-dbpedia.toml", clients=100, seeds=[0]),
+    "heterogeneity": Experiment(HETEROGENEITY, common={"num-server-rounds": 20}),
+    "tiers": Experiment(TIERED, common={"num-server-rounds": 20}),
+    "agnews": Experiment(
+        RANKS, common=SHORT, profile="small-agnews.toml", clients=100, seeds=[0]
+    ),
+    "dbpedia": Experiment(
+        RANKS, common=SHORT, profile="small-dbpedia.toml", clients=100, seeds=[0]
+    ),
     "privacy": Experiment(
         {
             f"{name}-epsilon{epsilon}": {**own, "dp-noise-multiplier": noise}
