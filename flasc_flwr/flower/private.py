@@ -12,11 +12,12 @@ import numpy as np
 from flwr.common.logger import log
 from flwr.serverapp import GaussianPrivacyEvent
 
-from flasc_flwr.aggregation import Aggregate
+from flasc_flwr.aggregation import Aggregate, Aggregator
 from flasc_flwr.clipping import clipped, norm_of
 from flasc_flwr.flower.accounting import accountant, cohort_of, release_of, spent
 from flasc_flwr.flower.replies import RejectedReplyError, Update
-from flasc_flwr.layout import Vector
+from flasc_flwr.flower.sampling import Sampling
+from flasc_flwr.flower.wire import Order
 from flasc_flwr.method import Method
 from flasc_flwr.privacy import Privacy, adapted_norm, released
 
@@ -75,6 +76,7 @@ class Private:
         self.privacy = privacy
         self._known = known
         self._unclipped = 0
+        self._drawn = 0
         self._cohort = 0
         self._event: GaussianPrivacyEvent | None = None
         self._accountant = accountant(privacy)
@@ -98,18 +100,29 @@ class Private:
         return float(self._known["clip_norm"])
 
     @property
-    def sampling_seed(self) -> int:
-        """Seed of the cohorts: amplification by sampling needs them to be secret."""
-        if self.privacy.noise_seed is not None:
-            return self.privacy.noise_seed
-        return int(self._known["secret"])
-
-    @property
     def epsilon(self) -> float | None:
         """What was spent so far; None without noise."""
         if not self.privacy.noise_multiplier:
             return None
         return float(self._accountant.get_epsilon(self.privacy.told_delta))
+
+    def sampling(self, sampling: Sampling) -> Sampling:
+        """Return how cohorts are drawn: from a seed that nobody is told."""
+        seed = self.privacy.noise_seed
+        # Amplification by sampling needs cohorts to be secret.
+        secret = int(self._known["secret"]) if seed is None else seed
+        return replace(sampling, seed=secret)
+
+    def order(self, order: Order) -> Order:
+        """Return what is asked of a client that trains."""
+        if self.privacy.clip == "before":
+            return replace(order, clip_norm=self.clip_norm)
+        return order
+
+    def fewest(self, at_least: int) -> int:
+        """Return how many updates a step needs: an empty Poisson sample is one."""
+        empty = self.privacy.sampling == "poisson" and not self._drawn
+        return 0 if empty else at_least
 
     def open_round(self, drawn: int, fraction: float) -> None:
         """Begin a round.
@@ -127,6 +140,7 @@ class Private:
             If the cohort is larger than the population, or the round would spend more
             than is allowed.
         """
+        self._drawn = drawn
         self._cohort = cohort_of(self.privacy, drawn, fraction)
         self._unclipped = 0
         if self.privacy.noise_multiplier:
@@ -178,7 +192,7 @@ class Private:
             raise RejectedReplyError(str(error)) from None
 
     def release(
-        self, mean: Vector, *, replies: int, server_round: int
+        self, aggregator: Aggregator, *, size: int, server_round: int
     ) -> tuple[Aggregate, dict[str, Any]]:
         """Return the mean with noise, and what is told of it in the history.
 
@@ -186,14 +200,15 @@ class Private:
 
         Parameters
         ----------
-        mean : NDArray[np.float32], shape (N,)
-            Mean of the clipped updates.
-        replies : int
-            How many there were.
+        aggregator : Aggregator
+            Has taken in the clipped updates.
+        size : int
+            N, the length of the server vector.
         server_round : int
             The round.
         """
-        privacy, norm = self.privacy, self.clip_norm
+        privacy, norm, replies = self.privacy, self.clip_norm, aggregator.count
+        mean = aggregator.result().update if replies else np.zeros(size, np.float32)
         if self._event is not None:
             self._accountant.compose(self._event)
             self._known["accountant"] = self._accountant.state_dict()

@@ -9,7 +9,6 @@ from functools import cached_property, partial
 from logging import WARNING
 from typing import Any
 
-import numpy as np
 from flwr.app import (
     ArrayRecord,
     ConfigRecord,
@@ -22,7 +21,7 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from flasc_flwr.aggregation import Aggregate, Aggregator, Contribution
+from flasc_flwr.aggregation import Contribution
 from flasc_flwr.budget import Budget
 from flasc_flwr.flower.checkpoint import Checkpoint, plain
 from flasc_flwr.flower.guard import Guard
@@ -117,7 +116,6 @@ class Rounds(Strategy):
         self.evaluate_metrics_aggr_fn = evaluate_metrics_aggr_fn
         self._roster = Roster(server.budget_of)
         self._cohort: dict[int, Participant] = {}
-        self._drawn = 0
         self._timeout = 3600.0
         self._ledger = Ledger(0, Traffic())
         self.enough: int | None = None
@@ -190,13 +188,14 @@ class Rounds(Strategy):
         self.server.adopt(arrays)
         if self._ledger.round != server_round:  # driven by a loop other than ours
             self.open_round(server_round, grid)
-        cohort = self._sampling.training(
+        private = self.private
+        sampling = private.sampling(self.sampling) if private else self.sampling
+        cohort = sampling.training(
             self._present(grid), server_round, everyone=self.server.assigns_ranks
         )
-        self.enough = self.sampling.enough(cohort)
-        self._drawn = len(cohort)
-        if self.private:
-            self.private.open_round(len(cohort), self.sampling.fraction_train)
+        self.enough = sampling.enough(cohort)
+        if private:
+            private.open_round(len(cohort), sampling.fraction_train)
         messages = self._messages(cohort, MessageType.TRAIN, config, self._order)
         for participant in self._cohort.values():
             download = self.server.downloads.at(participant.budget)
@@ -207,7 +206,8 @@ class Rounds(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average the updates as they arrive, and step the server optimizer."""
-        server, uniform = self.server, self.weighting == "uniform"
+        server, private = self.server, self.private
+        uniform = self.weighting == "uniform"
         aggregator = server.aggregator()
         metrics = []
         for update in usable(replies, self._update_of, self._ledger):
@@ -217,20 +217,29 @@ class Rounds(Strategy):
             metrics.append(update.metrics)
             self._ledger.uploaded(update.sparse, update.rank)
             server.note_rank(update, contribution)
-        if aggregator.count < self._fewest:
+        fewest = self.guard.min_replies
+        if private:
+            fewest = private.fewest(fewest)
+        if aggregator.count < fewest:
             log(
                 WARNING,
                 "Round %d has %d usable replies, fewer than %d: skipped",
                 server_round,
                 aggregator.count,
-                self._fewest,
+                fewest,
             )
             self._ledger.skip()
             return None, None
-        aggregate = self._aggregate(aggregator, server_round)
+        if private:
+            aggregate, told = private.release(
+                aggregator, size=self.state.layout.size, server_round=server_round
+            )
+            self._ledger.measured(told)
+        else:
+            aggregate = aggregator.result()
         del aggregator  # its sums are twice as large as the adapter
         arrays = server.step(aggregate)
-        if self.private:
+        if private:
             return arrays, None  # what clients measured would be told without noise
         averaged = self.train_metrics_aggr_fn(metrics, self.weighted_by_key)
         self._ledger.measured({f"train_{name}": averaged[name] for name in averaged})
@@ -271,40 +280,10 @@ class Rounds(Strategy):
         """What makes the run private; None if it is not."""
         return Private(self.privacy, self.state.privacy) if self.privacy else None
 
-    @property
-    def _sampling(self) -> Sampling:
-        if self.private is None:
-            return self.sampling
-        return replace(self.sampling, seed=self.private.sampling_seed)
-
-    @property
-    def _fewest(self) -> int:
-        """How many updates a step needs: an empty Poisson sample is one of none."""
-        empty = self.sampling.poisson and not self._drawn
-        return 0 if empty else self.guard.min_replies
-
-    def _aggregate(self, aggregator: Aggregator, server_round: int) -> Aggregate:
-        """Return what the updates make, with noise where the run is private."""
-        if self.private is None:
-            return aggregator.result()
-        count = aggregator.count
-        mean = (
-            aggregator.result().update
-            if count
-            else np.zeros(self.state.layout.size, np.float32)
-        )
-        aggregate, told = self.private.release(
-            mean, replies=count, server_round=server_round
-        )
-        self._ledger.measured(told)
-        return aggregate
-
     def _order(self, budget: Budget) -> Order:
         """Return what is asked of a client that trains."""
         order = self.server.order(budget)
-        if self.private and self.private.privacy.clip == "before":
-            return replace(order, clip_norm=self.private.clip_norm)
-        return order
+        return self.private.order(order) if self.private else order
 
     def _messages(
         self,
