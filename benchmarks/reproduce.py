@@ -12,13 +12,12 @@ import argparse
 import json
 import platform
 import subprocess
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import reproduce_draw
-from reproduce_runs import EXPERIMENTS
+from reproduce_runs import EXPERIMENTS, profile
 
 from flasc_flwr.jobs import Job, run_jobs
 from flasc_flwr.reporting.runs import read_history
@@ -79,10 +78,6 @@ def all_jobs() -> dict[str, Job]:
         for seed in spec.seeds
         for setting, own in spec.settings.items()
     }
-
-
-def profile(name: str) -> dict[str, Any]:
-    return tomllib.loads((HERE.parent / "conf" / name).read_text()) if name else {}
 
 
 def result_of(job: Job, folder: Path) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """The runs behind docs/results.md: every experiment with its settings."""
 
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 Settings = Mapping[str, Any]
@@ -30,6 +32,12 @@ class Experiment:
     profile: str = ""
     clients: int = 20
     seeds: Sequence[int] = (0, 1, 2)
+
+
+def profile(name: str) -> dict[str, Any]:
+    """Return the settings of a file in conf/; none of ""."""
+    conf = Path(__file__).parent.parent / "conf"
+    return tomllib.loads((conf / name).read_text()) if name else {}
 
 
 def both(density: float, values: str = "bfloat16") -> Settings:
@@ -107,7 +115,7 @@ NEWS = {
     "flasc-4-64-int4-fast": news(1 / 4, 1 / 64, "int4", 40, server_learning_rate=0.01),
     "flasc-16-16-int8": news(1 / 16, 1 / 16, "int8", 80),
     "rank4-flasc-2-2-int4": news(1 / 2, 1 / 2, "int4", 150, **RANK4),
-    "rank4-flasc-2-4-int4-decay": news(1 / 2, 1 / 4, "int4", 150, **RANK4, **DECAY),
+    "rank4-flasc-2-4-int4-decay": profile("small-20newsgroups-fewest-bytes.toml"),
     "rank4-flasc-4-4-int4-decay": news(1 / 4, 1 / 4, "int4", 150, **RANK4, **DECAY),
 }
 
