@@ -116,10 +116,11 @@ NEWS = {
     "flasc-16-16-int8": news(1 / 16, 1 / 16, "int8", 80),
     "rank4-flasc-2-2-int4": news(1 / 2, 1 / 2, "int4", 150, **RANK4),
     "rank4-flasc-2-4-int4-decay": profile("small-20newsgroups-fewest-bytes.toml"),
+    "rank4-int4-decay": news(1.0, 1.0, "int4", 150, **RANK4, **DECAY),
     "rank4-flasc-4-4-int4-decay": news(1 / 4, 1 / 4, "int4", 150, **RANK4, **DECAY),
 }
 
-# Figure 2 on the digits: 40 rounds of 10 of 20 clients.
+# Figure 2 on the digits: 20 rounds of 10 of 20 clients.
 DIGITS = {
     "dense": {"method": "dense"},
     "rank1": {"method": "dense", "lora-rank": 1},
@@ -184,7 +185,7 @@ EXPERIMENTS = {
         profile="small-20newsgroups-350.toml",
         clients=350,
     ),
-    "digits": Experiment(DIGITS),
+    "digits": Experiment(DIGITS, common={"num-server-rounds": 20}),
     "heterogeneity": Experiment(HETEROGENEITY, common={"num-server-rounds": 20}),
     "tiers": Experiment(TIERED, common={"num-server-rounds": 20}),
     "agnews": Experiment(
