@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -59,8 +63,8 @@ def run(
 
     APP is the folder of the app. Wraps "flwr run --stream": checks the run config
     first, shows round, accuracy, MB and time left, and ends with an exit status other
-    than 0 if the run failed. Ctrl-C stops the run. Without a terminal it prints one
-    line a round.
+    than 0 if the run failed. Ctrl-C or SIGTERM stops the run. Without a terminal it
+    prints one line a round.
     """
     from flasc_flwr.cli.common import fail, told
 
@@ -79,7 +83,8 @@ def run(
         progress = Progress(config.num_server_rounds)
         flower = FlwrRun(folder, superlink, options)
         try:
-            follow(flower, progress, _title(config), show_log=show_log)
+            with _sigterm_as_ctrl_c():
+                follow(flower, progress, _title(config), show_log=show_log)
         except KeyboardInterrupt:
             _stop(flower, progress)
             raise typer.Exit(_STOPPED) from None
@@ -88,6 +93,20 @@ def run(
         where = f" (see {progress.folder})" if progress.here else ""
         fail(f"the run failed: {reason}{where}")
     typer.echo(f"Done: {progress.folder}")
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Let whatever ends this process, such as a job scheduler, stop the run, too."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _config(app: Path, overrides: list[str] | None) -> RunConfig:

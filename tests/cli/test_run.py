@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import os
 import shutil
+import signal
 
 import pytest
 from rich.console import Console
@@ -39,6 +41,8 @@ class Flower:
         for line in self.log.splitlines(keepends=True):
             if line.startswith("Ctrl-C"):
                 raise KeyboardInterrupt
+            if line.startswith("SIGTERM"):
+                os.kill(os.getpid(), signal.SIGTERM)
             yield line
 
     def told(self, run_id):
@@ -214,6 +218,15 @@ def test_ctrl_c_stops_the_run_and_says_where_it_is(command, unfinished):
     assert "Flower did not stop run 77" in result.stderr
     result = command(Flower("Ctrl-C"))
     assert "before the run had a folder" in result.stderr
+
+
+def test_sigterm_stops_the_run_as_ctrl_c_does(command, unfinished):
+    before = signal.getsignal(signal.SIGTERM)
+    flower = Flower(LOG.format(folder=unfinished) + "SIGTERM\n")
+    result = command(flower)
+    assert result.exit_code == 130 and flower.stopped == 77
+    assert f"Stopped after round 2: {unfinished}" in result.stderr
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_the_log_is_printed_if_asked_for(command, runs, tmp_path):
