@@ -116,12 +116,6 @@ NEWS = {
     "flasc-16-16-int8": news(1 / 16, 1 / 16, "int8", 80),
     "rank4-flasc-2-2-int4": news(1 / 2, 1 / 2, "int4", 150, **RANK4),
     "rank4-flasc-2-4-int4-decay": profile("small-20newsgroups-fewest-bytes.toml"),
-    "rank4-flasc-2-4-int4-short": {
-        **profile("small-20newsgroups-fewest-bytes.toml"),
-        "num-server-rounds": 120,
-        "server-learning-rate": 0.0095,
-        "server-learning-rate-decay": 0.981,
-    },
     "rank4-int4-decay": news(1.0, 1.0, "int4", 150, **RANK4, **DECAY),
     "rank4-flasc-4-4-int4-decay": news(1 / 4, 1 / 4, "int4", 150, **RANK4, **DECAY),
 }
