@@ -90,8 +90,9 @@ COMPARED = {
     "flasc16": both(1 / 16),
 }
 
-# A rate that falls over the run, for the server. Clients' rate goes with the rank, as
-# B A is scaled by 16 / rank: a step on either factor moves the product by its square.
+# A rate that falls over the run, for the server. The clients' rate goes with the rank:
+# B A is scaled by 16 / rank, and by that alone a step would move it 16 / rank times as
+# far.
 DECAY = {"server_learning_rate": 0.0075, "server_learning_rate_decay": 0.985}
 RANK4 = {"lora_rank": 4, "client_learning_rate": 0.0025, "evaluate_every": 10}
 NEWS = {
