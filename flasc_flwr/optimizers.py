@@ -8,7 +8,7 @@ settings and nothing else; all that changes is in the state, which can be saved.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -150,8 +150,9 @@ class Decaying:
 
     Attributes
     ----------
-    optimizer : Sgd, AdamW or AdaptiveOptimizer
-        What steps, at first with its own learning rate.
+    optimizer : ServerOptimizer
+        What steps, at first with its own learning rate. Its steps are in proportion to
+        that.
     decay : float
         Factor from step to step, in (0, 1].
 
@@ -161,7 +162,7 @@ class Decaying:
         If the factor is out of range.
     """
 
-    optimizer: Sgd | AdamW | AdaptiveOptimizer
+    optimizer: ServerOptimizer
     decay: float
 
     def __post_init__(self) -> None:
@@ -176,9 +177,10 @@ class Decaying:
         self, vector: Vector, gradient: Vector, state: OptimizerState
     ) -> tuple[Vector, OptimizerState]:
         """Return one step of the optimizer, at the learning rate of this step."""
-        rate = self.optimizer.learning_rate * self.decay**state.step
-        now = replace(self.optimizer, learning_rate=rate)
-        return now.step(vector, gradient, state)
+        stepped, after = self.optimizer.step(vector, gradient, state)
+        # A step is in proportion to the learning rate, weight decay included.
+        part = np.float32(self.decay**state.step)
+        return vector + part * (stepped - vector), after
 
 
 def _blend(moment: Moment, fresh: Moment, beta: float) -> Moment:
@@ -211,7 +213,7 @@ def fedadagrad(*, learning_rate: float = 1e-2) -> AdaptiveOptimizer:
     )
 
 
-SERVER_OPTIMIZERS: dict[str, Callable[..., Sgd | AdamW | AdaptiveOptimizer]] = {
+SERVER_OPTIMIZERS: dict[str, Callable[..., ServerOptimizer]] = {
     "sgd": Sgd,
     "adamw": AdamW,
     "fedadam": fedadam,
