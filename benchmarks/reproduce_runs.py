@@ -90,10 +90,8 @@ COMPARED = {
     "flasc16": both(1 / 16),
 }
 
-# A rate that falls over the run, for the server. The clients' rate goes with the rank:
-# B A is scaled by 16 / rank, and by that alone a step would move it 16 / rank times as
-# far.
-DECAY = {"server_learning_rate": 0.0075, "server_learning_rate_decay": 0.985}
+# The headline's settings, and those of its clients at other densities and rates.
+FEWEST = profile("small-20newsgroups-fewest-bytes.toml")
 RANK4 = {"lora_rank": 4, "client_learning_rate": 0.0025, "evaluate_every": 10}
 NEWS = {
     "dense": {"method": "dense"},
@@ -102,8 +100,9 @@ NEWS = {
         "value-format": "int4",
         "init": "shared-seed",
         "evaluate-every": 10,
-        "server-learning-rate": 0.0075,
-        "server-learning-rate-decay": 0.985,
+        **{
+            key: FEWEST[key] for key in FEWEST if key.startswith("server-learning-rate")
+        },
     },
     "rank2-int8": {
         "method": "dense",
@@ -116,9 +115,13 @@ NEWS = {
     "flasc-4-64-int4-fast": news(1 / 4, 1 / 64, "int4", 40, server_learning_rate=0.01),
     "flasc-16-16-int8": news(1 / 16, 1 / 16, "int8", 80),
     "rank4-flasc-2-2-int4": news(1 / 2, 1 / 2, "int4", 150, **RANK4),
-    "rank4-flasc-2-4-int4-decay": profile("small-20newsgroups-fewest-bytes.toml"),
-    "rank4-int4-decay": news(1.0, 1.0, "int4", 150, **RANK4, **DECAY),
-    "rank4-flasc-4-4-int4-decay": news(1 / 4, 1 / 4, "int4", 150, **RANK4, **DECAY),
+    "rank4-flasc-2-4-int4-decay": FEWEST,
+    "rank4-int4-decay": {
+        **FEWEST,
+        "download-density": 1.0,
+        "upload-density": 1.0,
+    },
+    "rank4-flasc-4-4-int4-decay": {**FEWEST, "download-density": 1 / 4},
 }
 
 # Figure 2 on the digits: 20 rounds of 10 of 20 clients.

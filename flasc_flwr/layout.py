@@ -26,8 +26,6 @@ FLOATING = ("float16", "float32", "float64")
 _MOST_AXES = 32
 _LONGEST_AXIS = 1 << 48
 _LORA = re.compile(r"(^|[._])lora_(?:embedding_)?(?P<factor>[AB])([._]|$)")
-
-
 _BLOCK = 1 << 18
 
 
