@@ -122,6 +122,22 @@ NEWS = {
         "upload-density": 1.0,
     },
     "rank4-flasc-4-4-int4-decay": {**FEWEST, "download-density": 1 / 4},
+    # Figure 2 at rank 16 and dense's own rates, after 40 rounds.
+    "flasc-4-4-bfloat16": news(1 / 4, 1 / 4, "bfloat16", 40),
+    "flasc-16-16-bfloat16": news(1 / 16, 1 / 16, "bfloat16", 40),
+    "flasc-64-64-int8": news(1 / 64, 1 / 64, "int8", 40),
+    "flasc-64-64-bfloat16": news(1 / 64, 1 / 64, "bfloat16", 40),
+    "flasc-16-16-int8-fan-in": news(1 / 16, 1 / 16, "int8", 40, score="fan-in"),
+    "sparse-adapter4": {
+        **news(1 / 4, 1 / 4, "bfloat16", 40),
+        "method": "sparse-adapter",
+    },
+    # A quarter is reached after 28 rounds.
+    "adapter-lth4": {
+        **news(1 / 4, 1 / 4, "bfloat16", 40),
+        "method": "adapter-lth",
+        "download-density-decay": 0.95,
+    },
 }
 
 # Figure 2 on the digits: 20 rounds of 10 of 20 clients.
