@@ -15,7 +15,7 @@ from flasc_flwr.flower.wire import array_record, arrays_of
 from flasc_flwr.layout import Arrays
 from flasc_flwr.reporting import RunFolder
 from flasc_flwr.schedules import Decay
-from flasc_flwr.stopping import Stop
+from flasc_flwr.stopping import Stop, failure
 
 app = ServerApp()
 
@@ -114,6 +114,8 @@ def main(grid: Grid, context: Context) -> None:
             timeout=config.round_timeout,
             evaluate_fn=evaluate_fn,
         )
+        if reason := failure(strategy.state.history):
+            raise RuntimeError(reason)
         export(folder.adapter())
         ended = strategy.ended or "all rounds done"
         folder.finish(strategy.state, ended, strategy.by_tensor())

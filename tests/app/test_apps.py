@@ -136,6 +136,19 @@ def test_a_failing_run_leaves_its_reason(tmp_path):
     assert summary["ended"].startswith("failed: ")
 
 
+def test_a_run_in_which_nobody_trained_fails(tmp_path):
+    config = RunConfig().to_dict() | {"lora-rank": 4}
+    nowhere = {"num-partitions": "two"}
+    grid = LocalGrid(
+        client_app.app, 2, run_config=config, node_configs=[nowhere, nowhere]
+    )
+    with pytest.raises(RuntimeError, match="2 rounds, and none .* 2 of 4 .* of 'two'"):
+        run(tmp_path, grid)
+    (folder,) = tmp_path.iterdir()
+    assert len((folder / "history.jsonl").read_text().splitlines()) == 3
+    assert "none had enough usable" in (folder / "summary.json").read_text()
+
+
 def test_a_node_without_a_partition_says_how_to_start_it(tmp_path):
     config = RunConfig().to_dict() | {"num-server-rounds": 1, "lora-rank": 4}
     grid = LocalGrid(
