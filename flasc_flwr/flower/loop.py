@@ -11,8 +11,8 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
+from flasc_flwr.flower.evaluation import EvaluateFn
 from flasc_flwr.flower.exchange import exchange
-from flasc_flwr.flower.server import EvaluateFn
 
 if TYPE_CHECKING:
     from flasc_flwr.flower.rounds import Rounds

@@ -24,13 +24,14 @@ from flwr.serverapp.strategy import Strategy
 from flasc_flwr.aggregation import Contribution
 from flasc_flwr.budget import Budget
 from flasc_flwr.flower.checkpoint import Checkpoint, plain
+from flasc_flwr.flower.evaluation import EvaluateFn, evaluate
 from flasc_flwr.flower.guard import Guard
 from flasc_flwr.flower.ledger import Ledger
 from flasc_flwr.flower.private import Private
 from flasc_flwr.flower.replies import Update, metrics_of, update_of, usable
 from flasc_flwr.flower.roster import Participant, Roster
 from flasc_flwr.flower.sampling import Sampling
-from flasc_flwr.flower.server import EvaluateFn, Server
+from flasc_flwr.flower.server import Server
 from flasc_flwr.flower.state import ServerState
 from flasc_flwr.flower.wire import Order
 from flasc_flwr.kept import by_tensor
@@ -114,7 +115,7 @@ class Rounds(Strategy):
         self.configrecord_key = configrecord_key
         self.train_metrics_aggr_fn = train_metrics_aggr_fn
         self.evaluate_metrics_aggr_fn = evaluate_metrics_aggr_fn
-        self._roster = Roster(server.budget_of)
+        self._roster = Roster(server.budgets.of)
         self._cohort: dict[int, Participant] = {}
         self._timeout = 3600.0
         self._ledger = Ledger(0, Traffic())
@@ -145,7 +146,7 @@ class Rounds(Strategy):
     def by_tensor(self) -> dict[str, Any]:
         """Return what a client receives of each tensor, and the last round sent."""
         server, ledger = self.server, self._ledger
-        download = server.downloads.at(server.budget_now(server.budget))
+        download = server.downloads.at(server.budget_now(server.budgets.most))
         return by_tensor(
             self.state.layout,
             download.sparse,
@@ -271,7 +272,7 @@ class Rounds(Strategy):
         self, server_round: int, evaluate_fn: EvaluateFn
     ) -> MetricRecord:
         """Evaluate what clients can receive, and the dense server vector."""
-        metrics = self.server.evaluate(server_round, evaluate_fn)
+        metrics = evaluate(self.server, server_round, evaluate_fn)
         self._ledger.measured(metrics)
         return MetricRecord(metrics)
 

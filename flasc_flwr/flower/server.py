@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from functools import partial
 from logging import INFO
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, MetricRecord
-from flwr.app.typing import MetricRecordValues
+from flwr.app import ArrayRecord
 from flwr.common.logger import log
 
 from flasc_flwr.aggregation import (
@@ -20,6 +18,7 @@ from flasc_flwr.aggregation import (
 )
 from flasc_flwr.assignment import ValidationRanks
 from flasc_flwr.budget import Budget
+from flasc_flwr.budgets import Budgets
 from flasc_flwr.flower.checkpoint import plain
 from flasc_flwr.flower.downloads import Downloads
 from flasc_flwr.flower.replies import Update
@@ -28,15 +27,10 @@ from flasc_flwr.flower.wire import Order, arrays_of
 from flasc_flwr.initial import seeded_factors
 from flasc_flwr.layout import Layout, Role, Vector
 from flasc_flwr.merged import Merged, merge
-from flasc_flwr.method import Method
-from flasc_flwr.optimizers import ServerOptimizer, step_blocks, step_parts
+from flasc_flwr.optimizers import ServerOptimizer
 from flasc_flwr.ranks import Truncation, rank_of, truncation
-from flasc_flwr.schedules import Decay
 from flasc_flwr.sparsity import Positions, SparseVector
-from flasc_flwr.tiers import TIERS, tier_of
-
-EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
-"""Evaluates arrays at the server after a round."""
+from flasc_flwr.stepping import step_blocks, step_parts
 
 
 class Server:
@@ -44,12 +38,9 @@ class Server:
 
     Parameters
     ----------
-    method : Method
-        What is sent and trained, and what is made of it.
-    budget : Budget
-        What a client uses that sets nothing of its own.
-    decay : Decay
-        How fast densities decay.
+    budgets : Budgets
+        What clients may use, by the method: what is sent and trained, and what is
+        made of it.
     value_format : str
         Value format of the payloads.
     optimizer : ServerOptimizer
@@ -63,21 +54,18 @@ class Server:
     def __init__(
         self,
         *,
-        method: Method,
-        budget: Budget,
-        decay: Decay,
+        budgets: Budgets,
         value_format: str,
         optimizer: ServerOptimizer,
         seed: int,
         validation: ValidationRanks | None,
     ) -> None:
-        self.method = method
-        self.budget = budget
-        self.decay = decay
+        self.method = budgets.method
+        self.budgets = budgets
         self.value_format = value_format
         self.optimizer = optimizer
         self.validation = validation
-        self.init_seed = seed if method.init == "shared-seed" else None
+        self.init_seed = seed if self.method.init == "shared-seed" else None
         self.downloads: Downloads
         self._state: ServerState | None = None
         self._adopted: ArrayRecord | None = None
@@ -106,31 +94,15 @@ class Server:
         """Whether this turn's losses decide on ranks."""
         return self.validation is not None and self.turn == 1
 
-    def budget_of(self, name: str, own: Mapping[str, Any]) -> Budget:
-        """Return a client's budget, from its name and its own settings."""
-        tiers = TIERS[self.method.tiers]
-        tier = tiers[tier_of(name, own, len(tiers))]
-        return tier.of(self.budget).limited_by(own)
-
     def budget_now(self, own: Budget, name: str | None = None) -> Budget:
-        """Return what a client with the budget `own` uses at this turn."""
-        budget = self.method.budget(own, self.decay, self.turn)
+        """Return what a client with the budget `own` uses at this turn.
+
+        With its name, at the rank that it has been given.
+        """
+        budget = self.budgets.at(self.turn, own)
         if name is None:
             return budget
-        first = self.validation.low_rank if self.validation else None
-        return budget.at_most(self.state.ranks.get(name, first))
-
-    def standard_budgets(self) -> dict[str, Budget]:
-        """Return what clients use at this turn who set nothing of their own.
-
-        By the prefix of their metrics; the one without a prefix has the most.
-        """
-        tiers = TIERS[self.method.tiers]
-        own = {f"tier_{i}_": tier.of(self.budget) for i, tier in enumerate(tiers)}
-        if self.validation:
-            own["low_rank_"] = self.budget.at_most(self.validation.low_rank)
-        best = {"": own.pop(f"tier_{len(tiers) - 1}_")}
-        return {name: self.budget_now(b) for name, b in (best | own).items()}
+        return budget.at_most(self.state.ranks.get(name, self.budgets.low_rank))
 
     def cut(self, rank: int | None) -> Truncation:
         """Return the adapter cut to a rank, as the method scales it."""
@@ -184,15 +156,14 @@ class Server:
 
     def settings(self) -> dict[str, Any]:
         """Return what a run has to have in common with one that it goes on from."""
-        validation = self.validation
         return {
             **{f"method {key}": part for key, part in plain(self.method).items()},
-            "budget": plain(self.budget),
-            "decay": plain(self.decay),
+            "budget": plain(self.budgets.most),
+            "decay": plain(self.budgets.decay),
             "values": self.value_format,
             "server_optimizer": plain(self.optimizer),
             "init_seed": self.init_seed,
-            "low_rank": validation.low_rank if validation else None,
+            "low_rank": self.budgets.low_rank,
         }
 
     def aggregator(self) -> Aggregator:
@@ -236,39 +207,16 @@ class Server:
 
     def received(self) -> ArrayRecord:
         """Return the adapter as clients receive it now: masked and rounded."""
-        return self.downloads.received(self.budget_now(self.budget))
+        return self.downloads.received(self.budget_now(self.budgets.most))
 
     def merged(self) -> Merged:
         """Return what clients merge into the backbone now: rounded."""
         return self.downloads.merged[1] if self.downloads.merged else {}
 
-    def evaluate(
-        self, server_round: int, evaluate_fn: EvaluateFn
-    ) -> dict[str, MetricRecordValues]:
-        """Evaluate what clients receive now, and the dense vector as ``server_...``.
-
-        What lower tiers receive gets the prefix of their tier. Equal arrays are
-        evaluated once.
-        """
-        arrays = {
-            prefix: self.downloads.received(budget)
-            for prefix, budget in self.standard_budgets().items()
-        }
-        arrays["server_"] = self.downloads.arrays
-        metrics: dict[str, MetricRecordValues] = {}
-        seen: list[tuple[ArrayRecord, dict[str, MetricRecordValues]]] = []
-        for prefix, record in arrays.items():
-            found = next((result for other, result in seen if other == record), None)
-            if found is None:
-                found = dict(evaluate_fn(server_round, record) or {})
-                seen.append((record, found))
-            metrics |= {prefix + name: value for name, value in found.items()}
-        return metrics
-
     def describe(self) -> list[str]:
         """Return the settings as the first lines of a tree."""
         method = self.method
-        now = self.budget_now(self.budget)
+        now = self.budget_now(self.budgets.most)
         return [
             f"├──> Method: {method.name} ({method.source})",
             f"│\t├── Density in round 1: download ({now.download_density:.4g}) | "

@@ -15,14 +15,16 @@ from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 from flasc_flwr.aggregation import WEIGHTINGS
 from flasc_flwr.assignment import ValidationRanks
 from flasc_flwr.budget import Budget
+from flasc_flwr.budgets import Budgets
 from flasc_flwr.codec import VALUE_FORMATS
 from flasc_flwr.flower.checkpoint import Checkpoint
+from flasc_flwr.flower.evaluation import EvaluateFn
 from flasc_flwr.flower.guard import Guard
 from flasc_flwr.flower.loop import run_rounds
 from flasc_flwr.flower.private import require_private
 from flasc_flwr.flower.rounds import MetricsAggregation, Rounds
 from flasc_flwr.flower.sampling import Sampling
-from flasc_flwr.flower.server import EvaluateFn, Server
+from flasc_flwr.flower.server import Server
 from flasc_flwr.method import Method
 from flasc_flwr.methods import compose
 from flasc_flwr.optimizers import SERVER_OPTIMIZERS, ServerOptimizer, Sgd
@@ -150,11 +152,14 @@ class Flasc(Rounds):
                 "validation loss: give ValidationRanks(loss_of=...)"
             )
         server = Server(
-            method=chosen,
-            budget=Budget(
-                download_density=download_density, upload_density=upload_density
+            budgets=Budgets(
+                method=chosen,
+                most=Budget(
+                    download_density=download_density, upload_density=upload_density
+                ),
+                decay=decay or Decay(),
+                low_rank=validation.low_rank if validation and by_validation else None,
             ),
-            decay=decay or Decay(),
             value_format=chosen.value_format if values == "auto" else values,
             optimizer=optimizer,
             seed=seed,
