@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flasc_flwr.aggregation.factors import dead_modules
 from flasc_flwr.budget import Budget
 from flasc_flwr.codec import decode, encode
+from flasc_flwr.flower.records import Records
 from flasc_flwr.flower.roster import Participant
 from flasc_flwr.flower.start import start_of
 from flasc_flwr.flower.wire import (
@@ -175,8 +176,7 @@ class Downloads:
         server_round: int,
         order_of: Callable[[Budget], Order],
         config: ConfigRecord,
-        arrayrecord_key: str,
-        configrecord_key: str,
+        records: Records,
     ) -> list[Message]:
         """Return one message for each participant, one content for each budget.
 
@@ -190,8 +190,8 @@ class Downloads:
             if budget not in contents:
                 content = RecordDict(
                     {
-                        arrayrecord_key: self.at(budget).record,
-                        configrecord_key: settings,
+                        records.arrayrecord_key: self.at(budget).record,
+                        records.configrecord_key: settings,
                     }
                 )
                 if self.merged:

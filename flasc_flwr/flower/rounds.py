@@ -15,7 +15,6 @@ from flwr.app import (
     Message,
     MessageType,
     MetricRecord,
-    RecordDict,
 )
 from flwr.common.logger import log
 from flwr.serverapp import Grid
@@ -28,6 +27,7 @@ from flasc_flwr.flower.evaluation import EvaluateFn, evaluate
 from flasc_flwr.flower.guard import Guard
 from flasc_flwr.flower.ledger import Ledger
 from flasc_flwr.flower.private import Private
+from flasc_flwr.flower.records import Records
 from flasc_flwr.flower.replies import Update, metrics_of, update_of, usable
 from flasc_flwr.flower.roster import Participant, Roster
 from flasc_flwr.flower.sampling import Sampling
@@ -38,9 +38,6 @@ from flasc_flwr.kept import by_tensor
 from flasc_flwr.privacy import Privacy
 from flasc_flwr.stopping import Stop
 from flasc_flwr.traffic import Traffic
-
-MetricsAggregation = Callable[[list[RecordDict], str], MetricRecord]
-"""Puts the clients' metrics together, weighted by the named metric."""
 
 
 class Rounds(Strategy):
@@ -67,6 +64,8 @@ class Rounds(Strategy):
         How private the run is.
     weighting : str
         How clients count.
+    records : Records
+        Keys in messages, and how the clients' metrics are put together.
     run_settings : Mapping[str, Any]
         More settings that a resumed run has to share.
     evaluate_every : int
@@ -75,10 +74,6 @@ class Rounds(Strategy):
         Told each finished row of the history.
     on_checkpoint : Callable[[Checkpoint], None], optional
         Given the run's state after each round.
-    weighted_by_key, arrayrecord_key, configrecord_key : str
-        Keys in the records of messages.
-    train_metrics_aggr_fn, evaluate_metrics_aggr_fn : MetricsAggregation
-        Put the clients' metrics together.
     """
 
     def __init__(
@@ -90,15 +85,11 @@ class Rounds(Strategy):
         stop: Stop,
         privacy: Privacy | None,
         weighting: str,
+        records: Records,
         run_settings: Mapping[str, Any],
         evaluate_every: int,
         on_round: Callable[[dict[str, Any]], None] | None,
         on_checkpoint: Callable[[Checkpoint], None] | None,
-        weighted_by_key: str,
-        arrayrecord_key: str,
-        configrecord_key: str,
-        train_metrics_aggr_fn: MetricsAggregation,
-        evaluate_metrics_aggr_fn: MetricsAggregation,
     ) -> None:
         self.server = server
         self.sampling = sampling
@@ -106,15 +97,11 @@ class Rounds(Strategy):
         self.stop = stop
         self.privacy = privacy
         self.weighting = weighting
+        self.records = records
         self.run_settings = run_settings
         self.evaluate_every = evaluate_every
         self.on_round = on_round
         self.on_checkpoint = on_checkpoint
-        self.weighted_by_key = weighted_by_key
-        self.arrayrecord_key = arrayrecord_key
-        self.configrecord_key = configrecord_key
-        self.train_metrics_aggr_fn = train_metrics_aggr_fn
-        self.evaluate_metrics_aggr_fn = evaluate_metrics_aggr_fn
         self._roster = Roster(server.budgets.of)
         self._cohort: dict[int, Participant] = {}
         self._timeout = 3600.0
@@ -242,7 +229,7 @@ class Rounds(Strategy):
         arrays = server.step(aggregate)
         if private:
             return arrays, None  # what clients measured would be told without noise
-        averaged = self.train_metrics_aggr_fn(metrics, self.weighted_by_key)
+        averaged = self.records.train_metrics(metrics)
         self._ledger.measured({f"train_{name}": averaged[name] for name in averaged})
         return arrays, averaged
 
@@ -260,11 +247,11 @@ class Rounds(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Average the clients' metrics."""
-        read = partial(metrics_of, weighted_by_key=self.weighted_by_key)
+        read = partial(metrics_of, weighted_by_key=self.records.weighted_by_key)
         metrics = list(usable(replies, read, self._ledger))
         if not metrics:
             return None
-        averaged = self.evaluate_metrics_aggr_fn(metrics, self.weighted_by_key)
+        averaged = self.records.evaluate_metrics(metrics)
         self._ledger.measured({f"clients_{name}": averaged[name] for name in averaged})
         return averaged
 
@@ -303,8 +290,7 @@ class Rounds(Strategy):
             server_round=self._ledger.round,
             order_of=order_of,
             config=config,
-            arrayrecord_key=self.arrayrecord_key,
-            configrecord_key=self.configrecord_key,
+            records=self.records,
         )
         self._ledger.sent(messages, [p.name for p in cohort])
         return messages
@@ -316,7 +302,7 @@ class Rounds(Strategy):
             reply,
             self._cohort,
             server.cut,
-            self.weighted_by_key,
+            self.records.weighted_by_key,
             server.shared_support,
         )
         update = self.guard.let_in(update)

@@ -22,7 +22,8 @@ from flasc_flwr.flower.evaluation import EvaluateFn
 from flasc_flwr.flower.guard import Guard
 from flasc_flwr.flower.loop import run_rounds
 from flasc_flwr.flower.private import require_private
-from flasc_flwr.flower.rounds import MetricsAggregation, Rounds
+from flasc_flwr.flower.records import MetricsAggregation, Records
+from flasc_flwr.flower.rounds import Rounds
 from flasc_flwr.flower.sampling import Sampling
 from flasc_flwr.flower.server import Server
 from flasc_flwr.method import Method
@@ -191,17 +192,19 @@ class Flasc(Rounds):
             stop=stop or Stop(),
             privacy=privacy,
             weighting=weighting,
+            records=Records(
+                weighted_by_key=weighted_by_key,
+                arrayrecord_key=arrayrecord_key,
+                configrecord_key=configrecord_key,
+                train_metrics_aggr_fn=train_metrics_aggr_fn or aggregate_metricrecords,
+                evaluate_metrics_aggr_fn=(
+                    evaluate_metrics_aggr_fn or aggregate_metricrecords
+                ),
+            ),
             run_settings=run_settings or {},
             evaluate_every=evaluate_every,
             on_round=on_round,
             on_checkpoint=on_checkpoint,
-            weighted_by_key=weighted_by_key,
-            arrayrecord_key=arrayrecord_key,
-            configrecord_key=configrecord_key,
-            train_metrics_aggr_fn=train_metrics_aggr_fn or aggregate_metricrecords,
-            evaluate_metrics_aggr_fn=(
-                evaluate_metrics_aggr_fn or aggregate_metricrecords
-            ),
         )
         self._resume = resume
 
@@ -211,10 +214,7 @@ class Flasc(Rounds):
             *self.server.describe(),
             f"│\t└── Mean: {self.weighting}",
             *self.sampling.describe(),
-            "└──> Keys in records:",
-            f"\t├── Weighted by: '{self.weighted_by_key}'",
-            f"\t├── ArrayRecord key: '{self.arrayrecord_key}'",
-            f"\t└── ConfigRecord key: '{self.configrecord_key}'",
+            *self.records.describe(),
         )
         for line in tree:
             log(INFO, "\t%s", line)

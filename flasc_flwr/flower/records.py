@@ -1,0 +1,49 @@
+"""Records in messages: their keys, and how the clients' metrics are put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flwr.app import MetricRecord, RecordDict
+
+MetricsAggregation = Callable[[list[RecordDict], str], MetricRecord]
+"""Puts the clients' metrics together, weighted by the named metric."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """Names and functions that Flower's own strategies have, too.
+
+    Attributes
+    ----------
+    weighted_by_key : str
+        Metric that holds a client's number of examples.
+    arrayrecord_key, configrecord_key : str
+        Keys of the adapter and of the settings in a message.
+    train_metrics_aggr_fn, evaluate_metrics_aggr_fn : MetricsAggregation
+        Put the clients' metrics together.
+    """
+
+    weighted_by_key: str
+    arrayrecord_key: str
+    configrecord_key: str
+    train_metrics_aggr_fn: MetricsAggregation
+    evaluate_metrics_aggr_fn: MetricsAggregation
+
+    def train_metrics(self, replies: list[RecordDict]) -> MetricRecord:
+        """Return the metrics of the clients that trained, put together."""
+        return self.train_metrics_aggr_fn(replies, self.weighted_by_key)
+
+    def evaluate_metrics(self, replies: list[RecordDict]) -> MetricRecord:
+        """Return the metrics of the clients that evaluated, put together."""
+        return self.evaluate_metrics_aggr_fn(replies, self.weighted_by_key)
+
+    def describe(self) -> list[str]:
+        """Return the keys as the last lines of a tree."""
+        return [
+            "└──> Keys in records:",
+            f"\t├── Weighted by: '{self.weighted_by_key}'",
+            f"\t├── ArrayRecord key: '{self.arrayrecord_key}'",
+            f"\t└── ConfigRecord key: '{self.configrecord_key}'",
+        ]
