@@ -122,6 +122,11 @@ NEWS = {
         "upload-density": 1.0,
     },
     "rank4-flasc-4-4-int4-decay": {**FEWEST, "download-density": 1 / 4},
+    "rank2-flasc-2-4-int4-decay": {
+        **FEWEST,
+        "lora-rank": 2,
+        "client-learning-rate": FEWEST["client-learning-rate"] / 2,
+    },
     # Figure 2 at rank 16 and dense's own rates, after 40 rounds.
     "flasc-4-4-bfloat16": news(1 / 4, 1 / 4, "bfloat16", 40),
     "flasc-16-16-bfloat16": news(1 / 16, 1 / 16, "bfloat16", 40),
