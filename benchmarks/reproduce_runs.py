@@ -93,6 +93,13 @@ COMPARED = {
 # The headline's settings, and those of its clients at other densities and rates.
 FEWEST = profile("small-20newsgroups-fewest-bytes.toml")
 RANK4 = {"lora_rank": 4, "client_learning_rate": 0.0025, "evaluate_every": 10}
+RANK2 = {
+    **FEWEST,
+    "lora-rank": 2,
+    "client-learning-rate": FEWEST["client-learning-rate"] / 2,
+    "server-learning-rate-decay": 0.99,
+    "num-server-rounds": 200,
+}
 NEWS = {
     "dense": {"method": "dense"},
     "dense-int4-decay": {
@@ -122,11 +129,8 @@ NEWS = {
         "upload-density": 1.0,
     },
     "rank4-flasc-4-4-int4-decay": {**FEWEST, "download-density": 1 / 4},
-    "rank2-flasc-2-4-int4-decay": {
-        **FEWEST,
-        "lora-rank": 2,
-        "client-learning-rate": FEWEST["client-learning-rate"] / 2,
-    },
+    "rank2-flasc-2-4-int4-decay": RANK2,
+    "rank2-int4-decay": {**RANK2, "download-density": 1.0, "upload-density": 1.0},
     # Figure 2 at rank 16 and dense's own rates, after 40 rounds.
     "flasc-4-4-bfloat16": news(1 / 4, 1 / 4, "bfloat16", 40),
     "flasc-16-16-bfloat16": news(1 / 16, 1 / 16, "bfloat16", 40),
