@@ -53,19 +53,23 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> Non
 
 
 def bytes_table(
-    runs: Settings, targets: Sequence[float], reach: Reach, title: str
+    runs: Settings,
+    targets: Sequence[float],
+    reach: Reach,
+    title: str,
+    base: str = "dense",
 ) -> None:
-    """Print the MB until each accuracy, and how many times fewer than dense."""
-    dense = runs["dense"].curve
+    """Print the MB until each accuracy, and how many times fewer than `base`."""
+    compared = runs[base].curve
     rows = []
     for name, setting in runs.items():
         curve = setting.curve
         cells = [name, str(curve[-1].round), percent(setting.last)]
         for target in targets:
-            own, base = reach(curve, target), reach(dense, target)
+            own, other = reach(curve, target), reach(compared, target)
             cell = f"{own.megabytes:.1f} (round {own.round})" if own else "-"
-            if own and base and name != "dense":
-                cell += f", {base.megabytes / own.megabytes:.1f}x"
+            if own and other and name != base:
+                cell += f", {other.megabytes / own.megabytes:.1f}x"
             cells.append(cell)
         rows.append(cells)
     head = ["run", "rounds", "last accuracy, %", *(f"{t:.1%}" for t in targets)]
