@@ -15,11 +15,13 @@ MARGIN = 0.005
 SHOWN = {
     "news": (
         "dense",
+        "dense-int4-decay",
         "rank2-int8",
         "rank4-int4-decay",
         "flasc-4-4-int8",
         "flasc-16-16-int8",
         "rank4-flasc-2-4-int4-decay",
+        "rank2-flasc-2-4-int4-decay",
     ),
     "digits": (
         "dense",

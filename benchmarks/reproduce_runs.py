@@ -90,15 +90,16 @@ COMPARED = {
     "flasc16": both(1 / 16),
 }
 
-# The headline's settings, and those of its clients at other densities and rates.
+EVERYTHING = {"download-density": 1.0, "upload-density": 1.0}
+# The headline's settings: rank 2. And those of rank 4.
 FEWEST = profile("small-20newsgroups-fewest-bytes.toml")
-RANK4 = {"lora_rank": 4, "client_learning_rate": 0.0025, "evaluate_every": 10}
-RANK2 = {
+FALLING = {"server-learning-rate": 0.0075, "server-learning-rate-decay": 0.985}
+RANK4 = {
     **FEWEST,
-    "lora-rank": 2,
-    "client-learning-rate": FEWEST["client-learning-rate"] / 2,
-    "server-learning-rate-decay": 0.99,
-    "num-server-rounds": 200,
+    **FALLING,
+    "lora-rank": 4,
+    "client-learning-rate": 0.0025,
+    "num-server-rounds": 150,
 }
 NEWS = {
     "dense": {"method": "dense"},
@@ -107,9 +108,7 @@ NEWS = {
         "value-format": "int4",
         "init": "shared-seed",
         "evaluate-every": 10,
-        **{
-            key: FEWEST[key] for key in FEWEST if key.startswith("server-learning-rate")
-        },
+        **FALLING,
     },
     "rank2-int8": {
         "method": "dense",
@@ -121,16 +120,20 @@ NEWS = {
     "flasc-4-16-int4": news(1 / 4, 1 / 16, "int4", 40),
     "flasc-4-64-int4-fast": news(1 / 4, 1 / 64, "int4", 40, server_learning_rate=0.01),
     "flasc-16-16-int8": news(1 / 16, 1 / 16, "int8", 80),
-    "rank4-flasc-2-2-int4": news(1 / 2, 1 / 2, "int4", 150, **RANK4),
-    "rank4-flasc-2-4-int4-decay": FEWEST,
-    "rank4-int4-decay": {
-        **FEWEST,
-        "download-density": 1.0,
-        "upload-density": 1.0,
-    },
-    "rank4-flasc-4-4-int4-decay": {**FEWEST, "download-density": 1 / 4},
-    "rank2-flasc-2-4-int4-decay": RANK2,
-    "rank2-int4-decay": {**RANK2, "download-density": 1.0, "upload-density": 1.0},
+    "rank4-flasc-2-2-int4": news(
+        1 / 2,
+        1 / 2,
+        "int4",
+        150,
+        lora_rank=4,
+        client_learning_rate=0.0025,
+        evaluate_every=10,
+    ),
+    "rank4-flasc-2-4-int4-decay": RANK4,
+    "rank4-int4-decay": {**RANK4, **EVERYTHING},
+    "rank4-flasc-4-4-int4-decay": {**RANK4, "download-density": 1 / 4},
+    "rank2-flasc-2-4-int4-decay": FEWEST,
+    "rank2-int4-decay": {**FEWEST, **EVERYTHING},
     # Figure 2 at rank 16 and dense's own rates, after 40 rounds.
     "flasc-4-4-bfloat16": news(1 / 4, 1 / 4, "bfloat16", 40),
     "flasc-16-16-bfloat16": news(1 / 16, 1 / 16, "bfloat16", 40),
