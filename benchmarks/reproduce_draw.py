@@ -62,7 +62,7 @@ def bytes_table(
     base: str = "dense",
 ) -> None:
     """Print the MB until each accuracy, and how many times fewer than `base`."""
-    compared = runs[base].curve
+    compared = runs[base].curve if base in runs else []
     rows = []
     for name, setting in runs.items():
         curve = setting.curve
@@ -174,18 +174,21 @@ def tiers(runs: Settings, figures: Path) -> None:
 
 
 def ranks(runs: Settings, figures: Path) -> None:
-    """Byun & Lee: a few clients of high rank, by accuracy after each round."""
+    """Byun & Lee: a few clients of high rank, by round and by bytes."""
     rounds = [p.round for p in next(iter(runs.values())).curve if p.round]
     rows = [
-        [
-            name,
-            *(f"{p.accuracy:.1%}"[:-1] for p in setting.curve if p.round),
-            f"{setting.curve[-1].megabytes:.1f}",
-        ]
+        [name, *(f"{p.accuracy:.1%}"[:-1] for p in setting.curve if p.round)]
         for name, setting in runs.items()
     ]
-    head = ["run", *(f"round {number}" for number in rounds), "MB, both ways"]
+    head = ["run", *(f"round {number}" for number in rounds)]
     table(head, rows, "Accuracy, %, by round")
+    bytes_table(
+        runs,
+        (0.5, 0.8, 0.9),
+        first,
+        "MB of messages, both ways, until an accuracy was first reached",
+        base="all-rank20",
+    )
 
 
 def privacy(runs: Settings, figures: Path) -> None:
