@@ -93,6 +93,6 @@ def failure(history: Sequence[dict[str, Any]]) -> str | None:
         return None
     reasons = Counter(f["reason"] for row in history for f in row["failures"])
     said = f"{len(rounds)} rounds, and none had enough usable replies for a step"
-    for reason, count in reasons.most_common(1):
-        said += f"; {count} of {reasons.total()} were not used because: {reason}"
+    for reason, _ in reasons.most_common(1):
+        said += f"; {reasons.total()} were not used, most often because: {reason}"
     return said
