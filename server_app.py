@@ -14,8 +14,9 @@ from flasc_flwr.flower.guard import Guard
 from flasc_flwr.flower.wire import array_record, arrays_of
 from flasc_flwr.layout import Arrays
 from flasc_flwr.reporting import RunFolder
+from flasc_flwr.reporting.summary import failure
 from flasc_flwr.schedules import Decay
-from flasc_flwr.stopping import Stop, failure
+from flasc_flwr.stopping import Stop
 
 app = ServerApp()
 

@@ -51,7 +51,10 @@ def both(density: float, values: str = "bfloat16") -> Settings:
 
 
 def news(down: float, up: float, values: str, rounds: int, **more: Any) -> Settings:
-    """Return FLASC with A from a shared seed, and a density each way."""
+    """Return FLASC with A from a shared seed, and a density each way.
+
+    What else is given comes last: another method, too.
+    """
     given = {name.replace("_", "-"): value for name, value in more.items()}
     return {
         "method": "flasc",
@@ -140,16 +143,16 @@ NEWS = {
     "flasc-64-64-int8": news(1 / 64, 1 / 64, "int8", 40),
     "flasc-64-64-bfloat16": news(1 / 64, 1 / 64, "bfloat16", 40),
     "flasc-16-16-int8-fan-in": news(1 / 16, 1 / 16, "int8", 40, score="fan-in"),
-    "sparse-adapter4": {
-        **news(1 / 4, 1 / 4, "bfloat16", 40),
-        "method": "sparse-adapter",
-    },
+    "sparse-adapter4": news(1 / 4, 1 / 4, "bfloat16", 40, method="sparse-adapter"),
     # A quarter is reached after 28 rounds.
-    "adapter-lth4": {
-        **news(1 / 4, 1 / 4, "bfloat16", 40),
-        "method": "adapter-lth",
-        "download-density-decay": 0.95,
-    },
+    "adapter-lth4": news(
+        1 / 4,
+        1 / 4,
+        "bfloat16",
+        40,
+        method="adapter-lth",
+        download_density_decay=0.95,
+    ),
 }
 
 # Figure 2 on the digits: 20 rounds of 10 of 20 clients.

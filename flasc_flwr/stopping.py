@@ -1,8 +1,7 @@
-"""When a run has done enough before its last round, and when it has done nothing."""
+"""Stop conditions: when a run has done enough before its last round."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,26 +72,3 @@ class Stop:
                     f"{self.client_megabytes} MB"
                 )
         return None
-
-
-def failure(history: Sequence[dict[str, Any]]) -> str | None:
-    """Return why a run trained nothing at all; None if a round of it made a step.
-
-    Parameters
-    ----------
-    history : Sequence[dict[str, Any]]
-        The rows of the history; round 0 is of no training.
-
-    Returns
-    -------
-    str or None
-        With the most frequent reason for which replies were not used.
-    """
-    rounds = [row for row in history if row["round"] > 0]
-    if not rounds or not all(row["skipped"] for row in rounds):
-        return None
-    reasons = Counter(f["reason"] for row in history for f in row["failures"])
-    said = f"{len(rounds)} rounds, and none had enough usable replies for a step"
-    for reason, _ in reasons.most_common(1):
-        said += f"; {reasons.total()} were not used, most often because: {reason}"
-    return said

@@ -152,6 +152,8 @@ class Flasc(Rounds):
                 f"validation is None, but method {chosen.name!r} assigns ranks by "
                 "validation loss: give ValidationRanks(loss_of=...)"
             )
+        if not by_validation:
+            validation = None
         server = Server(
             budgets=Budgets(
                 method=chosen,
@@ -159,12 +161,12 @@ class Flasc(Rounds):
                     download_density=download_density, upload_density=upload_density
                 ),
                 decay=decay or Decay(),
-                low_rank=validation.low_rank if validation and by_validation else None,
+                low_rank=validation.low_rank if validation else None,
             ),
             value_format=chosen.value_format if values == "auto" else values,
             optimizer=optimizer,
             seed=seed,
-            validation=validation if by_validation else None,
+            validation=validation,
         )
         if privacy:
             require_private(

@@ -1,4 +1,4 @@
-"""The summary of a run: totals, and what dense float32 would have sent."""
+"""The summary of a run: its totals, beside dense float32's, and whether it failed."""
 
 from __future__ import annotations
 
@@ -48,12 +48,40 @@ def summarise(
         "adapter_parameters": size,
         **metrics,
         "skipped_rounds": sum(row["skipped"] for row in history),
-        "failures": dict(Counter(f["reason"] for r in history for f in r["failures"])),
+        "failures": dict(_reasons(history)),
         **totals,
         "dense_float32_bytes": dense,
         "reduction_vs_dense_float32": dense / sent if sent else None,
         "seconds": round(sum(row["seconds"] for row in history), 3),
     }
+
+
+def failure(history: Sequence[dict[str, Any]]) -> str | None:
+    """Return why a run trained nothing at all; None if a round of it made a step.
+
+    Parameters
+    ----------
+    history : Sequence[dict[str, Any]]
+        The rows of the history; round 0 is of no training.
+
+    Returns
+    -------
+    str or None
+        With the most frequent reason for which replies were not used.
+    """
+    rounds = [row for row in history if row["round"] > 0]
+    if not rounds or not all(row["skipped"] for row in rounds):
+        return None
+    reasons = _reasons(history)
+    said = f"{len(rounds)} rounds, and none had enough usable replies for a step"
+    for reason, _ in reasons.most_common(1):
+        said += f"; {reasons.total()} were not used, most often because: {reason}"
+    return said
+
+
+def _reasons(history: Sequence[dict[str, Any]]) -> Counter[str]:
+    """Count the replies that were not used, by reason."""
+    return Counter(f["reason"] for row in history for f in row["failures"])
 
 
 _LAST = ("accuracy", "loss", "server_accuracy", "server_loss", "epsilon", "delta")

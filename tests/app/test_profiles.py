@@ -64,7 +64,7 @@ def resolved(profile, tmp_path):
     """Return the profile's config with few rows, or skip: what is not here is said."""
     config = config_of(profile)
     if "$" in str(local_path(config.dataset)):
-        pytest.skip(f"{config.dataset} is not set")
+        pytest.skip(f"{config.dataset} needs a variable that is not set")
     model = config.model
     if not model:
         # The profile asks for one to be given.
@@ -77,7 +77,7 @@ def resolved(profile, tmp_path):
     except ValueError as error:
         pytest.skip(str(error))
     if not local and os.environ.get("HF_HUB_OFFLINE") == "1":
-        pytest.skip(f"{model} and {config.dataset} come from the hub")
+        pytest.skip(f"{model} comes from the hub, and HF_HUB_OFFLINE is set")
     few = {"train_split": "train[:400]", "test_split": "test[:40]"}
     return replace(config, model=model, **few)
 
