@@ -14,7 +14,7 @@ from flasc_flwr.flower.guard import Guard
 from flasc_flwr.flower.wire import array_record, arrays_of
 from flasc_flwr.layout import Arrays
 from flasc_flwr.reporting import RunFolder
-from flasc_flwr.reporting.summary import failure
+from flasc_flwr.reporting.summary import nothing_trained
 from flasc_flwr.schedules import Decay
 from flasc_flwr.stopping import Stop
 
@@ -46,7 +46,7 @@ def main(grid: Grid, context: Context) -> None:
             save(task.model, path, strategy.server.merged(), task.scale)
 
         def on_round(row: dict[str, Any]) -> None:
-            folder.add_row(row)
+            folder.add_row(row, strategy.state)
             every = config.export_every
             if every and row["round"] > 0 and row["round"] % every == 0:
                 export(folder.adapter(row["round"]))
@@ -115,8 +115,7 @@ def main(grid: Grid, context: Context) -> None:
             timeout=config.round_timeout,
             evaluate_fn=evaluate_fn,
         )
-        if reason := failure(strategy.state.history):
+        if reason := nothing_trained(strategy.state.history):
             raise RuntimeError(reason)
         export(folder.adapter())
-        ended = strategy.ended or "all rounds done"
-        folder.finish(strategy.state, ended, strategy.by_tensor())
+        folder.finish(strategy.ended or "all rounds done", strategy.by_tensor())

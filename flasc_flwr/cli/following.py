@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from contextlib import ExitStack
+from typing import Any
 
 import typer
 
@@ -12,10 +13,10 @@ from flasc_flwr.cli.common import one_line
 from flasc_flwr.cli.live import Lines, view_of
 from flasc_flwr.cli.progress import Progress
 from flasc_flwr.cli.superlink import FlwrRun
+from flasc_flwr.reporting.summary import failure
 
 _EVERY = 0.25
 _ERROR = re.compile(r"(?:[\w.]+(?:Error|Exception)|ERROR|Error): .+")
-_FAILED = "failed: "
 
 
 def follow(
@@ -50,10 +51,9 @@ def follow(
 
 def verdict(flower: FlwrRun, progress: Progress) -> str | None:
     """Return why a run failed, in one line; None if it did not."""
-    ended = _ended(progress)
-    if ended is not None:
-        failed = ended.startswith(_FAILED)
-        return one_line(ended.removeprefix(_FAILED)) if failed else None
+    if summary := _summary(progress):
+        reason = failure(summary)
+        return one_line(reason) if reason else None
     if progress.run_id is None:
         return _last_error(progress)
     said = flower.told(progress.run_id)
@@ -69,14 +69,13 @@ def verdict(flower: FlwrRun, progress: Progress) -> str | None:
     )
 
 
-def _ended(progress: Progress) -> str | None:
-    """Return what the run's summary says, if there is one."""
+def _summary(progress: Progress) -> dict[str, Any]:
+    """Return the run's summary; empty where there is none."""
     if progress.folder is None:
-        return None
-    summary = progress.folder / "summary.json"
-    if not summary.is_file():
-        return None
-    return str(json.loads(summary.read_text())["ended"])
+        return {}
+    path = progress.folder / "summary.json"
+    summary: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return summary
 
 
 def _last_error(progress: Progress) -> str:

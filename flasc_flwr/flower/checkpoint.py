@@ -122,15 +122,7 @@ class Checkpoint:
         CheckpointError
             With the first difference.
         """
-        # As JSON has them: what was written is compared with what would be.
-        wanted = json.loads(json.dumps(dict(settings)))
-        for key in sorted(wanted.keys() | self.settings.keys()):
-            ours, theirs = wanted.get(key), self.settings.get(key)
-            if ours != theirs:
-                raise CheckpointError(
-                    f"the checkpoint has {key} = {theirs!r}, this run has {ours!r}: a "
-                    "run goes on with the settings that it began with"
-                )
+        self.require_settings({**dict.fromkeys(self.settings), **settings})
         for ours, theirs in zip(
             layout.tensors, self.state.layout.tensors, strict=False
         ):
@@ -143,6 +135,24 @@ class Checkpoint:
                 f"the checkpoint's adapter has {len(self.state.layout.tensors)} "
                 f"tensors, this run's {len(layout.tensors)}"
             )
+
+    def require_settings(self, settings: Mapping[str, Any]) -> None:
+        """Check that `settings`, some of a run's or all, are the checkpoint's, too.
+
+        Raises
+        ------
+        CheckpointError
+            With the first difference.
+        """
+        # As JSON has them: what was written is compared with what would be.
+        wanted = json.loads(json.dumps(dict(settings)))
+        for key, ours in sorted(wanted.items()):
+            theirs = self.settings.get(key)
+            if ours != theirs:
+                raise CheckpointError(
+                    f"the checkpoint has {key} = {theirs!r}, this run has {ours!r}: a "
+                    "run goes on with the settings that it began with"
+                )
 
 
 def plain(value: Any) -> Any:

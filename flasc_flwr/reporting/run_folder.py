@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from logging import ERROR, INFO
 from pathlib import Path
@@ -18,11 +17,12 @@ from flasc_flwr.config import RunConfig
 from flasc_flwr.flower.checkpoint import Checkpoint, CheckpointError, found, read
 from flasc_flwr.flower.state import ServerState
 from flasc_flwr.reporting.runs import adapter_of
-from flasc_flwr.reporting.summary import as_line, as_table, summarise
+from flasc_flwr.reporting.summary import FAILED, as_line, as_table, summarise
 from flasc_flwr.reporting.trackers import TrackerError, Trackers
 from flasc_flwr.traffic import Traffic
 
 _CHECKPOINTS = "checkpoints"
+_AT_THE_END = ("summary.json", "traffic.json", "tensors.json")
 
 
 class RunFolder:
@@ -31,16 +31,16 @@ class RunFolder:
     ``config.toml`` (resolved), ``history.jsonl`` (one row a round, written as it
     ends), ``summary.json``, ``traffic.json`` (bytes by round, client and direction),
     ``tensors.json`` (what is kept of each) and ``adapter/`` (PEFT's format). As a
-    context manager it logs the folder's path at the start and at the end, and leaves
-    the reason in ``summary.json`` if the run fails.
+    context manager it logs the folder's path at the start and at the end; if the run
+    fails, it leaves the reason in ``summary.json``, and what was sent until then.
     """
 
     def __init__(
-        self, path: Path, config: RunConfig, history: Sequence[dict[str, Any]] = ()
+        self, path: Path, config: RunConfig, state: ServerState | None = None
     ) -> None:
         self.path = path
         self._config = config
-        self._history = history
+        self._state = state
         self._trackers = Trackers.of(config.trackers)
 
     @classmethod
@@ -58,22 +58,27 @@ class RunFolder:
         """Open the folder of an earlier run, to go on from its newest checkpoint.
 
         Its history is cut back to the checkpoint, so that it has each round once.
+        What was written at its end goes. Nothing is touched where it cannot go on.
 
         Raises
         ------
         CheckpointError
-            If ``resume`` names no run with a whole checkpoint.
+            If ``resume`` names no run with a whole checkpoint, or one with other
+            settings.
         """
         path = Path(config.resume).expanduser()
         if config.resume == "latest":
             path = _latest(Path(config.output_dir).expanduser())
         # A checkpoint may be named itself.
         checkpoint = read(path if path.is_file() else path / _CHECKPOINTS)
-        history = list(checkpoint.state.history)
-        folder = cls(path.parent.parent if path.is_file() else path, config, history)
-        rows = "".join(json.dumps(row) + "\n" for row in history)
+        checkpoint.require_settings(config.shared_by_resumed())
+        state = checkpoint.state
+        folder = cls(path.parent.parent if path.is_file() else path, config, state)
+        rows = "".join(json.dumps(row) + "\n" for row in state.history)
         write_text(folder.path / "history.jsonl", rows)
         write_text(folder.path / "config.toml", tomli_w.dumps(config.to_dict()))
+        for name in _AT_THE_END:
+            (folder.path / name).unlink(missing_ok=True)
         return folder, checkpoint
 
     @property
@@ -84,7 +89,8 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         log(INFO, "Run folder: %s", self.path)
         try:
-            self._trackers.start(self._config, self.path, self._history)
+            history = self._state.history if self._state else []
+            self._trackers.start(self._config, self.path, history)
         except TrackerError as error:
             self.__exit__(type(error), error, None)
             raise
@@ -97,14 +103,14 @@ class RunFolder:
         traceback: TracebackType | None,
     ) -> None:
         if error is not None:
-            reason = f"failed: {error or type(error).__name__}"
-            write_json(self.path / "summary.json", {"ended": reason})
-            self._trackers.finish({"ended": reason})
-            log(ERROR, "The run %s", reason)
+            ended = f"{FAILED}{str(error) or type(error).__name__}"
+            self._close(ended)
+            log(ERROR, "The run %s", ended)
         log(INFO, "Run folder: %s", self.path)
 
-    def add_row(self, row: dict[str, Any]) -> None:
-        """Add a round's row to the history, and log it."""
+    def add_row(self, row: dict[str, Any], state: ServerState) -> None:
+        """Add a round's row to the history, and log it; `state` is the run's."""
+        self._state = state
         with (self.path / "history.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
         log(INFO, as_line(row, self._config.num_server_rounds))
@@ -114,15 +120,21 @@ class RunFolder:
         """Return where the adapter goes: that of a round, or the final one."""
         return adapter_of(self.path, round)
 
-    def finish(self, state: ServerState, ended: str, tensors: dict[str, Any]) -> None:
-        """Write the traffic, what was kept by tensor and the summary, and log it."""
+    def finish(self, ended: str, tensors: dict[str, Any]) -> None:
+        """Write what was kept by tensor, the traffic and the summary, and log it."""
         write_json(self.path / "tensors.json", tensors)
-        write_text(self.path / "traffic.json", _lines_of(state.traffic))
-        summary = summarise(state.history, state.traffic, state.layout.size, ended)
+        for line in as_table(self._close(ended)).splitlines():
+            log(INFO, line)
+
+    def _close(self, ended: str) -> dict[str, Any]:
+        """Write the traffic, if there was any round, and return the summary."""
+        summary: dict[str, Any] = {"ended": ended}
+        if state := self._state:
+            write_text(self.path / "traffic.json", _lines_of(state.traffic))
+            summary = summarise(state.history, state.traffic, state.layout.size, ended)
         write_json(self.path / "summary.json", summary)
         self._trackers.finish(summary)
-        for line in as_table(summary).splitlines():
-            log(INFO, line)
+        return summary
 
 
 def _latest(runs: Path) -> Path:

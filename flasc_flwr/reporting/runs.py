@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flasc_flwr.config import ConfigError, RunConfig
+from flasc_flwr.reporting.summary import failure
 
 Rows = list[dict[str, Any]]
 
@@ -42,7 +43,7 @@ class Run:
         """``finished``, ``failed`` or ``unfinished``."""
         if not self.summary:
             return "unfinished"
-        return "finished" if "rounds" in self.summary else "failed"
+        return "failed" if failure(self.summary) else "finished"
 
     @property
     def ended(self) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flasc_flwr.traffic import Traffic
+
+FAILED = "failed: "
+"""What ``ended`` begins with where a run failed."""
 
 
 def summarise(
@@ -56,8 +59,14 @@ def summarise(
     }
 
 
-def failure(history: Sequence[dict[str, Any]]) -> str | None:
-    """Return why a run trained nothing at all; None if a round of it made a step.
+def failure(summary: Mapping[str, Any]) -> str | None:
+    """Return why a run failed, from its summary; None if it did not."""
+    ended = str(summary["ended"])
+    return ended.removeprefix(FAILED) if ended.startswith(FAILED) else None
+
+
+def nothing_trained(history: Sequence[dict[str, Any]]) -> str | None:
+    """Return why a run made no step in any round; None if it made one.
 
     Parameters
     ----------

@@ -17,6 +17,7 @@ from flwr.common.logger import log
 
 from flasc_flwr.config import RunConfig
 from flasc_flwr.ranges import listed
+from flasc_flwr.reporting.summary import failure
 
 _PROJECT = "flasc-flwr"
 
@@ -120,7 +121,7 @@ class WeightsAndBiases:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Send the summary, and end the run."""
         self._run.summary.update(dict(summary))
-        self._run.finish(exit_code=1 if failed(summary) else 0)
+        self._run.finish(exit_code=1 if failure(summary) else 0)
 
 
 class MLflow:
@@ -163,7 +164,7 @@ class MLflow:
         """Send the summary's numbers as ``summary/...``, and end the run."""
         self._send(scalars({"summary": summary}), 0)
         self._client.set_tag(self._run, "ended", str(summary["ended"]))
-        status = "FAILED" if failed(summary) else "FINISHED"
+        status = "FAILED" if failure(summary) else "FINISHED"
         self._client.set_terminated(self._run, status)
 
     def _send(self, values: Mapping[str, float], step: int) -> None:
@@ -178,11 +179,6 @@ TRACKERS: Mapping[str, Callable[[], Tracker]] = {
     "mlflow": MLflow,
 }
 """Trackers by name, which is that of the extra to be installed, too."""
-
-
-def failed(summary: Mapping[str, Any]) -> bool:
-    """Return whether a summary is of a run that failed."""
-    return str(summary["ended"]).startswith("failed")
 
 
 class Trackers:

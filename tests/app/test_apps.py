@@ -18,6 +18,8 @@ from flasc_flwr.flower.checkpoint import CheckpointError, read
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import payload_of
 from flasc_flwr.methods import METHODS
+from flasc_flwr.reporting.exchanges import exchanges_of
+from flasc_flwr.reporting.runs import read_run
 from flasc_flwr.tasks.digits import parts
 from flasc_flwr.tasks.digits_backbone import pretrained_backbone
 from flasc_flwr.training.examples import Examples
@@ -136,6 +138,28 @@ def test_a_failing_run_leaves_its_reason(tmp_path):
     assert summary["ended"].startswith("failed: ")
 
 
+def test_what_was_measured_is_kept_where_a_run_fails_later(tmp_path):
+    class Stolen(LocalGrid):
+        def push_messages(self, messages):
+            messages = list(messages)
+            if messages[0].metadata.group_id == "2":
+                raise OSError("the device is gone")
+            return super().push_messages(messages)
+
+    config = RunConfig().to_dict() | {"lora-rank": 4}
+    with pytest.raises(OSError, match="is gone"):
+        run(tmp_path, Stolen(client_app.app, 4, run_config=config))
+    found = read_run(*tmp_path.iterdir())
+    assert (found.status, found.ended) == ("failed", "failed: the device is gone")
+    assert [row["round"] for row in found.history] == [0, 1]
+    assert found.summary["rounds"] == 1
+    by_round = exchanges_of(found)
+    for row in found.history:
+        down, up = map(sum, zip(*by_round[row["round"]].values(), strict=True))
+        assert (down, up) == (row["message_bytes_down"], row["message_bytes_up"])
+    assert sum(up for _, up in by_round[1].values()) > 0
+
+
 def test_a_run_in_which_nobody_trained_fails(tmp_path):
     config = RunConfig().to_dict() | {"lora-rank": 4}
     nowhere = {"num-partitions": "two"}
@@ -148,7 +172,9 @@ def test_a_run_in_which_nobody_trained_fails(tmp_path):
         run(tmp_path, grid)
     (folder,) = tmp_path.iterdir()
     assert len((folder / "history.jsonl").read_text().splitlines()) == 3
-    assert "none had enough usable" in (folder / "summary.json").read_text()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert "none had enough usable" in summary["ended"]
+    assert summary["skipped_rounds"] == 2
 
 
 def test_a_node_without_a_partition_says_how_to_start_it(tmp_path):
@@ -269,9 +295,11 @@ def test_a_stopped_run_goes_on_in_its_folder(tmp_path):
 
 
 def test_a_run_goes_on_with_its_own_settings_alone(tmp_path):
-    run(tmp_path, checkpoint_every=1)
+    folder = run(tmp_path, checkpoint_every=1).folder
+    files = {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()}
     with pytest.raises(CheckpointError, match="has batch-size = 16, this run has 8"):
         run(tmp_path, resume="latest", batch_size=8)
+    assert {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()} == files
     with pytest.raises(CheckpointError, match="no run in .* has a checkpoint"):
         run(tmp_path, resume="latest", output_dir=str(tmp_path / "elsewhere"))
 
