@@ -1,6 +1,7 @@
 """Tables and figures of docs/results.md and docs/privacy.md, from committed results."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -173,7 +174,7 @@ def tiers(runs: Settings, figures: Path) -> None:
     table(head, rows, "Digits: devices of three tiers")
 
 
-def ranks(runs: Settings, figures: Path) -> None:
+def ranks(stem: str, targets: Sequence[float], runs: Settings, figures: Path) -> None:
     """Byun & Lee: a few clients of high rank, by round and by bytes."""
     rounds = [p.round for p in next(iter(runs.values())).curve if p.round]
     rows = [
@@ -184,11 +185,24 @@ def ranks(runs: Settings, figures: Path) -> None:
     table(head, rows, "Accuracy, %, by round")
     bytes_table(
         runs,
-        (0.5, 0.8, 0.9),
+        targets,
         first,
         "MB of messages, both ways, until an accuracy was first reached",
         base="all-rank20",
     )
+    figure = curves(
+        {
+            name: [
+                ([p.round for p in curve], [p.accuracy for p in curve])
+                for curve in setting.seeds
+            ]
+            for name, setting in runs.items()
+        },
+        x_label="round",
+        y_label="test accuracy",
+        y_percent=True,
+    )
+    save(figure, figures / stem)
 
 
 def privacy(runs: Settings, figures: Path) -> None:
@@ -208,8 +222,8 @@ DRAWN = {
     "digits": digits,
     "heterogeneity": heterogeneity,
     "tiers": tiers,
-    "agnews": ranks,
-    "dbpedia": ranks,
+    "agnews": partial(ranks, "agnews-rounds", (0.7, 0.8, 0.85)),
+    "dbpedia": partial(ranks, "dbpedia-rounds", (0.5, 0.8, 0.9)),
     "privacy": privacy,
 }
 """What draws each experiment: given its settings, and the folder of figures."""
