@@ -5,55 +5,19 @@ import pytest
 import torch
 from datasets import load_dataset
 from peft import LoraConfig
-from sklearn.metrics import f1_score
-from transformers import (
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-)
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from flasc_flwr.training.device import autocast
 from flasc_flwr.training.heads import MeanPooledClassifier
 from flasc_flwr.training.lora import adapter_tensors, read_adapter
-from tests.app.tiny import CONFIGS, images, save_model, task_of, texts, write_jsonl
+from tests.app.built import image_task, independent_inputs, language_task, text_task
+from tests.app.tiny import save_model, task_of, texts, write_jsonl
+
+pytestmark = pytest.mark.usefixtures("built_cache")
 
 # Width, layers: what CONFIGS says.
 WIDTH, LAYERS, RANK, CLASSES = 16, 2, 2, 2
 SQUARE = RANK * (WIDTH + WIDTH)
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("tasks")
-    for kind in CONFIGS:
-        save_model(root / kind, kind)
-    write_jsonl(root / "t-train.jsonl", texts(40))
-    write_jsonl(root / "t-test.jsonl", texts(30, seed=1))
-    (x, y), (x_test, y_test) = images(40), images(20, seed=1)
-    np.savez(root / "i.npz", x_train=x, y_train=y, x_test=x_test, y_test=y_test)
-    return root
-
-
-@pytest.fixture(autouse=True)
-def cache(root, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", root / "cache")
-
-
-def text_task(root, kind, **settings):
-    settings = {"task": "text-classification", "partitioner": "iid"} | settings
-    data = str(root / "t-*.jsonl")
-    return task_of(model=str(root / kind), dataset=data, **settings)
-
-
-def language_task(root, kind="gpt2", **settings):
-    return text_task(root, kind, task="causal-lm", **settings)
-
-
-def image_task(root, **settings):
-    settings = {"task": "image-classification", "dataset": str(root / "i.npz")} | (
-        settings
-    )
-    return task_of(model=str(root / "vit"), **settings)
 
 
 def trainable(task):
@@ -156,17 +120,6 @@ def test_training_changes_the_adapter_and_nothing_else(root, kind):
         assert changed == (parameter.data_ptr() in federated), name
 
 
-def independent_inputs(root, task, rows):
-    """Tokenise by hand: words of a known vocabulary, one text at a time."""
-    from tests.app.tiny import VOCABULARY
-
-    for row in rows:
-        words = [VOCABULARY[word] for word in row["text"].split()]
-        decoder = task.model.config.model_type in ("gpt2", "llama")
-        ids = words if decoder else [2, *words[:14], 3]
-        yield torch.tensor([ids[:16]]), row["label"]
-
-
 @pytest.mark.parametrize("kind", list(CLASSIFIERS))
 def test_accuracy_and_loss_are_those_of_one_text_at_a_time(root, kind):
     """Padding changes nothing, wherever a model looks for the end of a text."""
@@ -175,7 +128,7 @@ def test_accuracy_and_loss_are_those_of_one_text_at_a_time(root, kind):
     outcome = task.evaluate(task.data.test)
     losses, right = [], 0
     with torch.no_grad():
-        for ids, label in independent_inputs(root, task, texts(30, seed=1)):
+        for ids, label in independent_inputs(task, texts(30, seed=1)):
             logits = task.model(input_ids=ids, attention_mask=torch.ones_like(ids))
             probabilities = logits.logits[0].softmax(-1)
             losses.append(-float(probabilities[label].log()))
@@ -183,45 +136,6 @@ def test_accuracy_and_loss_are_those_of_one_text_at_a_time(root, kind):
     assert outcome.examples == 30
     assert outcome.accuracy == right / 30
     assert outcome.loss == pytest.approx(np.mean(losses), rel=1e-4)
-
-
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_a_language_models_loss_is_per_token_however_texts_are_batched(root, kind):
-    task = language_task(root, kind)
-    task.train(task.data.partition(0, 4), seed=0)
-    outcome = task.evaluate(task.data.test)
-    losses, right, plain = [], 0, AutoModelForCausalLM.from_pretrained(root / kind)
-    assert next(plain.parameters()).dtype == torch.float32
-    with torch.no_grad():
-        for ids, _ in independent_inputs(root, task, texts(30, seed=1)):
-            logits = task.model(input_ids=ids).logits[0, :-1].log_softmax(-1)
-            following = ids[0, 1:]
-            losses += (-logits[range(len(following)), following]).tolist()
-            right += int((logits.argmax(-1) == following).sum())
-    assert outcome.accuracy == pytest.approx(right / len(losses))
-    assert outcome.loss == pytest.approx(np.mean(losses), rel=1e-5)
-
-
-def test_padding_that_is_the_end_token_does_not_hide_real_end_tokens(root, tmp_path):
-    rows = [{"text": "cat dog"}, {"text": "cat [END] sun"}]
-    write_jsonl(tmp_path / "x.jsonl", rows)
-    task = language_task(root)
-    batch = task.data.own(str(tmp_path / "x.jsonl")).batch(torch.arange(2))
-    end = 4
-    assert batch["input_ids"].tolist() == [[6, 7, end], [6, end, 17]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
-    assert batch["labels"].tolist() == [[6, 7, -100], [6, end, 17]]
-
-
-def test_texts_too_short_to_learn_from_are_left_out_of_language_modelling(
-    root, tmp_path
-):
-    rows = [{"text": t} for t in ("cat", "", None, "cat dog")]
-    write_jsonl(tmp_path / "x.jsonl", rows)
-    assert len(language_task(root).data.own(str(tmp_path / "x.jsonl"))) == 1
-    write_jsonl(tmp_path / "y.jsonl", rows[:2])
-    with pytest.raises(ValueError, match="data-path .*no rows that can be used"):
-        language_task(root).data.own(str(tmp_path / "y.jsonl"))
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "bert"])
@@ -259,98 +173,6 @@ def test_the_mean_head_leaves_the_encoder_as_it_was(root):
     wrapped = MeanPooledClassifier(encoder.config, encoder)
     for name, tensor in wrapped.encoder.state_dict().items():
         assert torch.equal(tensor, before[name]), name
-
-
-def multi_label_data(root, folder):
-    """Images with zero to two of three classes, from files named in JSON lines."""
-    from PIL import Image
-
-    labels = [[0], [1, 2], [], [2], [0, 1], [1]] * 3
-    for part in ("train", "test"):
-        rows = []
-        for number, pixels in enumerate(images(18, seed=3)[0]):
-            path = folder / f"{part}-{number}.png"
-            Image.fromarray(pixels).save(path)
-            rows.append({"image": str(path), "label": labels[number], "user": "ab"})
-        write_jsonl(folder / f"m-{part}.jsonl", rows)
-    return labels
-
-
-def test_several_classes_an_image_score_as_micro_f1(root, tmp_path):
-    labels = multi_label_data(root, tmp_path)
-    task = image_task(
-        root,
-        dataset=str(tmp_path / "m-*.jsonl"),
-        multi_label=True,
-        partitioner="iid",
-        client_optimizer="adamw",
-        local_epochs=3,
-    )
-    examples = task.data.partition(0, 2)
-    task.train(examples, seed=0)
-    # Small batches: what is counted has to add up over them.
-    from flasc_flwr.training.local import evaluate
-
-    outcome = evaluate(task.model, task.data.test, task.config, task.score, 5)
-    true = np.zeros((18, 3))
-    for row, several in enumerate(labels):
-        true[row, several] = 1
-    with torch.no_grad():
-        batch = task.data.test.batch(torch.arange(18))
-        assert batch["labels"].tolist() == true.tolist()
-        logits = task.model(pixel_values=batch["pixel_values"]).logits
-    expected = torch.nn.functional.binary_cross_entropy_with_logits(
-        logits, torch.tensor(true, dtype=torch.float32)
-    )
-    f1 = f1_score(true, logits.numpy() > 0, average="micro")
-    assert 0 < f1 < 1
-    assert outcome.accuracy == pytest.approx(f1)
-    assert outcome.loss == pytest.approx(float(expected), rel=1e-5)
-
-
-def test_images_are_scaled_and_normalised_as_the_model_was_trained(root, tmp_path):
-    task = image_task(root)
-    batch = task.data.test.batch(torch.arange(5))
-    pixels, labels = images(20, seed=1)
-    mean, std = np.array([0.4, 0.5, 0.6]), np.array([0.2, 0.3, 0.25])
-    expected = ((pixels[:5] / 255 - mean) / std).transpose(0, 3, 1, 2)
-    np.testing.assert_allclose(batch["pixel_values"], expected, atol=1e-5)
-    assert batch["labels"].tolist() == labels[:5].tolist()
-    large, labels = images(4, size=40)
-    np.savez(tmp_path / "large.npz", x_train=large, y_train=labels)
-    batch = task.data.own(str(tmp_path / "large.npz")).batch(torch.arange(4))
-    assert batch["pixel_values"].shape == (4, 3, 16, 16)
-    channels = large.mean((1, 2)) / 255
-    np.testing.assert_allclose(
-        batch["pixel_values"].mean((2, 3)).numpy() * std + mean, channels, atol=0.02
-    )
-
-
-def test_only_training_images_are_augmented(root):
-    plain, augmented = (image_task(root, augment=a) for a in (False, True))
-    chosen = torch.arange(6)
-    for training in (False, True):
-        torch.manual_seed(0)
-        one = plain.data.test.batch(chosen, training=training)
-        other = augmented.data.test.batch(chosen, training=training)
-        same = torch.equal(one["pixel_values"], other["pixel_values"])
-        assert same == (not training)
-        assert other["pixel_values"].shape == one["pixel_values"].shape
-
-
-def test_an_image_model_without_a_size_is_refused(root, tmp_path):
-    from transformers import ResNetConfig, ResNetForImageClassification
-
-    model = ResNetForImageClassification(
-        ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1])
-    )
-    model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="images of size None with 3 channels"):
-        task_of(
-            task="image-classification",
-            model=str(tmp_path),
-            dataset=str(root / "i.npz"),
-        )
 
 
 @pytest.mark.parametrize("build", [text_task, language_task, image_task])
