@@ -17,7 +17,7 @@ SHOWN = {
     "news": (
         "dense",
         "dense-int4-decay",
-        "rank2-int8",
+        "rank2-int4-decay",
         "rank4-int4-decay",
         "flasc-4-4-int8",
         "flasc-16-16-int8",
