@@ -80,22 +80,41 @@ def bytes_table(
 
 
 def bytes_figure(runs: Settings, shown: Sequence[str], stem: Path) -> None:
-    """Draw accuracy against MB from the first step on, a band over the seeds."""
+    """Draw accuracy against MB from the first step on."""
+    accuracy_figure(
+        {name: runs[name] for name in runs if name in shown},
+        stem,
+        "MB of messages, both ways",
+        lambda point: point.megabytes,
+        since=1,
+        log_x=True,
+    )
+
+
+def accuracy_figure(
+    runs: Settings,
+    stem: Path,
+    x_label: str,
+    x: Callable[[Point], float],
+    *,
+    since: int = 0,
+    log_x: bool = False,
+) -> None:
+    """Draw accuracy from the round `since` on, a band over the seeds."""
     figure = curves(
         {
             name: [
                 (
-                    [p.megabytes for p in curve if p.round],
-                    [p.accuracy for p in curve if p.round],
+                    [x(p) for p in curve if p.round >= since],
+                    [p.accuracy for p in curve if p.round >= since],
                 )
                 for curve in setting.seeds
             ]
             for name, setting in runs.items()
-            if name in shown
         },
-        x_label="MB of messages, both ways",
+        x_label=x_label,
         y_label="test accuracy",
-        log_x=True,
+        log_x=log_x,
         y_percent=True,
     )
     save(figure, stem)
@@ -190,19 +209,7 @@ def ranks(stem: str, targets: Sequence[float], runs: Settings, figures: Path) ->
         "MB of messages, both ways, until an accuracy was first reached",
         base="all-rank20",
     )
-    figure = curves(
-        {
-            name: [
-                ([p.round for p in curve], [p.accuracy for p in curve])
-                for curve in setting.seeds
-            ]
-            for name, setting in runs.items()
-        },
-        x_label="round",
-        y_label="test accuracy",
-        y_percent=True,
-    )
-    save(figure, figures / stem)
+    accuracy_figure(runs, figures / stem, "round", lambda point: point.round)
 
 
 def privacy(runs: Settings, figures: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import tomli_w
 
 from flasc_flwr.config import RunConfig
+from flasc_flwr.reporting.runs import read_summary
 from flasc_flwr.reporting.summary import failure
 
 _POLL_SECONDS = 0.2
@@ -45,9 +46,9 @@ class JobError(RuntimeError):
 
 def finished(folder: Path) -> Path | None:
     """Return the finished run in a job's folder; None if there is none."""
-    for summary in sorted(folder.glob("*/summary.json")):
-        if failure(json.loads(summary.read_text())) is None:
-            return summary.parent
+    for path in sorted(folder.glob("*/summary.json")):
+        if failure(read_summary(path.parent)) is None:
+            return path.parent
     return None
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 from contextlib import ExitStack
-from typing import Any
 
 import typer
 
@@ -13,6 +11,7 @@ from flasc_flwr.cli.common import one_line
 from flasc_flwr.cli.live import Lines, view_of
 from flasc_flwr.cli.progress import Progress
 from flasc_flwr.cli.superlink import FlwrRun
+from flasc_flwr.reporting.runs import read_summary
 from flasc_flwr.reporting.summary import failure
 
 _EVERY = 0.25
@@ -51,9 +50,9 @@ def follow(
 
 def verdict(flower: FlwrRun, progress: Progress) -> str | None:
     """Return why a run failed, in one line; None if it did not."""
-    if summary := _summary(progress):
+    if progress.folder and (summary := read_summary(progress.folder)):
         reason = failure(summary)
-        return one_line(reason) if reason else None
+        return None if reason is None else one_line(reason)
     if progress.run_id is None:
         return _last_error(progress)
     said = flower.told(progress.run_id)
@@ -67,15 +66,6 @@ def verdict(flower: FlwrRun, progress: Progress) -> str | None:
         f"its log ended, but Flower says that run {progress.run_id} is "
         f"{status or 'unknown'}; it may go on: flwr log {progress.run_id}"
     )
-
-
-def _summary(progress: Progress) -> dict[str, Any]:
-    """Return the run's summary; empty where there is none."""
-    if progress.folder is None:
-        return {}
-    path = progress.folder / "summary.json"
-    summary: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    return summary
 
 
 def _last_error(progress: Progress) -> str:

@@ -127,11 +127,10 @@ def _make(jobs: Mapping[str, Job], into: Path, app: Path, at_once: int) -> None:
 
 
 def _reached(folder: Path) -> str:
-    import json
-
     from flasc_flwr.reporting.cells import megabytes, percent
+    from flasc_flwr.reporting.runs import read_summary
 
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = read_summary(folder)
     sent = summary["message_bytes_down"] + summary["message_bytes_up"]
     return f"{percent(summary.get('accuracy'))}, {megabytes(sent / 1e6)} MB"
 

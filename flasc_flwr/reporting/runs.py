@@ -43,7 +43,7 @@ class Run:
         """``finished``, ``failed`` or ``unfinished``."""
         if not self.summary:
             return "unfinished"
-        return "failed" if failure(self.summary) else "finished"
+        return "finished" if failure(self.summary) is None else "failed"
 
     @property
     def ended(self) -> str:
@@ -138,7 +138,7 @@ def read_run(folder: Path) -> Run:
     """
     try:
         config = RunConfig.parse(tomllib.loads((folder / "config.toml").read_text()))
-        return Run(folder, config, read_history(folder), _json(folder / "summary.json"))
+        return Run(folder, config, read_history(folder), read_summary(folder))
     except (OSError, ConfigError, ValueError) as error:
         raise ValueError(f"{str(folder)!r} cannot be read: {error}") from None
 
@@ -148,6 +148,11 @@ def read_history(folder: Path) -> Rows:
     file = folder / "history.jsonl"
     lines = file.read_text().splitlines(keepends=True) if file.is_file() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Return what a run's ``summary.json`` holds; empty where there is none."""
+    return _json(folder / "summary.json")
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -121,7 +121,7 @@ class WeightsAndBiases:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Send the summary, and end the run."""
         self._run.summary.update(dict(summary))
-        self._run.finish(exit_code=1 if failure(summary) else 0)
+        self._run.finish(exit_code=0 if failure(summary) is None else 1)
 
 
 class MLflow:
@@ -164,7 +164,7 @@ class MLflow:
         """Send the summary's numbers as ``summary/...``, and end the run."""
         self._send(scalars({"summary": summary}), 0)
         self._client.set_tag(self._run, "ended", str(summary["ended"]))
-        status = "FAILED" if failure(summary) else "FINISHED"
+        status = "FINISHED" if failure(summary) is None else "FAILED"
         self._client.set_terminated(self._run, status)
 
     def _send(self, values: Mapping[str, float], step: int) -> None:

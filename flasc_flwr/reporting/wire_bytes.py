@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from flasc_flwr.reporting.run_folder import write_json
-from flasc_flwr.reporting.summary import as_table
+from flasc_flwr.reporting.summary import as_table, failure
 
 
 def counted(connection: str, run_id: int) -> dict[str, int]:
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
     path = folder / "summary.json"
     try:
         summary = json.loads(path.read_text())
-        if "rounds" not in summary:
+        if failure(summary) is not None:
             raise ValueError(f"{str(path)!r} is of a run that failed")
         ids = [int(word) for word in arguments[2:] or [folder.name.rpartition("-")[2]]]
         counts = [counted(connection, run_id) for run_id in ids]

@@ -64,4 +64,9 @@ def test_what_cannot_be_told_is_said(folder, capsys):
     (folder / "summary.json").write_text('{"ended": "failed: no battery"}')
     assert wire_bytes.main([str(folder), "devices"]) == 1
     assert "of a run that failed" in capsys.readouterr().err
+    # One that failed later has its totals.
+    totals = json.loads(before) | {"ended": "failed: no battery"}
+    (folder / "summary.json").write_text(json.dumps(totals))
+    assert wire_bytes.main([str(folder), "devices"]) == 1
+    assert "of a run that failed" in capsys.readouterr().err
     assert wire_bytes.main([str(folder)]) == 2
