@@ -8,13 +8,13 @@ from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from flasc_flwr import flasc_mod, trainable_entries
-from flasc_flwr.config import RunConfig
-from flasc_flwr.flower.local_dp import local_dp
+from flasc_flwr.app.config import RunConfig
+from flasc_flwr.flower.privacy.local_dp import local_dp
 from flasc_flwr.flower.wire import MERGED, array_record, arrays_of
 
 if TYPE_CHECKING:
-    from flasc_flwr.tasks import Task
-    from flasc_flwr.training.examples import Examples
+    from flasc_flwr.app.tasks import Task
+    from flasc_flwr.app.training.examples import Examples
 
 app = ClientApp(mods=[flasc_mod, local_dp])
 
@@ -25,8 +25,8 @@ app = ClientApp(mods=[flasc_mod, local_dp])
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the received adapter on this node's partition."""
-    from flasc_flwr.training.lora import read_adapter
-    from flasc_flwr.training.pruning import first_components
+    from flasc_flwr.app.training.lora import read_adapter
+    from flasc_flwr.app.training.pruning import first_components
 
     config, task, examples = _prepare(message, context)
     current = int(message.content["config"]["server-round"])
@@ -63,7 +63,7 @@ def evaluate(message: Message, context: Context) -> Message:
 
 def _prepare(message: Message, context: Context) -> "tuple[RunConfig, Task, Examples]":
     """Put the received adapter on the model, and find this node's examples."""
-    from flasc_flwr.tasks import load_task
+    from flasc_flwr.app.tasks import load_task
 
     config = RunConfig.parse(context.run_config)
     task = load_task(config)

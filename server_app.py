@@ -7,16 +7,16 @@ from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
 from flasc_flwr import Flasc
-from flasc_flwr.assignment import ValidationRanks
-from flasc_flwr.config import RunConfig
-from flasc_flwr.flower.checkpoint import Checkpoints
-from flasc_flwr.flower.guard import Guard
+from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.reporting import RunFolder
+from flasc_flwr.app.reporting.summary import nothing_trained
+from flasc_flwr.core.layout import Arrays
+from flasc_flwr.core.methods.rank_assignment import ValidationRanks
+from flasc_flwr.core.methods.schedules import Decay
+from flasc_flwr.core.stopping import Stop
+from flasc_flwr.flower.clients.guard import Guard
+from flasc_flwr.flower.state.checkpoint import Checkpoints
 from flasc_flwr.flower.wire import array_record, arrays_of
-from flasc_flwr.layout import Arrays
-from flasc_flwr.reporting import RunFolder
-from flasc_flwr.reporting.summary import nothing_trained
-from flasc_flwr.schedules import Decay
-from flasc_flwr.stopping import Stop
 
 app = ServerApp()
 
@@ -26,9 +26,9 @@ def main(grid: Grid, context: Context) -> None:
     """Run federated LoRA fine-tuning, and leave its results in a folder."""
     config = RunConfig.parse(context.run_config)
 
-    from flasc_flwr.tasks import load_task
-    from flasc_flwr.training.export import load_into, save
-    from flasc_flwr.training.lora import read_adapter
+    from flasc_flwr.app.tasks import load_task
+    from flasc_flwr.app.training.export import load_into, save
+    from flasc_flwr.app.training.lora import read_adapter
 
     checkpoint = None
     if config.resume:

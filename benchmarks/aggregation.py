@@ -25,12 +25,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp.strategy import FedAvg, Strategy
 
 from flasc_flwr import Flasc, SparseTransport
-from flasc_flwr.codec import encode
+from flasc_flwr.core.codec import encode
+from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.sparsity import top_k
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.transport.parcel import UPLOAD
 from flasc_flwr.flower.wire import CONTROL, INTRODUCE, PAYLOAD, STYPE, array_record
-from flasc_flwr.layout import Layout
-from flasc_flwr.sparsity import top_k
 
 LAYERS, DENSITY, VALUES, DISTINCT = 40, 1 / 16, "bfloat16", 5
 STRATEGIES = {

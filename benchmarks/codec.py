@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 from codec_vectors import GPT2_SIZE, Case, adapters, recorded, synthetic
 
-from flasc_flwr.codec import VALUE_FORMATS, decode, encode
-from flasc_flwr.codec.blocks import cut
-from flasc_flwr.codec.formats import FORMATS
-from flasc_flwr.codec.positions import encode_positions
-from flasc_flwr.sparsity import SparseVector, top_k
+from flasc_flwr.core.codec import VALUE_FORMATS, decode, encode
+from flasc_flwr.core.codec.blocks import cut
+from flasc_flwr.core.codec.formats import FORMATS
+from flasc_flwr.core.codec.positions import encode_positions
+from flasc_flwr.core.sparsity import SparseVector, top_k
 
 SIZES = (150_000, GPT2_SIZE, 10_000_000, 40_000_000)
 DENSITIES = tuple(2.0**-exponent for exponent in range(11))

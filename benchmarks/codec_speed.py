@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from flasc_flwr.aggregation import RunningMean
-from flasc_flwr.codec import decode, encode
-from flasc_flwr.sparsity import top_k
+from flasc_flwr.core.aggregation import RunningMean
+from flasc_flwr.core.codec import decode, encode
+from flasc_flwr.core.sparsity import top_k
 
 SIZE, DENSITY, VALUES = 10_000_000, 1 / 16, "bfloat16"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flasc_flwr.layout import Layout, Vector
+from flasc_flwr.core.layout import Layout, Vector
 
 GPT2_SIZE = 2_374_656
 

@@ -7,8 +7,8 @@ one place: more than any federated head could see. Run: python benchmarks/digits
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from flasc_flwr.tasks.digits import parts
-from flasc_flwr.tasks.digits_backbone import pretrained_backbone
+from flasc_flwr.app.tasks.digits import parts
+from flasc_flwr.app.tasks.digits_backbone import pretrained_backbone
 
 
 def main() -> None:

@@ -10,9 +10,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from flasc_flwr.local_run import run_locally
-from flasc_flwr.methods import METHODS
-from flasc_flwr.reporting.runs import read_history
+from flasc_flwr.app.reporting.runs import read_history
+from flasc_flwr.app.runs.local_run import run_locally
+from flasc_flwr.core.methods.table import METHODS
 
 APP = Path(__file__).parent.parent
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from flasc_flwr.config import RunConfig
-from flasc_flwr.layout import Layout
-from flasc_flwr.tasks import load_task
-from flasc_flwr.training.lora import read_adapter
+from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.tasks import load_task
+from flasc_flwr.app.training.lora import read_adapter
+from flasc_flwr.core.layout import Layout
 
 
 def main() -> None:

@@ -12,17 +12,17 @@ import argparse
 import numpy as np
 from datasets import Dataset
 
-from flasc_flwr.aggregation import AGGREGATIONS, Contribution, aggregator
-from flasc_flwr.config import RunConfig
-from flasc_flwr.layout import Layout
-from flasc_flwr.merged import merge
-from flasc_flwr.ranks import truncation
-from flasc_flwr.sparsity import top_k
-from flasc_flwr.tasks import load_task
-from flasc_flwr.tasks.digits import parts
-from flasc_flwr.tasks.partitioning import partitioner, split
-from flasc_flwr.training.examples import Examples
-from flasc_flwr.training.lora import read_adapter
+from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.tasks import load_task
+from flasc_flwr.app.tasks.digits import parts
+from flasc_flwr.app.tasks.partitioning import partitioner, split
+from flasc_flwr.app.training.examples import Examples
+from flasc_flwr.app.training.lora import read_adapter
+from flasc_flwr.core.aggregation import AGGREGATIONS, Contribution, aggregator
+from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.merged import merge
+from flasc_flwr.core.ranks import truncation
+from flasc_flwr.core.sparsity import top_k
 
 CLIENTS, LOW, HIGH = 10, 4, 16
 

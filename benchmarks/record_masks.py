@@ -13,13 +13,13 @@ import numpy as np
 
 import client_app
 from flasc_flwr import Flasc
-from flasc_flwr.codec import decode
-from flasc_flwr.config import RunConfig
+from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.tasks import load_task
+from flasc_flwr.app.training.lora import read_adapter
+from flasc_flwr.core.codec import decode
+from flasc_flwr.core.optimizers import AdamW
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import array_record, payload_of
-from flasc_flwr.optimizers import AdamW
-from flasc_flwr.tasks import load_task
-from flasc_flwr.training.lora import read_adapter
 
 
 class LastUpdate(LocalGrid):

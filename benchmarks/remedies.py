@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from flasc_flwr.aggregation.factors import dead_modules
-from flasc_flwr.initial import seeded_factors
-from flasc_flwr.layout import Layout
-from flasc_flwr.local_run import run_locally
-from flasc_flwr.ranking import Ranking
+from flasc_flwr.app.runs.local_run import run_locally
+from flasc_flwr.core.factors import dead_modules
+from flasc_flwr.core.initial import seeded_factors
+from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.methods.scores import Ranking
 
 APP = Path(__file__).parent.parent
 

@@ -19,8 +19,8 @@ from typing import Any
 import reproduce_draw
 from reproduce_runs import EXPERIMENTS, profile
 
-from flasc_flwr.jobs import Job, run_jobs
-from flasc_flwr.reporting.runs import read_history
+from flasc_flwr.app.reporting.runs import read_history
+from flasc_flwr.app.runs.jobs import Job, run_jobs
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

@@ -8,8 +8,8 @@ from statistics import fmean
 from reproduce_results import Curve, Point, Setting, at, first, read, stays
 from reproduce_runs import ALPHAS
 
-from flasc_flwr.network import Link
-from flasc_flwr.reporting.figures import curves, save
+from flasc_flwr.app.reporting.figures import curves, save
+from flasc_flwr.app.runs.network import Link
 
 MARGIN = 0.005
 # In the figures: with all of them these cannot be read.

@@ -68,7 +68,7 @@ def news(down: float, up: float, values: str, rounds: int, **more: Any) -> Setti
 
 
 # Noise multipliers for epsilon 8 and 2 after 10 rounds of 301 of 900 clients:
-# python -m flasc_flwr.noise --epsilon 8 --rounds 10 --cohort 301 --population 900
+# flasc-flwr noise --epsilon 8 --rounds 10 --cohort 301 --population 900 \
 #     --sampling poisson
 NOISE = {"8": 0.872, "2": 2.1315}
 PRIVATE = {

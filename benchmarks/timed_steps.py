@@ -7,7 +7,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from flasc_flwr.tasks.task import Task
+from flasc_flwr.app.tasks.task import Task
 
 
 def _timed(step: Callable[..., Any]) -> Callable[..., Any]:

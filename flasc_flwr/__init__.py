@@ -1,17 +1,16 @@
 """Federated LoRA fine-tuning on Flower with sparse messages.
 
 The public names load on first use, so that ``import flasc_flwr`` and the numpy core
-(:mod:`flasc_flwr.layout`, :mod:`flasc_flwr.sparsity`, :mod:`flasc_flwr.codec`, ...)
-cost neither Flower nor torch.
+(:mod:`flasc_flwr.core`) need neither Flower nor torch.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flasc_flwr.flower.flasc import Flasc
     from flasc_flwr.flower.mod import flasc_mod, trainable_entries
-    from flasc_flwr.flower.strategy import Flasc
-    from flasc_flwr.flower.transport.strategy import SparseTransport
+    from flasc_flwr.flower.sparse_transport import SparseTransport
 
 __version__ = "0.1.0"
 __all__ = [
@@ -23,8 +22,8 @@ __all__ = [
 ]
 
 _HOME = {
-    "Flasc": "flasc_flwr.flower.strategy",
-    "SparseTransport": "flasc_flwr.flower.transport.strategy",
+    "Flasc": "flasc_flwr.flower.flasc",
+    "SparseTransport": "flasc_flwr.flower.sparse_transport",
     "flasc_mod": "flasc_flwr.flower.mod",
     "trainable_entries": "flasc_flwr.flower.mod",
 }

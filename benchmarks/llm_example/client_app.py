@@ -10,9 +10,9 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-from flasc_flwr.config import RunConfig
-from flasc_flwr.tasks import load_task
-from flasc_flwr.tasks.task import Data, Task
+from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.tasks import load_task
+from flasc_flwr.app.tasks.task import Data, Task
 
 app = ClientApp()
 

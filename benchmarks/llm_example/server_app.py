@@ -9,8 +9,8 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from peft import get_peft_model_state_dict
 
-from flasc_flwr.config import RunConfig
-from flasc_flwr.tasks import load_task
+from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.tasks import load_task
 
 app = ServerApp()
 

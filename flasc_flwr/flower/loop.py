@@ -11,11 +11,11 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
-from flasc_flwr.flower.evaluation import EvaluateFn
-from flasc_flwr.flower.exchange import exchange
+from flasc_flwr.flower.clients.exchange import exchange
+from flasc_flwr.flower.server.evaluation import EvaluateFn
 
 if TYPE_CHECKING:
-    from flasc_flwr.flower.rounds import Rounds
+    from flasc_flwr.flower.round import Rounds
 
 
 def run_rounds(

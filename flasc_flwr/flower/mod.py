@@ -10,9 +10,12 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from numpy.typing import NDArray
 
-from flasc_flwr.clipping import clipped_densely
-from flasc_flwr.codec import encode, read_layout
-from flasc_flwr.flower.start import start_of
+from flasc_flwr.core.clipping import clipped_densely
+from flasc_flwr.core.codec import encode, read_layout
+from flasc_flwr.core.layout import Arrays, Layout, Role, Vector
+from flasc_flwr.core.ranks import rank_of, truncation
+from flasc_flwr.core.received import start_of
+from flasc_flwr.core.sparsity import Positions, SparseVector, top_k
 from flasc_flwr.flower.transport.answer import answer
 from flasc_flwr.flower.transport.parcel import DOWNLOAD, is_parcel
 from flasc_flwr.flower.wire import (
@@ -26,9 +29,6 @@ from flasc_flwr.flower.wire import (
     payload_of,
     payload_record,
 )
-from flasc_flwr.layout import Arrays, Layout, Role, Vector
-from flasc_flwr.ranks import rank_of, truncation
-from flasc_flwr.sparsity import Positions, SparseVector, top_k
 
 OWN_SETTINGS = ("download-density", "upload-density", "lora-rank", "tier")
 """What a device may set of its own budget in its ``--node-config``."""

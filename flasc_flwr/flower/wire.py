@@ -13,11 +13,11 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from numpy.typing import NDArray
 
-from flasc_flwr.codec import PayloadError
-from flasc_flwr.layout import Role
-from flasc_flwr.ranges import number, whole
-from flasc_flwr.sparsity import DENSITY
-from flasc_flwr.trains import ALL, Trains
+from flasc_flwr.core.codec import PayloadError
+from flasc_flwr.core.layout import Role
+from flasc_flwr.core.methods.trainable import ALL, Trains
+from flasc_flwr.core.ranges import number, whole
+from flasc_flwr.core.sparsity import DENSITY
 
 STYPE = "flasc.payload"
 """Serialization type of an Array that holds a payload: Flower's own code refuses to

@@ -6,18 +6,18 @@ import torch
 from peft import PeftModel
 from transformers import ViTForImageClassification
 
-from flasc_flwr.config import RunConfig
-from flasc_flwr.layout import Layout
-from flasc_flwr.merged import merge
-from flasc_flwr.ranks import truncation
-from flasc_flwr.tasks import load_task
-from flasc_flwr.tasks.digits import parts
-from flasc_flwr.tasks.digits_backbone import pretrained_backbone
-from flasc_flwr.training.export import save
-from flasc_flwr.training.local import train
-from flasc_flwr.training.lora import adapter_tensors, read_adapter
-from flasc_flwr.training.merging import Merging
-from flasc_flwr.training.pruning import Pruning
+from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.tasks import load_task
+from flasc_flwr.app.tasks.digits import parts
+from flasc_flwr.app.tasks.digits_backbone import pretrained_backbone
+from flasc_flwr.app.training.export import save
+from flasc_flwr.app.training.local import train
+from flasc_flwr.app.training.lora import adapter_tensors, read_adapter
+from flasc_flwr.app.training.merging import Merging
+from flasc_flwr.app.training.pruning import Pruning
+from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.merged import merge
+from flasc_flwr.core.ranks import truncation
 
 
 def task_of(**settings):

@@ -13,18 +13,18 @@ from transformers import ViTForImageClassification
 
 import client_app
 import server_app
-from flasc_flwr.config import ConfigError, RunConfig
-from flasc_flwr.flower.checkpoint import CheckpointError, read
+from flasc_flwr.app.config import ConfigError, RunConfig
+from flasc_flwr.app.reporting.exchanges import exchanges_of
+from flasc_flwr.app.reporting.runs import read_run
+from flasc_flwr.app.tasks.digits import parts
+from flasc_flwr.app.tasks.digits_backbone import pretrained_backbone
+from flasc_flwr.app.training.examples import Examples
+from flasc_flwr.app.training.local import evaluate
+from flasc_flwr.core.methods.table import METHODS
+from flasc_flwr.core.methods.trainable import SUPPORT
 from flasc_flwr.flower.local_grid import LocalGrid
+from flasc_flwr.flower.state.checkpoint import CheckpointError, read
 from flasc_flwr.flower.wire import payload_of
-from flasc_flwr.methods import METHODS
-from flasc_flwr.reporting.exchanges import exchanges_of
-from flasc_flwr.reporting.runs import read_run
-from flasc_flwr.tasks.digits import parts
-from flasc_flwr.tasks.digits_backbone import pretrained_backbone
-from flasc_flwr.training.examples import Examples
-from flasc_flwr.training.local import evaluate
-from flasc_flwr.trains import SUPPORT
 from tests.flower.apps import RecordingGrid
 
 

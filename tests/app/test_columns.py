@@ -83,8 +83,8 @@ def test_classes_are_counted_as_the_data_says(tmp_path, bert):
     features["label"] = List(names)
     several = Dataset.from_dict({"text": ["cat"], "label": [[0, 1]]}, features)
     several.to_parquet(tmp_path / "y.parquet")
-    from flasc_flwr.config import RunConfig
-    from flasc_flwr.tasks.labels import class_count
+    from flasc_flwr.app.config import RunConfig
+    from flasc_flwr.app.tasks.labels import class_count
 
     assert class_count(RunConfig(dataset=str(tmp_path / "y.parquet"))) == 3
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flasc_flwr.config import ConfigError, RunConfig
+from flasc_flwr.app.config import ConfigError, RunConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,7 +79,7 @@ def test_a_config_is_frozen_and_hashable():
 
 
 def test_the_checker_names_what_flower_does_not(capsys):
-    from flasc_flwr.check import main
+    from flasc_flwr.app.cli.check_main import main
 
     assert main(["lora-rank=8 nope=1"]) == 1
     assert "nope = 1: unknown key, allowed keys are method, " in capsys.readouterr().err

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from flasc_flwr.tasks.files import rows_of_part
-from flasc_flwr.tasks.sources import load_rows, model_path, own_rows
+from flasc_flwr.app.tasks.files import rows_of_part
+from flasc_flwr.app.tasks.sources import load_rows, model_path, own_rows
 from tests.app.files import everything, text_task, write
 from tests.app.tiny import VOCABULARY, save_model, save_tokenizer, texts, write_jsonl
 
@@ -228,9 +228,9 @@ def test_own_data_never_asks_the_hub_nor_the_runs_data(tmp_path, bert, monkeypat
         raise AssertionError("the run's data was loaded")
 
     path = write(tmp_path, "csv", 7)
-    monkeypatch.setattr("flasc_flwr.tasks.tables.load_rows", forbidden)
-    monkeypatch.setattr("flasc_flwr.tasks.labels.load_rows", forbidden)
-    monkeypatch.setattr("flasc_flwr.tasks.sources.load_dataset", forbidden)
+    monkeypatch.setattr("flasc_flwr.app.tasks.tables.load_rows", forbidden)
+    monkeypatch.setattr("flasc_flwr.app.tasks.labels.load_rows", forbidden)
+    monkeypatch.setattr("flasc_flwr.app.tasks.sources.load_dataset", forbidden)
     task = text_task(bert, "stanfordnlp/none", classes=2, user_column="nobody")
     assert len(task.data.own(str(path))) == 7
     with pytest.raises(ValueError, match="data-path is 'news/here', but on this node"):

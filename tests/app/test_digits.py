@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from flasc_flwr.config import RunConfig
-from flasc_flwr.layout import Layout, Role
-from flasc_flwr.tasks import load_task
-from flasc_flwr.tasks.digits import parts
-from flasc_flwr.training.local import train
-from flasc_flwr.training.lora import adapter_tensors, read_adapter, write_tensors
+from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.tasks import load_task
+from flasc_flwr.app.tasks.digits import parts
+from flasc_flwr.app.training.local import train
+from flasc_flwr.app.training.lora import adapter_tensors, read_adapter, write_tensors
+from flasc_flwr.core.layout import Layout, Role
 
 CONFIG = RunConfig(lora_rank=4, local_epochs=1)
 

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from flasc_flwr.reporting.exchanges import exchanges_of
-from flasc_flwr.reporting.runs import read_run
+from flasc_flwr.app.reporting.exchanges import exchanges_of
+from flasc_flwr.app.reporting.runs import read_run
 
 COLUMNS = ["round", "client", "direction", "payload", "message"]
 ROWS = [[0, "a", "down", 0, 6], [0, "a", "up", 0, 8], [1, "a", "down", 9, 20]]

@@ -9,11 +9,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import client_app
-from flasc_flwr import evaluate
+from flasc_flwr.app.runs import saved_adapter as evaluate
+from flasc_flwr.app.tasks.task import load_task
+from flasc_flwr.app.training.export import load_into
+from flasc_flwr.app.training.lora import read_adapter
 from flasc_flwr.flower.local_grid import LocalGrid
-from flasc_flwr.tasks.task import load_task
-from flasc_flwr.training.export import load_into
-from flasc_flwr.training.lora import read_adapter
 from tests.app.test_apps import run
 from tests.app.tiny import save_model, settings_of, task_of, texts
 
@@ -124,7 +124,7 @@ def test_a_run_starts_from_what_another_exported(root, tmp_path, method):
 
 @pytest.fixture
 def exported(root, tmp_path):
-    from flasc_flwr.training.export import save
+    from flasc_flwr.app.training.export import save
 
     task = task_of(**{k.replace("-", "_"): v for k, v in settings(root).items()})
     task.train(task.data.partition(0, 3), seed=0)

@@ -7,7 +7,7 @@ from flwr.app import Context, MetricRecord, RecordDict
 
 import client_app
 import server_app
-from flasc_flwr.config import RunConfig
+from flasc_flwr.app.config import RunConfig
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import array_record, payload_of, payload_record
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flasc_flwr.tasks.sources import load_rows
+from flasc_flwr.app.tasks.sources import load_rows
 from tests.app.files import everything, image_folder, image_task
 from tests.app.tiny import (
     images,

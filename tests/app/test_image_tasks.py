@@ -39,7 +39,7 @@ def test_several_classes_an_image_score_as_micro_f1(root, tmp_path):
     examples = task.data.partition(0, 2)
     task.train(examples, seed=0)
     # Small batches: what is counted has to add up over them.
-    from flasc_flwr.training.local import evaluate
+    from flasc_flwr.app.training.local import evaluate
 
     outcome = evaluate(task.model, task.data.test, task.config, task.score, 5)
     true = np.zeros((18, 3))

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from flasc_flwr import jobs
-from flasc_flwr.config import ConfigError
-from flasc_flwr.jobs import Job, JobError, finished, run_jobs
-from flasc_flwr.local_run import main
+from flasc_flwr.app.config import ConfigError
+from flasc_flwr.app.runs import jobs
+from flasc_flwr.app.runs.jobs import Job, JobError, finished, run_jobs
+from flasc_flwr.app.runs.local_run import main
 
 APP = Path(__file__).parents[2]
 SHORT = {"num-server-rounds": 2, "lora-rank": 2, "local-epochs": 1}

@@ -7,7 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from flasc_flwr.cli.network import network, read_links
+from flasc_flwr.app.cli.network import network, read_links
 
 app = typer.Typer()
 app.command()(network)

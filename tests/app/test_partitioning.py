@@ -6,13 +6,13 @@ from datasets import Dataset
 from flwr_datasets.partitioner import DirichletPartitioner
 from scipy import stats
 
-from flasc_flwr import config
-from flasc_flwr.tasks import flasc_dirichlet
-from flasc_flwr.tasks.flasc_dirichlet import (
+from flasc_flwr.app import config
+from flasc_flwr.app.tasks import flasc_dirichlet
+from flasc_flwr.app.tasks.flasc_dirichlet import (
     ColumnNormalisedDirichletPartitioner,
     log_dirichlet,
 )
-from flasc_flwr.tasks.partitioning import PARTITIONERS, partitioner, split
+from flasc_flwr.app.tasks.partitioning import PARTITIONERS, partitioner, split
 
 # Flower's word on the classes that the pathological partitioner leaves out.
 pytestmark = pytest.mark.filterwarnings("ignore:Classes")

@@ -8,12 +8,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from flasc_flwr import probes as module
-from flasc_flwr.candidates import Candidate, Limits, Result
-from flasc_flwr.cli.search import search
-from flasc_flwr.config import ConfigError, RunConfig
-from flasc_flwr.probes import Probes, configured, result_of, search_into
-from flasc_flwr.search import SearchError
+from flasc_flwr.app.cli.search import search
+from flasc_flwr.app.config import ConfigError, RunConfig
+from flasc_flwr.app.search import probes as module
+from flasc_flwr.app.search.candidates import Candidate, Limits, Result
+from flasc_flwr.app.search.probes import Probes, configured, result_of, search_into
+from flasc_flwr.app.search.search import SearchError
 
 APP = Path(__file__).parents[2]
 LIMITS = Limits(max_rank=4, megabytes=0.02)

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flasc_flwr.config import RunConfig
-from flasc_flwr.tasks.sources import local_path, model_path
-from flasc_flwr.tasks.task import load_task
-from flasc_flwr.training.lora import read_adapter
+from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.tasks.sources import local_path, model_path
+from flasc_flwr.app.tasks.task import load_task
+from flasc_flwr.app.training.lora import read_adapter
 from tests.app.tiny import save_model
 
 CONF = Path(__file__).parents[2] / "conf"

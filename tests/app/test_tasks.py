@@ -7,9 +7,9 @@ from datasets import load_dataset
 from peft import LoraConfig
 from transformers import AutoModel, AutoModelForSequenceClassification
 
-from flasc_flwr.training.device import autocast
-from flasc_flwr.training.heads import MeanPooledClassifier
-from flasc_flwr.training.lora import adapter_tensors, read_adapter
+from flasc_flwr.app.training.device import autocast
+from flasc_flwr.app.training.heads import MeanPooledClassifier
+from flasc_flwr.app.training.lora import adapter_tensors, read_adapter
 from tests.app.built import image_task, independent_inputs, language_task, text_task
 from tests.app.tiny import save_model, task_of, texts, write_jsonl
 
@@ -254,9 +254,9 @@ def test_what_needs_a_gpu_says_so(root):
 
 def test_quantizing_without_its_package_says_so(root, monkeypatch):
     monkeypatch.setattr(
-        "flasc_flwr.tasks.backbones.device_of", lambda config: torch.device("cuda")
+        "flasc_flwr.app.tasks.backbones.device_of", lambda config: torch.device("cuda")
     )
-    monkeypatch.setattr("flasc_flwr.tasks.backbones.find_spec", lambda name: None)
+    monkeypatch.setattr("flasc_flwr.app.tasks.backbones.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="quantize is '8bit', .*package bitsandbytes"):
         text_task(root, "bert", quantize="8bit")
 

@@ -14,11 +14,10 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 import client_app
 import server_app
-from flasc_flwr.config import ConfigError, RunConfig
-from flasc_flwr.flower.local_grid import LocalGrid
-from flasc_flwr.reporting import trackers
-from flasc_flwr.reporting.summary import failure
-from flasc_flwr.reporting.trackers import (
+from flasc_flwr.app.config import ConfigError, RunConfig
+from flasc_flwr.app.reporting import trackers
+from flasc_flwr.app.reporting.summary import failure
+from flasc_flwr.app.reporting.trackers import (
     TRACKERS,
     MLflow,
     TrackerError,
@@ -26,6 +25,7 @@ from flasc_flwr.reporting.trackers import (
     WeightsAndBiases,
     scalars,
 )
+from flasc_flwr.flower.local_grid import LocalGrid
 
 
 def row(number, accuracy):

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from flasc_flwr.reporting import wire_bytes
-from flasc_flwr.reporting.summary import summarise
-from flasc_flwr.traffic import Direction, Sent, Traffic
+from flasc_flwr.app.reporting import wire_bytes
+from flasc_flwr.app.reporting.summary import summarise
+from flasc_flwr.core.traffic import Direction, Sent, Traffic
 
 FLWR = """#!/bin/sh
 echo "Loading connection"

@@ -8,8 +8,8 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from flasc_flwr.config import RunConfig
-from flasc_flwr.tasks.task import load_task
+from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.tasks.task import load_task
 
 _TEXT = "the cat dog sat ran on a mat fast slow red blue sun rain good bad"
 WORDS = _TEXT.split()

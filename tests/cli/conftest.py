@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flasc_flwr.cli import app
-from flasc_flwr.jobs import Job, run_jobs
+from flasc_flwr.app.cli import app
+from flasc_flwr.app.runs.jobs import Job, run_jobs
 
 APP = Path(__file__).parents[2]
 SHORT = {

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from flasc_flwr.reporting.comparison import compare, group, in_words
-from flasc_flwr.reporting.runs import find_runs, read_run
+from flasc_flwr.app.reporting.comparison import compare, group, in_words
+from flasc_flwr.app.reporting.runs import find_runs, read_run
 
 
 def summary(folder):

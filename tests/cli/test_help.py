@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flasc_flwr.cli import app
+from flasc_flwr.app.cli import app
 
 COMMANDS = [command.callback.__name__ for command in app.registered_commands]
 
@@ -33,7 +33,7 @@ def test_each_command_has_help_for_all_it_takes(call, name):
 
 def test_help_imports_nothing_heavy():
     program = (
-        "import sys\nfrom flasc_flwr.cli import app\n"
+        "import sys\nfrom flasc_flwr.app.cli import app\n"
         "try:\n    app(['run', '--help'])\nexcept SystemExit:\n    pass\n"
         "print('MODULES', *sys.modules)"
     )
@@ -45,7 +45,7 @@ def test_help_imports_nothing_heavy():
 
 
 def test_what_is_not_installed_is_named_with_the_way_to_get_it(call, runs, monkeypatch):
-    for name in [m for m in sys.modules if m.startswith("flasc_flwr.reporting.")]:
+    for name in [m for m in sys.modules if m.startswith("flasc_flwr.app.reporting.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = call("report", runs["flasc-0"])
@@ -55,4 +55,4 @@ def test_what_is_not_installed_is_named_with_the_way_to_get_it(call, runs, monke
 
 def test_the_script_is_declared():
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
-    assert project["project"]["scripts"] == {"flasc-flwr": "flasc_flwr.cli:main"}
+    assert project["project"]["scripts"] == {"flasc-flwr": "flasc_flwr.app.cli:main"}

@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from flasc_flwr.reporting.figures import curves, dots, save, stacks
-from flasc_flwr.reporting.run_figures import all_figures
+from flasc_flwr.app.reporting.figures import curves, dots, save, stacks
+from flasc_flwr.app.reporting.run_figures import all_figures
 
 FIGURES = [shown.name for shown in all_figures([])]
 

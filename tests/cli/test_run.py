@@ -9,14 +9,14 @@ import signal
 import pytest
 from rich.console import Console
 
-from flasc_flwr.cli import superlink
-from flasc_flwr.cli.following import follow, verdict
-from flasc_flwr.cli.live import Screen, clock, figures
-from flasc_flwr.cli.progress import Progress
-from flasc_flwr.config import RunConfig
+from flasc_flwr.app.cli import superlink
+from flasc_flwr.app.cli.following import follow, verdict
+from flasc_flwr.app.cli.live import Screen, clock, figures
+from flasc_flwr.app.cli.progress import Progress
+from flasc_flwr.app.config import RunConfig
 
 # The package has the function under this name.
-run_module = importlib.import_module("flasc_flwr.cli.run")
+run_module = importlib.import_module("flasc_flwr.app.cli.run")
 
 LOG = """\
 Starting local SuperLink on 127.0.0.1:1...

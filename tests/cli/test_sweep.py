@@ -2,8 +2,8 @@
 
 import pytest
 
-from flasc_flwr.cli.grid import axes, jobs
-from flasc_flwr.config import ConfigError
+from flasc_flwr.app.cli.grid import axes, jobs
+from flasc_flwr.app.config import ConfigError
 from tests.cli.conftest import APP, SHORT
 
 

@@ -4,8 +4,8 @@ from math import sqrt
 
 import numpy as np
 
-from flasc_flwr.layout import Layout, Vector
-from flasc_flwr.sparsity import SparseVector
+from flasc_flwr.core.layout import Layout, Vector
+from flasc_flwr.core.sparsity import SparseVector
 
 GPT2_SIZE = 2_374_656
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flasc_flwr.codec.bits import (
+from flasc_flwr.core.codec.bits import (
     Reader,
     pack,
     pack_bits,
@@ -14,7 +14,7 @@ from flasc_flwr.codec.bits import (
     unpack_unary,
     varint,
 )
-from flasc_flwr.codec.errors import PayloadError
+from flasc_flwr.core.codec.errors import PayloadError
 
 
 @given(width=st.integers(0, 31), data=st.data())

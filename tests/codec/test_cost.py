@@ -5,13 +5,13 @@ from math import log2
 import numpy as np
 import pytest
 
-from flasc_flwr.codec import encode
-from flasc_flwr.codec.blocks import cut
-from flasc_flwr.codec.formats import FORMATS, VALUE_FORMATS
-from flasc_flwr.codec.positions import encode_positions
-from flasc_flwr.codec.values import encode_values
-from flasc_flwr.layout import Layout
-from flasc_flwr.sparsity import SparseVector, top_k
+from flasc_flwr.core.codec import encode
+from flasc_flwr.core.codec.blocks import cut
+from flasc_flwr.core.codec.formats import FORMATS, VALUE_FORMATS
+from flasc_flwr.core.codec.positions import encode_positions
+from flasc_flwr.core.codec.values import encode_values
+from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.sparsity import SparseVector, top_k
 
 from .samples import GPT2_SIZE, entropy, gpt2_at_round_0, random_sparse
 

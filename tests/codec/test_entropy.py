@@ -3,15 +3,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flasc_flwr.codec.bits import varint
-from flasc_flwr.codec.entropy import (
+from flasc_flwr.core.codec.bits import varint
+from flasc_flwr.core.codec.entropy import (
     decode_symbols,
     encode_symbols,
     frequencies,
     read_table,
     table_bytes,
 )
-from flasc_flwr.codec.errors import PayloadError
+from flasc_flwr.core.codec.errors import PayloadError
 
 
 def plain_ans(symbols: list[int], table: list[int]) -> list[int]:

@@ -12,9 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flasc_flwr.codec import VALUE_FORMATS, PayloadError, decode, encode, read_layout
-from flasc_flwr.layout import Layout
-from flasc_flwr.sparsity import SparseVector, top_k
+from flasc_flwr.core.codec import (
+    VALUE_FORMATS,
+    PayloadError,
+    decode,
+    encode,
+    read_layout,
+)
+from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.sparsity import SparseVector, top_k
 
 from .samples import random_sparse
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flasc_flwr.codec import PayloadError, decode, encode, read_layout
-from flasc_flwr.layout import Layout
+from flasc_flwr.core.codec import PayloadError, decode, encode, read_layout
+from flasc_flwr.core.layout import Layout
 
 from .samples import GPT2_SIZE, gpt2_at_round_0, random_sparse, sparse_of
 

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from flasc_flwr.codec import VALUE_FORMATS, decode, encode
-from flasc_flwr.layout import Layout
-from flasc_flwr.sparsity import SparseVector
+from flasc_flwr.core.codec import VALUE_FORMATS, decode, encode
+from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.sparsity import SparseVector
 
 from .samples import random_sparse, sparse_of
 

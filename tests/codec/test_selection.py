@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from flasc_flwr.sparsity import top_k
+from flasc_flwr.core.sparsity import top_k
 
 
 def plain_top_k(vector: np.ndarray, density: float) -> np.ndarray:

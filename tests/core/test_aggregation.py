@@ -7,17 +7,17 @@ out, so that a transposition shows.
 import numpy as np
 import pytest
 
-from flasc_flwr.aggregation import AGGREGATIONS, Contribution, aggregator
-from flasc_flwr.aggregation.factors import (
+from flasc_flwr.core.aggregation import AGGREGATIONS, Contribution, aggregator
+from flasc_flwr.core.factors import (
     best_factors,
     dead_modules,
     modules,
     product_norm,
 )
-from flasc_flwr.layout import Layout
-from flasc_flwr.merged import merge, product_of
-from flasc_flwr.ranks import truncation
-from flasc_flwr.sparsity import top_k
+from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.merged import merge, product_of
+from flasc_flwr.core.ranks import truncation
+from flasc_flwr.core.sparsity import top_k
 
 RANK, SIZES = 6, {"one": (5, 9), "two": (8, 4)}
 AVERAGES = [name for name, rule in AGGREGATIONS.items() if rule.averages]

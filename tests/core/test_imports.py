@@ -11,11 +11,17 @@ HEAVY = ("torch", "transformers", "peft", "datasets", "ray", "sklearn")
     [
         ("import flasc_flwr", (*HEAVY, "flwr")),
         ("from flasc_flwr import Flasc, flasc_mod", HEAVY),
-        ("import flasc_flwr.layout, flasc_flwr.sparsity", (*HEAVY, "flwr")),
-        ("import flasc_flwr.codec, flasc_flwr.aggregation", (*HEAVY, "flwr")),
-        ("import flasc_flwr.optimizers, flasc_flwr.traffic", (*HEAVY, "flwr")),
-        ("import flasc_flwr.config", (*HEAVY, "flwr")),
-        ("import flasc_flwr.network, flasc_flwr.search", (*HEAVY, "flwr")),
+        ("import flasc_flwr.core.layout, flasc_flwr.core.sparsity", (*HEAVY, "flwr")),
+        ("import flasc_flwr.core.codec", (*HEAVY, "flwr")),
+        (
+            "import flasc_flwr.core.optimizers, flasc_flwr.core.traffic",
+            (*HEAVY, "flwr"),
+        ),
+        ("import flasc_flwr.app.config", (*HEAVY, "flwr")),
+        (
+            "import flasc_flwr.app.runs.network, flasc_flwr.app.search.search",
+            (*HEAVY, "flwr"),
+        ),
     ],
 )
 def test_light_imports_stay_light(code, absent):

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from flasc_flwr.codec import encode
-from flasc_flwr.kept import Kept, by_tensor
-from flasc_flwr.layout import Layout
-from flasc_flwr.sparsity import SparseVector
-from flasc_flwr.traffic import Direction, Sent, Traffic
+from flasc_flwr.core.codec import encode
+from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.sparsity import SparseVector
+from flasc_flwr.core.traffic import Direction, Sent, Traffic
+from flasc_flwr.flower.state.tensor_report import Kept, by_tensor
 
 LAYOUT = Layout.of({"a": np.zeros((2, 2)), "b": np.zeros(6)})
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from flasc_flwr.layout import Layout, Role
+from flasc_flwr.core.layout import Layout, Role
 
 
 def arrays():

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flasc_flwr.network import (
+from flasc_flwr.app.runs.network import (
     Link,
     Reached,
     by_tier,

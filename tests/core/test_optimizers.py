@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from flasc_flwr.optimizers import SERVER_OPTIMIZERS, AdamW, Decaying
-from flasc_flwr.stepping import step_blocks
+from flasc_flwr.core.optimizers import SERVER_OPTIMIZERS, AdamW, Decaying
+from flasc_flwr.core.stepping import step_blocks
 
 SIZE, STEPS = 50, 6
 

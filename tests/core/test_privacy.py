@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from flasc_flwr.clipping import clipped, clipped_densely
-from flasc_flwr.privacy import Privacy, adapted_norm, released
-from flasc_flwr.sparsity import SparseVector, top_k
+from flasc_flwr.core.clipping import clipped, clipped_densely
+from flasc_flwr.core.privacy import Privacy, adapted_norm, released
+from flasc_flwr.core.sparsity import SparseVector, top_k
 
 
 def norm(values):

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from flasc_flwr.layout import Layout
-from flasc_flwr.ranking import Ranking
-from flasc_flwr.sparsity import top_k
+from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.methods.scores import Ranking
+from flasc_flwr.core.sparsity import top_k
 
 RNG = np.random.default_rng(0)
 ARRAYS = {

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from flasc_flwr.budget import Budget
-from flasc_flwr.initial import seeded_factors
-from flasc_flwr.layout import Layout
-from flasc_flwr.ranks import components, rank_of, truncation
-from flasc_flwr.sparsity import top_k
-from flasc_flwr.tiers import TIERS, Tier, tier_of
+from flasc_flwr.core.initial import seeded_factors
+from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.methods.budget import Budget
+from flasc_flwr.core.methods.tiers import TIERS, Tier, tier_of
+from flasc_flwr.core.ranks import components, rank_of, truncation
+from flasc_flwr.core.sparsity import top_k
 from tests.core.test_aggregation import LAYOUT, RANK, START, random_adapter
 
 

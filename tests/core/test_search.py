@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flasc_flwr.candidates import Candidate, Limits, Outcome, Result
-from flasc_flwr.search import SearchError, decide, most_accurate, search
+from flasc_flwr.app.search.candidates import Candidate, Limits, Outcome, Result
+from flasc_flwr.app.search.search import SearchError, decide, most_accurate, search
 
 
 class Surface:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from flasc_flwr.sparsity import DENSITY, SparseVector, top_k
+from flasc_flwr.core.sparsity import DENSITY, SparseVector, top_k
 
 vectors = arrays(
     np.float32,

@@ -1,4 +1,4 @@
-from flasc_flwr.traffic import Direction, Sent, Traffic
+from flasc_flwr.core.traffic import Direction, Sent, Traffic
 
 
 def test_messages_are_added_up_by_round_client_and_direction():

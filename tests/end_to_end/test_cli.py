@@ -19,7 +19,7 @@ from tests.end_to_end.processes import (
 
 pytestmark = pytest.mark.slow
 
-COMMAND = [str(BIN / "python"), "-m", "flasc_flwr.cli", "run"]
+COMMAND = [str(BIN / "python"), "-m", "flasc_flwr.app.cli", "run"]
 
 
 @pytest.fixture

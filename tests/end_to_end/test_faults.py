@@ -6,7 +6,7 @@ from contextlib import ExitStack, closing
 import numpy as np
 import pytest
 
-from flasc_flwr.flower.checkpoint import read
+from flasc_flwr.flower.state.checkpoint import read
 from tests.end_to_end.federation import CONNECTION, Federation
 from tests.end_to_end.processes import Flower, history, kill, results, wait_until
 from tests.end_to_end.tiny import make_model, make_rows, run_config

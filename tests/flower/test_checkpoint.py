@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from flasc_flwr import Flasc
-from flasc_flwr.assignment import ValidationRanks
-from flasc_flwr.flower import checkpoint as module
-from flasc_flwr.flower.checkpoint import (
+from flasc_flwr.core.methods.rank_assignment import ValidationRanks
+from flasc_flwr.core.methods.schedules import Decay
+from flasc_flwr.flower.state import checkpoint as module
+from flasc_flwr.flower.local_grid import LocalGrid
+from flasc_flwr.flower.state.checkpoint import (
     Checkpoint,
     CheckpointError,
     Checkpoints,
@@ -18,9 +20,7 @@ from flasc_flwr.flower.checkpoint import (
     read,
     write,
 )
-from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import array_record
-from flasc_flwr.schedules import Decay
 from tests.flower.apps import adapter, client_app
 
 SETTINGS = {

@@ -1,7 +1,7 @@
 import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from flasc_flwr.flower.exchange import exchange
+from flasc_flwr.flower.clients.exchange import exchange
 from flasc_flwr.flower.local_grid import LocalGrid
 
 

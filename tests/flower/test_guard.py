@@ -8,15 +8,15 @@ import pytest
 from flwr.app import MetricRecord
 
 from flasc_flwr import Flasc, flasc_mod
-from flasc_flwr.codec import encode
-from flasc_flwr.flower.guard import Guard
+from flasc_flwr.core.codec import encode
+from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.optimizers import Sgd
+from flasc_flwr.core.sparsity import SparseVector, top_k
+from flasc_flwr.core.stopping import Stop
+from flasc_flwr.core.traffic import Direction, Sent, Traffic
+from flasc_flwr.flower.clients.guard import Guard
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import array_record, payload_of, payload_record
-from flasc_flwr.layout import Layout
-from flasc_flwr.optimizers import Sgd
-from flasc_flwr.sparsity import SparseVector, top_k
-from flasc_flwr.stopping import Stop
-from flasc_flwr.traffic import Direction, Sent, Traffic
 from tests.flower.apps import adapter, client_app
 
 LAYOUT = Layout.of(adapter())

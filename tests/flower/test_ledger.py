@@ -4,8 +4,8 @@ from flwr.app import Error, Message, MessageType, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.supercore.task_identity import TaskIdentity
 
-from flasc_flwr.flower.ledger import Ledger
-from flasc_flwr.traffic import Traffic
+from flasc_flwr.core.traffic import Traffic
+from flasc_flwr.flower.state.ledger import Ledger
 
 
 def test_what_the_superlink_answers_for_a_node_counts_as_the_nodes():

@@ -6,8 +6,14 @@ import torch
 from flwr.app import ConfigRecord
 
 from flasc_flwr import Flasc, flasc_mod
-from flasc_flwr.assignment import ValidationRanks
-from flasc_flwr.codec import decode, read_layout
+from flasc_flwr.app.training.pruning import first_components
+from flasc_flwr.core.codec import decode, read_layout
+from flasc_flwr.core.initial import seeded_factors
+from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.merged import product_of
+from flasc_flwr.core.methods.rank_assignment import ValidationRanks
+from flasc_flwr.core.methods.table import compose
+from flasc_flwr.core.optimizers import AdamW, Sgd
 from flasc_flwr.flower.wire import (
     CONTROL,
     MERGED,
@@ -16,12 +22,6 @@ from flasc_flwr.flower.wire import (
     arrays_of,
     payload_of,
 )
-from flasc_flwr.initial import seeded_factors
-from flasc_flwr.layout import Layout
-from flasc_flwr.merged import product_of
-from flasc_flwr.methods import compose
-from flasc_flwr.optimizers import AdamW, Sgd
-from flasc_flwr.training.pruning import first_components
 from tests.flower.apps import RecordingGrid, adapter, client_app, nudge
 
 A, B, HEAD = adapter()

@@ -3,7 +3,10 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from flasc_flwr import trainable_entries
-from flasc_flwr.codec import PayloadError, decode, encode
+from flasc_flwr.core.codec import PayloadError, decode, encode
+from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.methods.trainable import SUPPORT
+from flasc_flwr.core.sparsity import top_k
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import (
     CONTROL,
@@ -13,9 +16,6 @@ from flasc_flwr.flower.wire import (
     payload_of,
     payload_record,
 )
-from flasc_flwr.layout import Layout
-from flasc_flwr.sparsity import top_k
-from flasc_flwr.trains import SUPPORT
 from tests.flower.apps import adapter, client_app
 
 LAYOUT = Layout.of(adapter())
@@ -77,7 +77,7 @@ def test_the_upload_is_the_top_k_of_the_update_and_carries_the_fingerprint_only(
     moved = (sparse.densify() + step) - sparse.densify()
     np.testing.assert_array_equal(update.densify(), top_k(moved, 0.1).densify())
     with pytest.raises(PayloadError):
-        from flasc_flwr.codec import read_layout
+        from flasc_flwr.core.codec import read_layout
 
         read_layout(payload)
 

@@ -6,10 +6,10 @@ import torch
 from flwr.serverapp.strategy import FedAvg
 
 from flasc_flwr import Flasc
+from flasc_flwr.core.methods.schedules import Decay
+from flasc_flwr.core.optimizers import AdamW, Sgd
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import array_record, arrays_of
-from flasc_flwr.optimizers import AdamW, Sgd
-from flasc_flwr.schedules import Decay
 from tests.flower.apps import adapter, client_app, nudge
 
 CLIENTS, ROUNDS = 6, 5

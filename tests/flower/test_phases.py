@@ -2,7 +2,7 @@
 
 import time
 
-from flasc_flwr.flower.phases import PHASES, Phases
+from flasc_flwr.flower.state.phases import PHASES, Phases
 
 
 def test_a_phase_within_another_is_its_own():

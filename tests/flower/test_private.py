@@ -7,16 +7,16 @@ import pytest
 from dp_accounting import NeighboringRelation, dp_event, rdp
 
 from flasc_flwr import Flasc, flasc_mod
-from flasc_flwr.codec import decode
-from flasc_flwr.flower.accounting import noise_for
-from flasc_flwr.flower.checkpoint import Checkpoints, read
-from flasc_flwr.flower.local_dp import local_dp
+from flasc_flwr.app.cli.noise import main as find_noise
+from flasc_flwr.core.codec import decode
+from flasc_flwr.core.methods.table import compose
+from flasc_flwr.core.optimizers import Sgd
+from flasc_flwr.core.privacy import Privacy
 from flasc_flwr.flower.local_grid import LocalGrid
+from flasc_flwr.flower.privacy.accounting import noise_for
+from flasc_flwr.flower.privacy.local_dp import local_dp
+from flasc_flwr.flower.state.checkpoint import Checkpoints, read
 from flasc_flwr.flower.wire import array_record, payload_of
-from flasc_flwr.methods import compose
-from flasc_flwr.noise import main as find_noise
-from flasc_flwr.optimizers import Sgd
-from flasc_flwr.privacy import Privacy
 from tests.flower.apps import RecordingGrid, adapter, client_app
 
 CLIENTS = 12

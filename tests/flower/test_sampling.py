@@ -1,8 +1,8 @@
 import pytest
 
-from flasc_flwr.budget import Budget
-from flasc_flwr.flower.roster import Participant
-from flasc_flwr.flower.sampling import Sampling
+from flasc_flwr.core.methods.budget import Budget
+from flasc_flwr.flower.clients.roster import Participant
+from flasc_flwr.flower.clients.sampling import Sampling
 
 BUDGET = Budget(download_density=0.5, upload_density=0.25)
 

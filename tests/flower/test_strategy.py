@@ -3,11 +3,11 @@ import pytest
 from flwr.app import MetricRecord
 
 from flasc_flwr import Flasc
-from flasc_flwr.codec import decode
+from flasc_flwr.core.codec import decode
+from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.optimizers import Sgd
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import array_record, arrays_of, message_bytes, payload_of
-from flasc_flwr.layout import Layout
-from flasc_flwr.optimizers import Sgd
 from tests.flower.apps import RecordingGrid, adapter, client_app, nudge
 
 LAYOUT = Layout.of(adapter())

@@ -17,7 +17,7 @@ from flwr.serverapp.strategy import (
 )
 
 from flasc_flwr import SparseTransport, flasc_mod
-from flasc_flwr.codec.payload import VERSION
+from flasc_flwr.core.codec.payload import VERSION
 from flasc_flwr.flower.transport import parcel
 from flasc_flwr.flower.wire import CONTROL, PAYLOAD, array_record
 from tests.plug_in.plain import RecordingGrid, client_app, mixed, plainly, start, step

@@ -7,12 +7,12 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
 from flasc_flwr import flasc_mod
-from flasc_flwr.codec import decode
+from flasc_flwr.core.codec import decode
+from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.sparsity import top_k
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.transport.parcel import DOWNLOAD, UPLOAD, is_parcel
 from flasc_flwr.flower.wire import PAYLOAD, array_record, arrays_of, message_bytes
-from flasc_flwr.layout import Layout
-from flasc_flwr.sparsity import top_k
 from tests.plug_in.plain import client_app, mixed, plainly, start, step
 
 SPARSE = ("weight", "double", "half")

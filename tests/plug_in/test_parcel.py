@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord
 
-from flasc_flwr.codec import PayloadError, encode
+from flasc_flwr.core.codec import PayloadError, encode
+from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.sparsity import top_k
 from flasc_flwr.flower.transport.parcel import (
     DOWNLOAD,
     Form,
@@ -15,8 +17,6 @@ from flasc_flwr.flower.transport.parcel import (
     sparse_arrays,
 )
 from flasc_flwr.flower.wire import PAYLOAD, Order, array_record
-from flasc_flwr.layout import Layout
-from flasc_flwr.sparsity import top_k
 from tests.plug_in.plain import mixed
 
 

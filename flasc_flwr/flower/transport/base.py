@@ -11,6 +11,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
+from flasc_flwr.core.layout import Vector
 from flasc_flwr.flower.transport.parcel import (
     DOWNLOAD,
     Form,
@@ -19,7 +20,6 @@ from flasc_flwr.flower.transport.parcel import (
     open_download,
     record_of,
 )
-from flasc_flwr.layout import Vector
 
 
 @dataclass(frozen=True, eq=False)

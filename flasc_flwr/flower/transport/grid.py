@@ -13,7 +13,7 @@ from flwr.supercore.run import Run
 from flasc_flwr.flower.transport.round_trip import RoundTrip
 
 if TYPE_CHECKING:
-    from flasc_flwr.flower.transport.strategy import SparseTransport
+    from flasc_flwr.flower.sparse_transport import SparseTransport
 
 
 class TransportGrid(Grid):

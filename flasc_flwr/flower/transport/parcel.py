@@ -11,10 +11,10 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 from flwr.common.constant import SType
 
-from flasc_flwr.codec import PayloadError, decode, encode, read_layout
+from flasc_flwr.core.codec import PayloadError, decode, encode, read_layout
+from flasc_flwr.core.layout import FLOATING, Layout, Vector
+from flasc_flwr.core.sparsity import SparseVector, top_k
 from flasc_flwr.flower.wire import PAYLOAD, STYPE, Order
-from flasc_flwr.layout import FLOATING, Layout, Vector
-from flasc_flwr.sparsity import SparseVector, top_k
 
 # Whoever reads a payload as numbers gets an error from Flower that quotes these.
 DOWNLOAD = f"{STYPE} (read by flasc_mod: ClientApp(mods=[flasc_mod, ...]))"

@@ -12,15 +12,15 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
 from flwr.common.constant import ErrorCode
 from flwr.common.logger import log
 
-from flasc_flwr.codec import PayloadError
+from flasc_flwr.core.codec import PayloadError
+from flasc_flwr.core.sparsity import SparseVector
+from flasc_flwr.core.traffic import Direction, Sent, Traffic
 from flasc_flwr.flower.transport.ahead import ahead
 from flasc_flwr.flower.transport.answer import counterpart
 from flasc_flwr.flower.transport.base import Base
 from flasc_flwr.flower.transport.dispatch import Dispatch, Sparsity
 from flasc_flwr.flower.transport.parcel import UPLOAD, is_parcel, open_upload
 from flasc_flwr.flower.wire import CONTROL, PLAIN, STYPE, message_bytes
-from flasc_flwr.sparsity import SparseVector
-from flasc_flwr.traffic import Direction, Sent, Traffic
 
 ADD_THE_MOD = (
     "add flasc_mod to the ClientApp, before its other mods: "

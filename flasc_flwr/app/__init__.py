@@ -1,0 +1,1 @@
+"""The application: tasks, training, reports and the command line."""

@@ -1,0 +1,69 @@
+"""``flasc-flwr compare``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flasc_flwr.app.cli.common import RunsArgument, TargetOption
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def compare(
+    runs: RunsArgument,
+    target: TargetOption = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON rather than a table.")
+    ] = False,
+) -> None:
+    """Put runs side by side: accuracy, MB both ways, times less than dense.
+
+    RUN is a run folder, or a folder with run folders below it, such as a sweep's.
+    Runs that differ in their seed alone are one line, with the means over them.
+    """
+    from flasc_flwr.app.cli.common import told
+
+    with told():
+        from flasc_flwr.app.reporting import comparison
+        from flasc_flwr.app.reporting.runs import find_runs, read_run
+
+        found = [read_run(folder) for folder in find_runs(runs)]
+        rows = comparison.compare(comparison.group(found), target)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+    else:
+        show(rows, [f"{r.folder}: {r.ended}" for r in found if r.status != "finished"])
+
+
+def show(rows: Sequence[Mapping[str, Any]], not_finished: Sequence[str]) -> None:
+    """Print the rows of a comparison, and the runs that did not finish."""
+    from rich.console import Console
+
+    # In a file or a pipe the table has the width that it needs.
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    console.print(_table(rows))
+    for line in not_finished:
+        typer.echo(f"Not finished: {line}")
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    from flasc_flwr.app.reporting.cells import cells
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    lines = [cells(row) for row in rows]
+    for column in lines[0]:
+        left = column == "runs"
+        table.add_column(column, justify="left" if left else "right", overflow="fold")
+    for line in lines:
+        table.add_row(*line.values())
+    return table

@@ -1,0 +1,211 @@
+"""``flasc-flwr network``: how long runs would have taken over given links."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flasc_flwr.app.cli.common import RunsArgument
+
+if TYPE_CHECKING:
+    from flasc_flwr.app.reporting.runs import Run
+    from flasc_flwr.app.runs.network import Exchanges, LinkOf
+
+
+def network(
+    runs: RunsArgument,
+    down: Annotated[
+        float, typer.Option(help="Download bandwidth of a client, Mbit/s.")
+    ] = 10.0,
+    up_slower: Annotated[
+        str,
+        typer.Option(help="How many times slower uploads are, one or more: 1,4,16."),
+    ] = "1,4,16",
+    latency: Annotated[
+        float, typer.Option(help="Seconds that a message takes beside its bytes.")
+    ] = 0.05,
+    compute: Annotated[
+        float, typer.Option(help="Seconds that a client computes in a round.")
+    ] = 0.0,
+    target: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Also tell the seconds until this test accuracy, such as 0.8.",
+            show_default=False,
+        ),
+    ] = None,
+    links: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file of unequal links, in place of --down, --up-slower and "
+            "--latency: tables [[link]] with download, upload and latency. With a "
+            "share in each they are drawn, else one is each tier's."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the draw of unequal links.")] = 0,
+    even_split: Annotated[
+        bool,
+        typer.Option(
+            "--even-split",
+            help="Share a round's bytes evenly among its clients where a run has no "
+            "traffic.json.",
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, with the seconds of each round.")
+    ] = False,
+) -> None:
+    """Tell how long runs would have taken over given links, from their bytes.
+
+    Evaluations are at the ends of rounds; "first" is the first that is at least the
+    target, "stays" the one from which on none is below it.
+    """
+    from flasc_flwr.app.cli.common import told
+
+    with told():
+        from flasc_flwr.app.reporting.exchanges import exchanges_of
+        from flasc_flwr.app.reporting.runs import find_runs, read_run
+
+        if links is None:
+            settings = dict(_equal(down, up_slower, latency))
+        elif even_split:
+            raise ValueError(
+                "an even split does not know the clients: allowed is either --links "
+                "or --even-split"
+            )
+        else:
+            settings = {links.name: read_links(links, seed)}
+        results = []
+        for run in [read_run(folder) for folder in find_runs(runs)]:
+            exchanges = exchanges_of(run, even_split=even_split)
+            results += [
+                _times(run, exchanges, name, link_of, compute, target)
+                for name, link_of in settings.items()
+            ]
+    if as_json:
+        typer.echo(json.dumps(results, indent=1))
+    else:
+        _print(results, target)
+
+
+def read_links(path: Path, seed: int) -> LinkOf:
+    """Return the links that a file gives to clients.
+
+    Raises
+    ------
+    OSError
+        If there is no such file.
+    ValueError
+        If it does not hold links as they have to be.
+    """
+    from flasc_flwr.app.runs.network import Link, by_tier, drawn
+
+    try:
+        tables = tomllib.loads(path.read_text()).get("link")
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{str(path)!r} is no TOML file: {error}") from None
+    if (
+        not isinstance(tables, list)
+        or not tables
+        or not all(isinstance(table, dict) for table in tables)
+    ):
+        raise ValueError(f"{str(path)!r} has no tables [[link]]")
+    allowed = {"download", "upload", "latency", "share"}
+    for table in tables:
+        if unknown := table.keys() - allowed:
+            raise ValueError(
+                f"{str(path)!r}: {min(unknown)!r} is no key of a link, allowed are "
+                + ", ".join(sorted(allowed))
+            )
+        if missing := {"download", "upload"} - table.keys():
+            raise ValueError(f"{str(path)!r}: a link has no {min(missing)!r}")
+    shares = [table.pop("share") for table in tables if "share" in table]
+    made = [Link(**table) for table in tables]
+    if not shares:
+        return by_tier(made)
+    if len(shares) != len(made):
+        raise ValueError(f"{str(path)!r}: some links have a share; all or none may")
+    return drawn(made, shares, seed)
+
+
+def _equal(down: float, up_slower: str, latency: float) -> Iterator[tuple[str, LinkOf]]:
+    """Yield one link for all clients, for each slowness of the upload, with a name."""
+    from flasc_flwr.app.runs.network import Link, same
+
+    for word in up_slower.split(","):
+        try:
+            factor = float(word)
+        except ValueError:
+            raise ValueError(
+                f"up-slower is {up_slower!r}, allowed are numbers such as '1,4,16'"
+            ) from None
+        link = Link.slower_up(down, factor, latency)
+        yield f"{link.download:g} / {link.upload:g} Mbit/s", same(link)
+
+
+def _times(
+    run: Run,
+    exchanges: Exchanges,
+    name: str,
+    link_of: LinkOf,
+    compute: float,
+    target: float | None,
+) -> dict[str, Any]:
+    """Return what is told of one run under one setting."""
+    from flasc_flwr.app.runs.network import elapsed, seconds_to
+
+    rounds = [row["round"] for row in run.history]
+    seconds = elapsed(rounds, exchanges, link_of, compute=compute)
+    accuracies = [row.get("accuracy") for row in run.history]
+    result = {
+        "run": str(run.folder),
+        "links": name,
+        "rounds": run.rounds,
+        "megabytes": run.megabytes[-1],
+        "seconds": seconds[-1],
+        "by_round": {"round": rounds, "seconds": seconds, "accuracy": accuracies},
+    }
+    if target is not None:
+        reached = seconds_to(target, accuracies, seconds)
+        result["target"] = target
+        result["first"], result["stays"] = reached.first, reached.stays
+    return result
+
+
+def _print(results: Sequence[Mapping[str, Any]], target: float | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Seconds of communication")
+    table.add_column("run", overflow="fold")
+    table.add_column("download / upload")
+    for column in ("rounds", "MB", "whole run"):
+        table.add_column(column, justify="right")
+    if target is not None:
+        table.add_column(f"first {target:.0%}", justify="right")
+        table.add_column(f"stays at {target:.0%}", justify="right")
+    for result in results:
+        cells = [
+            Path(result["run"]).name,
+            result["links"],
+            str(result["rounds"]),
+            f"{result['megabytes']:.2f}",
+            _seconds(result["seconds"]),
+        ]
+        if target is not None:
+            cells += [_seconds(result["first"]), _seconds(result["stays"])]
+        table.add_row(*cells)
+    console = Console()
+    # In a file or a pipe the table has the width that it needs.
+    (console if console.is_terminal else Console(width=200)).print(table)
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"

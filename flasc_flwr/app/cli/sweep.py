@@ -1,0 +1,158 @@
+"""``flasc-flwr sweep``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flasc_flwr.app.cli.common import RunConfigOption, TargetOption
+
+if TYPE_CHECKING:
+    from flasc_flwr.app.runs.jobs import Job
+
+
+def _values(key: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(
+        metavar="V1,V2", help=f"Values of {key}.", show_default=False
+    )
+    return option
+
+
+def sweep(
+    into: Annotated[
+        Path, typer.Option(help="Where the runs go; the same again goes on with it.")
+    ],
+    method: Annotated[str | None, _values("method")] = None,
+    download_density: Annotated[str | None, _values("download-density")] = None,
+    upload_density: Annotated[str | None, _values("upload-density")] = None,
+    lora_rank: Annotated[str | None, _values("lora-rank")] = None,
+    seed: Annotated[str | None, _values("seed")] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=V1,V2",
+            help="Values of any other key of the run config; may be given repeatedly.",
+            show_default=False,
+        ),
+    ] = None,
+    run_config: RunConfigOption = None,
+    clients: Annotated[int, typer.Option(min=1, help="How many clients.")] = 20,
+    at_once: Annotated[
+        int, typer.Option(min=1, help="How many runs side by side, each on one core.")
+    ] = 1,
+    app: Annotated[Path, typer.Option(help="Folder of the app.")] = Path("."),
+    target: TargetOption = None,
+) -> None:
+    """Make a run for each combination of values, and compare them.
+
+    Each run is one process without Ray, and has a folder of its own. What is there
+    already is not made again, and what was broken off goes on.
+    """
+    from flasc_flwr.app.cli.common import fail, parsed, told
+
+    with told():
+        from flasc_flwr.app.cli import grid as grids
+        from flasc_flwr.app.runs.jobs import JobError
+
+        named = {
+            "method": method,
+            "download-density": download_density,
+            "upload-density": upload_density,
+            "lora-rank": lora_rank,
+            "seed": seed,
+        }
+        axes = grids.axes({k: v for k, v in named.items() if v is not None}, grid or [])
+        jobs = grids.jobs(parsed(run_config), axes, clients)
+        failed = None
+        try:
+            _make(jobs, into, app, at_once)
+        except JobError as error:
+            failed = str(error)
+        except KeyboardInterrupt:
+            _tell_left(jobs, into)
+            raise typer.Exit(130) from None
+        _show(jobs, into, target)
+    if failed:
+        fail(failed)
+
+
+def _make(jobs: Mapping[str, Job], into: Path, app: Path, at_once: int) -> None:
+    """Make the runs, and show how many are there."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from flasc_flwr.app.runs.jobs import finished, run_jobs
+
+    done = sum(finished(into / name) is not None for name in jobs)
+    typer.echo(f"{len(jobs)} runs in {into}: {done} done, {len(jobs) - done} left")
+    console = Console()
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task("runs", total=len(jobs), completed=done)
+
+        def on_end(name: str, folder: Path) -> None:
+            nonlocal done
+            done += 1
+            bar.advance(task)
+            text = f"{done}/{len(jobs)} {name}: {_reached(folder)}"
+            if bar.disable:
+                typer.echo(text)
+            else:
+                bar.console.print(text, markup=False, highlight=False)
+
+        run_jobs(
+            jobs,
+            into,
+            app=app.expanduser().resolve(),
+            at_once=at_once,
+            on_end=on_end,
+        )
+
+
+def _reached(folder: Path) -> str:
+    from flasc_flwr.app.reporting.cells import megabytes, percent
+    from flasc_flwr.app.reporting.runs import read_summary
+
+    summary = read_summary(folder)
+    sent = summary["message_bytes_down"] + summary["message_bytes_up"]
+    return f"{percent(summary.get('accuracy'))}, {megabytes(sent / 1e6)} MB"
+
+
+def _tell_left(jobs: Mapping[str, Job], into: Path) -> None:
+    from flasc_flwr.app.runs.jobs import finished
+
+    left = sum(finished(into / name) is None for name in jobs)
+    typer.echo(
+        f"Stopped: {len(jobs) - left} of {len(jobs)} runs are in {into}, {left} are "
+        "left; the same command goes on",
+        err=True,
+    )
+
+
+def _show(jobs: Mapping[str, Job], into: Path, target: float | None) -> None:
+    """Compare this grid's runs that are there."""
+    from flasc_flwr.app.cli.compare import show
+    from flasc_flwr.app.reporting import comparison
+    from flasc_flwr.app.reporting.runs import read_run
+    from flasc_flwr.app.runs.jobs import finished
+
+    runs = [read_run(found) for name in jobs if (found := finished(into / name))]
+    if runs:
+        show(comparison.compare(comparison.group(runs), target), [])

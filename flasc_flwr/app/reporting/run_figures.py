@@ -1,0 +1,238 @@
+"""The figures of a report: what groups of runs reached, sent and kept."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from flasc_flwr.app.reporting.comparison import Group
+from flasc_flwr.app.reporting.figures import Series, curves, dots, stacks
+from flasc_flwr.app.reporting.runs import Run
+from flasc_flwr.flower.state.phases import PHASES
+
+_MANY_TENSORS = 32
+_NUMBER = re.compile(r"\d+")
+_WIDE_RANGE = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """One figure of a report.
+
+    Attributes
+    ----------
+    name : str
+        Its file's name.
+    title, caption : str
+        What stands around it.
+    figure : Figure or None
+        None where no run has what it shows.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure | None
+
+
+def all_figures(groups: Sequence[Group]) -> list[Shown]:
+    """Return all figures of a report, in the order of its page."""
+    by_bytes = _series(groups, lambda run: _against_megabytes(run, "accuracy"))
+    band = "Mean over the seeds; the band is from the least to the most."
+    return [
+        Shown(
+            "accuracy-by-megabytes",
+            "Accuracy by what was sent",
+            f"Test accuracy against all messages so far, both ways. {band}",
+            _curves(
+                by_bytes,
+                x_label="message bytes sent, down and up (MB)",
+                y_label="test accuracy",
+                log_x=_is_wide(by_bytes),
+                y_percent=True,
+            ),
+        ),
+        Shown(
+            "accuracy-by-round",
+            "Accuracy by round",
+            f"Test accuracy of what clients receive. {band}",
+            _curves(
+                _series(groups, lambda run: _against_round(run, "accuracy")),
+                x_label="round",
+                y_label="test accuracy",
+                y_percent=True,
+            ),
+        ),
+        Shown(
+            "kept-down",
+            "Kept of each tensor: download",
+            "Fraction of its entries in what a client receives after the last round.",
+            _dots(groups, "kept_down", "fraction kept of the download", percent=True),
+        ),
+        Shown(
+            "kept-up",
+            "Kept of each tensor: uploads",
+            "Fraction of its entries in the uploads of the last round, as a mean.",
+            _dots(groups, "kept_up", "fraction kept of the uploads", percent=True),
+        ),
+        Shown(
+            "bits-by-tensor",
+            "Bits per parameter",
+            "Of each tensor's part of the download, encoded alone. "
+            + _whole_payloads(groups),
+            _dots(groups, "bits_down", "bits per parameter (32: dense float32)"),
+        ),
+        Shown(
+            "dead-modules",
+            "Dead modules",
+            "LoRA modules that come to a client with both factors zero: they cannot "
+            "learn. Of the client that received most of them.",
+            _curves(
+                _series(groups, lambda run: _against_round(run, "dead_modules")),
+                x_label="round",
+                y_label="dead modules",
+                y_whole=True,
+            ),
+        ),
+        Shown(
+            "traffic-by-client",
+            "Traffic by client",
+            "Message bytes of each client in the whole run, both ways; the clients "
+            "with most traffic first.",
+            _curves(
+                _series(groups, _by_client),
+                x_label="client, by its traffic",
+                y_label="messages, down and up (MB)",
+            ),
+        ),
+        Shown(
+            "time-by-phase",
+            "Time of a round",
+            "Mean seconds: selecting and encoding, waiting for the clients, taking in "
+            "their replies, evaluating, and the rest.",
+            _times(groups),
+        ),
+    ]
+
+
+def _series(
+    groups: Iterable[Group], of: Callable[[Run], Series | None]
+) -> dict[str, list[Series]]:
+    """Return the series of each group's runs."""
+    # A group without any keeps its place, and so each its colour in all figures.
+    return {
+        group.label: [series for run in group.runs if (series := of(run))]
+        for group in groups
+    }
+
+
+def _curves(series: Mapping[str, list[Series]], **options: Any) -> Figure | None:
+    return curves(series, **options) if any(series.values()) else None
+
+
+def _against_megabytes(run: Run, key: str) -> Series | None:
+    rows, megabytes = run.known(key)
+    return (megabytes, [row[key] for row in rows]) if rows else None
+
+
+def _against_round(run: Run, key: str) -> Series | None:
+    rows, _ = run.known(key)
+    return (
+        ([row["round"] for row in rows], [row[key] for row in rows]) if rows else None
+    )
+
+
+def _by_client(run: Run) -> Series | None:
+    sums: dict[str, int] = {}
+    for row in run.traffic:
+        sums[row["client"]] = sums.get(row["client"], 0) + row["message"]
+    ordered = sorted(sums.values(), reverse=True)
+    if not ordered:
+        return None
+    return list(range(1, len(ordered) + 1)), [count / 1e6 for count in ordered]
+
+
+def _is_wide(series: Mapping[str, list[Series]]) -> bool:
+    """Tell whether some curves end at several times the x of others."""
+    ends = [x[-1] for seeds in series.values() for x, _ in seeds]
+    return bool(ends) and max(ends) >= _WIDE_RANGE * min(ends) > 0
+
+
+def _dots(
+    groups: Iterable[Group], key: str, label: str, *, percent: bool = False
+) -> Figure | None:
+    values = {group.label: _by_tensor(group, key) for group in groups}
+    if not any(values.values()):
+        return None
+    return dots(values, x_label=label, x_percent=percent)
+
+
+def _by_tensor(group: Group, key: str) -> dict[str, float]:
+    """Return a number of each tensor, as a mean over the group's runs.
+
+    Where there are many tensors, those whose names differ in a number alone, such as
+    that of the layer, are put together: the mean is of their entries.
+    """
+    sums: dict[str, float] = {}
+    entries: dict[str, int] = {}
+    for run in group.runs:
+        tensors = run.tensors.get("tensors", [])
+        names = _short_names([tensor["name"] for tensor in tensors])
+        for name, tensor in zip(names, tensors, strict=True):
+            if tensor[key] is not None:
+                size = tensor["entries"]
+                sums[name] = sums.get(name, 0.0) + tensor[key] * size
+                entries[name] = entries.get(name, 0) + size
+    return {name: sums[name] / max(entries[name], 1) for name in sums}
+
+
+def _short_names(names: list[str]) -> list[str]:
+    """Return the names without what all begin with, and without ``.weight``."""
+    shared = os.path.commonprefix(names) if len(names) > 1 else ""
+    shared = shared[: shared.rfind(".") + 1]
+    short = [name.removeprefix(shared).removesuffix(".weight") for name in names]
+    if len(short) > _MANY_TENSORS:
+        short = [_NUMBER.sub("*", name) for name in short]
+    return short
+
+
+def _whole_payloads(groups: Iterable[Group]) -> str:
+    """Return the bits per parameter of whole payloads, in words."""
+    words = []
+    for group in groups:
+        known = [run.tensors["bits_per_parameter"] for run in group.runs if run.tensors]
+        ways = [
+            f"{fmean(bits):.2f} {way}"
+            for way in ("down", "up")
+            if (bits := [k[way] for k in known if k[way] is not None])
+        ]
+        if ways:
+            words.append(f"{group.label}: {', '.join(ways)}")
+    return f"Whole payloads: {'; '.join(words)}." if words else ""
+
+
+def _times(groups: Iterable[Group]) -> Figure | None:
+    values = {group.label: _seconds(group) for group in groups}
+    values = {label: of for label, of in values.items() if of}
+    return stacks(values, x_label="seconds a round") if values else None
+
+
+def _seconds(group: Group) -> dict[str, float]:
+    """Return the mean seconds of a round by phase; none where they are not known."""
+    rows = [
+        row
+        for run in group.runs
+        for row in run.history
+        if row["round"] > 0 and "seconds_clients" in row
+    ]
+    if not rows:
+        return {}
+    means = {phase: fmean(row[f"seconds_{phase}"] for row in rows) for phase in PHASES}
+    rest = fmean(row["seconds"] for row in rows) - sum(means.values())
+    return means | {"rest": max(rest, 0.0)}

@@ -1,0 +1,173 @@
+"""The folder of one run."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from logging import ERROR, INFO
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import tomli_w
+from flwr.common.logger import log
+
+from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.reporting.runs import adapter_of
+from flasc_flwr.app.reporting.summary import FAILED, as_line, as_table, summarise
+from flasc_flwr.app.reporting.trackers import TrackerError, Trackers
+from flasc_flwr.core.traffic import Traffic
+from flasc_flwr.flower.state.checkpoint import Checkpoint, CheckpointError, found, read
+from flasc_flwr.flower.state.run_state import ServerState
+
+_CHECKPOINTS = "checkpoints"
+_AT_THE_END = ("summary.json", "traffic.json", "tensors.json")
+
+
+class RunFolder:
+    """Where a run's results go: one folder under ``output-dir``.
+
+    ``config.toml`` (resolved), ``history.jsonl`` (one row a round, written as it
+    ends), ``summary.json``, ``traffic.json`` (bytes by round, client and direction),
+    ``tensors.json`` (what is kept of each) and ``adapter/`` (PEFT's format). As a
+    context manager it logs the folder's path at the start and at the end; if the run
+    fails, it leaves the reason in ``summary.json``, and what was sent until then.
+    """
+
+    def __init__(
+        self, path: Path, config: RunConfig, state: ServerState | None = None
+    ) -> None:
+        self.path = path
+        self._config = config
+        self._state = state
+        self._trackers = Trackers.of(config.trackers)
+
+    @classmethod
+    def create(cls, config: RunConfig, *, run_id: int) -> RunFolder:
+        """Make the folder, named by time, method, seed and run id."""
+        now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        name = f"{now}-{config.method}-seed{config.seed}-{run_id}"
+        folder = cls(Path(config.output_dir).expanduser() / name, config)
+        folder.path.mkdir(parents=True)
+        (folder.path / "config.toml").write_text(tomli_w.dumps(config.to_dict()))
+        return folder
+
+    @classmethod
+    def reopen(cls, config: RunConfig) -> tuple[RunFolder, Checkpoint]:
+        """Open the folder of an earlier run, to go on from its newest checkpoint.
+
+        Its history is cut back to the checkpoint, so that it has each round once.
+        What was written at its end goes. Nothing is touched where it cannot go on.
+
+        Raises
+        ------
+        CheckpointError
+            If ``resume`` names no run with a whole checkpoint, or one with other
+            settings.
+        """
+        path = Path(config.resume).expanduser()
+        if config.resume == "latest":
+            path = _latest(Path(config.output_dir).expanduser())
+        # A checkpoint may be named itself.
+        checkpoint = read(path if path.is_file() else path / _CHECKPOINTS)
+        checkpoint.require_settings(config.shared_by_resumed())
+        state = checkpoint.state
+        folder = cls(path.parent.parent if path.is_file() else path, config, state)
+        rows = "".join(json.dumps(row) + "\n" for row in state.history)
+        write_text(folder.path / "history.jsonl", rows)
+        write_text(folder.path / "config.toml", tomli_w.dumps(config.to_dict()))
+        for name in _AT_THE_END:
+            (folder.path / name).unlink(missing_ok=True)
+        return folder, checkpoint
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the run's checkpoints go."""
+        return self.path / _CHECKPOINTS
+
+    def __enter__(self) -> RunFolder:
+        log(INFO, "Run folder: %s", self.path)
+        try:
+            history = self._state.history if self._state else []
+            self._trackers.start(self._config, self.path, history)
+        except TrackerError as error:
+            self.__exit__(type(error), error, None)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            ended = f"{FAILED}{str(error) or type(error).__name__}"
+            self._close(ended)
+            log(ERROR, "The run %s", ended)
+        log(INFO, "Run folder: %s", self.path)
+
+    def add_row(self, row: dict[str, Any], state: ServerState) -> None:
+        """Add a round's row to the history, and log it; `state` is the run's."""
+        self._state = state
+        with (self.path / "history.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        log(INFO, as_line(row, self._config.num_server_rounds))
+        self._trackers.log(row)
+
+    def adapter(self, round: int | None = None) -> Path:
+        """Return where the adapter goes: that of a round, or the final one."""
+        return adapter_of(self.path, round)
+
+    def finish(self, ended: str, tensors: dict[str, Any]) -> None:
+        """Write what was kept by tensor, the traffic and the summary, and log it."""
+        write_json(self.path / "tensors.json", tensors)
+        for line in as_table(self._close(ended)).splitlines():
+            log(INFO, line)
+
+    def _close(self, ended: str) -> dict[str, Any]:
+        """Write the traffic, if there was any round, and return the summary."""
+        summary: dict[str, Any] = {"ended": ended}
+        if state := self._state:
+            write_text(self.path / "traffic.json", _lines_of(state.traffic))
+            summary = summarise(state.history, state.traffic, state.layout.size, ended)
+        write_json(self.path / "summary.json", summary)
+        self._trackers.finish(summary)
+        return summary
+
+
+def _latest(runs: Path) -> Path:
+    """Return the newest run's folder that has checkpoints."""
+    having = sorted(f for f in runs.glob("*") if found(f / _CHECKPOINTS))
+    if not having:
+        raise CheckpointError(
+            f"resume is 'latest', but no run in {str(runs)!r} has a checkpoint"
+        )
+    return having[-1]
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a file whole, or not at all."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def _lines_of(traffic: Traffic) -> str:
+    """Return the traffic as JSON, a line for each round, client and direction."""
+    rows = [
+        json.dumps([s.round, s.client, s.direction, s.payload, s.message])
+        for s in traffic.sent
+    ]
+    columns = ["round", "client", "direction", "payload", "message"]
+    return (
+        f'{{"columns": {json.dumps(columns)},\n"rows": [\n'
+        + ",\n".join(rows)
+        + "\n]}\n"
+    )
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a file whole, or not at all."""
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(content)
+    os.replace(scratch, path)

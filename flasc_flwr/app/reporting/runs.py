@@ -1,0 +1,160 @@
+"""Run folders, read back."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from flasc_flwr.app.config import ConfigError, RunConfig
+from flasc_flwr.app.reporting.summary import failure
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run folder, finished or not.
+
+    Attributes
+    ----------
+    folder : Path
+        Where it is.
+    config : RunConfig
+        What was run.
+    history : list[dict[str, Any]]
+        Its rows so far, one a round.
+    summary : dict[str, Any]
+        What ``summary.json`` holds; empty where there is none.
+    """
+
+    folder: Path
+    config: RunConfig
+    history: Rows
+    summary: dict[str, Any]
+
+    @property
+    def status(self) -> str:
+        """``finished``, ``failed`` or ``unfinished``."""
+        if not self.summary:
+            return "unfinished"
+        return "finished" if failure(self.summary) is None else "failed"
+
+    @property
+    def ended(self) -> str:
+        """Why it ended, or how far it has come."""
+        if self.summary:
+            return str(self.summary["ended"])
+        return f"unfinished: {self.rounds} of {self.config.num_server_rounds} rounds"
+
+    @property
+    def rounds(self) -> int:
+        """The last round of the history; 0 where there is none."""
+        return max((row["round"] for row in self.history), default=0)
+
+    @cached_property
+    def megabytes(self) -> list[float]:
+        """Message bytes that were sent until the end of each row, both ways, in MB."""
+        sent = (
+            row["message_bytes_down"] + row["message_bytes_up"] for row in self.history
+        )
+        return [count / 1e6 for count in accumulate(sent)]
+
+    def total(self, key: str) -> float:
+        """Return the sum of a number over the rows."""
+        return sum(row.get(key) or 0 for row in self.history)
+
+    def known(self, key: str) -> tuple[Rows, list[float]]:
+        """Return the rows in which a number is known, with their megabytes."""
+        pairs = zip(self.history, self.megabytes, strict=True)
+        chosen = [(row, mb) for row, mb in pairs if row.get(key) is not None]
+        return [row for row, _ in chosen], [mb for _, mb in chosen]
+
+    @cached_property
+    def traffic(self) -> Rows:
+        """The rows of ``traffic.json`` by name; empty where there is none."""
+        content = _json(self.folder / "traffic.json")
+        columns = content.get("columns", [])
+        return [dict(zip(columns, row, strict=True)) for row in content.get("rows", [])]
+
+    @cached_property
+    def tensors(self) -> dict[str, Any]:
+        """What ``tensors.json`` holds; empty where there is none."""
+        return _json(self.folder / "tensors.json")
+
+    @property
+    def clients(self) -> int | None:
+        """How many clients there were; None where that is not known."""
+        return len({row["client"] for row in self.traffic}) or None
+
+
+def adapter_of(run: Path, round: int | None = None) -> Path:
+    """Return where a run's adapter is: that of a round, or the final one."""
+    return run / ("adapter" if round is None else f"adapter-round-{round:04d}")
+
+
+def is_run(folder: Path) -> bool:
+    """Tell a run's folder from others, such as that of a job of a sweep."""
+    return (folder / "config.toml").is_file() and not (folder / "job.json").exists()
+
+
+def find_runs(paths: Iterable[Path]) -> list[Path]:
+    """Return the run folders that these are, or that lie below them, each once.
+
+    Raises
+    ------
+    ValueError
+        If one is no run folder and has none below it.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        path = path.expanduser().absolute()
+        below = [path] if is_run(path) else _below(path)
+        if not below:
+            raise ValueError(
+                f"{str(path)!r} is no run folder and has none below it: a run folder "
+                "holds config.toml and history.jsonl"
+            )
+        found |= dict.fromkeys(below)
+    return list(found)
+
+
+def _below(path: Path) -> list[Path]:
+    return sorted(p.parent for p in path.rglob("config.toml") if is_run(p.parent))
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or a file in it cannot be read.
+    """
+    try:
+        config = RunConfig.parse(tomllib.loads((folder / "config.toml").read_text()))
+        return Run(folder, config, read_history(folder), read_summary(folder))
+    except (OSError, ConfigError, ValueError) as error:
+        raise ValueError(f"{str(folder)!r} cannot be read: {error}") from None
+
+
+def read_history(folder: Path) -> Rows:
+    """Return a run's rows so far; a line that is still being written is left out."""
+    file = folder / "history.jsonl"
+    lines = file.read_text().splitlines(keepends=True) if file.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Return what a run's ``summary.json`` holds; empty where there is none."""
+    return _json(folder / "summary.json")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return content

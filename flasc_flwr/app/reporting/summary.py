@@ -1,0 +1,162 @@
+"""The summary of a run: its totals, beside dense float32's, and whether it failed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flasc_flwr.core.traffic import Traffic
+
+FAILED = "failed: "
+"""What ``ended`` begins with where a run failed."""
+
+
+def summarise(
+    history: Sequence[dict[str, Any]], traffic: Traffic, size: int, ended: str
+) -> dict[str, Any]:
+    """Return what ``summary.json`` holds.
+
+    Parameters
+    ----------
+    history : Sequence[dict[str, Any]]
+        The rows of the history.
+    traffic : Traffic
+        Every message of the run.
+    size : int
+        N, the number of entries of the adapter.
+    ended : str
+        Why the run ended.
+
+    Returns
+    -------
+    dict[str, Any]
+        The last metrics that were measured, the byte totals, and
+        ``reduction_vs_dense_float32``: how many times fewer message bytes were sent
+        than ``4 * N`` for every adapter sent either way. The dense side is granted
+        free headers, names and control values; this run's are counted. ``failures``
+        counts replies that were not used, by reason.
+    """
+    metrics: dict[str, Any] = {}
+    for row in history:
+        for name in _LAST:
+            if row.get(name) is not None:
+                metrics[name] = row[name]
+    totals = traffic.totals()
+    sent = totals["message_bytes_down"] + totals["message_bytes_up"]
+    dense = traffic.dense_float32_bytes(size)
+    return {
+        "ended": ended,
+        "rounds": max((row["round"] for row in history), default=0),
+        "adapter_parameters": size,
+        **metrics,
+        "skipped_rounds": sum(row["skipped"] for row in history),
+        "failures": dict(_reasons(history)),
+        **totals,
+        "dense_float32_bytes": dense,
+        "reduction_vs_dense_float32": dense / sent if sent else None,
+        "seconds": round(sum(row["seconds"] for row in history), 3),
+    }
+
+
+def failure(summary: Mapping[str, Any]) -> str | None:
+    """Return why a run failed, from its summary; None if it did not."""
+    ended = str(summary["ended"])
+    return ended.removeprefix(FAILED) if ended.startswith(FAILED) else None
+
+
+def nothing_trained(history: Sequence[dict[str, Any]]) -> str | None:
+    """Return why a run made no step in any round; None if it made one.
+
+    Parameters
+    ----------
+    history : Sequence[dict[str, Any]]
+        The rows of the history; round 0 is of no training.
+
+    Returns
+    -------
+    str or None
+        With the most frequent reason for which replies were not used.
+    """
+    rounds = [row for row in history if row["round"] > 0]
+    if not rounds or not all(row["skipped"] for row in rounds):
+        return None
+    reasons = _reasons(history)
+    said = f"{len(rounds)} rounds, and none had enough usable replies for a step"
+    for reason, _ in reasons.most_common(1):
+        said += f"; {reasons.total()} were not used, most often because: {reason}"
+    return said
+
+
+def _reasons(history: Sequence[dict[str, Any]]) -> Counter[str]:
+    """Count the replies that were not used, by reason."""
+    return Counter(f["reason"] for row in history for f in row["failures"])
+
+
+_LAST = ("accuracy", "loss", "server_accuracy", "server_loss", "epsilon", "delta")
+"""Of the history, what the summary has the last of."""
+
+_COUNTS = {
+    "payload": "Payloads",
+    "message": "Messages",
+    "wire": "SuperLink's own count",
+}
+"""The counts of bytes; the last is there once it has been asked for."""
+
+
+def as_table(summary: dict[str, Any]) -> str:
+    """Return a summary as the table a person reads."""
+    reduction = summary["reduction_vs_dense_float32"]
+    rows = [
+        ("Ended", summary["ended"]),
+        ("Rounds", f"{summary['rounds']}"),
+        ("Adapter parameters", f"{summary['adapter_parameters']:,}"),
+        ("Test accuracy, as clients receive it", _percent(summary.get("accuracy"))),
+        (
+            "Test accuracy, server's dense adapter",
+            _percent(summary.get("server_accuracy")),
+        ),
+        *(
+            (f"{name} down, up", _both_ways(kind, summary))
+            for kind, name in _COUNTS.items()
+            if f"{kind}_bytes_down" in summary
+        ),
+        ("Dense float32 LoRA, both ways", megabytes(summary["dense_float32_bytes"])),
+        ("Times less than dense", f"{reduction:.1f} x" if reduction else "-"),
+        *(
+            [("Epsilon", f"{summary['epsilon']:.4g} at delta {summary['delta']:.3g}")]
+            if "epsilon" in summary
+            else []
+        ),
+        ("Seconds", f"{summary['seconds']:.1f}"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def as_line(row: dict[str, Any], rounds: int) -> str:
+    """Return a row of the history as one line of the log."""
+    accuracy = _percent(row["accuracy"])
+    epsilon = row.get("epsilon")
+    spent = "" if epsilon is None else f"epsilon {epsilon:.4g}  "
+    return (
+        f"Round {row['round']}/{rounds}  accuracy {accuracy}  "
+        f"down {megabytes(row['message_bytes_down'])}  "
+        f"up {megabytes(row['message_bytes_up'])}  "
+        f"replies {row['replies']}  failures {len(row['failures'])}  "
+        f"{spent}{row['seconds']:.1f} s"
+    )
+
+
+def megabytes(count: int) -> str:
+    """Return a number of bytes in MB (10^6 bytes)."""
+    return f"{count / 1e6:.3f} MB"
+
+
+def _both_ways(kind: str, summary: dict[str, Any]) -> str:
+    """Return the bytes of one count, either way."""
+    return ", ".join(megabytes(summary[f"{kind}_bytes_{w}"]) for w in ("down", "up"))
+
+
+def _percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.1f} %"

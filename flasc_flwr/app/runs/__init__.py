@@ -1,0 +1,1 @@
+"""Making runs: one in this process, or many side by side."""

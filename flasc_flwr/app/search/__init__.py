@@ -1,0 +1,1 @@
+"""The search for a rank and a density within a byte budget."""

@@ -1,0 +1,104 @@
+"""What a search compares: configurations, what short runs told of them, and limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import fmean
+
+from flasc_flwr.core.methods.budget import RANK
+from flasc_flwr.core.ranges import number
+from flasc_flwr.core.sparsity import DENSITY
+
+
+@dataclass(frozen=True, order=True)
+class Candidate:
+    """A configuration: a rank, and a density for both ways.
+
+    Raises
+    ------
+    ValueError
+        If one is out of range.
+    """
+
+    rank: int
+    density: float
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        RANK.require("rank", self.rank)
+        DENSITY.require("density", self.density)
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        return f"rank {self.rank}, density {self.density:g}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a short run told.
+
+    Attributes
+    ----------
+    accuracy : float
+        As clients receive it, when the bytes were spent.
+    megabytes : float
+        What one round of one client cost, both ways, in 10^6 bytes.
+    """
+
+    accuracy: float
+    megabytes: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How far a search may go.
+
+    Attributes
+    ----------
+    max_rank : int
+        The highest rank.
+    megabytes : float
+        The budget: what one round of one client may cost, both ways, in 10^6 bytes.
+
+    Raises
+    ------
+    ValueError
+        If one is out of range.
+    """
+
+    max_rank: int
+    megabytes: float
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        RANK.require("max-rank", self.max_rank)
+        number("(0, inf)").require("per-round-megabytes", self.megabytes)
+
+    def raised(self, candidate: Candidate) -> dict[str, Candidate]:
+        """Return what `candidate` can be raised to: ``rank``, ``density``, or both."""
+        higher = min(2 * candidate.rank, self.max_rank)
+        denser = min(2 * candidate.density, 1.0)
+        found = {}
+        if higher > candidate.rank:
+            found["rank"] = Candidate(higher, candidate.density)
+        if denser > candidate.density:
+            found["density"] = Candidate(candidate.rank, denser)
+        return found
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The results of one candidate, by seed."""
+
+    candidate: Candidate
+    results: tuple[Result, ...]
+
+    @property
+    def accuracy(self) -> float:
+        """The mean over the seeds."""
+        return fmean(result.accuracy for result in self.results)
+
+    @property
+    def megabytes(self) -> float:
+        """What a round of a client costs, as the first seed told it."""
+        return self.results[0].megabytes

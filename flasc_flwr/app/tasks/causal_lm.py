@@ -1,0 +1,52 @@
+"""Causal language modelling: the next token of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from datasets import Dataset
+
+from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.tasks.backbones import pretrained, with_adapter
+from flasc_flwr.app.tasks.tables import LABELS, Preparation, Tables
+from flasc_flwr.app.tasks.task import Task
+from flasc_flwr.app.tasks.text import check_length, tokenised, tokenizer_of
+from flasc_flwr.app.training.examples import Batch
+from flasc_flwr.app.training.score import IGNORED, next_tokens
+
+# One text of 128 tokens has 26 MB of logits over GPT-2's vocabulary.
+_EVALUATION_BATCH = 16
+
+
+def load(config: RunConfig) -> Task:
+    """Build the task; its accuracy is the fraction of next tokens told right."""
+    tokenizer = tokenizer_of(config)
+
+    def prepare(rows: Dataset) -> Dataset:
+        keep = [config.user_column] if config.user_column else []
+        tokens = tokenised(rows, tokenizer, config, keep)
+        # A text of one token has no next one.
+        return tokens.filter(
+            lambda batch: [len(t) > 1 for t in batch],
+            batched=True,
+            input_columns="input_ids",
+        )
+
+    def collate(rows: Mapping[str, Any], training: bool) -> Batch:
+        inputs = {name: rows[name] for name in ("input_ids", "attention_mask")}
+        batch: Batch = dict(tokenizer.pad(inputs, return_tensors="pt"))
+        # By the mask, not by the token: padding may be the end token, which counts.
+        hidden = batch["attention_mask"] == 0
+        return batch | {LABELS: batch["input_ids"].masked_fill(hidden, IGNORED)}
+
+    columns = {"text-column": config.text_column}
+    data = Tables(
+        config, Preparation(columns=columns, prepare=prepare, collate=collate)
+    )
+    backbone = pretrained("AutoModelForCausalLM", config)
+    check_length(backbone, tokenizer, config)
+    backbone.config.pad_token_id = tokenizer.pad_token_id
+    return Task(
+        config, with_adapter(backbone, config), data, next_tokens, _EVALUATION_BATCH
+    )

@@ -1,0 +1,158 @@
+"""Image classification, of one class an image or of several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from datasets import Dataset, Image
+from torch.nn.functional import interpolate, pad
+from transformers import PreTrainedModel
+from transformers.image_processing_base import ImageProcessingMixin
+
+from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.tasks.backbones import pretrained, with_adapter
+from flasc_flwr.app.tasks.labels import check_labels, class_count, numbered
+from flasc_flwr.app.tasks.sources import model_path
+from flasc_flwr.app.tasks.tables import LABELS, Preparation, Tables
+from flasc_flwr.app.tasks.task import Task
+from flasc_flwr.app.training.examples import Batch
+from flasc_flwr.app.training.score import classes, many_classes
+
+_MODES = {1: "L", 3: "RGB"}
+_EVALUATION_BATCH = 64
+
+
+def load(config: RunConfig) -> Task:
+    """Build the task; with ``multi-label`` rows have lists of classes."""
+    count = class_count(config)
+    backbone = pretrained(
+        "AutoModelForImageClassification",
+        config,
+        num_labels=count,
+        ignore_mismatched_sizes=True,
+    )
+    shape = InputShape.of(backbone, config)
+    mean, std = _normalisation(config, shape.channels)
+
+    def prepare(rows: Dataset) -> Dataset:
+        rows = numbered(rows, config)
+        check_labels(rows, config.label_column, count, several=config.multi_label)
+        keep = {config.image_column, config.label_column, config.user_column}
+        rows = rows.remove_columns([c for c in rows.column_names if c not in keep])
+        if not isinstance(rows.features[config.image_column], Image):
+            # Paths of files, or files as bytes.
+            rows = rows.cast_column(config.image_column, Image())
+        return rows.rename_columns(
+            {
+                old: new
+                for old, new in (
+                    (config.image_column, "image"),
+                    (config.label_column, LABELS),
+                )
+                if old != new
+            }
+        )
+
+    def collate(rows: Mapping[str, Any], training: bool) -> Batch:
+        images = torch.cat([_pixels(image, shape) for image in rows["image"]])
+        if training and config.augment:
+            images = _augmented(images)
+        return {
+            "pixel_values": (images - mean) / std,
+            LABELS: _targets(rows[LABELS], count),
+        }
+
+    columns = {
+        "image-column": config.image_column,
+        "label-column": config.label_column,
+    }
+    data = Tables(
+        config, Preparation(columns=columns, prepare=prepare, collate=collate)
+    )
+    backbone.config.problem_type = (
+        "multi_label_classification"
+        if config.multi_label
+        else "single_label_classification"
+    )
+    score = many_classes if config.multi_label else classes
+    model = with_adapter(backbone, config)
+    return Task(config, model, data, score, _EVALUATION_BATCH)
+
+
+class InputShape(NamedTuple):
+    """What images a model takes: square ones."""
+
+    size: int
+    channels: int
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, config: RunConfig) -> InputShape:
+        """Read it from a model's config.
+
+        Raises
+        ------
+        ValueError
+            If the model has no size of its own, or takes others.
+        """
+        size = getattr(model.config, "image_size", None)
+        channels = getattr(model.config, "num_channels", 3)
+        sizes = {size} if isinstance(size, int) else set(size or ())
+        if len(sizes) != 1 or channels not in _MODES:
+            raise ValueError(
+                f"model is {config.model!r}, which takes images of size {size} with "
+                f"{channels} channels: allowed are square ones with 1 or 3"
+            )
+        return cls(sizes.pop(), channels)
+
+
+def _normalisation(
+    config: RunConfig, channels: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the mean and deviation that the model was trained with, or a half."""
+    try:
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(
+            model_path(config.model)
+        )
+    except OSError:
+        settings = {}
+    half = [0.5] * channels
+    values = settings.get("image_mean") or half, settings.get("image_std") or half
+    mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in values)
+    return mean, std
+
+
+def _pixels(image: Any, shape: InputShape) -> torch.Tensor:
+    """Return an image as float32 of shape (1, channels, size, size), in [0, 1]."""
+    array = torch.from_numpy(np.array(image.convert(_MODES[shape.channels])))
+    array = array.view(*array.shape[:2], shape.channels).permute(2, 0, 1)
+    scaled = array.unsqueeze(0).to(torch.float32) / 255
+    size = (shape.size, shape.size)
+    if scaled.shape[-2:] == size:
+        return scaled
+    return interpolate(
+        scaled, size=size, mode="bilinear", antialias=True, align_corners=False
+    )
+
+
+def _augmented(images: torch.Tensor) -> torch.Tensor:
+    """Flip a half of the images, and move all by up to an eighth of their size."""
+    flips = torch.rand(len(images)) < 0.5
+    images = torch.where(flips.view(-1, 1, 1, 1), images.flip(-1), images)
+    size = images.shape[-1]
+    margin = size // 8
+    padded = pad(images, [margin] * 4, mode="reflect")
+    x, y = torch.randint(0, 2 * margin + 1, (2,)).tolist()
+    return padded[..., y : y + size, x : x + size]
+
+
+def _targets(labels: list[Any], count: int) -> torch.Tensor:
+    """Return classes (n,), or where there are several, zeros and ones (n, count)."""
+    if not isinstance(labels[0], list):
+        return torch.tensor(labels)
+    targets = torch.zeros(len(labels), count)
+    for row, several in enumerate(labels):
+        targets[row, several] = 1
+    return targets

@@ -1,0 +1,159 @@
+"""Data in rows: from a file or the hub, split over clients, made ready for a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.tasks.labels import names_of, own_names
+from flasc_flwr.app.tasks.partitioning import Partitions
+from flasc_flwr.app.tasks.sources import load_rows, own_rows, require_columns
+from flasc_flwr.app.training.examples import Batch, Examples
+
+LABELS = "labels"
+"""Column with the classes, as numbers from 0."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Preparation:
+    """How rows become a model's inputs.
+
+    Attributes
+    ----------
+    columns : Mapping[str, str]
+        Columns that have to be there: run-config key to name.
+    prepare : Callable[[Dataset], Dataset]
+        Turns loaded rows into prepared ones, once, with the result cached on disk.
+    collate : Callable[[Mapping[str, Any], bool], Batch]
+        Makes inputs of some prepared rows.
+    """
+
+    columns: Mapping[str, str]
+    prepare: Callable[[Dataset], Dataset]
+    collate: Callable[[Mapping[str, Any], bool], Batch]
+
+
+class Tables:
+    """A data set with a training and a test split.
+
+    Parts of it are loaded when they are first asked for.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Where the data is, and its columns.
+    how : Preparation
+        How rows become inputs.
+    """
+
+    def __init__(self, config: RunConfig, how: Preparation) -> None:
+        self._config = config
+        self._how = how
+
+    def partition(self, partition_id: int, num_partitions: int) -> Examples:
+        """Return a simulated client's training examples."""
+        chosen = self._partitions.rows(partition_id, num_partitions)
+        return self._examples(self._split["train"]).select(chosen)
+
+    def own(self, path: str) -> Examples:
+        """Return a device's own training examples; the run's data is not loaded."""
+        config = self._config
+        rows = own_rows(path, config.train_split)
+        names = self._names(rows)
+        if names and len(names) != config.classes and not names_of(config):
+            # Folders number the classes that this device happens to have.
+            raise ValueError(
+                f"data-path is {path!r}, which has {len(names)} named classes, "
+                f"{', '.join(names)}, of {config.classes or 'an unknown number'}: set "
+                "class-names to all names of the run, so that they have the same "
+                "numbers on every device"
+            )
+        return self._examples(self._prepared(rows, f"data-path is {path!r}"))
+
+    @property
+    def validation(self) -> Examples:
+        """The rows that the server keeps of the training split."""
+        if "test" not in self._split:
+            raise ValueError(
+                "validation-fraction is 0, but the server needs validation data: "
+                "allowed is a number above 0"
+            )
+        return self._examples(self._split["test"])
+
+    @cached_property
+    def test(self) -> Examples:
+        """The test split."""
+        config = self._config
+        rows = load_rows(config.dataset, config.test_split, config.dataset_config)
+        self._same_names(rows)
+        return self._examples(
+            self._prepared(rows, f"test-split is {config.test_split!r}")
+        )
+
+    @cached_property
+    def _partitions(self) -> Partitions:
+        rows, user = self._split["train"], self._config.user_column
+        labels = rows[LABELS][:] if LABELS in rows.column_names else None
+        if self._config.multi_label:
+            labels = None
+        users = rows[user][:] if user else None
+        return Partitions(self._config, labels=labels, users=users, count=len(rows))
+
+    @cached_property
+    def _train(self) -> Dataset:
+        config = self._config
+        return load_rows(config.dataset, config.train_split, config.dataset_config)
+
+    @cached_property
+    def _split(self) -> Mapping[str, Dataset]:
+        """The training rows, as ``train``, and those kept for the server, ``test``."""
+        config = self._config
+        if config.user_column:
+            require_columns(self._train, {"user-column": config.user_column})
+        prepared = self._prepared(self._train, f"train-split is {config.train_split!r}")
+        if config.validation_fraction == 0:
+            return {"train": prepared}
+        if ceil(config.validation_fraction * len(prepared)) >= len(prepared):
+            raise ValueError(
+                f"validation-fraction is {config.validation_fraction}, which leaves "
+                f"none of {len(prepared)} rows to train on: allowed is 0, or more rows"
+            )
+        # The same for every seed: what is validated on is never trained on.
+        split: Mapping[str, Dataset] = prepared.train_test_split(
+            test_size=config.validation_fraction, seed=0
+        )
+        return split
+
+    def _same_names(self, rows: Dataset) -> None:
+        """Check that classes have the same numbers in both splits."""
+        theirs = self._names(rows)
+        if names_of(self._config) or theirs is None:
+            return
+        if theirs != self._names(self._train):
+            raise ValueError(
+                f"the test split has the classes {', '.join(theirs)}, which are not "
+                "those of the training split: set class-names to all of them"
+            )
+
+    def _names(self, rows: Dataset) -> list[str] | None:
+        column = self._how.columns.get("label-column")
+        if column is None or column not in rows.column_names:
+            return None
+        return own_names(rows, column)
+
+    def _prepared(self, rows: Dataset, what: str) -> Dataset:
+        require_columns(rows, self._how.columns)
+        prepared = self._how.prepare(rows)
+        if len(prepared) == 0:
+            raise ValueError(f"{what}, and it has no rows that can be used")
+        return prepared
+
+    def _examples(self, rows: Dataset) -> Examples:
+        return Examples(rows, np.arange(len(rows)), self._how.collate)

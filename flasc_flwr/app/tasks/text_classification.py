@@ -1,0 +1,71 @@
+"""Text classification, with any encoder or decoder of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel
+
+from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.tasks.backbones import pretrained, with_adapter
+from flasc_flwr.app.tasks.labels import check_labels, class_count, numbered
+from flasc_flwr.app.tasks.tables import LABELS, Preparation, Tables
+from flasc_flwr.app.tasks.task import Task
+from flasc_flwr.app.tasks.text import check_length, tokenised, tokenizer_of
+from flasc_flwr.app.training.examples import Batch
+from flasc_flwr.app.training.heads import MeanPooledClassifier
+
+_EVALUATION_BATCH = 64
+
+
+def load(config: RunConfig) -> Task:
+    """Build the task: one class a text."""
+    tokenizer = tokenizer_of(config)
+    classes = class_count(config)
+
+    def prepare(rows: Dataset) -> Dataset:
+        rows = numbered(rows, config)
+        check_labels(rows, config.label_column, classes, several=False)
+        keep = [name for name in (config.label_column, config.user_column) if name]
+        tokens = tokenised(rows, tokenizer, config, keep)
+        if config.label_column == LABELS:
+            return tokens
+        return tokens.rename_column(config.label_column, LABELS)
+
+    def collate(rows: Mapping[str, Any], training: bool) -> Batch:
+        inputs = {n: rows[n] for n in tokenizer.model_input_names if n in rows}
+        batch = dict(tokenizer.pad(inputs, return_tensors="pt"))
+        return batch | {LABELS: torch.tensor(rows[LABELS])}
+
+    columns = {
+        "text-column": config.text_column,
+        "label-column": config.label_column,
+    }
+    data = Tables(
+        config, Preparation(columns=columns, prepare=prepare, collate=collate)
+    )
+    backbone = _classifier(config, classes, tokenizer.pad_token_id)
+    check_length(backbone, tokenizer, config)
+    return Task(
+        config,
+        with_adapter(backbone, config),
+        data,
+        evaluation_batch=_EVALUATION_BATCH,
+    )
+
+
+def _classifier(config: RunConfig, classes: int, padding: int) -> PreTrainedModel:
+    if config.head == "stock":
+        model = pretrained(
+            "AutoModelForSequenceClassification", config, num_labels=classes
+        )
+        model.config.pad_token_id = padding
+        return model
+    encoder = pretrained("AutoModel", config)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        encoder.config.num_labels = classes
+        return MeanPooledClassifier(encoder.config, encoder)

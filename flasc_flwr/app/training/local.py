@@ -1,0 +1,180 @@
+"""Local training and evaluation on one client's examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.training.device import autocast, memory_advice, on_device
+from flasc_flwr.app.training.examples import Examples
+from flasc_flwr.app.training.freezing import Freezer
+from flasc_flwr.app.training.lora import Model, adapter_tensors
+from flasc_flwr.app.training.pruning import Pruning
+from flasc_flwr.app.training.score import Score, classes
+
+EVALUATION_BATCH = 256
+"""Examples evaluated at once, where an example is small."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What local training or an evaluation gave.
+
+    Attributes
+    ----------
+    examples : int
+        Number of examples seen.
+    loss : float
+        Mean loss over the predictions (those of each token, for a language model), in
+        training over all epochs.
+    accuracy : float
+        Fraction of predictions that are right, by the task's score; in training,
+        while it went on.
+    steps : int
+        Batches seen; in training, optimizer steps taken.
+    pruned_to : int, optional
+        The rank that the client came down to.
+    """
+
+    examples: int
+    loss: float
+    accuracy: float
+    steps: int = 0
+    pruned_to: int | None = None
+
+
+def train(
+    model: Model,
+    examples: Examples,
+    config: RunConfig,
+    *,
+    seed: int,
+    trainable: Mapping[str, NDArray[np.bool_]] | None = None,
+    score: Score = classes,
+) -> Outcome:
+    """Train the adapter, densely, for ``local-epochs`` over `examples`.
+
+    A fresh optimizer each time: SGD with momentum 0.9 and no weight decay, as in
+    FLASC's code, or AdamW. Dropout acts in the adapter alone and the backbone stays
+    in evaluation mode, as there.
+
+    Parameters
+    ----------
+    model : Model
+        Trained in place.
+    examples : Examples
+        The client's examples.
+    config : RunConfig
+        Optimizer, learning rate, epochs and batch size.
+    seed : int
+        Seed of the shuffling and of dropout.
+    trainable : Mapping[str, NDArray[np.bool_]], optional
+        Masks of the entries that may change, by PEFT's names; by default all may.
+    score : Score
+        Counts what is right.
+
+    Raises
+    ------
+    ValueError
+        If there is no example.
+    """
+    if len(examples) == 0:
+        raise ValueError("this client has no training examples")
+    _adapter_in_train_mode(model, config)
+    pruning = Pruning(model, config)
+    total = _Total()
+    with Freezer(model, trainable) as freezer, memory_advice(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        optimizer = _optimizer(model, config)
+        for _ in range(config.local_epochs):
+            order = torch.randperm(len(examples))
+            for chosen in torch.split(order, config.batch_size):
+                batch = on_device(examples.batch(chosen, training=True), model)
+                optimizer.zero_grad()
+                with autocast(config, model):
+                    output = model(**batch)
+                (output.loss + pruning.penalty()).backward()
+                freezer.before_step()
+                optimizer.step()
+                freezer.after_step()
+                total.add(output, batch["labels"], score)
+    pruned_to = pruning.kept if pruning.wanted() else None
+    return total.outcome(len(examples), pruned_to=pruned_to)
+
+
+@torch.no_grad()
+def evaluate(
+    model: Model,
+    examples: Examples,
+    config: RunConfig,
+    score: Score = classes,
+    batch_size: int = EVALUATION_BATCH,
+) -> Outcome:
+    """Evaluate on `examples`, `batch_size` of them at once.
+
+    Raises
+    ------
+    ValueError
+        If there is no example.
+    """
+    if len(examples) == 0:
+        raise ValueError("there are no examples to evaluate on")
+    model.eval()
+    total = _Total()
+    with memory_advice():
+        for chosen in torch.split(torch.arange(len(examples)), batch_size):
+            batch = on_device(examples.batch(chosen), model)
+            with autocast(config, model):
+                output = model(**batch)
+            total.add(output, batch["labels"], score)
+    return total.outcome(len(examples))
+
+
+class _Total:
+    """Losses and scores of batches, added up without waiting for the device."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._loss: torch.Tensor | float = 0.0
+        self._losses: torch.Tensor | int = 0
+        self._right: torch.Tensor | int = 0
+        self._of: torch.Tensor | int = 0
+
+    def add(self, output: Any, labels: torch.Tensor, score: Score) -> None:
+        self.steps += 1
+        count = score(output.logits.detach(), labels)
+        self._loss = self._loss + output.loss.detach().float() * count.losses
+        self._losses = self._losses + count.losses
+        self._right = self._right + count.right
+        self._of = self._of + count.of
+
+    def outcome(self, examples: int, pruned_to: int | None = None) -> Outcome:
+        return Outcome(
+            examples,
+            float(self._loss) / float(self._losses),
+            float(self._right) / max(1.0, float(self._of)),
+            self.steps,
+            pruned_to,
+        )
+
+
+def _optimizer(model: Model, config: RunConfig) -> torch.optim.Optimizer:
+    parameters = [p for p in adapter_tensors(model).values() if p.requires_grad]
+    if config.client_optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=config.client_learning_rate, momentum=0.9)
+    return torch.optim.AdamW(parameters, lr=config.client_learning_rate)
+
+
+def _adapter_in_train_mode(model: Model, config: RunConfig) -> None:
+    model.eval()
+    if config.lora_dropout == 0:
+        return
+    for name, module in model.named_modules():
+        if "lora_dropout" in name:
+            module.train()

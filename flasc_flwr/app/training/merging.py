@@ -1,0 +1,58 @@
+"""Merging products B A into a backbone, and taking them out again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from numpy.typing import NDArray
+from peft import PeftModel
+from peft.tuners.lora import Linear
+
+from flasc_flwr.core.merged import merged_modules, product_of
+
+
+class Merging:
+    """Keeps the weights of a backbone as they were, so that another sum can be merged.
+
+    Parameters
+    ----------
+    model : PeftModel
+        The model whose backbone is changed in place.
+    """
+
+    def __init__(self, model: PeftModel) -> None:
+        self._model = model
+        self._before: dict[str, torch.Tensor] = {}
+
+    @torch.no_grad()
+    def apply(self, merged: Mapping[str, NDArray[Any]], scale: float) -> None:
+        """Set the backbone to its own weights plus ``scale`` times what was merged.
+
+        Raises
+        ------
+        ValueError
+            If a module is none that LoRA adapts by a plain matrix.
+        """
+        names = merged_modules(merged)
+        for name in sorted({*self._before, *names}):
+            layer = self._layer(name)
+            weight = cast(torch.Tensor, layer.get_base_layer().weight)
+            before = self._before.setdefault(name, weight.detach().clone())
+            weight.copy_(before)
+            if name in names:
+                product = torch.from_numpy(product_of(merged, name)).to(weight.device)
+                turned = product.T if layer.fan_in_fan_out else product
+                if turned.shape != weight.shape:
+                    raise ValueError(
+                        f"what is merged into {name!r} has shape "
+                        f"{tuple(turned.shape)}, its weight {tuple(weight.shape)}"
+                    )
+                weight.add_(turned.to(weight.dtype), alpha=scale)
+
+    def _layer(self, name: str) -> Linear:
+        layer = self._model.get_submodule(name)
+        if not isinstance(layer, Linear):
+            raise ValueError(f"{name!r} is no linear module that LoRA adapts")
+        return layer

@@ -1,0 +1,1 @@
+"""The maths, in numpy: pure functions and small frozen dataclasses."""

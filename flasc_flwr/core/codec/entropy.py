@@ -1,0 +1,105 @@
+"""Entropy coding of small numbers by asymmetric numeral systems (Duda, 2013).
+
+The model is static: a table of frequencies that add up to ``2**14`` travels before
+the symbols. The coder is constriction's ``AnsCoder``: 64-bit state, 32-bit words,
+24-bit probabilities. Its probabilities are floats that it rounds in a way of its own;
+given whole numbers f - 1 that add up to ``2**24 - n`` it has nothing to round, and
+symbol i gets exactly f of ``2**24``. A client in another language needs no more than
+these frequencies.
+"""
+
+from __future__ import annotations
+
+import constriction
+import numpy as np
+from numpy.typing import NDArray
+
+from flasc_flwr.core.codec.bits import Integers, Reader, varint
+from flasc_flwr.core.codec.errors import PayloadError
+
+Counts = NDArray[np.int64]
+
+MOST_SYMBOLS = 1 << 12
+
+_TABLE_BITS = 14
+_MODEL_BITS = 24
+_TOTAL = 1 << _TABLE_BITS
+
+
+def frequencies(counts: Counts) -> Counts:
+    """Scale counts to frequencies that add up to ``2**14``, none of them lost.
+
+    Parameters
+    ----------
+    counts : NDArray[np.int64], shape (n,)
+        How often each symbol comes; at least two come, at most `MOST_SYMBOLS`.
+    """
+    seen = counts > 0
+    free = _TOTAL - int(seen.sum())
+    scaled: Counts = counts * free // counts.sum() + seen
+    # What rounding down has left goes to the most frequent, where it costs least.
+    rest = _TOTAL - int(scaled.sum())
+    scaled[np.argsort(-counts, kind="stable")[:rest]] += 1
+    return scaled
+
+
+def table_bytes(frequencies: Counts) -> bytes:
+    """Return the frequencies as varints."""
+    return b"".join(varint(frequency) for frequency in frequencies.tolist())
+
+
+def read_table(data: memoryview) -> Counts:
+    """Read what :func:`table_bytes` wrote.
+
+    Raises
+    ------
+    PayloadError
+        If it is no table of frequencies.
+    """
+    reader = Reader(data)
+    table: list[int] = []
+    while reader.left and len(table) < MOST_SYMBOLS:
+        table.append(reader.varint("frequencies"))
+    reader.finish("frequencies")
+    if sum(table) != _TOTAL or max(table) == _TOTAL or not table[-1]:
+        raise PayloadError(
+            f"frequencies: {len(table)} that add up to {sum(table)}, expected at "
+            f"least two that add up to {_TOTAL}"
+        )
+    return np.array(table)
+
+
+def encode_symbols(symbols: Integers, table: Counts) -> bytes:
+    """Code symbols, each of which has a frequency above zero in the table."""
+    ranks = np.cumsum(table > 0, dtype=np.int32) - np.int32(1)
+    coder = constriction.stream.stack.AnsCoder()
+    coder.encode_reverse(ranks[symbols], _model(table))
+    words: NDArray[np.uint32] = coder.get_compressed()
+    return words.astype("<u4", copy=False).tobytes()
+
+
+def decode_symbols(data: memoryview, count: int, table: Counts) -> NDArray[np.uint16]:
+    """Return the `count` symbols of a coded stream.
+
+    Raises
+    ------
+    PayloadError
+        If the stream does not hold as many, or more.
+    """
+    words = np.frombuffer(data[: len(data) // 4 * 4], "<u4").astype(np.uint32)
+    # The coder's own refusals are checked for here, so that it never sees them.
+    if len(data) % 4 or (len(words) and not words[-1]):
+        raise PayloadError("entropy-coded stream: its last word is cut off, or zero")
+    coder = constriction.stream.stack.AnsCoder(words)
+    ranks = coder.decode(_model(table), count)
+    if not coder.is_empty():
+        raise PayloadError(f"entropy-coded stream: does not end after {count} symbols")
+    symbols: NDArray[np.uint16] = np.flatnonzero(table).astype(np.uint16)[ranks]
+    return symbols
+
+
+def _model(table: Counts) -> constriction.stream.model.Categorical:
+    exact = (table[table > 0] << _MODEL_BITS - _TABLE_BITS) - 1
+    return constriction.stream.model.Categorical(
+        exact.astype(np.float64), perfect=False
+    )

@@ -1,0 +1,1 @@
+"""Methods as data: what each sends, trains and aggregates."""

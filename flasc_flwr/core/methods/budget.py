@@ -1,0 +1,66 @@
+"""Budgets: what one client may use of the network, and of the adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flasc_flwr.core.ranges import whole
+from flasc_flwr.core.sparsity import DENSITY
+
+RANK = whole(1)
+"""What a rank may be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a client may use.
+
+    Attributes
+    ----------
+    download_density, upload_density : float
+        Fractions of its adapter that it receives and sends, each in (0, 1].
+    rank : int, optional
+        How many components its adapter has; None for as many as the server's.
+
+    Raises
+    ------
+    ValueError
+        If one is out of range.
+    """
+
+    download_density: float
+    upload_density: float
+    rank: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        DENSITY.require("download-density", self.download_density)
+        DENSITY.require("upload-density", self.upload_density)
+        if self.rank is not None:
+            RANK.require("lora-rank", self.rank)
+
+    def limited_by(self, own: Mapping[str, Any]) -> Budget:
+        """Return this budget with a device's own settings in it.
+
+        Parameters
+        ----------
+        own : Mapping[str, Any]
+            The device's ``--node-config``: ``download-density`` and
+            ``upload-density`` stand in place of this budget's, ``lora-rank`` is the
+            most that the device can train.
+        """
+        budget = Budget(
+            download_density=own.get("download-density", self.download_density),
+            upload_density=own.get("upload-density", self.upload_density),
+            rank=self.rank,
+        )
+        if "lora-rank" not in own:
+            return budget
+        return budget.at_most(RANK.require("lora-rank", own["lora-rank"]))
+
+    def at_most(self, rank: int | None) -> Budget:
+        """Return this budget with no more components than `rank`."""
+        ranks = [r for r in (self.rank, rank) if r is not None]
+        return replace(self, rank=min(ranks, default=None))

@@ -1,0 +1,104 @@
+"""Ranking: which entries of a vector count as the largest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from flasc_flwr.core.initial import fan_in
+from flasc_flwr.core.layout import Layout, Role, Vector
+from flasc_flwr.core.ranges import choice
+from flasc_flwr.core.sparsity import Positions, SparseVector, top_k
+
+SCORES = ("magnitude", "fan-in")
+"""What entries are ranked by: ``|w|`` as in FLASC's code, or ``|w| sqrt(fan_in)``,
+under which initial values of A rank alike in wide and narrow modules."""
+
+QUOTAS = ("none", "tensor")
+"""Over what they are ranked: the whole adapter at once, as in FLASC's code, or each
+tensor by itself, so that no tensor is left without."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """How the largest entries of an adapter are chosen.
+
+    Attributes
+    ----------
+    score : str
+        One of `SCORES`.
+    quota : str
+        One of `QUOTAS`.
+    whole_head : bool
+        Keep the head whole, and rank the rest (FLASC's code for unequal devices).
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown.
+    """
+
+    score: str = "magnitude"
+    quota: str = "none"
+    whole_head: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the names."""
+        choice(*SCORES).require("score", self.score)
+        choice(*QUOTAS).require("quota", self.quota)
+
+    def largest(self, layout: Layout, vector: Vector, density: float) -> SparseVector:
+        """Keep the fraction `density` of the entries that rank highest.
+
+        Entries that are exactly zero are never kept.
+
+        Parameters
+        ----------
+        layout : Layout
+            What the entries are.
+        vector : NDArray[np.float32], shape (N,)
+            What to choose from.
+        density : float
+            Fraction to keep, in (0, 1].
+        """
+        if density == 1 or self == Ranking():
+            return top_k(vector, density)
+        scored = vector
+        if self.score == "fan-in":
+            scored = vector * _root_fan_in(layout)
+        chosen = [
+            places[top_k(scored[places], within).positions]
+            for places, within in self._groups(layout, density)
+        ]
+        positions = np.sort(np.concatenate(chosen))
+        return SparseVector(len(vector), positions, vector[positions])
+
+    def _groups(self, layout: Layout, density: float) -> list[tuple[Positions, float]]:
+        """Return which entries compete with each other, and at which density."""
+        every = np.arange(layout.size)
+        if self.quota == "tensor":
+            return [
+                (every[place], self._density(tensor.role, density))
+                for tensor, place in layout.slices()
+                if tensor.size
+            ]
+        if not self.whole_head:
+            return [(every, density)]
+        head = np.zeros(layout.size, bool)
+        for tensor, place in layout.slices():
+            head[place] = tensor.role == Role.HEAD
+        parts = [(every[~head], density), (every[head], 1.0)]
+        return [(places, within) for places, within in parts if len(places)]
+
+    def _density(self, role: Role, density: float) -> float:
+        return 1.0 if self.whole_head and role == Role.HEAD else density
+
+
+@lru_cache(maxsize=16)
+def _root_fan_in(layout: Layout) -> Vector:
+    roots = np.empty(layout.size, np.float32)
+    for tensor, place in layout.slices():
+        roots[place] = fan_in(tensor) ** 0.5
+    return roots

@@ -1,0 +1,178 @@
+"""Methods by name: a table, and how to put other parts into a row of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from flasc_flwr.core.aggregation import AGGREGATIONS
+from flasc_flwr.core.methods.method import Method, Tunes
+from flasc_flwr.core.methods.schedules import decaying_to
+from flasc_flwr.core.methods.scores import Ranking
+from flasc_flwr.core.methods.selection import fixed_support
+from flasc_flwr.core.methods.trainable import NOT_A, NOT_B, SUPPORT
+from flasc_flwr.core.ranges import choice
+
+_DENSE = Method(
+    name="dense",
+    source="FedAvg of LoRA factors: Zhang et al., arXiv 2305.05644",
+    download_density=1.0,
+    upload_density=1.0,
+    value_format="float32",
+)
+
+METHODS = {
+    method.name: method
+    for method in (
+        _DENSE,
+        Method(
+            name="flasc",
+            source="FLASC: Kuo et al., arXiv 2406.05233",
+        ),
+        Method(
+            name="flasc-shared-mask",
+            source="this project: FLASC with one mask of all clients, each way",
+            uploads="support",
+            # At the start B is zero, and for long after it is smaller than A: nobody
+            # would ever send an entry of it.
+            ranking=Ranking(quota="tensor"),
+            dense_rounds=1,
+        ),
+        Method(
+            name="sparse-adapter",
+            source="fixed mask after one dense round, as FLASC's code compares with it",
+            download=fixed_support,
+            # Chosen at the start, the support would hold no entry of B, which is zero.
+            dense_rounds=1,
+            trains=(SUPPORT,),
+            upload_density=1.0,
+        ),
+        Method(
+            name="fedselect",
+            source="mask anew each round, as FLASC's code compares with it",
+            trains=(SUPPORT,),
+            upload_density=1.0,
+        ),
+        Method(
+            name="adapter-lth",
+            source="iterative magnitude pruning, as FLASC's code compares with it",
+            schedule=decaying_to,
+            trains=(SUPPORT,),
+            upload_density=1.0,
+        ),
+        replace(
+            _DENSE,
+            name="ffa-lora",
+            source="FFA-LoRA: Sun et al., arXiv 2403.12313",
+            init="shared-seed",
+            trains=(NOT_A,),
+        ),
+        replace(
+            _DENSE,
+            name="rolora",
+            source="RoLoRA: Chen et al., arXiv 2502.01755",
+            # B first: while B is zero, A has no gradient.
+            trains=(NOT_A, NOT_B),
+        ),
+        replace(
+            _DENSE,
+            name="full",
+            source="FedAvg of all parameters: McMahan et al., arXiv 1602.05629",
+            tunes=Tunes.FULL,
+        ),
+        replace(
+            _DENSE,
+            name="linear",
+            source="FedAvg of the head alone, as FLASC's code compares with it",
+            tunes=Tunes.HEAD,
+        ),
+        Method(
+            name="flasc-tiers",
+            source="FLASC's code for unequal devices, by density",
+            ranking=Ranking(whole_head=True),
+            tiers="density",
+        ),
+        replace(
+            _DENSE,
+            name="hetlora-tiers",
+            source="FLASC's code for unequal devices, by rank",
+            tiers="rank",
+        ),
+        replace(
+            _DENSE,
+            name="hetlora",
+            source="HetLoRA: Cho et al., arXiv 2401.06432",
+            tiers="rank",
+            aggregation="frobenius",
+            server_optimizer="sgd",
+        ),
+        replace(
+            _DENSE,
+            name="replication",
+            source="Byun & Lee, arXiv 2406.17477",
+            rank_assignment="validation",
+            aggregation="replication",
+            server_optimizer="sgd",
+        ),
+        replace(
+            _DENSE,
+            name="flora",
+            source="FLoRA: Wang et al., arXiv 2409.05976",
+            init="shared-seed",
+            tiers="rank",
+            aggregation="stacking",
+            server_optimizer="sgd",
+        ),
+        replace(
+            _DENSE,
+            name="flexlora",
+            source="FlexLoRA: Bai et al., arXiv 2402.11505",
+            tiers="rank",
+            aggregation="svd",
+            server_optimizer="sgd",
+        ),
+        replace(
+            _DENSE,
+            name="fedex-lora",
+            source="FedEx-LoRA: Singhal et al., arXiv 2410.09432",
+            exact_residual=True,
+            server_optimizer="sgd",
+        ),
+    )
+}
+
+
+def compose(
+    name: str, *, score: str = "auto", quota: str = "auto", **parts: str | int | bool
+) -> Method:
+    """Return the method `name` with other parts in place of its own.
+
+    Parameters
+    ----------
+    name : str
+        One of `METHODS`.
+    score, quota : str
+        Parts of its ranking.
+    **parts : str, int or bool
+        Any of ``init``, ``dense_rounds``, ``tiers``, ``rank_assignment``,
+        ``rank_scale``, ``aggregation``, ``exact_residual`` and
+        ``server_optimizer``. ``"auto"`` stands for the method's own. Where a part
+        asks for another server optimizer, ``"auto"`` stands for that.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown, or parts do not fit together.
+    """
+    choice(*METHODS).require("method", name)
+    method = METHODS[name]
+    chosen = {key: part for key, part in parts.items() if part != "auto"}
+    exact = chosen.get("exact_residual") is True
+    aggregation = AGGREGATIONS.get(str(chosen.get("aggregation")))
+    if exact or (aggregation and not aggregation.averages):
+        chosen.setdefault("server_optimizer", "sgd")
+    ranking = replace(
+        method.ranking,
+        score=method.ranking.score if score == "auto" else score,
+        quota=method.ranking.quota if quota == "auto" else quota,
+    )
+    return replace(method, ranking=ranking, **chosen)  # type: ignore[arg-type]

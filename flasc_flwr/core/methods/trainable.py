@@ -1,0 +1,69 @@
+"""What a client may change of what it received."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flasc_flwr.core.layout import Layout, Role
+from flasc_flwr.core.sparsity import Positions
+
+
+@dataclass(frozen=True)
+class Trains:
+    """What a client may change of what it received.
+
+    Attributes
+    ----------
+    roles : frozenset[Role]
+        Roles of the tensors it may change.
+    support_only : bool
+        Whether it may only change entries that travelled.
+    """
+
+    roles: frozenset[Role] = frozenset(Role)
+    support_only: bool = False
+
+    @property
+    def everything(self) -> bool:
+        """Whether nothing is frozen."""
+        return not self.support_only and len(self.roles) == len(Role)
+
+    def parts(self, layout: Layout) -> dict[str, Positions] | None:
+        """Return the positions of each role that may change; None for all of them."""
+        if len(self.roles) == len(Role):
+            return None
+        role_of = np.concatenate([np.full(t.size, t.role) for t in layout.tensors])
+        return {
+            role.value: np.flatnonzero(role_of == role).astype(np.int64)
+            for role in sorted(self.roles)
+        }
+
+    def entries(
+        self, layout: Layout, support: Positions | None = None
+    ) -> NDArray[np.bool_]:
+        """Return which entries may change, shape (N,).
+
+        Parameters
+        ----------
+        layout : Layout
+            What the entries are.
+        support : NDArray[np.int64], optional
+            What travelled; needed for `support_only`.
+        """
+        entries = np.ones(layout.size, bool)
+        if self.support_only and support is not None:
+            entries[:] = False
+            entries[support] = True
+        for tensor, place in layout.slices():
+            if tensor.role not in self.roles:
+                entries[place] = False
+        return entries
+
+
+ALL = Trains()
+SUPPORT = Trains(support_only=True)
+NOT_A = Trains(frozenset(Role) - {Role.A})
+NOT_B = Trains(frozenset(Role) - {Role.B})

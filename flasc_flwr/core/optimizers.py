@@ -1,0 +1,223 @@
+"""Server optimizers: one step of the server vector along the mean update.
+
+A step takes the server vector and a gradient, which in federated learning is the
+negative mean update, and gives the new vector and the new state. Optimizers are
+settings and nothing else; all that changes is in the state, which can be saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flasc_flwr.core.layout import Vector
+from flasc_flwr.core.ranges import number
+
+Moment = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """How far an optimizer has come.
+
+    Attributes
+    ----------
+    step : int
+        Steps taken.
+    moments : dict[str, Moment]
+        The moments by name, each of shape (N,).
+    part_steps : dict[str, int]
+        Steps that each part has taken, where parts step by themselves.
+    """
+
+    step: int = 0
+    moments: dict[str, Moment] = field(default_factory=dict)
+    part_steps: dict[str, int] = field(default_factory=dict)
+
+
+class ServerOptimizer(Protocol):
+    """What a server optimizer offers."""
+
+    def init(self, size: int) -> OptimizerState:
+        """Return the state before the first step, for vectors of length `size`."""
+        ...
+
+    def step(
+        self, vector: Vector, gradient: Vector, state: OptimizerState
+    ) -> tuple[Vector, OptimizerState]:
+        """Return the vector and the state after one step; the inputs stay as is."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sgd:
+    """Plain gradient step; with learning rate 1 it is FedAvg."""
+
+    learning_rate: float = 1.0
+
+    def init(self, size: int) -> OptimizerState:
+        """Return the state before the first step."""
+        return OptimizerState()
+
+    def step(
+        self, vector: Vector, gradient: Vector, state: OptimizerState
+    ) -> tuple[Vector, OptimizerState]:
+        """Return ``x - lr * g``."""
+        stepped = vector - np.float32(self.learning_rate) * gradient
+        return stepped, OptimizerState(state.step + 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """AdamW with PyTorch's semantics, as FLASC's code uses it on the server.
+
+    Bias-corrected moments, epsilon outside the square root, and decoupled weight
+    decay, which acts on every coordinate every round (Loshchilov & Hutter, 2019,
+    Algorithm 2; ``torch.optim.AdamW``).
+    """
+
+    learning_rate: float = 1e-3
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.01
+
+    def init(self, size: int) -> OptimizerState:
+        """Return zero moments."""
+        return OptimizerState(0, {name: np.zeros(size, np.float32) for name in "mv"})
+
+    def step(
+        self, vector: Vector, gradient: Vector, state: OptimizerState
+    ) -> tuple[Vector, OptimizerState]:
+        """Return one AdamW step."""
+        count = state.step + 1
+        m = _blend(state.moments["m"], gradient, self.beta_1)
+        v = _blend(state.moments["v"], gradient * gradient, self.beta_2)
+        scale = self.learning_rate / (1 - self.beta_1**count)
+        root = np.sqrt(v, dtype=np.float32) / np.float32(
+            (1 - self.beta_2**count) ** 0.5
+        )
+        vector = vector * np.float32(1 - self.learning_rate * self.weight_decay)
+        move = np.float32(scale) * m / (root + np.float32(self.epsilon))
+        stepped = np.subtract(vector, move, dtype=np.float32)
+        return stepped, OptimizerState(count, {"m": m, "v": v})
+
+
+SecondMoment = Callable[[Moment, Moment, float], Moment]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveOptimizer:
+    """FedAdam, FedYogi and FedAdagrad (Reddi et al., 2021, Algorithm 2).
+
+    ``m = b1 m + (1 - b1) D``, a second moment `v` by `second_moment`, and
+    ``x + lr m / (sqrt(v) + tau)``, where D is the mean update. No bias correction;
+    `v` starts at tau squared.
+    """
+
+    second_moment: SecondMoment
+    learning_rate: float = 1e-2
+    beta_1: float = 0.9
+    beta_2: float = 0.99
+    tau: float = 1e-3
+
+    def init(self, size: int) -> OptimizerState:
+        """Return the moments before the first step."""
+        m = np.zeros(size, np.float32)
+        return OptimizerState(0, {"m": m, "v": np.full(size, self.tau**2, np.float32)})
+
+    def step(
+        self, vector: Vector, gradient: Vector, state: OptimizerState
+    ) -> tuple[Vector, OptimizerState]:
+        """Return one step of Algorithm 2."""
+        m = _blend(state.moments["m"], gradient, self.beta_1)
+        v = self.second_moment(state.moments["v"], gradient * gradient, self.beta_2)
+        direction = m / (np.sqrt(v, dtype=np.float32) + np.float32(self.tau))
+        move = np.float32(self.learning_rate) * direction
+        stepped = np.subtract(vector, move, dtype=np.float32)
+        return stepped, OptimizerState(state.step + 1, {"m": m, "v": v})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decaying:
+    """An optimizer whose learning rate falls: ``lr * decay ** t``, t = 0, 1, ...
+
+    PyTorch's ``ExponentialLR``, a step of it after each of the optimizer's.
+
+    Attributes
+    ----------
+    optimizer : ServerOptimizer
+        What steps, at first with its own learning rate. Its steps are in proportion to
+        that.
+    decay : float
+        Factor from step to step, in (0, 1].
+
+    Raises
+    ------
+    ValueError
+        If the factor is out of range.
+    """
+
+    optimizer: ServerOptimizer
+    decay: float
+
+    def __post_init__(self) -> None:
+        """Check the factor."""
+        number("(0, 1]").require("server-learning-rate-decay", self.decay)
+
+    def init(self, size: int) -> OptimizerState:
+        """Return the optimizer's own state before the first step."""
+        return self.optimizer.init(size)
+
+    def step(
+        self, vector: Vector, gradient: Vector, state: OptimizerState
+    ) -> tuple[Vector, OptimizerState]:
+        """Return one step of the optimizer, at the learning rate of this step."""
+        stepped, after = self.optimizer.step(vector, gradient, state)
+        # A step is in proportion to the learning rate, weight decay included.
+        part = np.float32(self.decay**state.step)
+        return vector + part * (stepped - vector), after
+
+
+def _blend(moment: Moment, fresh: Moment, beta: float) -> Moment:
+    return np.float32(beta) * moment + np.float32(1 - beta) * fresh
+
+
+def _adagrad(v: Moment, square: Moment, beta: float) -> Moment:
+    return v + square
+
+
+def _yogi(v: Moment, square: Moment, beta: float) -> Moment:
+    sign: Moment = np.sign(v - square)
+    return v - np.float32(1 - beta) * square * sign
+
+
+def fedadam(*, learning_rate: float = 1e-2) -> AdaptiveOptimizer:
+    """FedAdam: ``v = b2 v + (1 - b2) D^2``."""
+    return AdaptiveOptimizer(second_moment=_blend, learning_rate=learning_rate)
+
+
+def fedyogi(*, learning_rate: float = 1e-2) -> AdaptiveOptimizer:
+    """FedYogi: ``v = v - (1 - b2) D^2 sign(v - D^2)``."""
+    return AdaptiveOptimizer(second_moment=_yogi, learning_rate=learning_rate)
+
+
+def fedadagrad(*, learning_rate: float = 1e-2) -> AdaptiveOptimizer:
+    """FedAdagrad: ``v = v + D^2``, without momentum."""
+    return AdaptiveOptimizer(
+        second_moment=_adagrad, learning_rate=learning_rate, beta_1=0.0
+    )
+
+
+SERVER_OPTIMIZERS: dict[str, Callable[..., ServerOptimizer]] = {
+    "sgd": Sgd,
+    "adamw": AdamW,
+    "fedadam": fedadam,
+    "fedyogi": fedyogi,
+    "fedadagrad": fedadagrad,
+}
+"""Server optimizers by name; each may be called with ``learning_rate=...``."""

@@ -1,0 +1,74 @@
+"""Stop conditions: when a run has done enough before its last round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flasc_flwr.core.ranges import number, whole
+from flasc_flwr.core.traffic import Traffic
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """When to end a run. A condition that is 0 is none.
+
+    Attributes
+    ----------
+    accuracy : float
+        Accuracy to reach, in [0, 1].
+    patience : int
+        Evaluations without a better accuracy than any before.
+    megabytes : float
+        Message bytes of the run, both ways, in 10^6.
+    client_megabytes : float
+        Message bytes of any one client, both ways, in 10^6.
+
+    Raises
+    ------
+    ValueError
+        If one is out of range.
+    """
+
+    accuracy: float = 0.0
+    patience: int = 0
+    megabytes: float = 0.0
+    client_megabytes: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        number("[0, 1]").require("stop-accuracy", self.accuracy)
+        whole(0).require("stop-patience", self.patience)
+        number("[0, inf)").require("stop-megabytes", self.megabytes)
+        number("[0, inf)").require("stop-client-megabytes", self.client_megabytes)
+
+    def reason(self, history: Sequence[dict[str, Any]], traffic: Traffic) -> str | None:
+        """Return why the run is to end now; None if it is not."""
+        measured = [
+            row["accuracy"] for row in history if row.get("accuracy") is not None
+        ]
+        if self.accuracy and measured and measured[-1] >= self.accuracy:
+            return f"accuracy {measured[-1]:.4f} reached the target {self.accuracy}"
+        if self.patience and len(measured) > self.patience:
+            best = max(range(len(measured)), key=lambda i: (measured[i], -i))
+            if len(measured) - 1 - best >= self.patience:
+                return (
+                    f"{self.patience} evaluations without a better accuracy than "
+                    f"{measured[best]:.4f}"
+                )
+        if self.megabytes:
+            totals = traffic.totals()
+            sent = totals["message_bytes_down"] + totals["message_bytes_up"]
+            if sent >= 1e6 * self.megabytes:
+                return f"{sent / 1e6:.3f} MB sent, of {self.megabytes} MB"
+        if self.client_megabytes:
+            client, sent = max(
+                traffic.by_client().items(), key=lambda item: item[1], default=("", 0)
+            )
+            if sent >= 1e6 * self.client_megabytes:
+                return (
+                    f"client {client} exchanged {sent / 1e6:.3f} MB, of "
+                    f"{self.client_megabytes} MB"
+                )
+        return None

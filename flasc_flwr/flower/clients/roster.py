@@ -1,0 +1,128 @@
+"""The roster: which nodes take part, what each may use, who is next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from logging import INFO, WARNING
+from typing import Any
+
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.common.constant import ErrorCode
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+
+from flasc_flwr.core.methods.budget import Budget
+from flasc_flwr.flower.clients.exchange import exchange
+from flasc_flwr.flower.state.ledger import Ledger
+from flasc_flwr.flower.wire import CONTROL, INTRODUCE, reason_of
+
+_INTRODUCTION_TIMEOUT = 120.0
+_UNREACHABLE = (
+    ErrorCode.NODE_UNAVAILABLE,
+    ErrorCode.MESSAGE_UNAVAILABLE,
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
+)
+"""What the SuperLink answers for a node that is away: it says nothing of its app."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Participant:
+    """A node that takes part."""
+
+    node_id: int
+    name: str
+    budget: Budget
+
+
+class Roster:
+    """The nodes that have introduced themselves.
+
+    Each node is asked once, by a message that :func:`flasc_flwr.flasc_mod` answers
+    from the node's ``--node-config``; a node that joins later is asked when it is
+    first seen.
+
+    Parameters
+    ----------
+    budget_of : Callable[[str, Mapping[str, Any]], Budget]
+        Gives a node's budget from its name and the settings it introduced itself
+        with.
+    """
+
+    def __init__(self, budget_of: Callable[[str, Mapping[str, Any]], Budget]) -> None:
+        self._budget_of = budget_of
+        self._known: dict[int, Participant] = {}
+        self._refused: set[int] = set()
+
+    def present(
+        self, grid: Grid, ledger: Ledger, *, at_least: int, timeout: float
+    ) -> list[Participant]:
+        """Return the participants online now, in an order that no run changes.
+
+        Waits until there are `at_least` of them. The bytes of introductions go into
+        `ledger`.
+
+        Raises
+        ------
+        RuntimeError
+            If there are too few after `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        told = 0.0
+        while True:
+            online = set(grid.get_node_ids())
+            strangers = online - self._known.keys() - self._refused
+            self._introduce(grid, ledger, sorted(strangers))
+            here = [self._known[node] for node in online if node in self._known]
+            if here and len(here) >= at_least:
+                return sorted(here, key=lambda p: (p.name, p.node_id))
+            if online and online <= self._refused:
+                raise RuntimeError(
+                    f"none of the {len(online)} connected nodes can take part: "
+                    "see the warnings above"
+                )
+            if time.monotonic() >= deadline:
+                raise RuntimeError(
+                    f"{len(here)} of at least {at_least} nodes are connected after "
+                    f"{timeout:.0f} s: start more SuperNodes, or simulate more with "
+                    "--federation-config 'num-supernodes=N'"
+                )
+            if time.monotonic() - told > 10:
+                log(INFO, "Waiting for nodes: %d of %d", len(here), at_least)
+                told = time.monotonic()
+            time.sleep(0.5)
+
+    def _introduce(self, grid: Grid, ledger: Ledger, strangers: list[int]) -> None:
+        """Ask each stranger for its name and budget."""
+        content = RecordDict({CONTROL: ConfigRecord({INTRODUCE: True})})
+        questions = [Message(content, node, MessageType.TRAIN) for node in strangers]
+        ledger.sent(questions, [str(node) for node in strangers])
+        names: dict[int, str] = {}
+        for reply in exchange(grid, questions, _INTRODUCTION_TIMEOUT):
+            node = reply.metadata.src_node_id
+            ledger.received(reply)
+            if reply.has_error() and reply.error.code in _UNREACHABLE:
+                log(WARNING, "Node %d is asked again: %s", node, reason_of(reply))
+                continue
+            try:
+                self._known[node] = self._participant(node, reply)
+                names[node] = self._known[node].name
+            except ValueError as error:
+                self._refused.add(node)
+                log(WARNING, "Node %d does not take part: %s", node, error)
+        ledger.introduced(names)
+
+    def _participant(self, node: int, reply: Message) -> Participant:
+        answer = None
+        if not reply.has_error():
+            answer = reply.content.config_records.get(CONTROL)
+        if answer is None:
+            said = reason_of(reply) if reply.has_error() else "a reply of its own"
+            raise ValueError(
+                "its ClientApp did not introduce itself; it needs flasc_mod as the "
+                f"first mod, ClientApp(mods=[flasc_mod]). It sent: {said}"
+            )
+        name = str(answer.get("name", node))
+        budget = self._budget_of(name, dict(answer))
+        return Participant(node_id=node, name=name, budget=budget)

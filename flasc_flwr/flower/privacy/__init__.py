@@ -1,0 +1,1 @@
+"""Differential privacy in a run."""

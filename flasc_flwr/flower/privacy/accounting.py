@@ -1,0 +1,159 @@
+"""Accounting: what the releases of a run spend, and the noise for what may be spent.
+
+The analyses are those of dp-accounting, through Flower's accountant.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from math import ceil
+
+from flwr.serverapp import (
+    GaussianPrivacyEvent,
+    NeighboringRelation,
+    PrivacyConfig,
+    RdpAccountant,
+    SamplingMethod,
+)
+
+from flasc_flwr.core.privacy import Privacy
+from flasc_flwr.core.ranges import number, whole
+
+_PRECISION = 1e-4
+
+# It tells for each release which orders it leaves out: that makes the bound looser,
+# never wrong, and is of no use in a run's log.
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+# A sample of fixed size says nothing of how many clients there are: two populations are
+# neighbours where one client is another. Each can then move the sum by twice the norm.
+_ANALYSES = {
+    "fixed": (SamplingMethod.WITHOUT_REPLACEMENT, NeighboringRelation.REPLACE_ONE, 2),
+    "poisson": (SamplingMethod.POISSON, NeighboringRelation.ADD_OR_REMOVE_ONE, 1),
+}
+
+
+def accountant(privacy: Privacy) -> RdpAccountant:
+    """Return an accountant that has accounted for nothing yet.
+
+    Raises
+    ------
+    ImportError
+        If dp-accounting is not installed; it says how to.
+    """
+    sampling, neighbours, _ = _ANALYSES[privacy.sampling]
+    try:
+        return RdpAccountant(
+            PrivacyConfig(
+                target_delta=privacy.told_delta,
+                population_size=privacy.population,
+                neighboring_relation=neighbours,
+                sampling_method=sampling,
+            )
+        )
+    except ImportError:
+        raise ImportError(
+            "differential privacy needs the extra 'dp': pip install 'flasc-flwr[dp]'"
+        ) from None
+
+
+def spent(privacy: Privacy, releases: Mapping[GaussianPrivacyEvent, int]) -> float:
+    """Return the epsilon of so many releases of each kind.
+
+    The time it takes grows with the kinds, not with the releases.
+    """
+    ledger = accountant(privacy)
+    for release, count in releases.items():
+        ledger.compose(release, count)
+    return float(ledger.get_epsilon(privacy.told_delta))
+
+
+def release_of(privacy: Privacy, cohort: int) -> GaussianPrivacyEvent:
+    """Return one round's release, of a cohort of so many clients.
+
+    Raises
+    ------
+    ValueError
+        If the cohort is larger than the population.
+    """
+    _, _, moved = _ANALYSES[privacy.sampling]
+    if cohort > privacy.population:
+        raise ValueError(
+            f"a cohort of {cohort} is drawn from dp-population = {privacy.population} "
+            "clients: allowed is at least the cohort's size"
+        )
+    return GaussianPrivacyEvent(
+        noise_multiplier=privacy.noise_multiplier / moved,
+        sample_size=cohort,
+        population_size=privacy.population,
+    )
+
+
+def cohort_of(privacy: Privacy, drawn: int, fraction: float) -> int:
+    """Return the size that a cohort is accounted with: the expected one, if Poisson.
+
+    Rounded up: a larger sample never spends less.
+    """
+    if privacy.sampling == "fixed":
+        return drawn
+    return max(1, ceil(fraction * privacy.population - 1e-9))
+
+
+def noise_for(
+    epsilon: float,
+    *,
+    rounds: int,
+    cohort: int,
+    population: int,
+    delta: float | None = None,
+    sampling: str = "fixed",
+) -> float:
+    """Return the smallest noise multiplier that spends at most `epsilon`.
+
+    Parameters
+    ----------
+    epsilon : float
+        What may be spent.
+    rounds : int
+        How many rounds release an update.
+    cohort, population : int
+        How many clients a round draws, or does in expectation, and of how many.
+    delta : float, optional
+        As for :class:`~flasc_flwr.core.privacy.Privacy`.
+    sampling : str
+        As there.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range.
+    ImportError
+        If dp-accounting is not installed; it says how to.
+    """
+    number("(0, inf)").require("epsilon", epsilon)
+    whole(1).require("rounds", rounds)
+    whole(1).require("cohort", cohort)
+
+    def spent_with(multiplier: float) -> float:
+        privacy = Privacy(
+            clip_norm=1.0,
+            noise_multiplier=multiplier,
+            population=population,
+            delta=delta,
+            sampling=sampling,
+        )
+        return spent(privacy, {release_of(privacy, cohort): rounds})
+
+    high = 1.0
+    while spent_with(high) > epsilon:
+        high *= 2
+    low = 0.0
+    # Halving the interval never ends above `epsilon`, as `high` is always enough.
+    while high - low > _PRECISION * high:
+        middle = (low + high) / 2
+        if spent_with(middle) > epsilon:
+            low = middle
+        else:
+            high = middle
+    return high

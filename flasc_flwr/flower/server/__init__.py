@@ -1,0 +1,1 @@
+"""The server's vector: what is sent of it, how it steps, how it is evaluated."""

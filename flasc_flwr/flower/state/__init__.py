@@ -1,0 +1,1 @@
+"""The state of a run: kept in memory, in checkpoints and as rows of the history."""

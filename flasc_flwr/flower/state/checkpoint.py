@@ -1,0 +1,274 @@
+"""Checkpoints: the whole state of a run in one file, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.optimizers import OptimizerState
+from flasc_flwr.core.ranges import whole
+from flasc_flwr.core.traffic import Direction, Sent, Traffic
+from flasc_flwr.flower.state.run_state import ServerState
+
+_MAGIC = b"flasc-checkpoint-1\n"
+_DIGEST = hashlib.sha256().digest_size
+_NAME = "checkpoint-{:06d}.flasc"
+_NAMED = re.compile(r"checkpoint-(\d{6})\.flasc")
+_KEPT = 2
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used, and what can be instead."""
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A run after one of its rounds.
+
+    Attributes
+    ----------
+    round : int
+        The last round that is in it.
+    settings : dict[str, Any]
+        What the run was configured with.
+    state : ServerState
+        All that the run knew.
+    """
+
+    round: int
+    settings: dict[str, Any]
+    state: ServerState
+
+    def to_bytes(self) -> bytes:
+        """Return the checkpoint as it is written: magic, checksum, content."""
+        state = self.state
+        arrays: dict[str, NDArray[Any]] = {"vector": state.vector}
+        arrays |= {f"moment/{n}": m for n, m in state.optimizer.moments.items()}
+        arrays |= {f"merged/{n}": m for n, m in state.merged.items()}
+        supports = list(state.supports.items())
+        arrays |= {f"support/{i}": p for i, (_, p) in enumerate(supports)}
+        known = {
+            "round": self.round,
+            "settings": self.settings,
+            "layout": state.layout.to_json(),
+            "step": state.optimizer.step,
+            "part_steps": state.optimizer.part_steps,
+            "supports": [list(key) for key, _ in supports],
+            "ranks": state.ranks,
+            "privacy": state.privacy,
+            "history": state.history,
+            "traffic": [asdict(sent) for sent in state.traffic.sent],
+        }
+        text = json.dumps(known).encode()
+        arrays["known"] = np.frombuffer(text, np.uint8)
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **arrays)
+        content = buffer.getvalue()
+        return _MAGIC + hashlib.sha256(content).digest() + content
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Checkpoint:
+        """Rebuild a checkpoint from :meth:`to_bytes`.
+
+        Raises
+        ------
+        CheckpointError
+            If it is none, or damaged.
+        """
+        if not data.startswith(_MAGIC):
+            raise CheckpointError("it does not begin like a checkpoint")
+        digest = data[len(_MAGIC) : len(_MAGIC) + _DIGEST]
+        content = data[len(_MAGIC) + _DIGEST :]
+        if hashlib.sha256(content).digest() != digest:
+            raise CheckpointError("its checksum is wrong")
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            arrays = dict(file)
+        known = json.loads(arrays["known"].tobytes())
+        supports = {
+            (int(size), float(density)): arrays[f"support/{i}"]
+            for i, (size, density) in enumerate(known["supports"])
+        }
+        state = ServerState(
+            layout=Layout.from_json(known["layout"]),
+            vector=arrays["vector"],
+            optimizer=OptimizerState(
+                known["step"], _under("moment/", arrays), known["part_steps"]
+            ),
+            supports=supports,
+            ranks=known["ranks"],
+            privacy=known["privacy"],
+            merged=_under("merged/", arrays),
+            traffic=_traffic(known["traffic"]),
+            history=known["history"],
+        )
+        return cls(known["round"], known["settings"], state)
+
+    def require(self, settings: Mapping[str, Any], layout: Layout) -> None:
+        """Check that a run with `settings` and `layout` may go on from here.
+
+        Raises
+        ------
+        CheckpointError
+            With the first difference.
+        """
+        self.require_settings({**dict.fromkeys(self.settings), **settings})
+        for ours, theirs in zip(
+            layout.tensors, self.state.layout.tensors, strict=False
+        ):
+            if ours != theirs:
+                raise CheckpointError(
+                    f"the checkpoint's adapter has {theirs}, this run's {ours}"
+                )
+        if len(layout.tensors) != len(self.state.layout.tensors):
+            raise CheckpointError(
+                f"the checkpoint's adapter has {len(self.state.layout.tensors)} "
+                f"tensors, this run's {len(layout.tensors)}"
+            )
+
+    def require_settings(self, settings: Mapping[str, Any]) -> None:
+        """Check that `settings`, some of a run's or all, are the checkpoint's, too.
+
+        Raises
+        ------
+        CheckpointError
+            With the first difference.
+        """
+        # As JSON has them: what was written is compared with what would be.
+        wanted = json.loads(json.dumps(dict(settings)))
+        for key, ours in sorted(wanted.items()):
+            theirs = self.settings.get(key)
+            if ours != theirs:
+                raise CheckpointError(
+                    f"the checkpoint has {key} = {theirs!r}, this run has {ours!r}: a "
+                    "run goes on with the settings that it began with"
+                )
+
+
+def plain(value: Any) -> Any:
+    """Return settings as JSON has them: dataclasses by field, functions by name."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if isinstance(value, frozenset):
+        return sorted(str(one) for one in value)
+    return getattr(value, "__name__", value)
+
+
+class Checkpoints:
+    """Writes the state of a run after every so many rounds.
+
+    Parameters
+    ----------
+    folder : Path
+        Where; the newest two are kept.
+    every : int
+        Rounds between two.
+    """
+
+    def __init__(self, folder: Path, every: int) -> None:
+        whole(1).require("checkpoint-every", every)
+        self._folder = folder
+        self._every = every
+
+    def __call__(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint, if its round is due."""
+        if checkpoint.round % self._every == 0:
+            write(self._folder, checkpoint)
+
+
+def _under(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
+
+
+def _traffic(entries: list[dict[str, Any]]) -> Traffic:
+    traffic = Traffic()
+    for entry in entries:
+        direction = Direction(entry["direction"])
+        traffic.record(Sent(**{**entry, "direction": direction}))
+    return traffic
+
+
+def write(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint into a folder, and keep the one before it.
+
+    The file appears under its name only when all of it is on the disk: a machine that
+    stops at any moment leaves the checkpoints that were there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _NAME.format(checkpoint.round)
+    scratch = path.with_suffix(".tmp")
+    with scratch.open("wb") as file:
+        file.write(checkpoint.to_bytes())
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(scratch, path)
+    _sync(folder)
+    for old in found(folder)[:-_KEPT]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def found(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder, the oldest first."""
+    return sorted(path for path in folder.glob("*") if _NAMED.fullmatch(path.name))
+
+
+def read(path: Path) -> Checkpoint:
+    """Read a checkpoint, or the newest of a folder.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none, or it is damaged; it then names the one before it, if that
+        is whole.
+    """
+    if path.is_dir():
+        checkpoints = found(path)
+        if not checkpoints:
+            raise CheckpointError(f"there is no checkpoint in {str(path)!r}")
+        path = checkpoints[-1]
+    try:
+        return Checkpoint.from_bytes(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {str(path)!r}: {error.strerror}") from None
+    except ValueError as error:
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} is damaged ({error}){_offer(path)}"
+        ) from None
+
+
+def _offer(damaged: Path) -> str:
+    for older in reversed([p for p in found(damaged.parent) if p < damaged]):
+        try:
+            Checkpoint.from_bytes(older.read_bytes())
+        except (OSError, ValueError):
+            continue
+        return f"; the one before it is whole: {str(older)!r}"
+    return "; there is no whole one before it"
+
+
+def _sync(folder: Path) -> None:
+    """Make a renaming in a folder last, where the system lets a folder be opened."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,174 @@
+"""The ledger of one round: what was sent, kept and refused, and the round's row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from logging import WARNING
+from typing import Any
+
+import numpy as np
+from flwr.app import Message, Metadata
+from flwr.common.logger import log
+
+from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.sparsity import SparseVector
+from flasc_flwr.core.traffic import Direction, Sent, Traffic
+from flasc_flwr.flower.state.phases import Phases
+from flasc_flwr.flower.state.tensor_report import Kept
+from flasc_flwr.flower.wire import holds_payload, message_bytes, payload_of
+
+_NOTHING = Layout(())
+
+
+class Ledger:
+    """Notes everything that happens in one round.
+
+    Attributes
+    ----------
+    round : int
+        The server round.
+    phases : Phases
+        Where its seconds go.
+    kept : Kept
+        What its updates held of each tensor.
+
+    Parameters
+    ----------
+    round : int
+        The server round; 0 before the first.
+    traffic : Traffic
+        Where the bytes are added.
+    layout : Layout
+        Layout of the adapter; without tensors before there is one.
+    """
+
+    def __init__(self, round: int, traffic: Traffic, layout: Layout = _NOTHING) -> None:
+        self.round = round
+        self.phases = Phases()
+        self.kept = Kept(layout)
+        self._size = layout.size
+        self._traffic = traffic
+        self._kept: dict[Direction, list[float]] = {way: [] for way in Direction}
+        self._dead: int | None = None
+        self._ranks: Counter[int] = Counter()
+        self._failures: list[dict[str, Any]] = []
+        self._skipped = False
+        self._names: dict[int, str] = {}
+        self._asked: list[Metadata] = []
+        self._metrics: dict[str, Any] = {}
+
+    def sent(self, messages: Sequence[Message], names: Sequence[str]) -> None:
+        """Count messages that go out, each to the client of the same index."""
+        nodes = [message.metadata.dst_node_id for message in messages]
+        self._names.update(zip(nodes, names, strict=True))
+        self._asked += [message.metadata for message in messages]
+        for message, name, size in zip(
+            messages, names, message_bytes(messages), strict=True
+        ):
+            self._count(message, name, size, Direction.DOWN)
+
+    def introduced(self, names: Mapping[int, str]) -> None:
+        """Note by which names nodes are to be counted, from the round's begin on."""
+        self._names.update(names)
+        self._traffic.rename(
+            self.round, {str(node): name for node, name in names.items()}
+        )
+
+    def received(self, reply: Message) -> None:
+        """Count a reply that came in."""
+        self._count(reply, self._name(reply), message_bytes([reply])[0], Direction.UP)
+
+    def rejected(self, reply: Message, reason: str) -> None:
+        """Note a reply that is not used, and why."""
+        client = self._name(reply)
+        node = self._node(reply)
+        self._failures.append({"client": client, "node": node, "reason": reason})
+        log(WARNING, "Reply of client %s (%d) is not used: %s", client, node, reason)
+
+    def downloaded(self, kept: float, dead: int) -> None:
+        """Note what one training message carried.
+
+        Parameters
+        ----------
+        kept : float
+            Fraction of the whole adapter's entries.
+        dead : int
+            Modules that arrive with both factors zero.
+        """
+        self._kept[Direction.DOWN].append(kept)
+        self._dead = max(dead, self._dead or 0)
+
+    def uploaded(self, update: SparseVector, rank: int) -> None:
+        """Note an update that was aggregated, in terms of the whole adapter."""
+        self._kept[Direction.UP].append(update.kept / update.size)
+        self._ranks[rank] += 1
+        self.kept.add(update)
+
+    def skip(self) -> None:
+        """Note that the round had too few replies for a step."""
+        self._skipped = True
+
+    def measured(self, metrics: Mapping[str, Any]) -> None:
+        """Add metrics to the row."""
+        self._metrics |= metrics
+
+    def row(self) -> dict[str, Any]:
+        """Return the round's row of the history.
+
+        ``accuracy`` and ``loss`` are null where nothing was evaluated.
+        ``dead_modules`` counts the modules that came to a client with both factors
+        zero, at the client that received the most of them; ``ranks`` how many
+        clients had which. ``dense_float32_bytes`` is what the same messages would
+        have been with nothing but ``4 * N`` bytes for each adapter in them.
+        """
+        return {
+            "round": self.round,
+            "accuracy": None,
+            "loss": None,
+            **self._metrics,
+            **self._traffic.totals(self.round),
+            "dense_float32_bytes": self._traffic.dense_float32_bytes(
+                self._size, self.round
+            ),
+            **{
+                f"kept_{way}": float(np.mean(kept)) if kept else None
+                for way, kept in self._kept.items()
+            },
+            "dead_modules": self._dead,
+            "ranks": {str(rank): self._ranks[rank] for rank in sorted(self._ranks)},
+            "replies": len(self._kept[Direction.UP]),
+            "failures": self._failures,
+            "skipped": self._skipped,
+            **self.phases.seconds(),
+        }
+
+    def _node(self, reply: Message) -> int:
+        """Return whose reply it is: for a node that is away, the SuperLink answers."""
+        node = reply.metadata.src_node_id
+        if node in self._names:
+            return node
+        asked = reply.metadata.reply_to_message_id
+        return next((m.dst_node_id for m in self._asked if m.message_id == asked), node)
+
+    def _name(self, reply: Message) -> str:
+        node = self._node(reply)
+        return self._names.get(node, str(node))
+
+    def _count(self, message: Message, client: str, size: int, way: Direction) -> None:
+        records = message.content.array_records if message.has_content() else {}
+        payloads = [
+            len(payload_of(record))
+            for record in records.values()
+            if holds_payload(record)
+        ]
+        self._traffic.record(
+            Sent(
+                round=self.round,
+                client=client,
+                direction=way,
+                payload=sum(payloads),
+                message=size,
+                vectors=len(payloads),
+            )
+        )

@@ -1,0 +1,49 @@
+"""The server's state: all that a run knows, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from flasc_flwr.core.layout import Layout, Vector
+from flasc_flwr.core.merged import Merged
+from flasc_flwr.core.methods.selection import Supports
+from flasc_flwr.core.optimizers import OptimizerState
+from flasc_flwr.core.traffic import Traffic
+
+
+@dataclass
+class ServerState:
+    """What changes while a run goes on. Random draws are seeded by the round number.
+
+    Attributes
+    ----------
+    layout : Layout
+        Layout of the adapter.
+    vector : NDArray[np.float32], shape (N,)
+        The server vector, always dense: masks only ever act on what is sent.
+    optimizer : OptimizerState
+        State of the server optimizer.
+    supports : Supports
+        Supports that were chosen once and are kept.
+    ranks : dict[str, int]
+        Ranks that the server gave, or clients came down to, by client.
+    merged : Merged
+        What was merged into the backbone.
+    privacy : dict[str, Any]
+        What a private run has spent, and its clipping norm; as JSON has it.
+    traffic : Traffic
+        Every message so far.
+    history : list[dict[str, Any]]
+        One row a round, round 0 being what was before the first.
+    """
+
+    layout: Layout
+    vector: Vector
+    optimizer: OptimizerState
+    supports: Supports = field(default_factory=dict)
+    ranks: dict[str, int] = field(default_factory=dict)
+    merged: Merged = field(default_factory=dict)
+    privacy: dict[str, Any] = field(default_factory=dict)
+    traffic: Traffic = field(default_factory=Traffic)
+    history: list[dict[str, Any]] = field(default_factory=list)

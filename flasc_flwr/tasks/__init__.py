@@ -1,5 +1,0 @@
-"""Tasks: a model and data to train it on, chosen by name."""
-
-from flasc_flwr.tasks.task import Task, load_task
-
-__all__ = ["Task", "load_task"]
