@@ -7,10 +7,8 @@ from logging import INFO
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord
-from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
-from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
 from flasc_flwr.core.aggregation import WEIGHTINGS
 from flasc_flwr.core.codec import VALUE_FORMATS
@@ -26,6 +24,7 @@ from flasc_flwr.core.ranges import choice, whole
 from flasc_flwr.core.stopping import Stop
 from flasc_flwr.flower.clients.guard import Guard
 from flasc_flwr.flower.clients.sampling import Sampling
+from flasc_flwr.flower.compat import aggregate_metricrecords, log
 from flasc_flwr.flower.loop import run_rounds
 from flasc_flwr.flower.privacy.private import require_private
 from flasc_flwr.flower.round import Rounds

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
 from flwr.app import Context, Error, Message, RecordDict
-from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
+
+from flasc_flwr.flower.compat import (
+    SUPERLINK_NODE_ID,
+    ErrorCode,
+    Run,
+    TaskIdentity,
+    set_metadata,
+    travel,
+)
 
 ClientAppLike = Callable[[Message, Context], Message]
 
@@ -92,8 +96,8 @@ class LocalGrid(Grid):
         ids = []
         for message in messages:
             message_id = str(uuid4())
-            message.metadata.__dict__["_message_id"] = message_id
-            self._replies[message_id] = _travel(self._answer(_travel(message)))
+            set_metadata(message, "message_id", message_id)
+            self._replies[message_id] = travel(self._answer(travel(message)))
             ids.append(message_id)
         return ids
 
@@ -115,13 +119,3 @@ class LocalGrid(Grid):
             # As Flower does it: an app that raises answers with an error.
             code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
             return Message(Error(code=code, reason=str(error)), reply_to=message)
-
-
-def _travel(message: Message) -> Message:
-    """Serialize and rebuild a message, objects and all."""
-    objects = get_all_nested_objects(message)
-    contents = {key: value.deflate() for key, value in objects.items()}
-    arrived = inflate_object_from_contents(message.object_id, contents)
-    travelled = cast(Message, arrived)
-    travelled.metadata.__dict__["_message_id"] = message.metadata.message_id
-    return travelled

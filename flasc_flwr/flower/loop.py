@@ -7,11 +7,11 @@ from logging import INFO
 from typing import TYPE_CHECKING
 
 from flwr.app import ArrayRecord, ConfigRecord, Message
-from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from flasc_flwr.flower.clients.exchange import exchange
+from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.server.evaluation import EvaluateFn
 
 if TYPE_CHECKING:

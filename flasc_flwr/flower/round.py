@@ -10,7 +10,6 @@ from logging import WARNING
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
-from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
@@ -23,6 +22,7 @@ from flasc_flwr.flower.clients.guard import Guard
 from flasc_flwr.flower.clients.replies import Update, metrics_of, update_of, usable
 from flasc_flwr.flower.clients.roster import Participant, Roster
 from flasc_flwr.flower.clients.sampling import Sampling
+from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.privacy.private import Private
 from flasc_flwr.flower.server.evaluation import EvaluateFn, evaluate
 from flasc_flwr.flower.server.records import Records

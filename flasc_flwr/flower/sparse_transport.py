@@ -7,7 +7,6 @@ from logging import INFO
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
-from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result, Strategy
 
@@ -15,6 +14,7 @@ from flasc_flwr.core.codec import VALUE_FORMATS
 from flasc_flwr.core.ranges import choice
 from flasc_flwr.core.sparsity import DENSITY
 from flasc_flwr.core.traffic import Traffic
+from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.flasc import Flasc
 from flasc_flwr.flower.transport.dispatch import Sparsity
 from flasc_flwr.flower.transport.grid import TransportGrid

@@ -7,10 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message
-from flwr.supercore.inflatable.inflatable_object import (
-    get_all_nested_objects,
-    no_object_id_recompute,
-)
 from numpy.typing import NDArray
 
 from flasc_flwr.core.codec import PayloadError
@@ -18,6 +14,10 @@ from flasc_flwr.core.layout import Role
 from flasc_flwr.core.methods.trainable import ALL, Trains
 from flasc_flwr.core.ranges import number, whole
 from flasc_flwr.core.sparsity import DENSITY
+from flasc_flwr.flower.compat import (
+    get_all_nested_objects,
+    no_object_id_recompute,
+)
 
 STYPE = "flasc.payload"
 """Serialization type of an Array that holds a payload: Flower's own code refuses to

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from flwr.app import Context, RecordDict
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from peft import PeftModel
 from transformers import ViTForImageClassification
 
@@ -22,6 +21,7 @@ from flasc_flwr.app.training.examples import Examples
 from flasc_flwr.app.training.local import evaluate
 from flasc_flwr.core.methods.table import METHODS
 from flasc_flwr.core.methods.trainable import SUPPORT
+from flasc_flwr.flower.compat import get_all_nested_objects
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.state.checkpoint import CheckpointError, read
 from flasc_flwr.flower.wire import payload_of

@@ -10,8 +10,8 @@ import pytest
 from flasc_flwr import Flasc
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
 from flasc_flwr.core.methods.schedules import Decay
-from flasc_flwr.flower.state import checkpoint as module
 from flasc_flwr.flower.local_grid import LocalGrid
+from flasc_flwr.flower.state import checkpoint as module
 from flasc_flwr.flower.state.checkpoint import (
     Checkpoint,
     CheckpointError,

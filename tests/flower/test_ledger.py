@@ -1,10 +1,9 @@
 """Whose reply it was."""
 
 from flwr.app import Error, Message, MessageType, RecordDict
-from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
-from flwr.supercore.task_identity import TaskIdentity
 
 from flasc_flwr.core.traffic import Traffic
+from flasc_flwr.flower.compat import SUPERLINK_NODE_ID, ErrorCode, TaskIdentity
 from flasc_flwr.flower.state.ledger import Ledger
 
 

@@ -1,10 +1,10 @@
 import pytest
 from flwr.app import Error, Message
-from flwr.common.constant import ErrorCode
 
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.clients.roster import Roster
+from flasc_flwr.flower.compat import ErrorCode
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.state.ledger import Ledger
 from tests.flower.apps import client_app

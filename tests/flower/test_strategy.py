@@ -104,7 +104,7 @@ def test_history_counts_every_byte_that_travels():
 
 
 def test_message_bytes_are_those_of_the_serialized_objects():
-    from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+    from flasc_flwr.flower.compat import get_all_nested_objects
 
     _, grid, _ = start(rounds=1)
     for message in grid.down + grid.up:

@@ -72,7 +72,8 @@ def parsed(overrides: list[str] | None) -> dict[str, Any]:
         If they are no settings, or the profile cannot be read.
     """
     from click import ClickException
-    from flwr.common.config import parse_config_args
+
+    from flasc_flwr.flower.compat import parse_config_args
 
     try:
         settings: dict[str, Any] = parse_config_args(overrides)

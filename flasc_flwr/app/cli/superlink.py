@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flasc_flwr.flower.compat import FLWR_COMMAND
+
 _SETTINGS = {
     # No second torch for each run.
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
@@ -118,7 +120,7 @@ class FlwrRun:
 
 def _flwr() -> list[str]:
     """Return the command of the Flower that is installed beside this package."""
-    return [sys.executable, "-c", "from flwr.cli.app import app; app()"]
+    return [sys.executable, "-c", FLWR_COMMAND]
 
 
 def _call(*words: str) -> subprocess.CompletedProcess[str]:

@@ -11,13 +11,13 @@ from types import TracebackType
 from typing import Any
 
 import tomli_w
-from flwr.common.logger import log
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.reporting.runs import adapter_of
 from flasc_flwr.app.reporting.summary import FAILED, as_line, as_table, summarise
 from flasc_flwr.app.reporting.trackers import TrackerError, Trackers
 from flasc_flwr.core.traffic import Traffic
+from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.state.checkpoint import Checkpoint, CheckpointError, found, read
 from flasc_flwr.flower.state.run_state import ServerState
 

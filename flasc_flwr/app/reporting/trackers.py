@@ -13,11 +13,10 @@ from logging import WARNING
 from pathlib import Path
 from typing import Any, Protocol
 
-from flwr.common.logger import log
-
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.reporting.summary import failure
 from flasc_flwr.core.ranges import listed
+from flasc_flwr.flower.compat import log
 
 _PROJECT = "flasc-flwr"
 

@@ -17,10 +17,9 @@ from typing import Any
 
 from click import ClickException
 from flwr.app import Context, RecordDict
-from flwr.common.config import parse_config_args
-from flwr.supercore.object_ref import load_app
 
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.flower.compat import load_app, parse_config_args
 from flasc_flwr.flower.local_grid import LocalGrid
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from click import ClickException
-from flwr.common.config import parse_config_args
 
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.flower.compat import parse_config_args
 
 if TYPE_CHECKING:
     from flasc_flwr.app.training.local import Outcome

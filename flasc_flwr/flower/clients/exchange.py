@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 from logging import WARNING
 
 from flwr.app import Message
-from flwr.common.logger import log
 from flwr.serverapp import Grid
+
+from flasc_flwr.flower.compat import log
 
 _SHORTEST_WAIT = 0.05
 _LONGEST_WAIT = 1.0

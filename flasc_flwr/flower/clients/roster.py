@@ -9,12 +9,11 @@ from logging import INFO, WARNING
 from typing import Any
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
-from flwr.common.constant import ErrorCode
-from flwr.common.logger import log
 from flwr.serverapp import Grid
 
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.flower.clients.exchange import exchange
+from flasc_flwr.flower.compat import ErrorCode, log
 from flasc_flwr.flower.state.ledger import Ledger
 from flasc_flwr.flower.wire import CONTROL, INTRODUCE, reason_of
 

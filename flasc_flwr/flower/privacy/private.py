@@ -9,7 +9,6 @@ from logging import WARNING
 from typing import Any
 
 import numpy as np
-from flwr.common.logger import log
 from flwr.serverapp import GaussianPrivacyEvent
 
 from flasc_flwr.core.aggregation import Aggregate, Aggregator
@@ -18,6 +17,7 @@ from flasc_flwr.core.methods.method import Method
 from flasc_flwr.core.privacy import Privacy, adapted_norm, released
 from flasc_flwr.flower.clients.replies import RejectedReplyError, Update
 from flasc_flwr.flower.clients.sampling import Sampling
+from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.privacy.accounting import (
     accountant,
     cohort_of,

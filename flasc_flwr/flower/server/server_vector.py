@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord
-from flwr.common.logger import log
 
 from flasc_flwr.core.aggregation import (
     Aggregate,
@@ -27,6 +26,7 @@ from flasc_flwr.core.ranks import Truncation, rank_of, truncation
 from flasc_flwr.core.sparsity import Positions, SparseVector
 from flasc_flwr.core.stepping import step_blocks, step_parts
 from flasc_flwr.flower.clients.replies import Update
+from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.server.downloads import Downloads
 from flasc_flwr.flower.state.checkpoint import plain
 from flasc_flwr.flower.state.run_state import ServerState

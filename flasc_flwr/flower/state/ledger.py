@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 from flwr.app import Message, Metadata
-from flwr.common.logger import log
 
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.sparsity import SparseVector
 from flasc_flwr.core.traffic import Direction, Sent, Traffic
+from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.state.phases import Phases
 from flasc_flwr.flower.state.tensor_report import Kept
 from flasc_flwr.flower.wire import holds_payload, message_bytes, payload_of

@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import Message, MessageType, RecordDict
-from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
+from flasc_flwr.flower.compat import NodeInfo, Run
 from flasc_flwr.flower.transport.round_trip import RoundTrip
 
 if TYPE_CHECKING:

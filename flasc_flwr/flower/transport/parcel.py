@@ -9,11 +9,11 @@ from functools import cached_property
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
-from flwr.common.constant import SType
 
 from flasc_flwr.core.codec import PayloadError, decode, encode, read_layout
 from flasc_flwr.core.layout import FLOATING, Layout, Vector
 from flasc_flwr.core.sparsity import SparseVector, top_k
+from flasc_flwr.flower.compat import SType
 from flasc_flwr.flower.wire import PAYLOAD, STYPE, Order
 
 # Whoever reads a payload as numbers gets an error from Flower that quotes these.

@@ -9,12 +9,11 @@ from functools import cached_property
 from logging import INFO, WARNING
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
-from flwr.common.constant import ErrorCode
-from flwr.common.logger import log
 
 from flasc_flwr.core.codec import PayloadError
 from flasc_flwr.core.sparsity import SparseVector
 from flasc_flwr.core.traffic import Direction, Sent, Traffic
+from flasc_flwr.flower.compat import ErrorCode, log
 from flasc_flwr.flower.transport.ahead import ahead
 from flasc_flwr.flower.transport.answer import counterpart
 from flasc_flwr.flower.transport.base import Base

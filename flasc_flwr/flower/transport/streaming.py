@@ -16,12 +16,12 @@ from flwr.serverapp.strategy import (
     Strategy,
 )
 
+from flasc_flwr.flower.compat import READS_REPLIES
 from flasc_flwr.flower.transport.base import Base
 from flasc_flwr.flower.transport.parcel import record_of
 from flasc_flwr.flower.transport.round_trip import Opened, Update
 
 _READS_THE_MEAN_ALONE = {FedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi}
-_READ_REPLIES = ("aggregate_train", "_check_and_log_replies")
 
 
 def needs_only_the_mean(strategy: Strategy) -> bool:
@@ -35,7 +35,7 @@ def needs_only_the_mean(strategy: Strategy) -> bool:
     readers = {
         kind
         for kind in type(strategy).__mro__
-        if kind is not Strategy and any(name in vars(kind) for name in _READ_REPLIES)
+        if kind is not Strategy and any(name in vars(kind) for name in READS_REPLIES)
     }
     return readers <= _READS_THE_MEAN_ALONE
 

@@ -1,0 +1,67 @@
+"""Every private name of Flower's that this project uses, in one file.
+
+Public are ``flwr.app``, ``flwr.clientapp`` and ``flwr.serverapp``; anything else may
+be renamed in any release. ``tests/flower/test_compat.py`` fails when that happens.
+Works with flwr 1.41 and 1.42.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flwr.app import Message
+from flwr.common.config import parse_config_args
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode, SType
+from flwr.common.logger import log
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.object_ref import load_app
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+__all__ = [
+    "FLWR_COMMAND",
+    "READS_REPLIES",
+    "SUPERLINK_NODE_ID",
+    "ErrorCode",
+    "NodeInfo",
+    "Run",
+    "SType",
+    "TaskIdentity",
+    "aggregate_metricrecords",
+    "get_all_nested_objects",
+    "inflate_object_from_contents",
+    "load_app",
+    "log",
+    "no_object_id_recompute",
+    "parse_config_args",
+    "set_metadata",
+    "travel",
+]
+
+READS_REPLIES = ("aggregate_train", "_check_and_log_replies")
+"""Methods of FedAvg that read the clients' replies."""
+
+FLWR_COMMAND = "from flwr.cli.app import app; app()"
+"""Python code that runs the ``flwr`` command of this environment."""
+
+
+def set_metadata(message: Message, name: str, value: Any) -> None:
+    """Set a field of a message's metadata that only the SuperLink may set."""
+    message.metadata.__dict__[f"_{name}"] = value
+
+
+def travel(message: Message) -> Message:
+    """Serialize a message with all its objects and rebuild it, as a link would."""
+    nested: Mapping[str, Any] = get_all_nested_objects(message)
+    contents = {key: item.deflate() for key, item in nested.items()}
+    arrived = inflate_object_from_contents(message.object_id, contents)
+    assert isinstance(arrived, Message)
+    set_metadata(arrived, "message_id", message.metadata.message_id)
+    return arrived
