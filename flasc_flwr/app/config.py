@@ -196,7 +196,7 @@ class RunConfig:
                 continue
             checked[name] = ranges[name].check(value)
             if checked[name] is None:
-                wrong.append(f"{key} = {value!r}: allowed is {ranges[name].allowed}")
+                wrong.append(ranges[name].refusal(key, value))
         if wrong:
             raise ConfigError("The run config is wrong:\n  " + "\n  ".join(wrong))
         config = cls(**checked)
@@ -293,4 +293,7 @@ def _unknown(key: str, value: Any, names: list[str]) -> str:
     keys = [name.replace("_", "-") for name in names]
     close = get_close_matches(key, keys, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
-    return f"{key} = {value!r}: unknown key, {hint}allowed keys are {', '.join(keys)}"
+    return (
+        f"{key} is not a key of the run config, {hint}got {value!r}; the keys are "
+        + ", ".join(keys)
+    )

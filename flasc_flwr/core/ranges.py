@@ -36,8 +36,12 @@ class Range:
         """
         checked = self.check(value)
         if checked is None:
-            raise ValueError(f"{name} is {value!r}, allowed is {self.allowed}")
+            raise ValueError(self.refusal(name, value))
         return checked
+
+    def refusal(self, name: str, value: Any) -> str:
+        """Return the sentence that refuses `value`."""
+        return f"{name} must be {self.allowed}, got {value!r}"
 
 
 def choice(*names: str) -> Range:
@@ -49,14 +53,14 @@ def choice(*names: str) -> Range:
 
 
 def whole(least: int) -> Range:
-    """Allow a whole number from `least` up."""
+    """Allow an integer from `least` up."""
 
     def check(value: Any) -> int | None:
         if not isinstance(value, Integral) or isinstance(value, bool):
             return None
         return int(value) if int(value) >= least else None
 
-    return Range(f"a whole number, at least {least}", check)
+    return Range(f"an integer >= {least}", check)
 
 
 def number(interval: str) -> Range:

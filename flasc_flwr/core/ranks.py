@@ -137,7 +137,7 @@ def truncation(layout: Layout, rank: int | None, scale: str = "common") -> Trunc
     if rank is None or rank >= full:
         return Truncation(layout, layout, full, None, 1.0)
     if rank < 1:
-        raise ValueError(f"rank is {rank!r}, allowed is a whole number, at least 1")
+        raise ValueError(f"rank must be an integer >= 1, got {rank!r}")
     smaller = Layout(tuple(_cut(tensor, rank) for tensor in layout.tensors))
     kept = components(layout) < rank
     return Truncation(

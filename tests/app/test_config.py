@@ -43,22 +43,23 @@ def test_profiles_are_valid(profile):
             "magic",
             "one of 'dense', 'flasc', 'flasc-shared-mask', 'sparse-adapter'",
         ),
-        ("lora-rank", 0, "a whole number, at least 1"),
-        ("lora-rank", 4.5, "a whole number, at least 1"),
+        ("lora-rank", 0, "an integer >= 1"),
+        ("lora-rank", 4.5, "an integer >= 1"),
         ("server-learning-rate", float("nan"), r"a number in \(0, inf\)"),
         ("server-learning-rate", float("inf"), r"a number in \(0, inf\)"),
         ("output-dir", "runs", "an absolute path, or one that begins with '~'"),
-        ("lora-ranks", 4, "unknown key, did you mean lora-rank"),
-        ("lora_rank", 4, "unknown key, did you mean lora-rank"),
+        ("lora-ranks", 4, "did you mean lora-rank"),
+        ("lora_rank", 4, "did you mean lora-rank"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_value_and_what_is_allowed(key, value, allowed):
-    with pytest.raises(ConfigError, match=f"{key} = {value!r}: .*{allowed}"):
+    with pytest.raises(ConfigError, match=f"{key} .*{allowed}.*{value!r}"):
         RunConfig.parse({key: value})
 
 
 def test_all_that_is_wrong_is_told_at_once():
-    with pytest.raises(ConfigError, match=r"(?s)lora-rank = 0.*seed = -1"):
+    both = r"(?s)lora-rank must be .*, got 0.*seed must be .*, got -1"
+    with pytest.raises(ConfigError, match=both):
         RunConfig.parse({"lora-rank": 0, "seed": -1})
 
 
@@ -78,25 +79,14 @@ def test_a_config_is_frozen_and_hashable():
     assert {config: 1}[RunConfig()] == 1
 
 
-def test_the_checker_names_what_flower_does_not(capsys):
-    from flasc_flwr.app.cli.check_main import main
-
-    assert main(["lora-rank=8 nope=1"]) == 1
-    assert "nope = 1: unknown key, allowed keys are method, " in capsys.readouterr().err
-    assert main(["lora-rank=8 upload-density='1/16'"]) == 0
-    assert "upload-density = 0.0625" in capsys.readouterr().out
-    assert main([str(ROOT / "conf" / "absent.toml")]) == 1
-    assert "absent.toml" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"dp-noise-multiplier": 1.0}, "noise on updates of any size is no privacy"),
         ({"dp-population": 300}, "dp-population is 300 without a dp-clip-norm"),
         ({"dp-max-epsilon": 8.0}, "dp-max-epsilon is 8.0 without a dp-clip-norm"),
-        ({"dp-clip-norm": 1.0}, "dp-population is 0"),
-        ({"local-dp-epsilon": 3.0}, r"local-dp-epsilon = 3.0: allowed is a number in"),
+        ({"dp-clip-norm": 1.0}, "dp-population must be .*, got 0"),
+        ({"local-dp-epsilon": 3.0}, r"local-dp-epsilon must be a number in"),
     ],
 )
 def test_privacy_by_half_is_refused(settings, message):

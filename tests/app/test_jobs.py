@@ -68,7 +68,7 @@ def test_other_settings_do_not_take_a_folder_over(tmp_path):
 
 def test_wrong_settings_are_told_before_anything_starts(tmp_path):
     jobs = {"a": job(), "b": job(method="flask")}
-    with pytest.raises(ConfigError, match="method = 'flask'"):
+    with pytest.raises(ConfigError, match="method must be .*, got 'flask'"):
         run_jobs(jobs, tmp_path, app=APP)
     assert not list(tmp_path.iterdir())
 
@@ -92,6 +92,6 @@ def test_a_run_that_was_killed_is_told_as_such(tmp_path, monkeypatch):
 
 def test_the_command_line_says_what_is_wrong(tmp_path, capsys):
     assert main(["rounds=3"]) == 1
-    assert "rounds = 3: unknown key" in capsys.readouterr().err
+    assert "rounds is not a key" in capsys.readouterr().err
     assert main(["--app", str(tmp_path)]) == 1
     assert "is no Flower app" in capsys.readouterr().err

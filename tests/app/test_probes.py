@@ -165,10 +165,10 @@ def test_a_search_that_breaks_off_has_left_the_best_so_far(tmp_path, made):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"megabytes": 0}, ValueError, "probe-megabytes is 0"),
-        ({"clients": 0}, ValueError, "clients is 0"),
-        ({"at_once": 0}, ValueError, "at-once is 0"),
-        ({"base": {"method": "flask"}}, ConfigError, "method = 'flask'"),
+        ({"megabytes": 0}, ValueError, "probe-megabytes must be .*, got 0"),
+        ({"clients": 0}, ValueError, "clients must be .*, got 0"),
+        ({"at_once": 0}, ValueError, "at-once must be .*, got 0"),
+        ({"base": {"method": "flask"}}, ConfigError, "method must be .*, got 'flask'"),
         ({"base": {"method": "dense"}}, ValueError, "'dense' sets a density itself"),
         (
             {"base": {"method": "flasc-tiers"}},
@@ -206,11 +206,11 @@ def test_the_command_searches_and_tells_each_step(tmp_path, made):
     [
         (["--seeds", "0;1"], "seeds is '0;1', allowed are whole numbers"),
         (["--seeds", "0,0"], "seeds are [0, 0]"),
-        (["--start-density", "2"], "start-density is 2.0, allowed is a number in (0,"),
-        (["--start-density", "thin"], "start-density is 'thin', allowed is"),
-        (["--start-rank", "0"], "rank is 0"),
+        (["--start-density", "2"], "start-density must be a number in (0,"),
+        (["--start-density", "thin"], "start-density must be"),
+        (["--start-rank", "0"], "rank must be"),
         (["--start-rank", "5"], "start-rank 5 is above max-rank 4"),
-        (["--per-round-megabytes", "0"], "per-round-megabytes is 0.0"),
+        (["--per-round-megabytes", "0"], "per-round-megabytes must be"),
         (["--per-round-megabytes", "0.001"], "already, the budget is 0.001"),
         (["--probe-megabytes", "0.001"], "probe-megabytes is 0.001, which does not"),
         (["--run-config", "lora-rnak=2"], "did you mean lora-rank"),

@@ -66,4 +66,4 @@ def test_a_config_is_checked(call):
     assert "upload-density = 0.0625\n" in result.stdout
     assert "lora-rank = 8\n" in result.stdout
     wrong = call("check", "lora-rank=0")
-    assert wrong.exit_code == 1 and "lora-rank = 0: allowed is" in wrong.stderr
+    assert wrong.exit_code == 1 and "lora-rank must be" in wrong.stderr

@@ -109,14 +109,17 @@ def test_a_target_is_reached_and_kept(accuracies, first, stays):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Link(download=0, upload=1), r"download is 0, allowed is .*\(0, inf\)"),
-        (lambda: Link(download=1, upload=-1), "upload is -1"),
-        (lambda: Link(download=1, upload=1, latency=-1), "latency is -1"),
-        (lambda: Link.slower_up(10, 0), "up-slower is 0"),
-        (lambda: drawn([SLOW], [0], 0), "share is 0"),
+        (lambda: Link(download=0, upload=1), r"download must be .*\(0, inf\)"),
+        (lambda: Link(download=1, upload=-1), "upload must be .*, got -1"),
+        (lambda: Link(download=1, upload=1, latency=-1), "latency must be .*, got -1"),
+        (lambda: Link.slower_up(10, 0), "up-slower must be .*, got 0"),
+        (lambda: drawn([SLOW], [0], 0), "share must be .*, got 0"),
         (lambda: drawn([SLOW], [1, 1], 0), "1 links have 2 shares"),
-        (lambda: seconds_to(70, [0.7], [1]), r"target is 70, allowed is .*\[0, 1\]"),
-        (lambda: round_seconds(1, {}, same(SLOW), compute=-1), "compute is -1"),
+        (lambda: seconds_to(70, [0.7], [1]), r"target must be .*\[0, 1\]"),
+        (
+            lambda: round_seconds(1, {}, same(SLOW), compute=-1),
+            "compute must be",
+        ),
     ],
 )
 def test_what_cannot_be_is_told(make, message):

@@ -87,7 +87,7 @@ def test_a_decaying_learning_rate_is_torchs_exponential_one(name):
 
 @pytest.mark.parametrize("decay", [0.0, 1.5, float("nan")])
 def test_a_decay_outside_0_to_1_is_refused(decay):
-    with pytest.raises(ValueError, match="server-learning-rate-decay is"):
+    with pytest.raises(ValueError, match="server-learning-rate-decay must be"):
         Decaying(optimizer=AdamW(), decay=decay)
 
 

@@ -73,7 +73,7 @@ def test_density_one_keeps_all_that_is_not_zero():
 
 
 def test_unknown_names_are_told():
-    with pytest.raises(ValueError, match="score is 'size', allowed is one of"):
+    with pytest.raises(ValueError, match="score must be one of"):
         Ranking(score="size")
-    with pytest.raises(ValueError, match="quota is 'module', allowed is one of"):
+    with pytest.raises(ValueError, match="quota must be one of"):
         Ranking(quota="module")

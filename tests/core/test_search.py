@@ -171,10 +171,13 @@ def test_a_search_that_cannot_be_made_is_told(change, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Candidate(0, 0.5), "rank is 0, allowed is a whole number, at least 1"),
-        (lambda: Candidate(1, 0), r"density is 0, allowed is a number in \(0, 1\]"),
-        (lambda: Limits(max_rank=0, megabytes=1), "max-rank is 0"),
-        (lambda: Limits(max_rank=1, megabytes=0), "per-round-megabytes is 0"),
+        (lambda: Candidate(0, 0.5), "rank must be an integer >= 1"),
+        (lambda: Candidate(1, 0), r"density must be a number in \(0, 1\]"),
+        (lambda: Limits(max_rank=0, megabytes=1), "max-rank must be .*, got 0"),
+        (
+            lambda: Limits(max_rank=1, megabytes=0),
+            "per-round-megabytes must be",
+        ),
     ],
 )
 def test_values_out_of_range_are_told(make, message):

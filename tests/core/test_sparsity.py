@@ -67,9 +67,9 @@ def test_what_is_not_finite_is_refused_with_its_position(bad, density):
 
 @pytest.mark.parametrize("bad", [0, -0.5, 1.5, math.nan, math.inf, "abc", None, True])
 def test_densities_out_of_range_are_refused(bad):
-    with pytest.raises(ValueError, match=r"upload-density is .* in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"upload-density must be .* in \(0, 1\]"):
         DENSITY.require("upload-density", bad)
-    with pytest.raises(ValueError, match="density is"):
+    with pytest.raises(ValueError, match="density must be"):
         top_k(np.ones(3, np.float32), bad)
 
 

@@ -56,5 +56,5 @@ def test_a_wrong_key_and_a_wrong_value_end_the_run_with_a_clear_error(flower):
     output = flower.run(
         "flwr", "run", ".", "--stream", "--run-config", "upload-density='abc'"
     )
-    assert "upload-density = 'abc': allowed is a number in (0, 1]" in output
+    assert "upload-density must be a number in (0, 1]" in output
     assert flower.last_run()["status"] == "finished:failed"

@@ -239,11 +239,11 @@ def test_a_run_ends_when_its_condition_holds():
 
 
 def test_bad_bounds_are_told():
-    with pytest.raises(ValueError, match="min-replies is 0, allowed is"):
+    with pytest.raises(ValueError, match="min-replies must be"):
         Guard(min_replies=0)
-    with pytest.raises(ValueError, match="update-norm-action is 'ignore', allowed is"):
+    with pytest.raises(ValueError, match="update-norm-action must be"):
         Guard(norm_action="ignore")
-    with pytest.raises(ValueError, match="stop-accuracy is 2, allowed is"):
+    with pytest.raises(ValueError, match="stop-accuracy must be"):
         Stop(accuracy=2)
 
 

@@ -305,9 +305,9 @@ def test_flasc_is_a_strategy_like_flowers(logged):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"download_density": 0}, r"download_density is 0, allowed is a number in"),
-        ({"upload_density": 1.5}, "upload_density is 1.5"),
-        ({"values": "float8"}, "values is 'float8', allowed is one of 'float32'"),
+        ({"download_density": 0}, r"download_density must be a number in"),
+        ({"upload_density": 1.5}, "upload_density must be .*, got 1.5"),
+        ({"values": "float8"}, "values must be one of 'float32'"),
         ({"whole": "*.bias"}, r"whole is '\*.bias', allowed is a list of names"),
         ({"inner": Flasc()}, "inner is a Flasc, which sends sparse messages itself"),
         (

@@ -57,9 +57,7 @@ def tier_of(name: str, own: Mapping[str, Any], count: int) -> int:
     if "tier" in own and count > 1:
         tier = own["tier"]
         if type(tier) is not int or not 0 <= tier < count:
-            raise ValueError(
-                f"tier is {tier!r}, allowed is a whole number, 0 to {count - 1}"
-            )
+            raise ValueError(f"tier must be an integer, 0 to {count - 1}, got {tier!r}")
         return tier
     number = int(name) if name.isdecimal() else crc32(name.encode())
     return number % count
