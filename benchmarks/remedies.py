@@ -18,7 +18,7 @@ from flasc_flwr.app.runs.local_run import run_locally
 from flasc_flwr.core.factors import dead_modules
 from flasc_flwr.core.initial import seeded_factors
 from flasc_flwr.core.layout import Layout
-from flasc_flwr.core.methods.scores import Ranking
+from flasc_flwr.core.methods.scores import Scoring
 
 APP = Path(__file__).parent.parent
 
@@ -70,7 +70,7 @@ def print_dead_modules() -> None:
     print("|---|---|---|---|")
     for density in (1 / 4, 1 / 16, 1 / 64):
         dead = []
-        for ranking in (Ranking(), Ranking(score="fan-in"), Ranking(quota="tensor")):
+        for ranking in (Scoring(), Scoring(score="fan-in"), Scoring(quota="tensor")):
             sent = ranking.largest(layout, vector, density)
             dead.append(str(dead_modules(layout, sent.densify())))
         print(f"| 1/{1 / density:.0f} | " + " | ".join(dead) + " |")

@@ -26,11 +26,11 @@ from flasc_flwr.core.ranges import (
     choice,
     folder,
     fraction,
+    integer,
     number,
     several,
     switch,
     text,
-    whole,
 )
 from flasc_flwr.core.ranks import RANK_SCALES
 
@@ -79,20 +79,20 @@ class RunConfig:
     image_column: str = _option("image", text())
     label_column: str = _option("label", text())
     user_column: str = _option("", text())
-    classes: int = _option(0, whole(0))
+    classes: int = _option(0, integer(0))
     class_names: str = _option("", text())
     multi_label: bool = _option(False, switch())
-    max_length: int = _option(128, whole(1))
+    max_length: int = _option(128, integer(1))
     augment: bool = _option(False, switch())
     head: str = _option("stock", choice(*HEADS))
-    num_server_rounds: int = _option(40, whole(1))
+    num_server_rounds: int = _option(40, integer(1))
     fraction_train: float = _option(0.5, number("(0, 1]"))
     fraction_evaluate: float = _option(0.0, number("[0, 1]"))
-    min_nodes: int = _option(2, whole(1))
+    min_nodes: int = _option(2, integer(1))
     round_timeout: float = _option(600.0, number("(0, inf)"))
-    seed: int = _option(0, whole(0))
+    seed: int = _option(0, integer(0))
 
-    lora_rank: int = _option(16, whole(1))
+    lora_rank: int = _option(16, integer(1))
     lora_alpha: float = _option(16.0, number("(0, inf)"))
     lora_dropout: float = _option(0.0, number("[0, 0.95]"))
     lora_targets: str = _option("auto", text())
@@ -103,8 +103,8 @@ class RunConfig:
     upload_density: float = _option(0.25, fraction("(0, 1]"))
     download_density_decay: float = _option(1.0, number("(0, 1]"))
     upload_density_decay: float = _option(1.0, number("(0, 1]"))
-    density_decay_every: int = _option(1, whole(1))
-    dense_rounds: int | str = _option("auto", automatic(whole(0)))
+    density_decay_every: int = _option(1, integer(1))
+    dense_rounds: int | str = _option("auto", automatic(integer(0)))
     score: str = _option("auto", choice("auto", *SCORES))
     quota: str = _option("auto", choice("auto", *QUOTAS))
     init: str = _option("auto", choice("auto", *INITS))
@@ -112,7 +112,7 @@ class RunConfig:
 
     tiers: str = _option("auto", choice("auto", *TIERS))
     rank_assignment: str = _option("auto", choice("auto", *RANK_ASSIGNMENTS))
-    low_rank: int = _option(4, whole(1))
+    low_rank: int = _option(4, integer(1))
     high_rank_fraction: float = _option(0.1, number("(0, 1]"))
     rank_scale: str = _option("auto", choice("auto", *RANK_SCALES))
     rank_pruning_decay: float = _option(1.0, number("(0, 1]"))
@@ -127,36 +127,36 @@ class RunConfig:
 
     client_optimizer: str = _option("sgd", choice(*CLIENT_OPTIMIZERS))
     client_learning_rate: float = _option(0.01, number("(0, inf)"))
-    local_epochs: int = _option(2, whole(1))
-    batch_size: int = _option(16, whole(1))
+    local_epochs: int = _option(2, integer(1))
+    batch_size: int = _option(16, integer(1))
     device: str = _option("auto", choice("auto", "cpu", "cuda"))
     precision: str = _option("float32", choice("float32", "bfloat16"))
     quantize: str = _option("none", choice("none", "8bit", "4bit"))
     compile: bool = _option(False, switch())
 
     partitioner: str = _option("dirichlet", choice(*PARTITIONERS))
-    classes_per_partition: int = _option(2, whole(1))
+    classes_per_partition: int = _option(2, integer(1))
     dirichlet_alpha: float = _option(1.0, number("(0, inf)"))
-    evaluate_every: int = _option(1, whole(1))
-    evaluate_examples: int = _option(0, whole(0))
-    export_every: int = _option(0, whole(0))
-    checkpoint_every: int = _option(10, whole(0))
+    evaluate_every: int = _option(1, integer(1))
+    evaluate_examples: int = _option(0, integer(0))
+    export_every: int = _option(0, integer(0))
+    checkpoint_every: int = _option(10, integer(0))
     resume: str = _option("", text())
     trackers: str = _option("", several(*TRACKERS))
 
-    min_replies: int = _option(1, whole(1))
+    min_replies: int = _option(1, integer(1))
     oversample: float = _option(1.0, number("[1, inf)"))
     max_update_norm: float = _option(0.0, number("[0, inf)"))
     update_norm_action: str = _option("reject", choice("reject", "clip"))
     max_examples: float = _option(1e7, number("(0, inf)"))
     stop_accuracy: float = _option(0.0, number("[0, 1]"))
-    stop_patience: int = _option(0, whole(0))
+    stop_patience: int = _option(0, integer(0))
     stop_megabytes: float = _option(0.0, number("[0, inf)"))
     stop_client_megabytes: float = _option(0.0, number("[0, inf)"))
 
     dp_clip_norm: float = _option(0.0, number("[0, inf)"))
     dp_noise_multiplier: float = _option(0.0, number("[0, inf)"))
-    dp_population: int = _option(0, whole(0))
+    dp_population: int = _option(0, integer(0))
     dp_delta: float | str = _option("auto", automatic(number("(0, 1)")))
     dp_clip: str = _option("after", choice(*CLIPS))
     dp_sampling: str = _option("fixed", choice(*SAMPLINGS))
@@ -164,7 +164,7 @@ class RunConfig:
     dp_quantile: float = _option(0.0, number("[0, 1)"))
     dp_quantile_rate: float = _option(0.2, number("(0, inf)"))
     dp_count_noise: float = _option(1.0, number("(0, inf)"))
-    dp_noise_seed: int | str = _option("auto", automatic(whole(0)))
+    dp_noise_seed: int | str = _option("auto", automatic(integer(0)))
     local_dp_epsilon: float = _option(0.0, number("[0, 1)"))
     local_dp_delta: float = _option(1e-5, number("(0, 1)"))
     local_dp_clip_norm: float = _option(1.0, number("(0, inf)"))

@@ -21,7 +21,7 @@ def clipped_densely(update: Vector, bound: float) -> Vector:
 
     As :func:`clipped`, before its largest entries are chosen.
     """
-    return clipped(SparseVector.whole(update), bound).values
+    return clipped(SparseVector.of_dense(update), bound).values
 
 
 def clipped(update: SparseVector, bound: float) -> SparseVector:

@@ -8,7 +8,7 @@ from math import exp
 import numpy as np
 
 from flasc_flwr.core.layout import Vector
-from flasc_flwr.core.ranges import choice, number, whole
+from flasc_flwr.core.ranges import choice, integer, number
 
 CLIPS = ("after", "before")
 """When a client's update is clipped: after its largest entries were chosen, as in
@@ -87,7 +87,7 @@ class Privacy:
             )
         number("(0, inf)").require("dp-clip-norm", self.clip_norm)
         # Whom a client could be one of is what the accounting is about.
-        whole(1).require("dp-population", self.population)
+        integer(1).require("dp-population", self.population)
         if self.delta is not None:
             number("(0, 1)").require("dp-delta", self.delta)
         choice(*CLIPS).require("dp-clip", self.clip)
@@ -97,7 +97,7 @@ class Privacy:
         number("(0, inf)").require("dp-quantile-rate", self.quantile_rate)
         number("(0, inf)").require("dp-count-noise", self.count_noise)
         if self.noise_seed is not None:
-            whole(0).require("dp-noise-seed", self.noise_seed)
+            integer(0).require("dp-noise-seed", self.noise_seed)
         if self.max_epsilon and not self.noise_multiplier:
             raise ValueError(
                 f"dp-max-epsilon is {self.max_epsilon!r} without noise, which spends "

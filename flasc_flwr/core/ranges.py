@@ -52,7 +52,7 @@ def choice(*names: str) -> Range:
     )
 
 
-def whole(least: int) -> Range:
+def integer(least: int) -> Range:
     """Allow an integer from `least` up."""
 
     def check(value: Any) -> int | None:

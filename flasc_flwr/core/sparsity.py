@@ -67,7 +67,7 @@ class SparseVector:
             raise ValueError("positions are not strictly ascending")
 
     @classmethod
-    def whole(cls, vector: Vector) -> SparseVector:
+    def of_dense(cls, vector: Vector) -> SparseVector:
         """Return all entries of a vector of shape (N,), zeros included."""
         return cls(len(vector), np.arange(len(vector)), vector)
 

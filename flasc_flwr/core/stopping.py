@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flasc_flwr.core.ranges import number, whole
+from flasc_flwr.core.ranges import integer, number
 from flasc_flwr.core.traffic import Traffic
 
 
@@ -39,7 +39,7 @@ class Stop:
     def __post_init__(self) -> None:
         """Check the ranges."""
         number("[0, 1]").require("stop-accuracy", self.accuracy)
-        whole(0).require("stop-patience", self.patience)
+        integer(0).require("stop-patience", self.patience)
         number("[0, inf)").require("stop-megabytes", self.megabytes)
         number("[0, inf)").require("stop-client-megabytes", self.client_megabytes)
 

@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import Result
 
 from flasc_flwr.core.aggregation import WEIGHTINGS
 from flasc_flwr.core.codec import VALUE_FORMATS
-from flasc_flwr.core.methods.allotment import Budgets
+from flasc_flwr.core.methods.allotment import Allotment
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.method import Method
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
@@ -20,7 +20,7 @@ from flasc_flwr.core.methods.schedules import Decay
 from flasc_flwr.core.methods.table import compose
 from flasc_flwr.core.optimizers import SERVER_OPTIMIZERS, ServerOptimizer, Sgd
 from flasc_flwr.core.privacy import Privacy
-from flasc_flwr.core.ranges import choice, whole
+from flasc_flwr.core.ranges import choice, integer
 from flasc_flwr.core.stopping import Stop
 from flasc_flwr.flower.clients.guard import Guard
 from flasc_flwr.flower.clients.sampling import Sampling
@@ -139,7 +139,7 @@ class Flasc(Rounds):
         chosen = method if isinstance(method, Method) else compose(method)
         choice("auto", *VALUE_FORMATS).require("values", values)
         choice(*WEIGHTINGS).require("weighting", weighting)
-        whole(1).require("evaluate_every", evaluate_every)
+        integer(1).require("evaluate_every", evaluate_every)
         by_validation = chosen.rank_assignment == "validation"
         optimizer = server_optimizer or SERVER_OPTIMIZERS[chosen.server_optimizer]()
         if chosen.sets_factors and optimizer != Sgd():
@@ -155,7 +155,7 @@ class Flasc(Rounds):
         if not by_validation:
             validation = None
         server = Server(
-            budgets=Budgets(
+            budgets=Allotment(
                 method=chosen,
                 most=Budget(
                     download_density=download_density, upload_density=upload_density

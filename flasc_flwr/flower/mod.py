@@ -181,7 +181,7 @@ def _upload(received: _Received, trained: Arrays, order: Order) -> bytes:
     if order.on_support:
         # The server knows where: no positions, and no layout, as it is not whole.
         values = update if order.density == 1 else update[received.support]
-        return encode(SparseVector.whole(values), order.value_format)
+        return encode(SparseVector.of_dense(values), order.value_format)
     assert order.density is not None
     kept = top_k(update, order.density)
     return encode(kept, order.value_format, layout=received.layout)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from flasc_flwr.core.codec import PayloadError
 from flasc_flwr.core.layout import Role
 from flasc_flwr.core.methods.trainable import ALL, Trains
-from flasc_flwr.core.ranges import number, whole
+from flasc_flwr.core.ranges import integer, number
 from flasc_flwr.core.sparsity import DENSITY
 from flasc_flwr.flower.compat import (
     get_all_nested_objects,
@@ -130,7 +130,7 @@ def _read_order(record: dict[str, Any]) -> dict[str, Any]:
         order["trains"] = Trains(roles, bool(record.pop("support-only")))
     if "init-seed" in record:
         seed = record.pop("init-seed")
-        order["init_seed"] = whole(0).require("init-seed", seed)
+        order["init_seed"] = integer(0).require("init-seed", seed)
     if "clip-norm" in record:
         norm = record.pop("clip-norm")
         order["clip_norm"] = number("(0, inf)").require("clip-norm", norm)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from flasc_flwr.core.layout import Layout
-from flasc_flwr.core.methods.scores import Ranking
+from flasc_flwr.core.methods.scores import Scoring
 from flasc_flwr.core.sparsity import top_k
 
 RNG = np.random.default_rng(0)
@@ -26,12 +26,12 @@ def kept(sparse):
 
 
 def test_by_default_it_is_one_global_choice_by_magnitude():
-    ours = Ranking().largest(LAYOUT, VECTOR, 0.1)
+    ours = Scoring().largest(LAYOUT, VECTOR, 0.1)
     np.testing.assert_array_equal(ours.positions, top_k(VECTOR, 0.1).positions)
 
 
 def test_fan_in_ranks_by_magnitude_times_its_root():
-    ours = Ranking(score="fan-in").largest(LAYOUT, VECTOR, 0.2)
+    ours = Scoring(score="fan-in").largest(LAYOUT, VECTOR, 0.2)
     roots = [
         np.full(v.size, np.sqrt(v.shape[1] if v.ndim > 1 else 1))
         for v in ARRAYS.values()
@@ -42,11 +42,11 @@ def test_fan_in_ranks_by_magnitude_times_its_root():
     np.testing.assert_array_equal(ours.values, VECTOR[expected])
     # The wide module's A is small only because its fan-in is large.
     assert kept(ours)["wide.lora_A.weight"] > 0
-    assert kept(Ranking().largest(LAYOUT, VECTOR, 0.05))["wide.lora_A.weight"] == 0
+    assert kept(Scoring().largest(LAYOUT, VECTOR, 0.05))["wide.lora_A.weight"] == 0
 
 
 def test_a_quota_gives_every_tensor_its_share():
-    ours = kept(Ranking(quota="tensor").largest(LAYOUT, VECTOR, 0.25))
+    ours = kept(Scoring(quota="tensor").largest(LAYOUT, VECTOR, 0.25))
     assert ours.pop("wide.lora_B.weight") == 0  # zeros are never sent
     assert ours.pop("classifier.bias") == pytest.approx(1 / 3)  # one, at least
     for name, fraction in ours.items():
@@ -55,7 +55,7 @@ def test_a_quota_gives_every_tensor_its_share():
 
 @pytest.mark.parametrize("quota", ["none", "tensor"])
 def test_a_whole_head_does_not_compete(quota):
-    ranking = Ranking(quota=quota, whole_head=True)
+    ranking = Scoring(quota=quota, whole_head=True)
     ours = kept(ranking.largest(LAYOUT, VECTOR, 0.25))
     assert ours["classifier.weight"] == ours["classifier.bias"] == 1
     factors = LAYOUT.size - 24
@@ -67,13 +67,13 @@ def test_a_whole_head_does_not_compete(quota):
 
 
 def test_density_one_keeps_all_that_is_not_zero():
-    for ranking in (Ranking(), Ranking(score="fan-in", quota="tensor")):
+    for ranking in (Scoring(), Scoring(score="fan-in", quota="tensor")):
         ours = ranking.largest(LAYOUT, VECTOR, 1.0)
         np.testing.assert_array_equal(ours.densify(), VECTOR)
 
 
 def test_unknown_names_are_told():
     with pytest.raises(ValueError, match="score must be one of"):
-        Ranking(score="size")
+        Scoring(score="size")
     with pytest.raises(ValueError, match="quota must be one of"):
-        Ranking(quota="module")
+        Scoring(quota="module")

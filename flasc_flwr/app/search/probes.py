@@ -16,7 +16,7 @@ from flasc_flwr.app.reporting.runs import read_history
 from flasc_flwr.app.runs.jobs import Job, run_jobs
 from flasc_flwr.app.search.candidates import Candidate, Limits, Result
 from flasc_flwr.app.search.search import SearchError, Step, most_accurate, search
-from flasc_flwr.core.ranges import number, whole
+from flasc_flwr.core.ranges import integer, number
 
 _ENDLESS = 1_000_000
 """Rounds of a probe: its bytes end it."""
@@ -62,8 +62,8 @@ class Probes:
     def __post_init__(self) -> None:
         """Check the settings."""
         number("(0, inf)").require("probe-megabytes", self.megabytes)
-        whole(1).require("clients", self.clients)
-        whole(1).require("at-once", self.at_once)
+        integer(1).require("clients", self.clients)
+        integer(1).require("at-once", self.at_once)
         require_searchable(RunConfig.parse(self.base))
 
     def __call__(

@@ -13,7 +13,7 @@ from flasc_flwr.core.methods.tiers import TIERS, tier_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budgets:
+class Allotment:
     """What the clients of a run may use.
 
     Attributes

@@ -1,4 +1,4 @@
-"""Budgets: what one client may use of the network, and of the adapter."""
+"""Allotment: what one client may use of the network, and of the adapter."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flasc_flwr.core.ranges import whole
+from flasc_flwr.core.ranges import integer
 from flasc_flwr.core.sparsity import DENSITY
 
-RANK = whole(1)
+RANK = integer(1)
 """What a rank may be."""
 
 

@@ -9,12 +9,12 @@ from flasc_flwr.core.aggregation import AGGREGATIONS
 from flasc_flwr.core.initial import INITS
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.schedules import Decay, Schedule, decaying
-from flasc_flwr.core.methods.scores import Ranking
+from flasc_flwr.core.methods.scores import Scoring
 from flasc_flwr.core.methods.selection import DownloadRule, largest
 from flasc_flwr.core.methods.tiers import TIERS
 from flasc_flwr.core.methods.trainable import ALL, Trains
 from flasc_flwr.core.optimizers import SERVER_OPTIMIZERS
-from flasc_flwr.core.ranges import choice, whole
+from flasc_flwr.core.ranges import choice, integer
 from flasc_flwr.core.ranks import RANK_SCALES
 
 RANK_ASSIGNMENTS = ("own", "validation")
@@ -51,7 +51,7 @@ class Method:
         Where clients have the initial A from, one of `INITS`.
     download : DownloadRule
         Which entries of the server vector travel.
-    ranking : Ranking
+    scoring : Scoring
         How the rule ranks them.
     download_density, upload_density : float, optional
         Density that the method prescribes, in place of the run's and the node's.
@@ -89,7 +89,7 @@ class Method:
     tunes: Tunes = Tunes.LORA
     init: str = "sent"
     download: DownloadRule = largest
-    ranking: Ranking = Ranking()
+    scoring: Scoring = Scoring()
     download_density: float | None = None
     upload_density: float | None = None
     schedule: Schedule = decaying
@@ -107,7 +107,7 @@ class Method:
     def __post_init__(self) -> None:
         """Check that the parts exist and fit together."""
         choice(*INITS).require("init", self.init)
-        whole(0).require("dense-rounds", self.dense_rounds)
+        integer(0).require("dense-rounds", self.dense_rounds)
         choice(*UPLOADS).require("uploads", self.uploads)
         choice(*TIERS).require("tiers", self.tiers)
         choice(*RANK_ASSIGNMENTS).require("rank-assignment", self.rank_assignment)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from flasc_flwr.core.ranges import number, whole
+from flasc_flwr.core.ranges import integer, number
 
 Schedule = Callable[[float, float, int], float]
 """Takes a density, the decay and how often it has acted; gives the round's density."""
@@ -46,7 +46,7 @@ class Decay:
         """Check the factors."""
         number("(0, 1]").require("download-density-decay", self.download)
         number("(0, 1]").require("upload-density-decay", self.upload)
-        whole(1).require("density-decay-every", self.every)
+        integer(1).require("density-decay-every", self.every)
 
     def times(self, turn: int) -> int:
         """Return how often the decay has acted at a turn, counted from 1."""

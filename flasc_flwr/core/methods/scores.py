@@ -1,4 +1,4 @@
-"""Ranking: which entries of a vector count as the largest."""
+"""Scoring: which entries of a vector count as the largest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ tensor by itself, so that no tensor is left without."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranking:
+class Scoring:
     """How the largest entries of an adapter are chosen.
 
     Attributes
@@ -63,7 +63,7 @@ class Ranking:
         density : float
             Fraction to keep, in (0, 1].
         """
-        if density == 1 or self == Ranking():
+        if density == 1 or self == Scoring():
             return top_k(vector, density)
         scored = vector
         if self.score == "fan-in":

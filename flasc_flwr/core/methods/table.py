@@ -7,7 +7,7 @@ from dataclasses import replace
 from flasc_flwr.core.aggregation import AGGREGATIONS
 from flasc_flwr.core.methods.method import Method, Tunes
 from flasc_flwr.core.methods.schedules import decaying_to
-from flasc_flwr.core.methods.scores import Ranking
+from flasc_flwr.core.methods.scores import Scoring
 from flasc_flwr.core.methods.selection import fixed_support
 from flasc_flwr.core.methods.trainable import NOT_A, NOT_B, SUPPORT
 from flasc_flwr.core.ranges import choice
@@ -34,7 +34,7 @@ METHODS = {
             uploads="support",
             # At the start B is zero, and for long after it is smaller than A: nobody
             # would ever send an entry of it.
-            ranking=Ranking(quota="tensor"),
+            scoring=Scoring(quota="tensor"),
             dense_rounds=1,
         ),
         Method(
@@ -88,7 +88,7 @@ METHODS = {
         Method(
             name="flasc-tiers",
             source="FLASC's code for unequal devices, by density",
-            ranking=Ranking(whole_head=True),
+            scoring=Scoring(whole_head=True),
             tiers="density",
         ),
         replace(
@@ -151,7 +151,7 @@ def compose(
     name : str
         One of `METHODS`.
     score, quota : str
-        Parts of its ranking.
+        Parts of its scoring.
     **parts : str, int or bool
         Any of ``init``, ``dense_rounds``, ``tiers``, ``rank_assignment``,
         ``rank_scale``, ``aggregation``, ``exact_residual`` and
@@ -170,9 +170,9 @@ def compose(
     aggregation = AGGREGATIONS.get(str(chosen.get("aggregation")))
     if exact or (aggregation and not aggregation.averages):
         chosen.setdefault("server_optimizer", "sgd")
-    ranking = replace(
-        method.ranking,
-        score=method.ranking.score if score == "auto" else score,
-        quota=method.ranking.quota if quota == "auto" else quota,
+    scoring = replace(
+        method.scoring,
+        score=method.scoring.score if score == "auto" else score,
+        quota=method.scoring.quota if quota == "auto" else quota,
     )
-    return replace(method, ranking=ranking, **chosen)  # type: ignore[arg-type]
+    return replace(method, scoring=scoring, **chosen)  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from flasc_flwr.core.clipping import clipped, norm_of
-from flasc_flwr.core.ranges import choice, number, whole
+from flasc_flwr.core.ranges import choice, integer, number
 from flasc_flwr.flower.clients.replies import RejectedReplyError, Update
 
 NORM_ACTIONS = ("reject", "clip")
@@ -40,7 +40,7 @@ class Guard:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        whole(1).require("min-replies", self.min_replies)
+        integer(1).require("min-replies", self.min_replies)
         number("[0, inf)").require("max-update-norm", self.max_norm)
         choice(*NORM_ACTIONS).require("update-norm-action", self.norm_action)
         number("(0, inf)").require("max-examples", self.max_examples)

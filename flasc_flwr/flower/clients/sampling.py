@@ -7,7 +7,7 @@ from math import ceil
 
 import numpy as np
 
-from flasc_flwr.core.ranges import number, whole
+from flasc_flwr.core.ranges import integer, number
 from flasc_flwr.flower.clients.roster import Participant
 
 
@@ -52,9 +52,9 @@ class Sampling:
         """Check the ranges."""
         number("[0, 1]").require("fraction_train", self.fraction_train)
         number("[0, 1]").require("fraction_evaluate", self.fraction_evaluate)
-        whole(0).require("min_train_nodes", self.min_train_nodes)
-        whole(0).require("min_evaluate_nodes", self.min_evaluate_nodes)
-        whole(1).require("min_available_nodes", self.min_available_nodes)
+        integer(0).require("min_train_nodes", self.min_train_nodes)
+        integer(0).require("min_evaluate_nodes", self.min_evaluate_nodes)
+        integer(1).require("min_available_nodes", self.min_available_nodes)
         number("[1, inf)").require("oversample", self.oversample)
 
     def training(

@@ -18,7 +18,7 @@ from flwr.serverapp import (
 )
 
 from flasc_flwr.core.privacy import Privacy
-from flasc_flwr.core.ranges import number, whole
+from flasc_flwr.core.ranges import integer, number
 
 _PRECISION = 1e-4
 
@@ -132,8 +132,8 @@ def noise_for(
         If dp-accounting is not installed; it says how to.
     """
     number("(0, inf)").require("epsilon", epsilon)
-    whole(1).require("rounds", rounds)
-    whole(1).require("cohort", cohort)
+    integer(1).require("rounds", rounds)
+    integer(1).require("cohort", cohort)
 
     def spent_with(multiplier: float) -> float:
         privacy = Privacy(

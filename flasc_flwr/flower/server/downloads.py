@@ -161,7 +161,7 @@ class Downloads:
         if not self._merged:
             return None
         layout = Layout.of(self._merged)
-        everything = SparseVector.whole(layout.flatten(self._merged))
+        everything = SparseVector.of_dense(layout.flatten(self._merged))
         payload = encode(
             everything, self._value_format, layout=layout, carry_layout=True
         )

@@ -18,7 +18,7 @@ from flasc_flwr.core.aggregation import (
 from flasc_flwr.core.initial import seeded_factors
 from flasc_flwr.core.layout import Layout, Role, Vector
 from flasc_flwr.core.merged import Merged, merge
-from flasc_flwr.core.methods.allotment import Budgets
+from flasc_flwr.core.methods.allotment import Allotment
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
 from flasc_flwr.core.optimizers import ServerOptimizer
@@ -38,7 +38,7 @@ class Server:
 
     Parameters
     ----------
-    budgets : Budgets
+    budgets : Allotment
         What clients may use, by the method: what is sent and trained, and what is
         made of it.
     value_format : str
@@ -54,7 +54,7 @@ class Server:
     def __init__(
         self,
         *,
-        budgets: Budgets,
+        budgets: Allotment,
         value_format: str,
         optimizer: ServerOptimizer,
         seed: int,
@@ -221,7 +221,7 @@ class Server:
             f"├──> Method: {method.name} ({method.source})",
             f"│\t├── Density in round 1: download ({now.download_density:.4g}) | "
             f"upload ({now.upload_density:.4g})",
-            f"│\t├── Ranking: {method.ranking.score}, quota {method.ranking.quota} | "
+            f"│\t├── Scoring: {method.scoring.score}, quota {method.scoring.quota} | "
             f"Initial A: {method.init}",
             f"│\t├── Tiers: {method.tiers} | Ranks: {method.rank_assignment}, "
             f"{method.rank_scale} scale",
@@ -246,7 +246,7 @@ class Server:
 
         def select(layout: Layout, vector: Vector, density: float) -> SparseVector:
             return method.download(
-                layout, vector, density, method.ranking, state.supports
+                layout, vector, density, method.scoring, state.supports
             )
 
         self.downloads = Downloads(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.optimizers import OptimizerState
-from flasc_flwr.core.ranges import whole
+from flasc_flwr.core.ranges import integer
 from flasc_flwr.core.traffic import Direction, Sent, Traffic
 from flasc_flwr.flower.state.run_state import ServerState
 
@@ -178,7 +178,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, every: int) -> None:
-        whole(1).require("checkpoint-every", every)
+        integer(1).require("checkpoint-every", every)
         self._folder = folder
         self._every = every
 
