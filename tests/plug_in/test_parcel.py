@@ -16,7 +16,7 @@ from flasc_flwr.flower.transport.parcel import (
     pack_upload,
     sparse_arrays,
 )
-from flasc_flwr.flower.wire import PAYLOAD, Order, array_record
+from flasc_flwr.flower.wire import PAYLOAD, Instructions, array_record
 from tests.plug_in.plain import mixed
 
 
@@ -85,7 +85,7 @@ def test_arrays_in_wrong_places_are_refused(place):
     form, arrays, packed = parcel()
     down, up = (
         ArrayRecord(dict(packed)),
-        pack_upload(form, arrays, arrays, Order(density=1.0)),
+        pack_upload(form, arrays, arrays, Instructions(density=1.0)),
     )
     for spoilt in (down, up):
         spoilt[place] = spoilt.pop("0/counter")
@@ -97,7 +97,7 @@ def test_arrays_in_wrong_places_are_refused(place):
 
 def test_an_upload_lacks_and_adds_nothing():
     form, arrays, _ = parcel()
-    up = pack_upload(form, arrays, arrays, Order(density=1.0))
+    up = pack_upload(form, arrays, arrays, Instructions(density=1.0))
     counter = up.pop("0/counter")
     with pytest.raises(PayloadError, match="not those that were sent"):
         open_upload(up, form)
@@ -118,7 +118,7 @@ def test_a_download_without_layout_is_refused():
 
 def test_random_bytes_are_refused():
     form, arrays, packed = parcel()
-    order = Order(density=0.5)
+    order = Instructions(density=0.5)
     up = pack_upload(form, arrays, open_download(packed)[1], order)
     rng = np.random.default_rng(0)
     for _ in range(300):

@@ -16,7 +16,7 @@ from flasc_flwr.flower.transport.parcel import (
     open_download,
     pack_upload,
 )
-from flasc_flwr.flower.wire import CONTROL, PLAIN, Order
+from flasc_flwr.flower.wire import CONTROL, UNCHANGED, Instructions
 
 Kept = TypeVar("Kept")
 
@@ -30,7 +30,10 @@ class _Received:
 
 
 def answer(
-    message: Message, context: Context, call_next: ClientAppCallable, order: Order
+    message: Message,
+    context: Context,
+    call_next: ClientAppCallable,
+    order: Instructions,
 ) -> Message:
     """Let the app answer a message of a SparseTransport.
 
@@ -60,7 +63,7 @@ def answer(
         else:
             plain.append(key)
     if plain:
-        reply.content[CONTROL] = ConfigRecord({PLAIN: plain})
+        reply.content[CONTROL] = ConfigRecord({UNCHANGED: plain})
     return reply
 
 
@@ -75,7 +78,7 @@ def counterpart(received: Mapping[str, Kept], key: str, replied: int) -> Kept | 
     return only
 
 
-def _receive(message: Message, order: Order) -> dict[str, _Received]:
+def _receive(message: Message, order: Instructions) -> dict[str, _Received]:
     """Turn the parcels in a message into plain arrays; return all that count."""
     received = {}
     for key, record in message.content.array_records.items():

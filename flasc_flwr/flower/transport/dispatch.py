@@ -8,7 +8,7 @@ from flwr.app import ArrayRecord, MessageType, RecordDict
 
 from flasc_flwr.flower.transport.base import Base
 from flasc_flwr.flower.transport.parcel import Form, pack_download, sparse_arrays
-from flasc_flwr.flower.wire import CONTROL, Order
+from flasc_flwr.flower.wire import CONTROL, Instructions
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Dispatch:
         for key, base in bases.items():
             travelling[key] = base.sent
         if asked:
-            order = Order(
+            order = Instructions(
                 density=sparsity.upload,
                 value_format=sparsity.value_format,
                 sparse={key: base.form.sparse for key, base in bases.items()},

@@ -14,7 +14,7 @@ from flasc_flwr.core.codec import PayloadError, decode, encode, read_layout
 from flasc_flwr.core.layout import FLOATING, Layout, Vector
 from flasc_flwr.core.sparsity import SparseVector, top_k
 from flasc_flwr.flower.compat import SType
-from flasc_flwr.flower.wire import PAYLOAD, STYPE, Order
+from flasc_flwr.flower.wire import PAYLOAD, STYPE, Instructions
 
 # Whoever reads a payload as numbers gets an error from Flower that quotes these.
 DOWNLOAD = f"{STYPE} (read by flasc_mod: ClientApp(mods=[flasc_mod, ...]))"
@@ -145,7 +145,7 @@ def open_download(parcel: ArrayRecord) -> tuple[Form, ArrayRecord]:
 
 
 def pack_upload(
-    form: Form, trained: ArrayRecord, received: ArrayRecord, order: Order
+    form: Form, trained: ArrayRecord, received: ArrayRecord, order: Instructions
 ) -> ArrayRecord:
     """Return the parcel with the largest entries of trained minus received.
 

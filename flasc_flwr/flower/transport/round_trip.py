@@ -19,7 +19,7 @@ from flasc_flwr.flower.transport.answer import counterpart
 from flasc_flwr.flower.transport.base import Base
 from flasc_flwr.flower.transport.dispatch import Dispatch, Sparsity
 from flasc_flwr.flower.transport.parcel import UPLOAD, is_parcel, open_upload
-from flasc_flwr.flower.wire import CONTROL, PLAIN, STYPE, message_bytes
+from flasc_flwr.flower.wire import CONTROL, STYPE, UNCHANGED, message_bytes
 
 ADD_THE_MOD = (
     "add flasc_mod to the ClientApp, before its other mods: "
@@ -117,7 +117,7 @@ class RoundTrip:
             return Opened(reply)
         dispatch = self._dispatches[self._index(reply)]
         said = reply.content.config_records.get(CONTROL, ConfigRecord())
-        left = said.get(PLAIN, [])
+        left = said.get(UNCHANGED, [])
         opened = Opened(reply)
         for key, record, base in _trained(reply, dispatch):
             if base is None:
