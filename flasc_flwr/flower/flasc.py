@@ -11,14 +11,12 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from flasc_flwr.core.aggregation import WEIGHTINGS
-from flasc_flwr.core.codec import VALUE_FORMATS
-from flasc_flwr.core.methods.allotment import Allotment
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.method import Method
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
 from flasc_flwr.core.methods.schedules import Decay
 from flasc_flwr.core.methods.table import compose
-from flasc_flwr.core.optimizers import SERVER_OPTIMIZERS, ServerOptimizer, Sgd
+from flasc_flwr.core.optimizers import ServerOptimizer
 from flasc_flwr.core.privacy import Privacy
 from flasc_flwr.core.ranges import choice, integer
 from flasc_flwr.core.stopping import Stop
@@ -30,10 +28,9 @@ from flasc_flwr.flower.own_rounds import OwnRounds
 from flasc_flwr.flower.privacy.private import Private, require_private
 from flasc_flwr.flower.round import run_round
 from flasc_flwr.flower.run import Run
+from flasc_flwr.flower.server import settings
 from flasc_flwr.flower.server.evaluation import EvaluateFn
 from flasc_flwr.flower.server.records import MetricsAggregation, Records
-from flasc_flwr.flower.server.server_vector import ServerVector
-from flasc_flwr.flower.server.summary import describe
 from flasc_flwr.flower.state.checkpoint import Checkpoint, as_json
 from flasc_flwr.flower.state.ledger import Ledger
 from flasc_flwr.flower.state.run_state import RunState
@@ -150,23 +147,8 @@ class Flasc(OwnRounds):
         evaluate_metrics_aggr_fn: MetricsAggregation | None = None,
     ) -> None:
         chosen = method if isinstance(method, Method) else compose(method)
-        choice("auto", *VALUE_FORMATS).require("values", values)
         choice(*WEIGHTINGS).require("weighting", weighting)
         integer(1).require("evaluate_every", evaluate_every)
-        by_validation = chosen.rank_assignment == "validation"
-        optimizer = server_optimizer or SERVER_OPTIMIZERS[chosen.server_optimizer]()
-        if chosen.sets_factors and optimizer != Sgd():
-            raise ValueError(
-                f"server_optimizer must be {Sgd()} with method {chosen.name!r}, which "
-                f"replaces the factors every round, got {optimizer}"
-            )
-        if by_validation and validation is None:
-            raise ValueError(
-                f"method {chosen.name!r} assigns ranks by validation loss and needs "
-                "validation=ValidationRanks(loss_of=...), got None"
-            )
-        if not by_validation:
-            validation = None
         if privacy:
             require_private(
                 chosen,
@@ -176,17 +158,12 @@ class Flasc(OwnRounds):
             )
             # The fewer clients a cohort is drawn from, the more it reveals of each.
             min_available_nodes = max(min_available_nodes, privacy.population)
-        self.server = ServerVector(
-            allotment=Allotment(
-                method=chosen,
-                most=Budget(
-                    download_density=download_density, upload_density=upload_density
-                ),
-                decay=decay or Decay(),
-                low_rank=validation.low_rank if validation else None,
-            ),
-            value_format=chosen.value_format if values == "auto" else values,
-            optimizer=optimizer,
+        self.server = settings.build(
+            chosen,
+            Budget(download_density=download_density, upload_density=upload_density),
+            decay=decay or Decay(),
+            values=values,
+            optimizer=server_optimizer,
             seed=seed,
             validation=validation,
         )
@@ -235,26 +212,19 @@ class Flasc(OwnRounds):
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that a resumed run must share."""
-        server = self.server
         sampling = as_json(self.sampling).items()
         return {
             **self._run_settings,
             "privacy": as_json(self.privacy),
             "weighting": self.weighting,
             **{f"sampling {key}": value for key, value in sampling},
-            **{f"method {key}": v for key, v in as_json(server.method).items()},
-            "budget": as_json(server.allotment.most),
-            "decay": as_json(server.allotment.decay),
-            "values": server.value_format,
-            "server_optimizer": as_json(server.optimizer),
-            "init_seed": server.init_seed,
-            "low_rank": server.allotment.low_rank,
+            **settings.shared(self.server),
         }
 
     def summary(self) -> None:
         """Log the configuration as a tree."""
         tree = (
-            *describe(self.server, self.weighting),
+            *settings.describe(self.server, self.weighting),
             *self.sampling.describe(),
             *self.records.describe(),
         )

@@ -1,4 +1,4 @@
-"""Reading one client's reply: the trust boundary."""
+"""The inbox: reading replies, the trust boundary."""
 
 from __future__ import annotations
 

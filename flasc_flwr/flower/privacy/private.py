@@ -32,28 +32,29 @@ _NOISE, _COUNT = 1, 2
 def require_private(
     method: Method, *, weighting: str, oversample: float, fraction_evaluate: float
 ) -> None:
-    """Check that a run's other settings keep what noise and clipping promise.
+    """Check that a run's other settings keep the guarantee of noise and clipping.
 
     Raises
     ------
     ValueError
-        If one does not; it names it, and what is allowed.
+        If one does not; the message names it and what is allowed.
     """
     aggregation = method.aggregation
     wrong = {
-        f"weighting is {weighting!r}: allowed is 'uniform', as one client's weight "
-        "would be another bound than the clipping norm": weighting != "uniform",
-        f"aggregation is {aggregation!r}: allowed is 'zero-padded-updates', the only "
-        "one that is a sum of clipped updates": aggregation != "zero-padded-updates",
-        "exact-residual is True: it is made of the clients' factors, without noise": (
-            method.exact_residual
+        "weighting must be 'uniform', because a client's weight would change the bound "
+        f"on its update, got {weighting!r}": weighting != "uniform",
+        "aggregation must be 'zero-padded-updates', the only rule that sums clipped "
+        f"updates, got {aggregation!r}": aggregation != "zero-padded-updates",
+        "exact-residual must be False, because it is computed from the clients' "
+        "factors without noise, got True": method.exact_residual,
+        "rank-assignment must be 'own', because the clients' losses would decide "
+        f"without noise, got {method.rank_assignment!r}": (
+            method.rank_assignment != "own"
         ),
-        f"rank-assignment is {method.rank_assignment!r}: it is decided by the clients' "
-        "losses, without noise; allowed is 'own'": method.rank_assignment != "own",
-        f"oversample is {oversample!r}: allowed is 1, as who answers first is no "
-        "random sample": oversample != 1,
-        f"fraction-evaluate is {fraction_evaluate!r}: allowed is 0, as the clients' "
-        "metrics would be told without noise": fraction_evaluate != 0,
+        "oversample must be 1, because the first replies are not a random sample, got "
+        f"{oversample!r}": oversample != 1,
+        "fraction-evaluate must be 0, because clients' metrics would be reported "
+        f"without noise, got {fraction_evaluate!r}": fraction_evaluate != 0,
     }
     for problem, there in wrong.items():
         if there:
@@ -66,10 +67,10 @@ class Private:
     Parameters
     ----------
     privacy : Privacy
-        How much.
+        The settings.
     known : dict[str, Any]
-        What changes while the run goes on, in the run's state: the clipping norm, what
-        was accounted for, and the secret seed of cohorts. Filled here where empty.
+        What changes during the run, in the run's state: the clipping norm, what was
+        accounted for, and the secret seed of cohorts. Filled here if empty.
 
     Raises
     ------
@@ -94,11 +95,11 @@ class Private:
         if privacy.noise_seed is not None:
             log(
                 WARNING,
-                "Noise and cohorts come from dp-noise-seed: whoever knows it can take "
-                "the noise off. This is an experiment, and not private",
+                "Noise and cohorts come from dp-noise-seed: anyone who knows it can "
+                "remove the noise. This is an experiment, not a private run",
             )
         if not privacy.noise_multiplier:
-            log(WARNING, "Updates are clipped, but get no noise: this is not private")
+            log(WARNING, "Updates are clipped but get no noise: this is not private")
 
     @property
     def clip_norm(self) -> float:
@@ -107,15 +108,15 @@ class Private:
 
     @property
     def epsilon(self) -> float | None:
-        """What was spent so far; None without noise."""
+        """Epsilon spent so far; None without noise."""
         if not self.privacy.noise_multiplier:
             return None
         return float(self._accountant.get_epsilon(self.privacy.told_delta))
 
     def sampling(self, sampling: Sampling) -> Sampling:
-        """Return how cohorts are drawn: from a seed that nobody is told."""
+        """Return how cohorts are drawn: from a secret seed."""
         seed = self.privacy.noise_seed
-        # Amplification by sampling needs cohorts to be secret.
+        # Amplification by sampling requires secret cohorts.
         secret = int(self._known["secret"]) if seed is None else seed
         return replace(sampling, seed=secret)
 
@@ -125,7 +126,7 @@ class Private:
         return self.clip_norm if self.privacy.clip == "before" else None
 
     def fewest(self, at_least: int) -> int:
-        """Return how many updates a step needs: an empty Poisson sample is one."""
+        """Return how many updates a step needs: none, if a Poisson sample is empty."""
         empty = self.privacy.sampling == "poisson" and not self._drawn
         return 0 if empty else at_least
 
@@ -137,15 +138,15 @@ class Private:
         server_round : int
             The round.
         drawn : int
-            How many clients were drawn.
+            Number of clients drawn.
         fraction : float
-            Which fraction is: what a Poisson sample is accounted by.
+            Sampling probability: a Poisson sample is accounted by it.
 
         Raises
         ------
         ValueError
-            If the cohort is larger than the population, or the round would spend more
-            than is allowed.
+            If the cohort is larger than the population, or the round would exceed
+            dp-max-epsilon.
         """
         self._round = server_round
         self._drawn = drawn
@@ -166,20 +167,20 @@ class Private:
         )
 
     def exhausted(self) -> str | None:
-        """Return why no further round like this one may run; None if it may."""
+        """Return why another round like this one may not run; None if it may."""
         bound = self.privacy.max_epsilon
         if not bound or self._event is None:
             return None
-        # The accountant's own ``would_exceed`` composes every release once more.
+        # The accountant's own ``would_exceed`` composes every release again.
         if spent(self.privacy, self._releases() + Counter([self._event])) <= bound:
             return None
         return (
-            f"epsilon is {self.epsilon:.4g}, and another round would spend more than "
+            f"epsilon is {self.epsilon:.4g}; another round would spend more than "
             f"dp-max-epsilon = {bound:g}"
         )
 
     def _releases(self) -> Counter[GaussianPrivacyEvent]:
-        """Return how many releases of each kind were accounted for."""
+        """Return the number of releases of each kind that were accounted for."""
         releases: Counter[GaussianPrivacyEvent] = Counter()
         for entry in self._known["accountant"]["compositions"]:
             releases[GaussianPrivacyEvent(**entry["event"])] += entry["count"]

@@ -1,4 +1,4 @@
-"""Downloads: one server vector, as each budget receives it."""
+"""Downloads: the server vector as each budget receives it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flasc_flwr.core.sparsity import Positions, SparseVector
 from flasc_flwr.flower.wire import array_record, payload_record
 
 Select = Callable[[Layout, Vector, float], SparseVector]
-"""Chooses the entries to send of an adapter's vector at a density."""
+"""Selects the entries of an adapter's vector to send at a density."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +32,9 @@ class Download:
     payload : bytes
         The encoded entries of the server vector, with their layout.
     record : ArrayRecord
-        The same, as it travels; shared by all messages that carry it.
+        The same as it travels; shared by all messages that carry it.
     cut : Truncation
-        Which components it holds.
+        Which components it has.
     init_seed : int, optional
         Seed of the initial values that the entries are added to.
     """
@@ -50,12 +50,12 @@ class Download:
 
     @property
     def start(self) -> Vector:
-        """What a client starts from: decoded, masked and rounded, shape (n,)."""
+        """What a client starts from: masked and rounded, shape (n,)."""
         return self._decoded[1]
 
     @property
     def support(self) -> Positions:
-        """Which entries of the cut adapter it holds."""
+        """Which entries of the cut adapter it has."""
         return self._decoded[0].positions
 
     @property
@@ -70,12 +70,12 @@ class Download:
 
     @cached_property
     def dead_modules(self) -> int:
-        """How many modules arrive with both factors zero: they cannot train."""
+        """Number of modules that arrive with both factors zero: they cannot train."""
         return dead_modules(self.cut.layout, self.start)
 
 
 class Downloads:
-    """What can be sent of one server vector, made when first needed.
+    """What is sent of one server vector: selected and encoded when first needed.
 
     Parameters
     ----------
@@ -84,15 +84,15 @@ class Downloads:
     vector : NDArray[np.float32], shape (N,)
         The dense server vector; not changed here.
     merged : Merged
-        What was merged into the backbone, which every client needs in full.
+        What was merged into the backbone; every client needs all of it.
     cut : Callable[[int or None], Truncation]
         Cuts the adapter to a rank.
     select : Select
-        Chooses the entries to send.
+        Selects the entries to send.
     value_format : str
         Value format of the payloads.
     init_seed : int, optional
-        Seed of initial values that clients rebuild; what differs from them is sent.
+        Seed of initial values that clients rebuild; the difference to them is sent.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Downloads:
     def received(self, budget: Budget) -> ArrayRecord:
         """Return what a budget receives, in the shapes of the whole adapter.
 
-        Masked, rounded by the value format, and zero in the components that it
+        Masked, rounded by the value format, and zero in the components that the budget
         lacks: the same model as the client's smaller one.
         """
         download = self.at(budget)

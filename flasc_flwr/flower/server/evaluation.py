@@ -18,22 +18,22 @@ def evaluate_received(
 ) -> dict[str, MetricRecordValues]:
     """Evaluate what clients receive now, and the dense vector as ``server_...``.
 
-    What lower tiers receive gets the prefix of their tier. Equal arrays are evaluated
-    once.
+    Metrics of what lower tiers receive have the prefix of their tier. Equal arrays are
+    evaluated once.
 
     Parameters
     ----------
     server : ServerVector
-        The vector.
+        The server vector.
     server_round : int
         The round.
     evaluate_fn : EvaluateFn
-        What measures.
+        Evaluates arrays.
 
     Returns
     -------
     dict[str, MetricRecordValues]
-        All metrics, by their prefixed names.
+        All metrics, by prefixed name.
     """
     budgets = server.allotment.standard(server.turn)
     arrays = {name: server.downloads.received(b) for name, b in budgets.items()}
