@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from numpy.typing import NDArray
 
-from flasc_flwr.core.clipping import clipped_densely
+from flasc_flwr.core.clipping import clip_to_norm
 from flasc_flwr.core.codec import encode, read_layout
 from flasc_flwr.core.layout import Arrays, Layout, Role, Vector
 from flasc_flwr.core.ranks import rank_of, truncation
@@ -177,7 +177,7 @@ def _upload(received: _Received, trained: Arrays, order: Order) -> bytes:
     """Return what is sent back of an app's arrays."""
     update = received.update(trained)
     if order.clip_norm is not None:
-        update = clipped_densely(update, order.clip_norm)
+        update = clip_to_norm(update, order.clip_norm)
     if order.on_support:
         # The server knows where: no positions, and no layout, as it is not whole.
         values = update if order.density == 1 else update[received.support]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from flasc_flwr.core.clipping import clipped, norm_of
+from flasc_flwr.core.clipping import clip_to_norm, l2_norm
 from flasc_flwr.core.ranges import choice, integer, number
 from flasc_flwr.flower.clients.replies import RejectedReplyError, Update
 
@@ -58,7 +58,7 @@ class Guard:
                 f"it says that it has {update.examples:.6g} examples, allowed are up "
                 f"to {self.max_examples:.6g}"
             )
-        norm = norm_of(update.sparse)
+        norm = l2_norm(update.sparse.values)
         if not self.max_norm or norm <= self.max_norm:
             return update
         if self.norm_action == "reject":
@@ -66,4 +66,5 @@ class Guard:
                 f"its update has the norm {norm:.6g}, allowed is up to "
                 f"{self.max_norm:.6g}"
             )
-        return replace(update, sparse=clipped(update.sparse, self.max_norm))
+        values = clip_to_norm(update.sparse.values, self.max_norm)
+        return replace(update, sparse=replace(update.sparse, values=values))

@@ -12,7 +12,7 @@ import numpy as np
 from flwr.serverapp import GaussianPrivacyEvent
 
 from flasc_flwr.core.aggregation import Aggregate, Aggregator
-from flasc_flwr.core.clipping import clipped, norm_of
+from flasc_flwr.core.clipping import clip_to_norm, l2_norm
 from flasc_flwr.core.methods.method import Method
 from flasc_flwr.core.privacy import Privacy, adapted_norm, released
 from flasc_flwr.flower.clients.replies import RejectedReplyError, Update
@@ -191,8 +191,10 @@ class Private:
             If it is not finite.
         """
         try:
-            self._unclipped += norm_of(update.sparse) <= self.clip_norm
-            return replace(update, sparse=clipped(update.sparse, self.clip_norm))
+            values = update.sparse.values
+            self._unclipped += l2_norm(values) <= self.clip_norm
+            values = clip_to_norm(values, self.clip_norm)
+            return replace(update, sparse=replace(update.sparse, values=values))
         except ValueError as error:
             raise RejectedReplyError(str(error)) from None
 
