@@ -164,7 +164,7 @@ class _Received:
         cut = truncation(self.layout, rank)
         entries = None if self.entries is None else self.entries[cut.places]
         return _Received(
-            cut.layout, cut.take(self.start), cut.narrow(self.support), entries
+            cut.layout, cut.truncate(self.start), cut.narrow(self.support), entries
         )
 
     def update(self, trained: Arrays) -> Vector:

@@ -49,8 +49,8 @@ def aggregate(name, clients, weights=None, exact=False):
     for trained, weight in zip(clients, weights or [1.0] * len(clients), strict=True):
         rank = trained["one.lora_A.weight"].shape[0]
         cut = truncation(LAYOUT, rank)
-        update = cut.layout.flatten(trained) - cut.take(start)
-        rule.add(Contribution(cut.lift(top_k(update, 1.0)), rank, weight))
+        update = cut.layout.flatten(trained) - cut.truncate(start)
+        rule.add(Contribution(cut.pad_sparse(top_k(update, 1.0)), rank, weight))
     result = rule.result()
     return LAYOUT.unflatten(start + result.update), merge({}, result.terms)
 

@@ -127,7 +127,7 @@ def update_of(
     examples: Any = record[weighted_by_key]
     return Update(
         client=participant.name,
-        sparse=asked.lift(own.lift(sparse)),
+        sparse=asked.pad_sparse(own.pad_sparse(sparse)),
         rank=own.rank,
         pruned=own.rank < asked.rank,
         examples=float(examples),

@@ -69,7 +69,7 @@ class Download:
     @property
     def sparse(self) -> SparseVector:
         """The entries kept, rounded, in terms of the whole adapter."""
-        return self.cut.lift(self._decoded[0])
+        return self.cut.pad_sparse(self._decoded[0])
 
     @property
     def kept(self) -> float:
@@ -133,7 +133,7 @@ class Downloads:
         cut = self._cut(budget.rank)
         key = cut.rank, budget.download_density
         if key not in self._made:
-            taken = cut.take(self.vector)
+            taken = cut.truncate(self.vector)
             if self._init_seed is not None:
                 taken = taken - seeded_factors(cut.layout, self._init_seed)
             sparse = self._select(cut.layout, taken, budget.download_density)
