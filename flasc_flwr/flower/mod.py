@@ -14,7 +14,7 @@ from flasc_flwr.core.clipping import clip_to_norm
 from flasc_flwr.core.codec import encode, read_layout
 from flasc_flwr.core.layout import Arrays, Layout, Role, Vector
 from flasc_flwr.core.ranks import rank_of, truncation
-from flasc_flwr.core.received import start_of
+from flasc_flwr.core.received import received_vector
 from flasc_flwr.core.sparsity import Positions, SparseVector, top_k
 from flasc_flwr.flower.transport.answer import answer
 from flasc_flwr.flower.transport.parcel import DOWNLOAD, is_parcel
@@ -189,7 +189,7 @@ def _upload(received: _Received, trained: Arrays, order: Order) -> bytes:
 
 def _receive(payload: bytes, order: Order) -> _Received:
     layout = read_layout(payload)
-    sparse, start = start_of(layout, payload, order.init_seed)
+    sparse, start = received_vector(layout, payload, order.init_seed)
     entries = None
     if not order.trains.everything:
         entries = order.trains.entries(layout, sparse.positions)

@@ -15,7 +15,7 @@ from flasc_flwr.core.layout import Layout, Vector
 from flasc_flwr.core.merged import Merged
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.ranks import Truncation
-from flasc_flwr.core.received import start_of
+from flasc_flwr.core.received import received_vector
 from flasc_flwr.core.sparsity import Positions, SparseVector
 from flasc_flwr.flower.clients.roster import Participant
 from flasc_flwr.flower.server.records import Records
@@ -54,7 +54,7 @@ class Download:
 
     @cached_property
     def _decoded(self) -> tuple[SparseVector, Vector]:
-        return start_of(self.cut.layout, self.payload, self.init_seed)
+        return received_vector(self.cut.layout, self.payload, self.init_seed)
 
     @property
     def start(self) -> Vector:
