@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flasc_flwr.core.codec import encode
-from flasc_flwr.core.codec.blocks import cut
+from flasc_flwr.core.codec.blocks import block_bounds
 from flasc_flwr.core.codec.formats import FORMATS, VALUE_FORMATS
 from flasc_flwr.core.codec.positions import encode_positions
 from flasc_flwr.core.codec.values import encode_values
@@ -26,7 +26,7 @@ def draw(name: str) -> np.ndarray:
 def position_bits(sparse: SparseVector, layout: Layout | None = None) -> float:
     """Return the bits a non-zero, block table included."""
     coded = encode_positions(
-        sparse.positions, cut(sparse.positions, sparse.size, layout)
+        sparse.positions, block_bounds(sparse.positions, sparse.size, layout)
     )
     streams = (coded.table, coded.bitmaps, coded.unary, coded.low)
     return 8 * sum(map(len, streams)) / sparse.kept
@@ -59,9 +59,15 @@ def test_positions_of_gpt2_at_round_0(density, most):
 @pytest.mark.parametrize("form", ["bfloat16", "int8", "int4", "float16"])
 def test_values_are_near_their_entropy(name, density, form):
     sparse = top_k(draw(name), density)
-    coded = FORMATS[VALUE_FORMATS.index(form)].to_coded(sparse.values, None)
+    coded = FORMATS[VALUE_FORMATS.index(form)].quantize(sparse.values, None)
     streams = encode_values(coded.negative, coded.magnitudes)
-    parts = (coded.scales, streams.signs, streams.low, streams.table, streams.high)
+    parts = (
+        coded.scales,
+        streams.signs,
+        streams.low,
+        streams.frequencies,
+        streams.high,
+    )
     bits = 8 * sum(map(len, parts)) / sparse.kept
     bound = entropy(np.bincount(2 * coded.magnitudes.astype(int) + coded.negative))
     assert bits <= 1.12 * bound
