@@ -10,10 +10,10 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from numpy.typing import NDArray
 
-from flasc_flwr.core.clipping import clipped_densely
+from flasc_flwr.core.clipping import clip_to_norm
 from flasc_flwr.core.codec import encode, read_layout
 from flasc_flwr.core.layout import Arrays, Layout, Vector
-from flasc_flwr.core.received import start_of
+from flasc_flwr.core.received import received_vector
 from flasc_flwr.core.sparsity import Positions, SparseVector, top_k
 from flasc_flwr.flower.transport.answer import answer
 from flasc_flwr.flower.transport.parcel import DOWNLOAD, is_parcel
@@ -148,7 +148,7 @@ def _upload(received: _Received, trained: Arrays, instructions: Instructions) ->
     """Select and encode what is sent back of an app's arrays."""
     update = received.update(trained)
     if instructions.clip_norm is not None:
-        update = clipped_densely(update, instructions.clip_norm)
+        update = clip_to_norm(update, instructions.clip_norm)
     if instructions.on_support:
         # The server knows the support: values only, without positions or layout.
         values = update if instructions.density == 1 else update[received.support]
@@ -160,7 +160,7 @@ def _upload(received: _Received, trained: Arrays, instructions: Instructions) ->
 
 def _receive(payload: bytes, instructions: Instructions) -> _Received:
     layout = read_layout(payload)
-    sparse, start = start_of(layout, payload, instructions.init_seed)
+    sparse, start = received_vector(layout, payload, instructions.init_seed)
     entries = None
     if not instructions.trainable.everything:
         entries = instructions.trainable.entries(layout, sparse.positions)

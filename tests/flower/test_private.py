@@ -225,7 +225,10 @@ def test_a_cohort_larger_than_the_population_is_refused():
         ({"fraction_evaluate": 0.5}, "fraction-evaluate must be 0, .*, got 0.5"),
         ({"method": "hetlora"}, "aggregation must be .*, got 'frobenius'"),
         ({"method": "flora"}, "aggregation must be .*, got 'stacking'"),
-        ({"method": compose("dense", exact_residual=True)}, "exact-residual must be False"),
+        (
+            {"method": compose("dense", exact_residual=True)},
+            "exact-residual must be False",
+        ),
     ],
 )
 def test_what_noise_cannot_cover_is_refused(settings, message):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.training.lora import Model, adapter_tensors
-from flasc_flwr.core.factors import modules
+from flasc_flwr.core.factors import lora_modules
 from flasc_flwr.core.layout import Arrays, Layout
 from flasc_flwr.core.ranks import rank_of
 
@@ -41,7 +41,9 @@ class Pruning:
         self._penalty = config.rank_pruning_penalty
         self._on = 0 < self.kept < rank
         self._pairs = [
-            (tensors[m.b.name], tensors[m.a.name]) for m in modules(layout) if self._on
+            (tensors[m.b.name], tensors[m.a.name])
+            for m in lora_modules(layout)
+            if self._on
         ]
         self._received = float(self._tail().detach())
 
@@ -64,7 +66,7 @@ class Pruning:
 def first_components(arrays: Mapping[str, NDArray[Any]], rank: int) -> Arrays:
     """Return an adapter's arrays cut to their first components."""
     cut = dict(arrays)
-    for module in modules(Layout.of(arrays)):
+    for module in lora_modules(Layout.of(arrays)):
         cut[module.a.name] = arrays[module.a.name][:rank]
         cut[module.b.name] = arrays[module.b.name][:, :rank]
     return cut

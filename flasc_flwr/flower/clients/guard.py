@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from flasc_flwr.core.clipping import clipped, norm_of
+from flasc_flwr.core.clipping import clip_to_norm, l2_norm
 from flasc_flwr.core.ranges import choice, integer, number
 from flasc_flwr.core.sparsity import SparseVector
 
@@ -62,11 +62,11 @@ class Guard:
                 f"number of examples must be <= {self.max_examples:.6g}, got "
                 f"{examples:.6g}"
             )
-        norm = norm_of(update)
+        norm = l2_norm(update.values)
         if not self.max_norm or norm <= self.max_norm:
             return update
         if self.norm_action == "reject":
             raise RejectedReplyError(
                 f"norm of the update must be <= {self.max_norm:.6g}, got {norm:.6g}"
             )
-        return clipped(update, self.max_norm)
+        return replace(update, values=clip_to_norm(update.values, self.max_norm))

@@ -115,7 +115,7 @@ class Inbox:
                 sparse = SparseVector(layout.size, support, values)
         except ValueError as error:
             raise RejectedReplyError(str(error)) from None
-        return cut.lift(sparse), cut.rank
+        return cut.pad_sparse(sparse), cut.rank
 
 
 def metrics_of(reply: Message, weighted_by_key: str) -> tuple[RecordDict, float]:

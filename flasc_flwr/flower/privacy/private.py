@@ -12,7 +12,7 @@ import numpy as np
 from flwr.serverapp import GaussianPrivacyEvent
 
 from flasc_flwr.core.aggregation import Aggregate, Aggregator
-from flasc_flwr.core.clipping import clipped, norm_of
+from flasc_flwr.core.clipping import clip_to_norm, l2_norm
 from flasc_flwr.core.methods.method import Method
 from flasc_flwr.core.privacy import Privacy, adapted_norm, released
 from flasc_flwr.core.sparsity import SparseVector
@@ -195,8 +195,9 @@ class Private:
             If it is not finite.
         """
         try:
-            self._unclipped += norm_of(update) <= self.clip_norm
-            return clipped(update, self.clip_norm)
+            self._unclipped += l2_norm(update.values) <= self.clip_norm
+            values = clip_to_norm(update.values, self.clip_norm)
+            return replace(update, values=values)
         except ValueError as error:
             raise RejectedReplyError(str(error)) from None
 

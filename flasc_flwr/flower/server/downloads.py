@@ -15,7 +15,7 @@ from flasc_flwr.core.layout import Layout, Vector
 from flasc_flwr.core.merged import Merged
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.ranks import Truncation
-from flasc_flwr.core.received import start_of
+from flasc_flwr.core.received import received_vector
 from flasc_flwr.core.sparsity import Positions, SparseVector
 from flasc_flwr.flower.wire import array_record, payload_record
 
@@ -46,7 +46,7 @@ class Download:
 
     @cached_property
     def _decoded(self) -> tuple[SparseVector, Vector]:
-        return start_of(self.cut.layout, self.payload, self.init_seed)
+        return received_vector(self.cut.layout, self.payload, self.init_seed)
 
     @property
     def start(self) -> Vector:
@@ -61,7 +61,7 @@ class Download:
     @property
     def sparse(self) -> SparseVector:
         """The entries kept, rounded, in terms of the whole adapter."""
-        return self.cut.lift(self._decoded[0])
+        return self.cut.pad_sparse(self._decoded[0])
 
     @property
     def kept(self) -> float:
@@ -125,7 +125,7 @@ class Downloads:
         cut = self._cut(budget.rank)
         key = cut.rank, budget.download_density
         if key not in self._made:
-            taken = cut.take(self.vector)
+            taken = cut.truncate(self.vector)
             if self._init_seed is not None:
                 taken = taken - seeded_factors(cut.layout, self._init_seed)
             sparse = self._select(cut.layout, taken, budget.download_density)

@@ -18,7 +18,7 @@ from flasc_flwr.core.methods.rank_assignment import ValidationRanks
 from flasc_flwr.core.optimizers import ServerOptimizer
 from flasc_flwr.core.ranks import Truncation, rank_of, truncation
 from flasc_flwr.core.sparsity import Positions, SparseVector
-from flasc_flwr.core.stepping import step_blocks, step_parts
+from flasc_flwr.core.stepping import step_chunks, step_parts
 from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.server.downloads import Download, Downloads
@@ -161,7 +161,7 @@ class ServerVector:
         step = (
             partial(step_parts, self.optimizer, parts)
             if parts
-            else partial(step_blocks, self.optimizer)
+            else partial(step_chunks, self.optimizer)
         )
         state.vector, state.optimizer = step(
             state.vector, aggregate.update, state.optimizer
