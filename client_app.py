@@ -26,7 +26,6 @@ app = ClientApp(mods=[flasc_mod, local_dp])
 def train(message: Message, context: Context) -> Message:
     """Train the received adapter on this node's partition."""
     from flasc_flwr.app.training.lora import read_adapter
-    from flasc_flwr.app.training.pruning import first_components
 
     config, task, examples = _prepare(message, context)
     current = int(message.content["config"]["server-round"])
@@ -42,10 +41,8 @@ def train(message: Message, context: Context) -> Message:
         "loss": outcome.loss,
         "accuracy": outcome.accuracy,
     }
-    arrays = read_adapter(task.model)
-    if outcome.pruned_to:
-        arrays = first_components(arrays, outcome.pruned_to)
-    return _reply(message, metrics, RecordDict({"arrays": array_record(arrays)}))
+    arrays = array_record(read_adapter(task.model))
+    return _reply(message, metrics, RecordDict({"arrays": arrays}))
 
 
 @app.evaluate()

@@ -14,7 +14,6 @@ from flasc_flwr.app.training.export import save
 from flasc_flwr.app.training.local import train
 from flasc_flwr.app.training.lora import adapter_tensors, read_adapter
 from flasc_flwr.app.training.merging import Merging
-from flasc_flwr.app.training.pruning import Pruning
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.merged import merge
 from flasc_flwr.core.ranks import truncation
@@ -140,36 +139,6 @@ def test_without_lora_other_parameters_are_federated_and_saved(tmp_path, method)
     save(task.model, tmp_path / "adapter", {}, task.scale)
     loaded = ViTForImageClassification.from_pretrained(tmp_path / "adapter")
     np.testing.assert_allclose(logits(loaded), logits(task.model), rtol=0, atol=1e-11)
-
-
-def test_pruning_gives_up_components_that_shrink():
-    """The tail of every module is B[:, 3:] A[3:], as HetLoRA defines it."""
-    settings = {"rank-pruning-decay": 0.99, "rank-pruning-penalty": 1.0}
-    task = task_of(**settings)
-    arrays = randomised(task)
-    task.receive(arrays)
-    pruning = Pruning(task.model, task.config)
-    assert pruning.kept == 3 and not pruning.wanted()
-    modules = [n.split(".lora_A.")[0] for n in arrays if ".lora_A." in n]
-    tail = sum(
-        np.linalg.norm(arrays[f"{m}.lora_B.weight"][:, 3:])
-        * np.linalg.norm(arrays[f"{m}.lora_A.weight"][3:])
-        for m in modules
-    )
-    assert float(pruning.penalty()) == pytest.approx(tail, rel=1e-5)
-    outcome = train(task.model, task.data.partition(0, 4), task.config, seed=0)
-    assert outcome.pruned_to == 3
-
-
-def test_components_that_grow_are_kept():
-    task = task_of(**{"rank-pruning-decay": 0.5})
-    start = read_adapter(task.model)  # B is zero: the tail can only grow
-    task.receive(start)
-    outcome = train(task.model, task.data.partition(0, 4), task.config, seed=0)
-    assert outcome.pruned_to is None
-    task.receive(start)
-    off = Pruning(task.model, RunConfig(lora_rank=4))
-    assert off.penalty() == 0.0 and not off.wanted()
 
 
 def test_a_tensor_that_is_frozen_whole_asks_for_no_gradient_and_stays():

@@ -124,7 +124,7 @@ def test_client_and_server_optimizers_can_be_chosen(tmp_path, optimizer):
 )
 def test_a_wrong_config_stops_before_any_client_is_contacted(tmp_path, key, value):
     grid = ForbiddenGrid(client_app.app, 2)
-    with pytest.raises(ConfigError, match=f"{key} = {value!r}: .*allowed"):
+    with pytest.raises(ConfigError, match=f"{key} .*got {value!r}"):
         run(tmp_path, grid, **{key: value})
     assert not list(tmp_path.iterdir())
 
@@ -255,25 +255,6 @@ def test_ranks_are_assigned_by_the_servers_own_data(tmp_path):
     assert first["ranks"] == {"2": 4} and first["replies"] == 4
     assert sum(second["ranks"].values()) == 2
     assert first["low_rank_accuracy"] is not None
-
-
-def test_clients_that_prune_themselves_send_less(tmp_path):
-    result = run(
-        tmp_path,
-        method="hetlora",
-        tiers="none",
-        num_server_rounds=4,
-        fraction_train=1.0,
-        rank_pruning_decay=0.5,
-        rank_pruning_penalty=20.0,
-    )
-    ranks = [row["ranks"] for row in result.history[1:]]
-    # While B is zero its last columns cannot shrink.
-    assert ranks[0] == {"4": 4}
-    lowest = [min(int(rank) for rank in row) for row in ranks]
-    assert lowest[-1] < 4
-    sent = [row["payload_bytes_up"] for row in result.history[1:]]
-    assert sent[-1] < 0.8 * sent[0]
 
 
 def test_a_stopped_run_goes_on_in_its_folder(tmp_path):

@@ -6,7 +6,6 @@ import torch
 from flwr.app import ConfigRecord
 
 from flasc_flwr import Flasc, flasc_mod
-from flasc_flwr.app.training.pruning import first_components
 from flasc_flwr.core.codec import decode, read_layout
 from flasc_flwr.core.initial import seeded_factors
 from flasc_flwr.core.layout import Layout
@@ -108,7 +107,7 @@ def test_rolora_alternates_b_first_with_moments_of_its_own_for_each_factor():
 
 
 def cut(arrays, rank):
-    return first_components(arrays, rank) if rank else arrays
+    return arrays | {A: arrays[A][:rank], B: arrays[B][:, :rank]} if rank else arrays
 
 
 def pad(arrays, rank_of=4):

@@ -15,7 +15,6 @@ from flasc_flwr.app.training.device import autocast, memory_advice, on_device
 from flasc_flwr.app.training.examples import Examples
 from flasc_flwr.app.training.freezing import Freezer
 from flasc_flwr.app.training.lora import Model, adapter_tensors
-from flasc_flwr.app.training.pruning import Pruning
 from flasc_flwr.app.training.score import Score, classes
 
 EVALUATION_BATCH = 256
@@ -38,15 +37,12 @@ class Outcome:
         while it went on.
     steps : int
         Batches seen; in training, optimizer steps taken.
-    pruned_to : int, optional
-        The rank that the client came down to.
     """
 
     examples: int
     loss: float
     accuracy: float
     steps: int = 0
-    pruned_to: int | None = None
 
 
 def train(
@@ -87,7 +83,6 @@ def train(
     if len(examples) == 0:
         raise ValueError("this client has no training examples")
     _adapter_in_train_mode(model, config)
-    pruning = Pruning(model, config)
     total = _Total()
     with Freezer(model, trainable) as freezer, memory_advice(), torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -99,13 +94,12 @@ def train(
                 optimizer.zero_grad()
                 with autocast(config, model):
                     output = model(**batch)
-                (output.loss + pruning.penalty()).backward()
+                output.loss.backward()
                 freezer.before_step()
                 optimizer.step()
                 freezer.after_step()
                 total.add(output, batch["labels"], score)
-    pruned_to = pruning.kept if pruning.wanted() else None
-    return total.outcome(len(examples), pruned_to=pruned_to)
+    return total.outcome(len(examples))
 
 
 @torch.no_grad()
@@ -154,13 +148,12 @@ class _Total:
         self._right = self._right + count.right
         self._of = self._of + count.of
 
-    def outcome(self, examples: int, pruned_to: int | None = None) -> Outcome:
+    def outcome(self, examples: int) -> Outcome:
         return Outcome(
             examples,
             float(self._loss) / float(self._losses),
             float(self._right) / max(1.0, float(self._of)),
             self.steps,
-            pruned_to,
         )
 
 
