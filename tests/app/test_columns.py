@@ -16,15 +16,15 @@ def test_columns_can_have_any_name_and_a_missing_one_is_named(tmp_path, bert):
     path = write(tmp_path, "csv", text="body", label="topic")
     task = text_task(bert, path, text_column="body", label_column="topic")
     assert everything(task.data.partition(0, 1))["labels"].shape == (18,)
-    there = "but the data has the columns body, topic, author"
-    with pytest.raises(ValueError, match=f"label-column is 'label', {there}"):
+    there = "one of the columns body, topic, author"
+    with pytest.raises(ValueError, match=f"label-column .*{there}, got 'label'"):
         text_task(bert, path, text_column="body")
     task = text_task(bert, path, label_column="topic")
-    with pytest.raises(ValueError, match=f"text-column is 'text', {there}"):
+    with pytest.raises(ValueError, match=f"text-column .*{there}, got 'text'"):
         task.data.partition(0, 1)
     names = {"text_column": "body", "label_column": "topic"}
     task = text_task(bert, path, user_column="who", **names)
-    with pytest.raises(ValueError, match=f"user-column is 'who', {there}"):
+    with pytest.raises(ValueError, match=f"user-column .*{there}, got 'who'"):
         task.data.partition(0, 1)
 
 
@@ -93,7 +93,7 @@ def test_data_without_rows_is_named(tmp_path, bert):
     path = tmp_path / "x.csv"
     for content in ("", "text,label\n"):
         path.write_text(content)
-        expected = r"\['x.csv'\] cannot be read, or have no rows: "
+        expected = r"\['x.csv'\] cannot be read or have no rows: "
         with pytest.raises(ValueError, match=expected):
             text_task(bert, path)
         task = text_task(bert, path, classes=2)

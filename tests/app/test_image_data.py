@@ -22,6 +22,13 @@ def test_a_folder_of_images_has_a_class_a_folder(tmp_path, vit):
     assert everything(task.data.test)["pixel_values"].shape == (6, 3, 16, 16)
 
 
+def test_a_class_may_have_the_name_of_a_split(tmp_path):
+    image_folder(tmp_path, "train", ["ant", "test"])
+    rows = load_rows(str(tmp_path), "train")
+    assert rows.features["label"].names == ["ant", "test"]
+    assert rows["label"][:] == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
 def test_folders_that_lack_a_class_do_not_number_the_rest_anew(tmp_path, vit):
     image_folder(tmp_path, "train", ["ant", "bee", "cow"])
     image_folder(tmp_path, "test", ["ant", "cow"], 1)
@@ -42,7 +49,7 @@ def test_an_npz_file_has_both_splits(tmp_path, vit):
     task = image_task(vit, path, train_split="train[:50%]", validation_fraction=0.0)
     assert len(task.data.partition(0, 1)) == 6
     assert everything(task.data.test)["labels"].tolist() == y_test.tolist()
-    with pytest.raises(ValueError, match="'i.npz' has no x_dev, y_dev, but x_train"):
+    with pytest.raises(ValueError, match="'i.npz' has no x_dev, y_dev, only x_train"):
         load_rows(str(path), "dev")
 
 

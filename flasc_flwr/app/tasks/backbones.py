@@ -43,7 +43,6 @@ def pretrained(kind: str, config: RunConfig, **settings: Any) -> PreTrainedModel
         torch.manual_seed(config.seed)
         model: PreTrainedModel = from_hub(
             "model",
-            "model",
             config.model,
             lambda: getattr(transformers, kind).from_pretrained(path, **settings),
         )

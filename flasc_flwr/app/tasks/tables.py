@@ -14,7 +14,11 @@ from datasets import Dataset
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.labels import names_of, own_names
 from flasc_flwr.app.tasks.partitioning import Partitions
-from flasc_flwr.app.tasks.sources import load_rows, own_rows, require_columns
+from flasc_flwr.app.tasks.sources import (
+    device_rows,
+    load_rows,
+    require_columns,
+)
 from flasc_flwr.app.training.examples import Batch, Examples
 
 LABELS = "labels"
@@ -65,7 +69,7 @@ class Tables:
     def own(self, path: str) -> Examples:
         """Return a device's own training examples; the run's data is not loaded."""
         config = self._config
-        rows = own_rows(path, config.train_split)
+        rows = device_rows(path, config.train_split)
         names = self._names(rows)
         if names and len(names) != config.classes and not names_of(config):
             # Folders number the classes that this device happens to have.

@@ -18,10 +18,7 @@ def tokenizer_of(config: RunConfig) -> Any:
     """
     path = model_path(config.model)
     tokenizer = from_hub(
-        "tokenizer",
-        "model",
-        config.model,
-        lambda: AutoTokenizer.from_pretrained(path),
+        "model", config.model, lambda: AutoTokenizer.from_pretrained(path)
     )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
