@@ -18,7 +18,7 @@ from flasc_flwr.app.reporting.runs import read_run
 from flasc_flwr.app.tasks.digits import parts
 from flasc_flwr.app.tasks.digits_backbone import pretrained_backbone
 from flasc_flwr.app.training.examples import Examples
-from flasc_flwr.app.training.local import evaluate
+from flasc_flwr.app.training.local import evaluate_model
 from flasc_flwr.core.methods.table import METHODS
 from flasc_flwr.core.methods.trainable import SUPPORT
 from flasc_flwr.flower.compat import get_all_nested_objects
@@ -82,7 +82,7 @@ def test_the_adapter_loads_in_peft_and_is_what_was_evaluated(tmp_path):
     public, _, test = parts()
     backbone = pretrained_backbone(public["pixel_values"], public["labels"])
     model = PeftModel.from_pretrained(backbone, str(result.folder / "adapter"))
-    outcome = evaluate(model, Examples.of(test), RunConfig())
+    outcome = evaluate_model(model, Examples.of(test), RunConfig())
     assert outcome.accuracy == pytest.approx(result.summary["accuracy"])
     assert outcome.loss == pytest.approx(result.summary["loss"], rel=1e-5)
 
@@ -167,7 +167,7 @@ def test_a_run_in_which_nobody_trained_fails(tmp_path):
         client_app.app, 2, run_config=config, node_configs=[nowhere, nowhere]
     )
     with pytest.raises(
-        RuntimeError, match="2 rounds, and none .*; 4 were not .*: .* of 'two'"
+        RuntimeError, match="2 rounds, and none .*; 4 were not .*: .* got 1 and 'two'"
     ):
         run(tmp_path, grid)
     (folder,) = tmp_path.iterdir()
@@ -187,7 +187,7 @@ def test_a_node_without_a_partition_says_how_to_start_it(tmp_path):
     )
     result = run(tmp_path, grid, num_server_rounds=1)
     (failure,) = result.history[1]["failures"]
-    assert "partition 0 of 'two'" in failure["reason"]
+    assert "got 0 and 'two'" in failure["reason"]
     assert "partition-id=0 num-partitions=2" in failure["reason"]
 
 
@@ -236,7 +236,7 @@ def test_what_flora_merged_is_in_the_adapter_that_is_saved(tmp_path):
     public, _, test = parts()
     backbone = pretrained_backbone(public["pixel_values"], public["labels"])
     model = PeftModel.from_pretrained(backbone, str(result.folder / "adapter"))
-    outcome = evaluate(model, Examples.of(test), RunConfig())
+    outcome = evaluate_model(model, Examples.of(test), RunConfig())
     assert outcome.accuracy == pytest.approx(result.summary["accuracy"])
     assert outcome.loss == pytest.approx(result.summary["loss"], rel=1e-4)
 
