@@ -58,7 +58,7 @@ def one(seed: int, epochs: int) -> dict[str, float]:
     for client, examples in enumerate(shares(seed)):
         cut = truncation(layout, LOW if client else HIGH)
         begin = cut.truncate(vector)
-        task.receive(cut.layout.unflatten(begin))
+        task.load_adapter(cut.layout.unflatten(begin))
         task.train(examples, seed=seed)
         if client == 0:
             accuracy = task.evaluate(task.data.test).accuracy
@@ -72,7 +72,7 @@ def one(seed: int, epochs: int) -> dict[str, float]:
             cohort.add(contribution)
         aggregate = cohort.result()
         arrays = layout.unflatten(vector + aggregate.update)
-        task.receive(arrays, merge({}, aggregate.terms))
+        task.load_adapter(arrays, merge({}, aggregate.terms))
         result[f"`{rule}`"] = 100 * task.evaluate(task.data.test).accuracy
     return result
 

@@ -18,7 +18,6 @@ from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.clients.exchange import exchange
 from flasc_flwr.flower.clients.guard import Guard
-from flasc_flwr.flower.clients.inbox import Inbox
 from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.clients.roster import Roster
 from flasc_flwr.flower.clients.sampling import Sampling
@@ -26,6 +25,7 @@ from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.privacy.private import Private
 from flasc_flwr.flower.server.downloads import Download
 from flasc_flwr.flower.server.evaluation import EvaluateFn, evaluate_received
+from flasc_flwr.flower.server.inbox import Inbox
 from flasc_flwr.flower.server.messages import make_messages
 from flasc_flwr.flower.server.records import Records
 from flasc_flwr.flower.server.server_vector import ServerVector

@@ -107,8 +107,7 @@ def cut(arrays, rank):
     """Return the first components of an adapter."""
     if not rank:
         return arrays
-    kept = {A: arrays[A][:rank], B: arrays[B][:, :rank], HEAD: arrays[HEAD]}
-    return {name: kept[name] for name in arrays}
+    return arrays | {A: arrays[A][:rank], B: arrays[B][:, :rank]}
 
 
 def pad(arrays, rank_of=4):
