@@ -16,7 +16,7 @@ from flasc_flwr.core.layout import Arrays, Layout, Role, Vector
 from flasc_flwr.core.ranks import rank_of, truncation
 from flasc_flwr.core.received import start_of
 from flasc_flwr.core.sparsity import Positions, SparseVector, top_k
-from flasc_flwr.flower.transport.answer import answer
+from flasc_flwr.flower.transport.client import run_client_app
 from flasc_flwr.flower.transport.parcel import DOWNLOAD, is_parcel
 from flasc_flwr.flower.wire import (
     CONTROL,
@@ -74,7 +74,7 @@ def flasc_mod(
     order = Order.from_record(control) if control else Order()
     records = content.array_records
     if order.sparse or any(is_parcel(r, DOWNLOAD) for r in records.values()):
-        return answer(message, context, call_next, order)
+        return run_client_app(message, context, call_next, order)
     received: dict[str, _Received] = {}
     for key, record in records.items():
         if holds_payload(record):
