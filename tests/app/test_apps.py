@@ -212,7 +212,7 @@ def test_every_method_runs_by_name(tmp_path, method):
     if method in KEPT:
         kept = [rows[i]["kept_down"] for i in (1, 6)]
         assert kept == pytest.approx(KEPT[method], abs=1e-3)
-    if METHODS[method].trains == (SUPPORT,):
+    if METHODS[method].trainable == (SUPPORT,):
         # What a sparse download leaves out is not trained: the upload is no larger.
         for row in rows[6:]:
             assert row["kept_up"] <= row["kept_down"] < 1

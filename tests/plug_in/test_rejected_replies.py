@@ -198,4 +198,5 @@ def test_a_client_reports_control_entries_of_another_version(logged):
         return call_next(message, context)
 
     run_wrapped(client_app(mods=[mod, flasc_mod]), FedAvg(fraction_evaluate=0))
-    assert "do server and client run the same flasc-flwr?" in logged()
+    assert "unknown entries ['novelty']" in logged()
+    assert "same version of flasc-flwr" in logged()

@@ -8,11 +8,11 @@ from enum import StrEnum
 from flasc_flwr.core.aggregation import AGGREGATIONS
 from flasc_flwr.core.initial import INITS
 from flasc_flwr.core.methods.budget import Budget
-from flasc_flwr.core.methods.schedules import Decay, Schedule, decaying
+from flasc_flwr.core.methods.schedules import Schedule, decaying
 from flasc_flwr.core.methods.scores import Scoring
 from flasc_flwr.core.methods.selection import DownloadRule, largest
 from flasc_flwr.core.methods.tiers import TIERS
-from flasc_flwr.core.methods.trainable import ALL, Trains
+from flasc_flwr.core.methods.trainable import ALL, Trainable
 from flasc_flwr.core.optimizers import SERVER_OPTIMIZERS
 from flasc_flwr.core.ranges import choice, integer
 from flasc_flwr.core.ranks import RANK_SCALES
@@ -61,7 +61,7 @@ class Method:
         How many turns at the start download everything.
     uploads : str
         Which entries of the update travel, one of `UPLOADS`.
-    trains : tuple[Trains, ...]
+    trainable : tuple[Trainable, ...]
         What a client may change, turn by turn, over and over.
     tiers : str
         Classes of devices, one of `TIERS`.
@@ -95,7 +95,7 @@ class Method:
     schedule: Schedule = decaying
     dense_rounds: int = 0
     uploads: str = "largest"
-    trains: tuple[Trains, ...] = (ALL,)
+    trainable: tuple[Trainable, ...] = (ALL,)
     tiers: str = "none"
     rank_assignment: str = "own"
     rank_scale: str = "common"
@@ -138,32 +138,13 @@ class Method:
             return "exact-residual"
         return f"aggregation {self.aggregation!r}"
 
-    def budget(self, own: Budget, decay: Decay, turn: int) -> Budget:
-        """Return what a client with the budget `own` uses at a turn.
-
-        The turn is 1 before the first step of the server optimizer, then 2, and so
-        on: a round in which nobody answered does not count.
-        """
-        times = decay.times(turn)
-        download = self.download_density or self.schedule(
-            own.download_density, decay.download, times
-        )
-        upload = self.upload_density or self.schedule(
-            own.upload_density, decay.upload, times
-        )
-        return replace(
-            own,
-            download_density=1.0 if turn <= self.dense_rounds else download,
-            upload_density=upload,
-        )
-
-    def trains_at(self, turn: int, budget: Budget | None = None) -> Trains:
+    def trainable_at(self, turn: int, budget: Budget | None = None) -> Trainable:
         """Return what a client with this turn's `budget` may change.
 
         A whole download has entries that are zero and do not travel: they are not
         frozen.
         """
-        trains = self.trains[(turn - 1) % len(self.trains)]
+        trainable = self.trainable[(turn - 1) % len(self.trainable)]
         if budget is not None and budget.download_density == 1:
-            return replace(trains, support_only=False)
-        return trains
+            return replace(trainable, support_only=False)
+        return trainable

@@ -43,20 +43,20 @@ METHODS = {
             download=fixed_support,
             # Chosen at the start, the support would hold no entry of B, which is zero.
             dense_rounds=1,
-            trains=(SUPPORT,),
+            trainable=(SUPPORT,),
             upload_density=1.0,
         ),
         Method(
             name="fedselect",
             source="mask anew each round, as FLASC's code compares with it",
-            trains=(SUPPORT,),
+            trainable=(SUPPORT,),
             upload_density=1.0,
         ),
         Method(
             name="adapter-lth",
             source="iterative magnitude pruning, as FLASC's code compares with it",
             schedule=decaying_to,
-            trains=(SUPPORT,),
+            trainable=(SUPPORT,),
             upload_density=1.0,
         ),
         replace(
@@ -64,14 +64,14 @@ METHODS = {
             name="ffa-lora",
             source="FFA-LoRA: Sun et al., arXiv 2403.12313",
             init="shared-seed",
-            trains=(NOT_A,),
+            trainable=(NOT_A,),
         ),
         replace(
             _DENSE,
             name="rolora",
             source="RoLoRA: Chen et al., arXiv 2502.01755",
             # B first: while B is zero, A has no gradient.
-            trains=(NOT_A, NOT_B),
+            trainable=(NOT_A, NOT_B),
         ),
         replace(
             _DENSE,

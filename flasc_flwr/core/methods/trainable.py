@@ -12,7 +12,7 @@ from flasc_flwr.core.sparsity import Positions
 
 
 @dataclass(frozen=True)
-class Trains:
+class Trainable:
     """What a client may change of what it received.
 
     Attributes
@@ -63,7 +63,7 @@ class Trains:
         return entries
 
 
-ALL = Trains()
-SUPPORT = Trains(support_only=True)
-NOT_A = Trains(frozenset(Role) - {Role.A})
-NOT_B = Trains(frozenset(Role) - {Role.B})
+ALL = Trainable()
+SUPPORT = Trainable(support_only=True)
+NOT_A = Trainable(frozenset(Role) - {Role.A})
+NOT_B = Trainable(frozenset(Role) - {Role.B})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from logging import INFO, WARNING
 from typing import Any
 
@@ -13,6 +12,7 @@ from flwr.serverapp import Grid
 
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.flower.clients.exchange import exchange
+from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.compat import ErrorCode, log
 from flasc_flwr.flower.state.ledger import Ledger
 from flasc_flwr.flower.wire import CONTROL, INTRODUCE, reason_of
@@ -24,15 +24,6 @@ _UNREACHABLE = (
     ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
 )
 """What the SuperLink answers for a node that is away: it says nothing of its app."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Participant:
-    """A node that takes part."""
-
-    node_id: int
-    name: str
-    budget: Budget
 
 
 class Roster:

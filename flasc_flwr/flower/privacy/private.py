@@ -15,7 +15,8 @@ from flasc_flwr.core.aggregation import Aggregate, Aggregator
 from flasc_flwr.core.clipping import clipped, norm_of
 from flasc_flwr.core.methods.method import Method
 from flasc_flwr.core.privacy import Privacy, adapted_norm, released
-from flasc_flwr.flower.clients.replies import RejectedReplyError, Update
+from flasc_flwr.core.sparsity import SparseVector
+from flasc_flwr.flower.clients.guard import RejectedReplyError
 from flasc_flwr.flower.clients.sampling import Sampling
 from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.privacy.accounting import (
@@ -24,7 +25,6 @@ from flasc_flwr.flower.privacy.accounting import (
     release_of,
     spent,
 )
-from flasc_flwr.flower.wire import Order
 
 _NOISE, _COUNT = 1, 2
 
@@ -81,6 +81,7 @@ class Private:
         self.privacy = privacy
         self._known = known
         self._unclipped = 0
+        self._round = 0
         self._drawn = 0
         self._cohort = 0
         self._event: GaussianPrivacyEvent | None = None
@@ -118,22 +119,23 @@ class Private:
         secret = int(self._known["secret"]) if seed is None else seed
         return replace(sampling, seed=secret)
 
-    def order(self, order: Order) -> Order:
-        """Return what is asked of a client that trains."""
-        if self.privacy.clip == "before":
-            return replace(order, clip_norm=self.clip_norm)
-        return order
+    @property
+    def client_clip_norm(self) -> float | None:
+        """The norm that clients clip to before they select; None if they do not."""
+        return self.clip_norm if self.privacy.clip == "before" else None
 
     def fewest(self, at_least: int) -> int:
         """Return how many updates a step needs: an empty Poisson sample is one."""
         empty = self.privacy.sampling == "poisson" and not self._drawn
         return 0 if empty else at_least
 
-    def open_round(self, drawn: int, fraction: float) -> None:
+    def open_round(self, server_round: int, drawn: int, fraction: float) -> None:
         """Begin a round.
 
         Parameters
         ----------
+        server_round : int
+            The round.
         drawn : int
             How many clients were drawn.
         fraction : float
@@ -145,6 +147,7 @@ class Private:
             If the cohort is larger than the population, or the round would spend more
             than is allowed.
         """
+        self._round = server_round
         self._drawn = drawn
         self._cohort = cohort_of(self.privacy, drawn, fraction)
         self._unclipped = 0
@@ -182,7 +185,7 @@ class Private:
             releases[GaussianPrivacyEvent(**entry["event"])] += entry["count"]
         return releases
 
-    def clip(self, update: Update) -> Update:
+    def clip(self, update: SparseVector) -> SparseVector:
         """Return an update within the clipping norm, whatever its client did.
 
         Raises
@@ -191,17 +194,17 @@ class Private:
             If it is not finite.
         """
         try:
-            self._unclipped += norm_of(update.sparse) <= self.clip_norm
-            return replace(update, sparse=clipped(update.sparse, self.clip_norm))
+            self._unclipped += norm_of(update) <= self.clip_norm
+            return clipped(update, self.clip_norm)
         except ValueError as error:
             raise RejectedReplyError(str(error)) from None
 
     def release(
-        self, aggregator: Aggregator, *, size: int, server_round: int
+        self, aggregator: Aggregator, *, size: int
     ) -> tuple[Aggregate, dict[str, Any]]:
-        """Return the mean with noise, and what is told of it in the history.
+        """Return the mean with noise, and what the history reports of it.
 
-        Accounts for it first: what was not accounted for is never returned.
+        The release is accounted for before it is returned.
 
         Parameters
         ----------
@@ -209,8 +212,6 @@ class Private:
             Has taken in the clipped updates.
         size : int
             N, the length of the server vector.
-        server_round : int
-            The round.
         """
         privacy, norm, replies = self.privacy, self.clip_norm, aggregator.count
         mean = aggregator.result().update if replies else np.zeros(size, np.float32)
@@ -222,7 +223,7 @@ class Private:
             replies=replies,
             cohort=self._cohort,
             deviation=privacy.update_multiplier * norm,
-            generator=self._generator(server_round, _NOISE),
+            generator=self._generator(_NOISE),
         )
         if privacy.adapts:
             self._known["clip_norm"] = adapted_norm(
@@ -231,17 +232,17 @@ class Private:
                 unclipped=self._unclipped,
                 replies=replies,
                 cohort=self._cohort,
-                generator=self._generator(server_round, _COUNT),
+                generator=self._generator(_COUNT),
             )
-        told = {
+        report = {
             "epsilon": self.epsilon,
             "delta": privacy.told_delta,
             "clip_norm": norm,
         }
-        return Aggregate(noisy), told
+        return Aggregate(noisy), report
 
-    def _generator(self, server_round: int, purpose: int) -> np.random.Generator:
+    def _generator(self, purpose: int) -> np.random.Generator:
         seed = self.privacy.noise_seed
         if seed is None:
             return np.random.default_rng()
-        return np.random.default_rng([seed, server_round, purpose])
+        return np.random.default_rng([seed, self._round, purpose])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord
 
-from flasc_flwr.core.codec import decode, encode
+from flasc_flwr.core.codec import decode, encode, read_layout
 from flasc_flwr.core.factors import dead_modules
 from flasc_flwr.core.initial import seeded_factors
 from flasc_flwr.core.layout import Layout, Vector
@@ -17,15 +17,7 @@ from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.ranks import Truncation
 from flasc_flwr.core.received import start_of
 from flasc_flwr.core.sparsity import Positions, SparseVector
-from flasc_flwr.flower.clients.roster import Participant
-from flasc_flwr.flower.server.records import Records
-from flasc_flwr.flower.wire import (
-    CONTROL,
-    MERGED,
-    Order,
-    array_record,
-    payload_record,
-)
+from flasc_flwr.flower.wire import array_record, payload_record
 
 Select = Callable[[Layout, Vector, float], SparseVector]
 """Chooses the entries to send of an adapter's vector at a density."""
@@ -156,55 +148,28 @@ class Downloads:
         return array_record(self.layout.unflatten(whole))
 
     @cached_property
-    def merged(self) -> tuple[ArrayRecord, Merged] | None:
-        """What was merged, as it travels and as it arrives; None if nothing was."""
+    def _merged_payload(self) -> bytes | None:
         if not self._merged:
             return None
         layout = Layout.of(self._merged)
-        everything = SparseVector.of_dense(layout.flatten(self._merged))
-        payload = encode(
-            everything, self._value_format, layout=layout, carry_layout=True
+        return encode(
+            SparseVector.of_dense(layout.flatten(self._merged)),
+            self._value_format,
+            layout=layout,
+            carry_layout=True,
         )
-        arrived = decode(payload, size=layout.size).densify()
-        return payload_record(payload), layout.unflatten(arrived)
 
-    def messages(
-        self,
-        cohort: Iterable[Participant],
-        message_type: str,
-        *,
-        server_round: int,
-        order_of: Callable[[Budget], Order],
-        config: ConfigRecord,
-        records: Records,
-    ) -> list[Message]:
-        """Return one message for each participant, one content for each budget.
+    @cached_property
+    def merged_record(self) -> ArrayRecord | None:
+        """What was merged into the backbone, as it travels; None if nothing was."""
+        payload = self._merged_payload
+        return None if payload is None else payload_record(payload)
 
-        `order_of` gives what is asked in return.
-        """
-        settings = ConfigRecord({**config, "server-round": server_round})
-        contents: dict[Budget, RecordDict] = {}
-        messages = []
-        for participant in cohort:
-            budget = participant.budget
-            if budget not in contents:
-                content = RecordDict(
-                    {
-                        records.arrayrecord_key: self.at(budget).record,
-                        records.configrecord_key: settings,
-                    }
-                )
-                if self.merged:
-                    content[MERGED] = self.merged[0]
-                if order := order_of(budget).to_record():
-                    content[CONTROL] = order
-                contents[budget] = content
-            messages.append(
-                Message(
-                    contents[budget],
-                    participant.node_id,
-                    message_type,
-                    group_id=str(server_round),
-                )
-            )
-        return messages
+    @cached_property
+    def merged(self) -> Merged:
+        """What was merged into the backbone, as clients receive it: rounded."""
+        payload = self._merged_payload
+        if payload is None:
+            return {}
+        layout = read_layout(payload)
+        return layout.unflatten(decode(payload, size=layout.size).densify())

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.app.typing import MetricRecordValues
 
-from flasc_flwr.flower.server.server_vector import Server
+from flasc_flwr.flower.server.server_vector import ServerVector
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 """Evaluates arrays at the server after a round."""
 
 
-def evaluate(
-    server: Server, server_round: int, evaluate_fn: EvaluateFn
+def evaluate_received(
+    server: ServerVector, server_round: int, evaluate_fn: EvaluateFn
 ) -> dict[str, MetricRecordValues]:
     """Evaluate what clients receive now, and the dense vector as ``server_...``.
 
@@ -23,8 +23,8 @@ def evaluate(
 
     Parameters
     ----------
-    server : Server
-        Whose vector it is.
+    server : ServerVector
+        The vector.
     server_round : int
         The round.
     evaluate_fn : EvaluateFn
@@ -35,7 +35,7 @@ def evaluate(
     dict[str, MetricRecordValues]
         All metrics, by their prefixed names.
     """
-    budgets = server.budgets.standard(server.turn)
+    budgets = server.allotment.standard(server.turn)
     arrays = {name: server.downloads.received(b) for name, b in budgets.items()}
     arrays["server_"] = server.downloads.arrays
     metrics: dict[str, MetricRecordValues] = {}

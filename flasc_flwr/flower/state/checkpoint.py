@@ -19,7 +19,7 @@ from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.optimizers import OptimizerState
 from flasc_flwr.core.ranges import integer
 from flasc_flwr.core.traffic import Direction, Sent, Traffic
-from flasc_flwr.flower.state.run_state import ServerState
+from flasc_flwr.flower.state.run_state import RunState
 
 _MAGIC = b"flasc-checkpoint-1\n"
 _DIGEST = hashlib.sha256().digest_size
@@ -42,13 +42,13 @@ class Checkpoint:
         The last round that is in it.
     settings : dict[str, Any]
         What the run was configured with.
-    state : ServerState
+    state : RunState
         All that the run knew.
     """
 
     round: int
     settings: dict[str, Any]
-    state: ServerState
+    state: RunState
 
     def to_bytes(self) -> bytes:
         """Return the checkpoint as it is written: magic, checksum, content."""
@@ -99,7 +99,7 @@ class Checkpoint:
             (int(size), float(density)): arrays[f"support/{i}"]
             for i, (size, density) in enumerate(known["supports"])
         }
-        state = ServerState(
+        state = RunState(
             layout=Layout.from_json(known["layout"]),
             vector=arrays["vector"],
             optimizer=OptimizerState(
@@ -155,12 +155,12 @@ class Checkpoint:
                 )
 
 
-def plain(value: Any) -> Any:
-    """Return settings as JSON has them: dataclasses by field, functions by name."""
+def as_json(value: Any) -> Any:
+    """Return settings in JSON types: dataclasses by field, functions by name."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+        return {f.name: as_json(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
+        return [as_json(one) for one in value]
     if isinstance(value, frozenset):
         return sorted(str(one) for one in value)
     return getattr(value, "__name__", value)

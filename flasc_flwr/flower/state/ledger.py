@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from logging import WARNING
 from typing import Any
 
 import numpy as np
 from flwr.app import Message, Metadata
 
+from flasc_flwr.core.aggregation import Contribution
 from flasc_flwr.core.layout import Layout
-from flasc_flwr.core.sparsity import SparseVector
 from flasc_flwr.core.traffic import Direction, Sent, Traffic
 from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.state.phases import Phases
@@ -28,8 +29,6 @@ class Ledger:
     ----------
     round : int
         The server round.
-    phases : Phases
-        Where its seconds go.
     kept : Kept
         What its updates held of each tensor.
 
@@ -45,7 +44,7 @@ class Ledger:
 
     def __init__(self, round: int, traffic: Traffic, layout: Layout = _NOTHING) -> None:
         self.round = round
-        self.phases = Phases()
+        self._phases = Phases()
         self.kept = Kept(layout)
         self._size = layout.size
         self._traffic = traffic
@@ -57,6 +56,10 @@ class Ledger:
         self._names: dict[int, str] = {}
         self._asked: list[Metadata] = []
         self._metrics: dict[str, Any] = {}
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """Count the time in here as spent in one phase of the round."""
+        return self._phases.of(name)
 
     def sent(self, messages: Sequence[Message], names: Sequence[str]) -> None:
         """Count messages that go out, each to the client of the same index."""
@@ -99,10 +102,11 @@ class Ledger:
         self._kept[Direction.DOWN].append(kept)
         self._dead = max(dead, self._dead or 0)
 
-    def uploaded(self, update: SparseVector, rank: int) -> None:
-        """Note an update that was aggregated, in terms of the whole adapter."""
+    def uploaded(self, contribution: Contribution) -> None:
+        """Count an update that is aggregated."""
+        update = contribution.update
         self._kept[Direction.UP].append(update.kept / update.size)
-        self._ranks[rank] += 1
+        self._ranks[contribution.rank] += 1
         self.kept.add(update)
 
     def skip(self) -> None:
@@ -140,7 +144,7 @@ class Ledger:
             "replies": len(self._kept[Direction.UP]),
             "failures": self._failures,
             "skipped": self._skipped,
-            **self.phases.seconds(),
+            **self._phases.seconds(),
         }
 
     def _node(self, reply: Message) -> int:

@@ -13,7 +13,7 @@ from flasc_flwr.core.traffic import Traffic
 
 
 @dataclass
-class ServerState:
+class RunState:
     """What changes while a run goes on. Random draws are seeded by the round number.
 
     Attributes

@@ -15,7 +15,7 @@ from flasc_flwr.flower.transport.parcel import (
     open_download,
     pack_upload,
 )
-from flasc_flwr.flower.wire import CONTROL, PLAIN, Order
+from flasc_flwr.flower.wire import CONTROL, UNCHANGED, Instructions
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,10 @@ class _ReceivedRecord:
 
 
 def run_client_app(
-    message: Message, context: Context, call_next: ClientAppCallable, order: Order
+    message: Message,
+    context: Context,
+    call_next: ClientAppCallable,
+    instructions: Instructions,
 ) -> Message:
     """Run a ClientApp on dense arrays, and encode the arrays it returns.
 
@@ -44,7 +47,7 @@ def run_client_app(
         The node's context.
     call_next : ClientAppCallable
         The next mod, or the app.
-    order : Order
+    instructions : Instructions
         What the server asks for.
 
     Raises
@@ -54,9 +57,9 @@ def run_client_app(
     ValueError
         If an update holds NaN or infinity.
     """
-    received = _decode_records(message, order)
+    received = _decode_records(message, instructions)
     reply = call_next(message, context)
-    if reply.has_error() or order.density is None:
+    if reply.has_error() or instructions.density is None:
         return reply
     unchanged = []
     records = reply.content.array_records
@@ -68,14 +71,20 @@ def run_client_app(
             unchanged.append(key)
             continue
         reply.content[key] = pack_upload(
-            start.form, trained, start.arrays, order.density, order.value_format
+            start.form,
+            trained,
+            start.arrays,
+            instructions.density,
+            instructions.value_format,
         )
     if unchanged:
-        reply.content[CONTROL] = ConfigRecord({PLAIN: unchanged})
+        reply.content[CONTROL] = ConfigRecord({UNCHANGED: unchanged})
     return reply
 
 
-def _decode_records(message: Message, order: Order) -> dict[str, _ReceivedRecord]:
+def _decode_records(
+    message: Message, instructions: Instructions
+) -> dict[str, _ReceivedRecord]:
     """Replace the parcels of a message by dense arrays; return what updates start from.
 
     That is every parcel, and every record whose update is to come as a parcel.
@@ -85,8 +94,8 @@ def _decode_records(message: Message, order: Order) -> dict[str, _ReceivedRecord
         if is_parcel(record, DOWNLOAD):
             form, record = open_download(record)
             message.content[key] = record
-        elif key in order.sparse:
-            form = Form.of(record, order.sparse[key])
+        elif key in instructions.sparse:
+            form = Form.of(record, instructions.sparse[key])
         else:
             continue
         received[key] = _ReceivedRecord(form, ArrayRecord(dict(record)))

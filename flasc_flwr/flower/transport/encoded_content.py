@@ -9,7 +9,7 @@ from flwr.app import ArrayRecord, MessageType, RecordDict
 from flasc_flwr.flower.transport.form import Form, sparse_arrays
 from flasc_flwr.flower.transport.parcel import pack_download
 from flasc_flwr.flower.transport.sent_record import SentRecord
-from flasc_flwr.flower.wire import CONTROL, Order
+from flasc_flwr.flower.wire import CONTROL, Instructions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +91,12 @@ def encode_content(
         settings.upload_density
     )
     if expects_parcels:
-        order = Order(
+        instructions = Instructions(
             density=settings.upload_density,
             value_format=settings.value_format,
             sparse={key: sent.form.sparse for key, sent in records.items()},
         )
-        encoded[CONTROL] = order.to_record()
+        encoded[CONTROL] = instructions.to_record()
     return EncodedContent(content, encoded, records, expects_parcels)
 
 

@@ -16,7 +16,7 @@ from flasc_flwr.flower.transport.parcel import (
     open_upload,
 )
 from flasc_flwr.flower.transport.sent_record import SentRecord
-from flasc_flwr.flower.wire import CONTROL, PLAIN, STYPE, message_bytes
+from flasc_flwr.flower.wire import CONTROL, STYPE, UNCHANGED, message_bytes
 
 ADD_THE_MOD = (
     "add flasc_mod to the ClientApp, before its other mods: "
@@ -63,7 +63,7 @@ def inspect_reply(message: Message, content: EncodedContent) -> IncomingReply:
     A record that corresponds to none that was sent is left to the inner strategy.
     """
     control = message.content.config_records.get(CONTROL, ConfigRecord())
-    listed = control.get(PLAIN)
+    listed = control.get(UNCHANGED)
     unchanged = listed if isinstance(listed, list) else []
     records = message.content.array_records
     parcels, dense, plain_bytes, error = {}, {}, 0, None
