@@ -17,6 +17,11 @@ def test_the_summary_shows_the_transport_and_the_inner_strategy(logged):
     assert "eta (0.25)" in text
 
 
+def test_densities_may_be_text(logged):
+    SparseTransport(FedAvg(), download_density="1/4", upload_density="1/16").summary()
+    assert "Density: download (0.25) | upload (0.0625)" in logged()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -29,7 +34,7 @@ def test_the_summary_shows_the_transport_and_the_inner_strategy(logged):
         ({"inner": LegacyFedAvg()}, "inner must be .*Strategy, got .*FedAvg"),
     ],
 )
-def test_settings_out_of_range_are_refused_by_name(arguments, message):
+def test_arguments_out_of_range_are_named_in_the_error(arguments, message):
     inner = arguments.pop("inner", None) or FedAvg()
     with pytest.raises(ValueError, match=message):
         SparseTransport(inner, **arguments)
