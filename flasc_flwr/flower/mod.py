@@ -15,7 +15,7 @@ from flasc_flwr.core.codec import encode, read_layout
 from flasc_flwr.core.layout import Arrays, Layout, Vector
 from flasc_flwr.core.received import received_vector
 from flasc_flwr.core.sparsity import Positions, SparseVector, top_k
-from flasc_flwr.flower.transport.answer import answer
+from flasc_flwr.flower.transport.client import run_client_app
 from flasc_flwr.flower.transport.parcel import DOWNLOAD, is_parcel
 from flasc_flwr.flower.wire import (
     CONTROL,
@@ -72,7 +72,7 @@ def flasc_mod(
     instructions = Instructions.from_record(control) if control else Instructions()
     records = content.array_records
     if instructions.sparse or any(is_parcel(r, DOWNLOAD) for r in records.values()):
-        return answer(message, context, call_next, instructions)
+        return run_client_app(message, context, call_next, instructions)
     received: dict[str, _Received] = {}
     for key, record in records.items():
         if holds_payload(record):
