@@ -246,7 +246,7 @@ def test_tiers_are_evaluated_one_by_one(tmp_path):
     result = run(tmp_path, method="hetlora-tiers", lora_rank=8)
     row = result.history[2]
     assert len({row["loss"], row["tier_0_loss"], row["tier_1_loss"]}) == 3
-    # The strongest tier receives the whole server vector.
+    # The strongest tier receives the full server vector.
     assert row["loss"] == row["server_loss"]
 
 
@@ -261,14 +261,14 @@ def test_ranks_are_assigned_by_the_servers_own_data(tmp_path):
 def test_a_stopped_run_resumes_in_its_folder(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
-    whole = run(tmp_path / "a", num_server_rounds=4, checkpoint_every=1)
+    uninterrupted = run(tmp_path / "a", num_server_rounds=4, checkpoint_every=1)
     run(tmp_path / "b", num_server_rounds=2, checkpoint_every=1)
     resumed = run(
         tmp_path / "b", num_server_rounds=4, resume="latest", checkpoint_every=1
     )
     assert [row["round"] for row in resumed.history] == [0, 1, 2, 3, 4]
     for key in ("accuracy", "loss", "server_loss", "rounds", "payload_bytes_up"):
-        assert resumed.summary[key] == whole.summary[key], key
+        assert resumed.summary[key] == uninterrupted.summary[key], key
     config = tomllib.loads((resumed.folder / "config.toml").read_text())
     assert config["num-server-rounds"] == 4
     # The final vectors are identical.
