@@ -213,7 +213,7 @@ def test_every_method_runs_by_name(tmp_path, method):
     if method in KEPT:
         kept = [rows[i]["kept_down"] for i in (1, 2)]
         assert kept == pytest.approx(KEPT[method], abs=1e-3)
-    if METHODS[method].trains == (SUPPORT,):
+    if METHODS[method].trainable == (SUPPORT,):
         # Only downloaded entries are trained: the upload is not larger.
         for row in rows[2:]:
             assert row["kept_up"] <= row["kept_down"] < 1

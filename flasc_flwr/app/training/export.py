@@ -17,7 +17,7 @@ from transformers import AutoConfig
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.training.lora import Model, activate, read_adapter, write_tensors
-from flasc_flwr.core.factors import modules
+from flasc_flwr.core.factors import lora_modules
 from flasc_flwr.core.layout import Arrays, Layout
 from flasc_flwr.core.merged import factors_of
 
@@ -135,14 +135,14 @@ def load_for_evaluation(model: Model, folder: Path) -> None:
 def _with_merged(adapter: Arrays, merged: Mapping[str, NDArray[Any]]) -> Arrays:
     """Return the adapter with merged products as further components."""
     arrays = dict(adapter)
-    for module in modules(Layout.of(adapter)):
+    for module in lora_modules(Layout.of(adapter)):
         a, b = adapter[module.a.name], adapter[module.b.name]
         more_b, more_a = factors_of(merged, module.name)
         arrays[module.a.name] = np.concatenate([a, more_a], axis=0)
         arrays[module.b.name] = np.concatenate([b, more_b], axis=1)
     # PEFT has one rank for all modules: pad the others with zeros.
-    rank = max(arrays[m.a.name].shape[0] for m in modules(Layout.of(adapter)))
-    for module in modules(Layout.of(adapter)):
+    rank = max(arrays[m.a.name].shape[0] for m in lora_modules(Layout.of(adapter)))
+    for module in lora_modules(Layout.of(adapter)):
         missing = rank - arrays[module.a.name].shape[0]
         arrays[module.a.name] = np.pad(arrays[module.a.name], ((0, missing), (0, 0)))
         arrays[module.b.name] = np.pad(arrays[module.b.name], ((0, 0), (0, missing)))
