@@ -57,7 +57,7 @@ FAULTS = {
     dense: "needs flasc_mod",
     no_arrays: "expected one ArrayRecord, got 0",
     no_metrics: "expected one MetricRecord, got 0",
-    says_nan: "'num-examples' is nan",
+    says_nan: "got nan",
     says_absurd: "1e+300",
 }
 """The fault in rounds 1, 2, ..., and the reason that the server gives."""
