@@ -82,7 +82,7 @@ def test_evaluating_what_was_exported_gives_what_the_run_measured(
     assert given["accuracy"] == pytest.approx(result.summary["accuracy"], abs=1e-6)
     assert given["loss"] == pytest.approx(result.summary["loss"], abs=1e-5)
     assert given["examples"] == (11 if "evaluate-examples" in changes else 31)
-    # What was trained is in it: the start would give another loss.
+    # It has been trained: the start would give another loss.
     assert abs(first["loss"] - last["loss"]) > 5e-5
 
 
@@ -111,7 +111,7 @@ def test_a_run_starts_from_what_another_exported(root, tmp_path, method):
         root,
         tmp_path / "second",
         adapter=str(first.folder / "adapter"),
-        # What was merged is in the adapter, which has a rank of its own.
+        # Merged products are in the adapter, which has a larger rank.
         method=method if method != "flora" else "dense",
         lora_rank=saved["r"],
         lora_alpha=float(saved["lora_alpha"]),
