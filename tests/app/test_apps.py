@@ -167,13 +167,13 @@ def test_a_run_in_which_nobody_trained_fails(tmp_path):
         client_app.app, 2, run_config=config, node_configs=[nowhere, nowhere]
     )
     with pytest.raises(
-        RuntimeError, match="2 rounds, and none .*; 4 were not .*: .* of 'two'"
+        RuntimeError, match="2 rounds, 4 replies rejected, .*: .* of 'two'"
     ):
         run(tmp_path, grid)
     (folder,) = tmp_path.iterdir()
     assert len((folder / "history.jsonl").read_text().splitlines()) == 3
     summary = json.loads((folder / "summary.json").read_text())
-    assert "none had enough usable" in summary["ended"]
+    assert "no round had enough valid replies" in summary["ended"]
     assert summary["skipped_rounds"] == 2
 
 

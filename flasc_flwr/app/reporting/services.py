@@ -27,8 +27,8 @@ Row = Mapping[str, Any]
 def scalars(row: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers of a row of the history, or of a summary.
 
-    Numbers in mappings are named such as ``ranks/4``, without the characters that a
-    service may refuse; a list becomes its length; what was not measured is left out.
+    Numbers in mappings get names such as ``ranks/4``, a list becomes its length, and
+    what was not measured is left out.
     """
     found: dict[str, float] = {}
     for name, value in row.items():
@@ -43,7 +43,7 @@ def scalars(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _plain(name: str) -> str:
-    """Return a name that every service takes: failures are named by their reason."""
+    """Return a name that every service accepts: failures are named by a reason."""
     return re.sub(r"[^\w :-]", "_", name)[:200] or "_"
 
 
@@ -113,12 +113,9 @@ class TensorBoard(Tracker):
 
     def _options(self, folder: Path, history: Sequence[Row]) -> dict[str, Any]:
         # TensorBoard then hides what an interrupted run wrote about later rounds.
-        purge = history[-1]["round"] + 1 if history else None
-        return {
-            "run_name": "tensorboard",
-            "logging_dir": str(folder),
-            "purge_step": purge,
-        }
+        step = history[-1]["round"] + 1 if history else None
+        where = {"run_name": "tensorboard", "logging_dir": str(folder)}
+        return {**where, "purge_step": step}
 
     # As texts: accelerate stores a config as another run beside this one.
     def _log_config(self, config: Mapping[str, Any]) -> None:
