@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
-from flasc_flwr.app.reporting.runs import Run
+from flasc_flwr.app.reporting.runs import Rows, Run
 from flasc_flwr.app.runs.network import Exchanges
-
-Rows = Sequence[Mapping[str, Any]]
 
 
 def exchanges_of(run: Run, *, even_split: bool = False) -> Exchanges:
@@ -34,14 +30,14 @@ def exchanges_of(run: Run, *, even_split: bool = False) -> Exchanges:
         raise ValueError(f"{where} is a run without a finished round")
     try:
         rows = run.traffic
-        exchanges = by_client(rows)
+        exchanges = _by_client(rows)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{where}: traffic.json cannot be read: {error!r}") from None
     if rows:
-        _compare(where, exchanges, run.history)
+        _check_history(where, exchanges, run.history)
         return exchanges
     if even_split:
-        return split(run.history)
+        return _even_split(run.history)
     raise ValueError(
         f"{where} has no traffic.json, with the bytes of each client: the run was made "
         "by an older version or has not ended. With --even-split, each round's bytes "
@@ -49,7 +45,7 @@ def exchanges_of(run: Run, *, even_split: bool = False) -> Exchanges:
     )
 
 
-def by_client(rows: Iterable[Mapping[str, Any]]) -> Exchanges:
+def _by_client(rows: Rows) -> Exchanges:
     """Return the message bytes of the rows of ``traffic.json``.
 
     Raises
@@ -68,7 +64,7 @@ def by_client(rows: Iterable[Mapping[str, Any]]) -> Exchanges:
     return dict(sums)
 
 
-def split(history: Rows) -> Exchanges:
+def _even_split(history: Rows) -> Exchanges:
     """Split each round's bytes evenly over its clients.
 
     A round without replies, such as that of introductions, is split over as many
@@ -88,7 +84,7 @@ def split(history: Rows) -> Exchanges:
     }
 
 
-def _compare(where: str, exchanges: Exchanges, history: Rows) -> None:
+def _check_history(where: str, exchanges: Exchanges, history: Rows) -> None:
     """Check that a run's traffic agrees with its history."""
     for row in history:
         recorded = (row["message_bytes_down"], row["message_bytes_up"])

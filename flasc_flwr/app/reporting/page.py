@@ -1,6 +1,7 @@
 """A report as one HTML page that works offline, without a script.
 
-Its text is in ``templates``; this module collects what the templates show.
+Its text is in ``templates``; this module collects what the templates show. Flower's app
+bundle leaves such files out, so reports are made with the installed package.
 """
 
 from __future__ import annotations

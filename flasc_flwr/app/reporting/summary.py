@@ -121,7 +121,10 @@ def as_table(summary: dict[str, Any]) -> str:
             for kind, name in _COUNTS.items()
             if f"{kind}_bytes_down" in summary
         ),
-        ("Dense float32 LoRA, both ways", megabytes(summary["dense_float32_bytes"])),
+        (
+            "Dense float32 LoRA, both ways",
+            _mb(summary["dense_float32_bytes"]),
+        ),
         ("Times less than dense", f"{reduction:.1f} x" if reduction else "-"),
         *(
             [("Epsilon", f"{summary['epsilon']:.4g} at delta {summary['delta']:.3g}")]
@@ -141,21 +144,21 @@ def as_line(row: dict[str, Any], rounds: int) -> str:
     spent = "" if epsilon is None else f"epsilon {epsilon:.4g}  "
     return (
         f"Round {row['round']}/{rounds}  accuracy {accuracy}  "
-        f"down {megabytes(row['message_bytes_down'])}  "
-        f"up {megabytes(row['message_bytes_up'])}  "
+        f"down {_mb(row['message_bytes_down'])}  "
+        f"up {_mb(row['message_bytes_up'])}  "
         f"replies {row['replies']}  failures {len(row['failures'])}  "
         f"{spent}{row['seconds']:.1f} s"
     )
 
 
-def megabytes(count: int) -> str:
+def _mb(count: int) -> str:
     """Return a number of bytes in MB (10^6 bytes)."""
     return f"{count / 1e6:.3f} MB"
 
 
 def _both_ways(kind: str, summary: dict[str, Any]) -> str:
     """Return the bytes of one count, either way."""
-    return ", ".join(megabytes(summary[f"{kind}_bytes_{w}"]) for w in ("down", "up"))
+    return ", ".join(_mb(summary[f"{kind}_bytes_{w}"]) for w in ("down", "up"))
 
 
 def _percent(fraction: float | None) -> str:
