@@ -38,7 +38,7 @@ CLIENT_OPTIMIZERS = ("sgd", "adamw")
 TASKS = ("digits", "text-classification", "causal-lm", "image-classification")
 HEADS = ("stock", "mean")
 PARTITIONERS = ("dirichlet", "flasc-dirichlet", "iid", "pathological", "natural-id")
-TRACKERS = ("tensorboard", "wandb", "mlflow")
+TRACKERS = ("tensorboard", "wandb", "mlflow", "comet_ml", "aim", "trackio")
 
 
 _FREE = (

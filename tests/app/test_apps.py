@@ -175,6 +175,7 @@ def test_a_run_in_which_nobody_trained_fails(tmp_path):
     assert len((folder / "history.jsonl").read_text().splitlines()) == 3
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["ended"].startswith("failed: ") and "'two'" in summary["ended"]
+    assert "no round had enough valid replies" in summary["ended"]
     assert summary["skipped_rounds"] == 2
 
 
