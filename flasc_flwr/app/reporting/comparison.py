@@ -11,7 +11,6 @@ from typing import Any
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.reporting.runs import Rows, Run
 from flasc_flwr.core.methods.budget import Budget
-from flasc_flwr.core.methods.schedules import Decay
 
 _APART = (
     "checkpoint-every",
@@ -103,11 +102,7 @@ def in_effect(config: RunConfig) -> dict[str, Any]:
             download_density=config.download_density,
             upload_density=config.upload_density,
         ),
-        Decay(
-            download=config.download_density_decay,
-            upload=config.upload_density_decay,
-            every=config.density_decay_every,
-        ),
+        config.decay,
         turn=method.dense_rounds + 1,
     )
     auto = config.value_format == "auto"

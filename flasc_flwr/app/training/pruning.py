@@ -8,7 +8,6 @@ than it was in what was received, the client goes on with the first ``g r``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import floor
 from typing import Any
 
 import torch
@@ -37,8 +36,8 @@ class Pruning:
         tensors = adapter_tensors(model)
         layout = Layout.of({n: t.detach().cpu().numpy() for n, t in tensors.items()})
         rank = rank_of(layout)
-        self.kept = max(1, floor(config.rank_pruning_decay * rank)) if rank else 0
-        self._penalty = config.rank_pruning_penalty
+        self.kept = rank
+        self._penalty = 0.0
         self._on = 0 < self.kept < rank
         self._pairs = [
             (tensors[m.b.name], tensors[m.a.name]) for m in modules(layout) if self._on
