@@ -89,6 +89,8 @@ class Sgd:
 class AdamW:
     """AdamW with PyTorch's semantics, as FLASC's code uses it on the server.
 
+    The defaults are PyTorch's, except for the learning rate.
+
     Bias-corrected moments, epsilon outside the square root, and decoupled weight
     decay, which acts on every coordinate every round (Loshchilov & Hutter, 2019,
     Algorithm 2; ``torch.optim.AdamW``).

@@ -124,7 +124,7 @@ def test_client_and_server_optimizers_can_be_chosen(tmp_path, optimizer):
 )
 def test_a_wrong_config_stops_before_any_client_is_contacted(tmp_path, key, value):
     grid = ForbiddenGrid(client_app.app, 2)
-    with pytest.raises(ConfigError, match=f"{key} = {value!r}: .*allowed"):
+    with pytest.raises(ConfigError, match=f"{key} .*{value!r}"):
         run(tmp_path, grid, **{key: value})
     assert not list(tmp_path.iterdir())
 

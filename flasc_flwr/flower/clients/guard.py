@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from flasc_flwr.core.clipping import clipped, norm_of
 from flasc_flwr.core.ranges import choice, integer, number
 from flasc_flwr.core.settings import check, setting
-from flasc_flwr.flower.clients.replies import RejectedReplyError, Update
+
+if TYPE_CHECKING:
+    from flasc_flwr.flower.clients.replies import Update
 
 NORM_ACTIONS = ("reject", "clip")
 
@@ -68,17 +71,19 @@ class Guard:
         RejectedReplyError
             If it is out of bounds and not clipped.
         """
+        # The run config reads the settings above, without Flower.
+        from flasc_flwr.flower.clients.replies import RejectedReplyError
+
         if update.examples > self.max_examples:
             raise RejectedReplyError(
-                f"it says that it has {update.examples:.6g} examples, allowed are up "
-                f"to {self.max_examples:.6g}"
+                f"it reports {update.examples:.6g} examples, allowed are up to "
+                f"{self.max_examples:.6g}"
             )
         norm = norm_of(update.sparse)
         if not self.max_norm or norm <= self.max_norm:
             return update
         if self.norm_action == "reject":
             raise RejectedReplyError(
-                f"its update has the norm {norm:.6g}, allowed is up to "
-                f"{self.max_norm:.6g}"
+                f"its update has norm {norm:.6g}, allowed is up to {self.max_norm:.6g}"
             )
         return replace(update, sparse=clipped(update.sparse, self.max_norm))
