@@ -10,6 +10,7 @@ from typing import Any
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.reporting.runs import Rows, Run
+from flasc_flwr.core.methods.allotment import Allotment
 from flasc_flwr.core.methods.budget import Budget
 
 _APART = (
@@ -97,14 +98,11 @@ def in_effect(config: RunConfig) -> dict[str, Any]:
     is never ``auto``.
     """
     method = config.compose()
-    budget = method.budget(
-        Budget(
-            download_density=config.download_density,
-            upload_density=config.upload_density,
-        ),
-        config.decay,
-        turn=method.dense_rounds + 1,
+    own = Budget(
+        download_density=config.download_density, upload_density=config.upload_density
     )
+    allotment = Allotment(method=method, most=own, decay=config.decay)
+    budget = allotment.at(method.dense_rounds + 1, own)
     auto = config.value_format == "auto"
     return {
         "method": config.method,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from flasc_flwr.core.ranges import integer, number
 from flasc_flwr.core.settings import check, setting, settings_of
-
-Node = TypeVar("Node")
+from flasc_flwr.flower.clients.participant import Participant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +84,8 @@ class Sampling:
         return {name: getattr(self, name) for name in settings_of(self)}
 
     def training(
-        self, present: list[Node], round: int, *, everyone: bool = False
-    ) -> list[Node]:
+        self, present: list[Participant], round: int, *, everyone: bool = False
+    ) -> list[Participant]:
         """Draw the nodes that train in a round; `everyone` draws all of them."""
         fraction = 1.0 if everyone else self.fraction_train
         if self.poisson:
@@ -95,21 +94,21 @@ class Sampling:
         needed = self._count(present, fraction, self.min_train_nodes)
         return self._draw(present, round, ceil(needed * self.oversample), 0)
 
-    def enough(self, cohort: list[Node]) -> int | None:
+    def enough(self, cohort: list[Participant]) -> int | None:
         """Return how many replies of a training cohort are enough; None for all."""
         return ceil(len(cohort) / self.oversample) if self.oversample > 1 else None
 
-    def evaluating(self, present: list[Node], round: int) -> list[Node]:
+    def evaluating(self, present: list[Participant], round: int) -> list[Participant]:
         """Draw the nodes that evaluate in a round, separately from those that train."""
         count = self._count(present, self.fraction_evaluate, self.min_evaluate_nodes)
         return self._draw(present, round, count, 1)
 
-    def _count(self, present: list[Node], fraction: float, at_least: int) -> int:
+    def _count(self, present: list[Participant], fraction: float, at_least: int) -> int:
         return max(at_least, int(fraction * len(present))) if fraction else 0
 
     def _draw(
-        self, present: list[Node], round: int, count: int, purpose: int
-    ) -> list[Node]:
+        self, present: list[Participant], round: int, count: int, purpose: int
+    ) -> list[Participant]:
         order = self._generator(round, purpose).permutation(len(present))
         return [present[i] for i in order[:count]]
 
