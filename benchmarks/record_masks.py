@@ -17,7 +17,6 @@ from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks import load_task
 from flasc_flwr.app.training.lora import read_adapter
 from flasc_flwr.core.codec import decode
-from flasc_flwr.core.optimizers import AdamW
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import array_record, payload_of
 
@@ -56,8 +55,8 @@ def main() -> None:
     strategy = Flasc(
         upload_density=config.upload_density,
         values=config.value_format,
-        fraction_train=config.fraction_train,
-        server_optimizer=AdamW(learning_rate=config.server_learning_rate),
+        fraction_train=config.sampling.fraction_train,
+        server_optimizer=config.make_server_optimizer(),
         on_round=record,
     )
     initial = array_record(read_adapter(load_task(config).model))

@@ -129,7 +129,7 @@ def test_a_search_leaves_a_profile_that_runs_and_all_its_steps(tmp_path, made):
     config = RunConfig.parse(profile)
     assert (config.lora_rank, config.lora_alpha) == (2, 2.0)
     assert config.download_density == config.upload_density == 1.0
-    assert (config.stop_accuracy, config.num_server_rounds) == (0.9, 7)
+    assert (config.stop.accuracy, config.num_server_rounds) == (0.9, 7)
     told = json.loads((tmp_path / "search.json").read_text())
     assert told["best"] == {"rank": 2, "density": 1.0}
     assert told["most_accurate"]["candidate"] == told["best"]

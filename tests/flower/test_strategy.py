@@ -228,9 +228,9 @@ def test_too_few_nodes_end_the_run_with_the_reason():
         ),
         (
             {"fraction_train": 2},
-            r"fraction_train must be a number in \[0, 1\]",
+            r"fraction-train must be a number in \[0, 1\]",
         ),
-        ({"fraction_evaluate": -1}, "fraction_evaluate must be .*, got -1"),
+        ({"fraction_evaluate": -1}, "fraction-evaluate must be .*, got -1"),
         ({"evaluate_every": 0}, "evaluate_every must be .*, got 0"),
     ],
 )

@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     except (ValueError, ImportError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"dp-noise-multiplier = {found:.4f}  # delta {privacy.told_delta:.4g}")
+    print(f"dp-noise-multiplier = {found:.4f}  # delta {privacy.reported_delta:.4g}")
     return 0
 
 

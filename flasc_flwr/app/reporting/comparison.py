@@ -12,7 +12,6 @@ from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.reporting.runs import Rows, Run
 from flasc_flwr.core.methods.allotment import Allotment
 from flasc_flwr.core.methods.budget import Budget
-from flasc_flwr.core.methods.schedules import Decay
 
 _APART = (
     "checkpoint-every",
@@ -101,12 +100,7 @@ def in_effect(config: RunConfig) -> dict[str, Any]:
     own = Budget(
         download_density=config.download_density, upload_density=config.upload_density
     )
-    decay = Decay(
-        download=config.download_density_decay,
-        upload=config.upload_density_decay,
-        every=config.density_decay_every,
-    )
-    allotment = Allotment(method=method, most=own, decay=decay)
+    allotment = Allotment(method=method, most=own, decay=config.decay)
     budget = allotment.at(method.dense_rounds + 1, own)
     auto = config.value_format == "auto"
     return {
