@@ -36,7 +36,7 @@ LAYERS, DENSITY, VALUES, DISTINCT = 40, 1 / 16, "bfloat16", 5
 STRATEGIES = {
     "FedAvg": lambda: FedAvg(fraction_evaluate=0),
     "SparseTransport(FedAvg)": lambda: SparseTransport(FedAvg(fraction_evaluate=0)),
-    "Flasc": lambda: Flasc(weighting="examples"),
+    "Flasc": lambda: Flasc(weighting="examples", fraction_train=1.0),
 }
 STYPES = {"SparseTransport(FedAvg)": UPLOAD, "Flasc": STYPE}
 

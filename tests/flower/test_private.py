@@ -275,7 +275,12 @@ def test_the_noise_for_an_epsilon_spends_it_and_not_more(sampling, capsys):
 
 def test_a_shared_mask_sends_the_same_positions_of_everyone():
     grid = RecordingGrid(client_app(), 4)
-    strategy = Flasc(method="flasc-shared-mask", download_density=0.3, values="float32")
+    strategy = Flasc(
+        method="flasc-shared-mask",
+        download_density=0.3,
+        values="float32",
+        fraction_train=1.0,
+    )
     seen = []
     strategy.server.step = spying(strategy.server.step, seen)
     strategy.start(grid, array_record(adapter()), 3)
@@ -300,7 +305,12 @@ def test_local_privacy_stands_behind_flasc_mod():
     for name, settings in (("private", config), ("open", {"local-dp-epsilon": 0.0})):
         app = client_app(leap, mods=[flasc_mod, local_dp])
         grid = RecordingGrid(app, 4, run_config=settings)
-        strategy = Flasc(upload_density=1, values="float32", download_density=1)
+        strategy = Flasc(
+            upload_density=1,
+            values="float32",
+            download_density=1,
+            fraction_train=1.0,
+        )
         seen = []
         strategy.server.step = spying(strategy.server.step, seen)
         strategy.start(grid, array_record(adapter()), 1)

@@ -15,7 +15,7 @@ LAYOUT = Layout.of(adapter())
 
 def start(app=None, clients=4, rounds=2, grid=None, evaluate_fn=None, **settings):
     grid = grid or RecordingGrid(app or client_app(), clients)
-    strategy = Flasc(**settings)
+    strategy = Flasc(**{"fraction_train": 1.0} | settings)
     result = strategy.start(
         grid, array_record(adapter()), rounds, evaluate_fn=evaluate_fn
     )
