@@ -3,8 +3,9 @@
 import json
 
 import pytest
+from typer.testing import CliRunner
 
-from flasc_flwr.app.reporting import wire_bytes
+from flasc_flwr.app.cli import app
 from flasc_flwr.app.reporting.summary import summarise
 from flasc_flwr.core.traffic import Direction, Sent, Traffic
 
@@ -38,35 +39,41 @@ def folder(tmp_path, monkeypatch):
     return path
 
 
-def test_the_three_counts_stand_side_by_side(folder, capsys):
-    assert wire_bytes.main([str(folder), "devices"]) == 0
+def wire_bytes(*arguments):
+    return CliRunner().invoke(app, ["wire-bytes", *map(str, arguments)])
+
+
+def test_the_three_counts_stand_side_by_side(folder):
+    result = wire_bytes(folder, "devices")
+    assert result.exit_code == 0
     summary = json.loads((folder / "summary.json").read_text())
     counts = [summary[f"{kind}_bytes_up"] for kind in ("payload", "message", "wire")]
     assert counts == [100, 650, 700]
     assert summary["wire_bytes_down"] == 7000
-    printed = capsys.readouterr().out
+    printed = result.stdout
     assert "Payloads down, up                      0.000 MB, 0.000 MB" in printed
     assert "SuperLink's own count down, up         0.007 MB, 0.001 MB" in printed
 
 
 def test_the_parts_of_a_resumed_run_are_added(folder):
-    assert wire_bytes.main([str(folder), "devices", "7", "8"]) == 0
+    assert wire_bytes(folder, "devices", 7, 8).exit_code == 0
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["wire_bytes_down"], summary["wire_bytes_up"]) == (15000, 1500)
 
 
-def test_what_cannot_be_told_is_said(folder, capsys):
+def test_what_cannot_be_told_is_said(folder):
     before = (folder / "summary.json").read_text()
-    assert wire_bytes.main([str(folder), "devices", "9"]) == 1
-    assert "'devices' tells nothing of run 9" in capsys.readouterr().err
-    assert wire_bytes.main([str(folder / "nowhere"), "devices"]) == 1
+    unknown = wire_bytes(folder, "devices", 9)
+    assert unknown.exit_code == 1 and "'devices'" in unknown.stderr
+    assert "run 9" in unknown.stderr and "Run ID not found" in unknown.stderr
+    assert wire_bytes(folder / "nowhere", "devices").exit_code == 1
     assert (folder / "summary.json").read_text() == before
     (folder / "summary.json").write_text('{"ended": "failed: no battery"}')
-    assert wire_bytes.main([str(folder), "devices"]) == 1
-    assert "of a run that failed" in capsys.readouterr().err
+    failed = wire_bytes(folder, "devices")
+    assert failed.exit_code == 1 and "of a run that failed" in failed.stderr
     # One that failed later has its totals.
     totals = json.loads(before) | {"ended": "failed: no battery"}
     (folder / "summary.json").write_text(json.dumps(totals))
-    assert wire_bytes.main([str(folder), "devices"]) == 1
-    assert "of a run that failed" in capsys.readouterr().err
-    assert wire_bytes.main([str(folder)]) == 2
+    failed = wire_bytes(folder, "devices")
+    assert failed.exit_code == 1 and "of a run that failed" in failed.stderr
+    assert wire_bytes(folder).exit_code == 2

@@ -66,9 +66,9 @@ def run(
     than 0 if the run failed. Ctrl-C or SIGTERM stops the run. Without a terminal it
     prints one line a round.
     """
-    from flasc_flwr.app.cli.common import fail, told
+    from flasc_flwr.app.cli.common import fail, user_errors
 
-    with told():
+    with user_errors():
         from flasc_flwr.app.cli.following import follow, verdict
         from flasc_flwr.app.cli.progress import Progress
         from flasc_flwr.app.cli.superlink import FlwrRun

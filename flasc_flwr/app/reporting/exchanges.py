@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from flasc_flwr.app.reporting.runs import Run
-from flasc_flwr.app.runs.network import Exchanges
+from flasc_flwr.app.runs.link_times import Exchanges
 
 Rows = Sequence[Mapping[str, Any]]
 

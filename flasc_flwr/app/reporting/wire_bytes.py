@@ -1,22 +1,19 @@
-"""Add what the SuperLink counted to the summary of a finished run.
+"""Add the bytes that the SuperLink counted to the summary of a finished run.
 
-``python -m flasc_flwr.app.reporting.wire_bytes RUN_FOLDER CONNECTION [RUN_ID...]``. The
-SuperLink's counters are open to ``flwr list`` alone, not to the ServerApp, and are zero
-in simulation. The run id stands at the end of the folder's name; name all of them for a
-run that was resumed.
+Only ``flwr list`` can read the SuperLink's counters; the ServerApp cannot. In
+simulation they are zero.
 """
 
 from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from flasc_flwr.app.reporting.run_folder import write_json
-from flasc_flwr.app.reporting.summary import as_table, failure
+from flasc_flwr.app.reporting.summary import failure
 
 
 def counted(connection: str, run_id: int) -> dict[str, int]:
@@ -57,39 +54,35 @@ def counted(connection: str, run_id: int) -> dict[str, int]:
     }
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Write the counts into ``summary.json``, and print the summary.
+def add_wire_bytes(
+    folder: Path, connection: str, run_ids: Sequence[int] = ()
+) -> dict[str, Any]:
+    """Add the SuperLink's counts to a run's ``summary.json``, and return the summary.
 
     Parameters
     ----------
-    arguments : Sequence[str]
-        Run folder, connection and, if they are others than the folder's own, run ids.
+    folder : Path
+        The run folder.
+    connection : str
+        Name of the SuperLink in ``~/.flwr/config.toml``.
+    run_ids : Sequence[int]
+        Flower's ids of the run, all of them if it was resumed; by default the number at
+        the end of the folder's name.
 
-    Returns
-    -------
-    int
-        Exit status: 0 if the counts are written.
+    Raises
+    ------
+    OSError
+        If there is no summary.
+    ValueError
+        If the run failed, or the SuperLink does not know it.
     """
-    if len(arguments) < 2:
-        print(f"usage: {(__doc__ or '').split('``')[1]}", file=sys.stderr)
-        return 2
-    folder, connection = Path(arguments[0]), arguments[1]
     path = folder / "summary.json"
-    try:
-        summary = json.loads(path.read_text())
-        if failure(summary) is not None:
-            raise ValueError(f"{str(path)!r} is of a run that failed")
-        ids = [int(word) for word in arguments[2:] or [folder.name.rpartition("-")[2]]]
-        counts = [counted(connection, run_id) for run_id in ids]
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
+    summary: dict[str, Any] = json.loads(path.read_text())
+    if failure(summary) is not None:
+        raise ValueError(f"{str(path)!r} is of a run that failed")
+    ids = run_ids or [int(folder.absolute().name.rpartition("-")[2])]
+    counts = [counted(connection, run_id) for run_id in ids]
     for key in counts[0]:
         summary[key] = sum(count[key] for count in counts)
     write_json(path, summary)
-    print(as_table(summary))
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    return summary
