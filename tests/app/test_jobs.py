@@ -1,4 +1,4 @@
-"""Several runs in one folder, each in its own process."""
+"""Several runs in one folder, each in its own process where that matters."""
 
 import json
 import subprocess
@@ -11,6 +11,7 @@ from flasc_flwr.app.cli import app
 from flasc_flwr.app.config import ConfigError
 from flasc_flwr.app.runs import jobs
 from flasc_flwr.app.runs.jobs import Job, JobError, finished, run_jobs
+from tests.app import in_process
 
 APP = Path(__file__).parents[2]
 SHORT = {"num-server-rounds": 2, "lora-rank": 2, "local-epochs": 1}
@@ -24,7 +25,8 @@ def stamps(folders):
     return {f: (f / "summary.json").stat().st_mtime_ns for f in folders.values()}
 
 
-def test_runs_are_made_once_and_what_is_missing_is_made_later(tmp_path):
+def test_runs_are_made_once_and_what_is_missing_is_made_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "_start", in_process.start)
     ended = []
     first = run_jobs(
         {"a": job(seed=1)}, tmp_path, app=APP, on_end=lambda n, f: ended.append(n)
@@ -45,7 +47,8 @@ def test_runs_are_made_once_and_what_is_missing_is_made_later(tmp_path):
         assert json.loads((folder / "summary.json").read_text())["rounds"] == 2
 
 
-def test_an_interrupted_run_resumes_from_its_checkpoint(tmp_path):
+def test_an_interrupted_run_resumes_from_its_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "_start", in_process.start)
     run_jobs({"a": job(**{"checkpoint-every": 1})}, tmp_path, app=APP)
     run = finished(tmp_path / "a")
     # As if it had been ended before its last round was over.
@@ -68,16 +71,17 @@ def test_other_settings_do_not_take_a_folder_over(tmp_path):
 
 
 def test_wrong_settings_are_refused_before_anything_starts(tmp_path):
-    jobs = {"a": job(), "b": job(method="flask")}
+    wrong = {"a": job(), "b": job(method="flask")}
     with pytest.raises(ConfigError, match="method must be .*, got 'flask'"):
-        run_jobs(jobs, tmp_path, app=APP)
+        run_jobs(wrong, tmp_path, app=APP)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_run_is_named_and_the_others_are_made(tmp_path):
-    jobs = {"bad": job(adapter=str(tmp_path / "none")), "good": job()}
+    """With real processes, side by side."""
+    both = {"bad": job(adapter=str(tmp_path / "none")), "good": job()}
     with pytest.raises(JobError, match="1 of 2 runs failed") as raised:
-        run_jobs(jobs, tmp_path, app=APP)
+        run_jobs(both, tmp_path, app=APP, at_once=2)
     assert "bad: " in str(raised.value) and "none'" in str(raised.value)
     assert finished(tmp_path / "good")
 

@@ -10,10 +10,12 @@ from typer.testing import CliRunner
 
 from flasc_flwr.app.cli.search import search
 from flasc_flwr.app.config import ConfigError, RunConfig
+from flasc_flwr.app.runs import jobs
 from flasc_flwr.app.search import probes as module
 from flasc_flwr.app.search.candidates import Candidate, Limits, Result
 from flasc_flwr.app.search.probes import Probes, configured, result_of, search_into
 from flasc_flwr.app.search.search import SearchError
+from tests.app import in_process
 
 APP = Path(__file__).parents[2]
 LIMITS = Limits(max_rank=4, megabytes=0.02)
@@ -223,8 +225,9 @@ def test_the_command_refuses_wrong_options(tmp_path, made, arguments, message):
 
 
 @pytest.mark.slow
-def test_a_search_on_the_digits(tmp_path):
+def test_a_search_on_the_digits(tmp_path, monkeypatch):
     """Real runs: three and what the budget refuses."""
+    monkeypatch.setattr(jobs, "_start", in_process.start)
     base = {"local-epochs": 1, "fraction-train": 1.0}
     made = []
     real = probes(

@@ -80,7 +80,7 @@ def test_the_page_goes_beside_the_run(call, runs):
     assert (runs["flasc-0"] / "report.html").is_file()
     result = call("report", runs["flasc-0"], "--out", "page.txt")
     assert result.exit_code == 1
-    assert "'page.txt', allowed is a name with .html" in result.stderr
+    assert "must end in .html, got 'page.txt'" in result.stderr
 
 
 def test_a_band_is_over_what_all_seeds_have():

@@ -4,6 +4,8 @@ import pytest
 
 from flasc_flwr.app.cli.combinations import axes, jobs
 from flasc_flwr.app.config import ConfigError
+from flasc_flwr.app.runs import jobs as runs
+from tests.app import in_process
 from tests.cli.conftest import APP, SHORT
 
 
@@ -51,7 +53,8 @@ def test_a_wrong_value_is_refused_before_anything_runs(call, tmp_path):
     assert "lora-rank must be" in line
 
 
-def test_runs_are_made_compared_and_not_made_again(call, tmp_path):
+def test_runs_are_made_compared_and_not_made_again(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "_start", in_process.start)
     base = " ".join(f"{key}={value}" for key, value in SHORT.items())
     words = ["sweep", "--into", tmp_path, "--seed", "0", "--app", APP, "--clients", 3]
     words += ["-c", base, "--grid"]

@@ -62,19 +62,19 @@ def fail(reason: str, status: int = 1) -> NoReturn:
 
 def one_line(text: str) -> str:
     """Return text as one line of printable characters."""
-    lines = [printable(line) for line in text.splitlines()]
+    lines = [" ".join(printable(line).split()) for line in text.splitlines()]
     return "; ".join(line for line in lines if line).replace(":; ", ": ")
 
 
 def printable(text: str) -> str:
-    """Return one line of text without colours and control characters.
+    """Return a line without colours, control characters and trailing space.
 
     Logs hold text that clients sent: escape codes in it would reach the terminal.
     """
     from click import unstyle
 
     shown = (char if char.isprintable() else " " for char in unstyle(text))
-    return " ".join("".join(shown).split())
+    return "".join(shown).rstrip()
 
 
 @contextmanager

@@ -156,12 +156,18 @@ def _run(
             process.wait()
 
 
-def _start(job: Job, folder: Path, app: Path) -> subprocess.Popen[bytes]:
+def write_profile(job: Job, folder: Path) -> Path:
+    """Write a job's settings as a profile; with a checkpoint, it resumes."""
     settings = {**job.settings, "output-dir": str(folder.resolve())}
     if list(folder.glob("*/checkpoints/*")):
         settings["resume"] = "latest"
     profile = folder / "config.toml"
     profile.write_text(tomli_w.dumps(settings))
+    return profile
+
+
+def _start(job: Job, folder: Path, app: Path) -> subprocess.Popen[bytes]:
+    profile = write_profile(job, folder)
     command = [sys.executable, "-m", "flasc_flwr.app.cli", "local-run", str(profile)]
     command += ["--app", str(app), "--clients", str(job.clients)]
     with (folder / "log").open("ab") as log:
