@@ -184,7 +184,7 @@ def test_no_adapter_is_named(root, tmp_path):
 
 def test_what_cannot_be_evaluated_is_named(root, tmp_path):
     nothing = evaluate(tmp_path)
-    assert nothing.exit_code == 1 and "no config.toml" in nothing.stderr
+    assert nothing.exit_code == 1 and "run folder" in nothing.stderr
     (tmp_path / "config.toml").write_text("")
     empty = evaluate(tmp_path)
     assert empty.exit_code == 1 and "has no adapter and no model" in empty.stderr

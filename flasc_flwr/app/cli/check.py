@@ -8,7 +8,11 @@ from flasc_flwr.app.cli.common import SettingsArgument
 
 
 def check(config: SettingsArgument = None) -> None:
-    """Check a run config without running it, and print all its settings."""
+    """Check a run config without running it, and print all its settings.
+
+    SETTINGS is as for --run-config: such as "method='dense' seed=1", or the
+    path of a TOML file.
+    """
     from flasc_flwr.app.cli.common import parsed, user_errors
     from flasc_flwr.app.config import RunConfig
 

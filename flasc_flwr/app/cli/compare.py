@@ -23,7 +23,8 @@ def compare(
 ) -> None:
     """Compare runs: accuracy, MB both ways, reduction against dense float32.
 
-    Runs that differ only in their seed are one row, with the means over the seeds.
+    RUN is a run folder, or a folder that contains some, such as a sweep's. Runs
+    that differ only in their seed are one row, with the means over the seeds.
     """
     from flasc_flwr.app.cli.common import user_errors
 

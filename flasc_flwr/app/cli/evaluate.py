@@ -22,7 +22,11 @@ def evaluate(
     ],
     run_config: RunConfigOption = None,
 ) -> None:
-    """Evaluate a run's adapter on the run's test split, without Flower."""
+    """Evaluate a run's adapter on the run's test split, without Flower.
+
+    RUN is a run folder, a folder that contains one, or the folder of an adapter
+    in a run folder.
+    """
     from flasc_flwr.app.cli.common import parsed, user_errors
 
     with user_errors():

@@ -37,7 +37,10 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Copy a run's adapter, in PEFT's format, to another folder."""
+    """Copy a run's adapter, in PEFT's format, to another folder.
+
+    RUN is a run folder, or a folder that contains one.
+    """
     from flasc_flwr.app.cli.common import user_errors
 
     with user_errors():

@@ -19,8 +19,10 @@ def local_run(
 ) -> None:
     """Run the app in one process, without Ray and without a SuperLink.
 
-    Clients train one after the other. Message bytes are those of "flwr run". Suits
-    many small runs side by side; for a single large one, use "flasc-flwr run".
+    SETTINGS is as for --run-config: such as "method='dense' seed=1", or the
+    path of a TOML file. Clients train one after the other. Message bytes are
+    those of "flwr run". Suits many small runs side by side; for a single large
+    one, use "flasc-flwr run".
     """
     from flasc_flwr.app.cli.common import parsed, user_errors
 

@@ -65,8 +65,9 @@ def network(
 ) -> None:
     """Estimate how long finished runs would take over given links.
 
-    With --target, "first" is the time of the first evaluation at or above it, "stays"
-    that of the first evaluation after which none is below it.
+    RUN is a run folder, or a folder that contains some, such as a sweep's. With
+    --target, "first" is the time of the first evaluation at or above it,
+    "stays" that of the first evaluation after which none is below it.
     """
     from flasc_flwr.app.cli.common import user_errors
 

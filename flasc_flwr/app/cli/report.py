@@ -25,8 +25,9 @@ def report(
 ) -> None:
     """Write an HTML page with figures and tables of runs. It opens offline.
 
-    The figures are also saved beside it as SVG and PNG. Runs that differ only in their
-    seed are drawn as one curve with a band.
+    RUN is a run folder, or a folder that contains some, such as a sweep's. The
+    figures are also saved beside the page as SVG and PNG. Runs that differ only
+    in their seed are drawn as one curve with a band.
     """
     from flasc_flwr.app.cli.common import user_errors
 

@@ -62,9 +62,10 @@ def run(
 ) -> None:
     """Run the app with Flower, and watch it.
 
-    Like "flwr run --stream", but checks the run config first, shows round, accuracy, MB
-    and time left, and exits with 1 if the run failed. Ctrl-C or SIGTERM stops the run.
-    If stdout is not a terminal, it prints one line per round.
+    APP is the folder of the app. Like "flwr run --stream", but checks the run
+    config first, shows round, accuracy, MB and time left, and exits with 1 if
+    the run failed. Ctrl-C or SIGTERM stops the run. If stdout is not a
+    terminal, it prints one line per round.
     """
     from flasc_flwr.app.cli.common import fail, user_errors
 

@@ -51,10 +51,10 @@ def search(
 ) -> None:
     """Search for the rank and density to use within a byte budget.
 
-    Doubles the rank or the density, whichever gains more accuracy for the same bytes,
-    until the budget of a round is spent. Writes best.toml, a profile for --run-config,
-    and search.json with all steps and reasons. The procedure is this project's own,
-    after the idea of FLASC-Search.
+    Doubles the rank or the density, whichever gains more accuracy for the same
+    bytes, until the budget of a round is spent. Writes best.toml, a profile for
+    --run-config, and search.json with all steps and reasons. The procedure is
+    this project's own, after the idea of FLASC-Search.
     """
     from flasc_flwr.app.cli.common import fail, parsed, user_errors
 

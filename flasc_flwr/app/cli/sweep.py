@@ -56,8 +56,8 @@ def sweep(
 ) -> None:
     """Make one run per combination of values, and compare them.
 
-    Each run is one process without Ray, with its own folder. Finished runs are not
-    repeated; interrupted ones resume from their last checkpoint.
+    Each run is one process without Ray, with its own folder. Finished runs are
+    not repeated; interrupted ones resume from their last checkpoint.
     """
     from flasc_flwr.app.cli.common import fail, parsed, user_errors
 

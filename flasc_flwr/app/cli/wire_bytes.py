@@ -35,7 +35,9 @@ def wire_bytes(
 ) -> None:
     """Add the bytes that the SuperLink counted to the summary of a finished run.
 
-    The SuperLink counts in deployments; its counters are zero in simulation.
+    RUN is the run folder, CONNECTION the SuperLink's name in Flower's config.
+    RUN_ID defaults to the number at the end of the folder's name; list all ids
+    if the run was resumed. In simulation the SuperLink's counters are zero.
     """
     from flasc_flwr.app.cli.common import user_errors
 
