@@ -11,6 +11,7 @@ from flasc_flwr.app.cli import app
 from flasc_flwr.app.runs import jobs
 from flasc_flwr.app.runs.jobs import Job, run_jobs
 from tests.app import in_process
+from tests.cli.stand_in import RUN_ID
 
 APP = Path(__file__).parents[2]
 SHORT = {
@@ -82,3 +83,22 @@ def call():
         return result
 
     return called
+
+
+@pytest.fixture
+def out(tmp_path):
+    """The output-dir."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def begun(out):
+    """Return a function that puts a run folder where run 77 makes its own."""
+
+    def copied(folder, run_id=RUN_ID):
+        name = f"20260101-000000-flasc-seed0-{run_id}"
+        return shutil.copytree(folder, out / name)
+
+    return copied
