@@ -1,4 +1,4 @@
-"""Files and splits, whose rows are whose, and devices with their own."""
+"""Files and splits, the rows of each client, and devices with their own data."""
 
 import subprocess
 import sys
@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from flasc_flwr.app.tasks.files import rows_of_part
-from flasc_flwr.app.tasks.sources import load_rows, model_path, own_rows
+from flasc_flwr.app.tasks.files import read_split
+from flasc_flwr.app.tasks.sources import device_rows, load_rows, model_path
 from tests.app.files import everything, text_task, write
 from tests.app.tiny import VOCABULARY, save_model, save_tokenizer, texts, write_jsonl
 
@@ -28,12 +28,12 @@ def test_every_table_format_gives_the_same_inputs(tmp_path, bert, kind):
         assert torch.equal(given[name], expected[name]), name
 
 
-def test_splits_are_told_by_the_words_in_file_names(tmp_path, monkeypatch):
+def test_a_split_is_a_word_in_file_names(tmp_path, monkeypatch):
     top, tmp_path = tmp_path, tmp_path / "deep"
     tmp_path.mkdir()
     for part, count in (("train", 8), ("test", 4)):
         write(tmp_path, "csv", count, part)
-    # No word of it: another split.
+    # "train" is not a word of "trainer".
     write(tmp_path, "csv", 2, "trainer")
     (tmp_path / "train.txt").write_text("not data")
     monkeypatch.setenv("FLASC_TEST_DATA", str(tmp_path))
@@ -57,7 +57,7 @@ def test_several_files_are_one_split(tmp_path):
         rows.to_csv(tmp_path / f"train-{shard:05d}-of-00002.csv", index=False)
     assert len(load_rows(str(tmp_path), "train")) == 11
     write(tmp_path, "jsonl")
-    with pytest.raises(ValueError, match=r"kinds \['.csv', '.jsonl'\], allowed is one"):
+    with pytest.raises(ValueError, match=r"one format .* got \['news-train.jsonl', "):
         load_rows(str(tmp_path), "train")
 
 
@@ -65,9 +65,7 @@ def test_one_file_is_never_both_trained_and_tested_on(tmp_path, bert):
     path = write(tmp_path, "csv").rename(tmp_path / "news.csv")
     task = text_task(bert, path)
     assert len(task.data.partition(0, 1)) == 18
-    with pytest.raises(
-        ValueError, match=r"'news.csv', which has no 'test' rows: .*80%"
-    ):
+    with pytest.raises(ValueError, match=r"'news.csv', .* no 'test' rows: .*80%"):
         _ = task.data.test
     sliced = {"train_split": "train[:80%]", "test_split": "train[80%:]"}
     task = text_task(bert, path, validation_fraction=0.0, **sliced)
@@ -76,37 +74,37 @@ def test_one_file_is_never_both_trained_and_tested_on(tmp_path, bert):
     assert everything(task.data.test)["labels"].tolist() == labels[16:]
 
 
-def test_what_is_not_there_is_named(tmp_path, monkeypatch):
+def test_what_is_missing_is_named(tmp_path, monkeypatch):
     monkeypatch.delenv("FLASC_NOWHERE", raising=False)
     missing = str(tmp_path / "absent.csv")
-    with pytest.raises(ValueError, match="dataset is '.*absent.csv', but there is no"):
+    with pytest.raises(ValueError, match="dataset .* got '.*absent.csv'"):
         load_rows(missing, "train")
     with pytest.raises(ValueError, match=r"\$FLASC_NOWHERE is not set"):
         load_rows("$FLASC_NOWHERE/news-*.csv", "train")
-    with pytest.raises(ValueError, match="dataset is ''.*name a data set at the hub"):
+    with pytest.raises(ValueError, match="dataset .* got ''"):
         load_rows("", "train")
     with pytest.raises(ValueError, match="has no file .* and no folder 'train' of im"):
         load_rows(str(tmp_path), "train")
-    with pytest.raises(ValueError, match="model is '', but this task needs one"):
+    with pytest.raises(ValueError, match="model .* got ''"):
         model_path("")
-    with pytest.raises(ValueError, match="no package 'flasc_nowhere' is installed"):
+    with pytest.raises(ValueError, match="model .* 'flasc_nowhere' is not installed"):
         model_path("package:flasc_nowhere/model")
-    with pytest.raises(ValueError, match="'flasc_flwr' has no such folder"):
+    with pytest.raises(ValueError, match="model .*'flasc_flwr', got 'package:fl"):
         model_path("package:flasc_flwr/model")
-    with pytest.raises(ValueError, match=r"model is '\./absent', but there is no fold"):
+    with pytest.raises(ValueError, match=r"model .* got '\./absent'"):
         model_path("./absent")
 
 
-def test_offline_the_hub_says_what_to_do(tmp_path, bert):
+def test_the_error_offline_says_what_to_do(tmp_path, bert):
     expected = (
-        r"dataset is 'flasc-no/such-set', and this data set could not be loaded: .*"
-        r"load_dataset\('flasc-no/such-set'\).* or give a local path as dataset"
+        r"dataset 'flasc-no/such-set' could not be loaded: .*"
+        r"load_dataset\('flasc-no/such-set'\).* or set dataset to a local path"
     )
     with pytest.raises(ValueError, match=expected):
         text_task(bert, "flasc-no/such-set")
     expected = (
-        r"model is 'flasc-no/such-model', .*AutoModel.from_pretrained\("
-        r"'flasc-no/such-model'\).* or give a local path as model"
+        r"model 'flasc-no/such-model' .*AutoModel.from_pretrained\("
+        r"'flasc-no/such-model'\).* or set model to a local path"
     )
     with pytest.raises(ValueError, match=expected):
         text_task("flasc-no/such-model", write(tmp_path, "csv"))
@@ -124,13 +122,11 @@ def test_validation_rows_are_never_trained_on(tmp_path, bert):
         assert len(held) == 5 and len(trained) == 9
         assert set(held) | set(trained) == set(range(3, 17))
         seen.add(tuple(sorted(held)))
-    # For every seed the same: no run trains on what another was tuned on.
+    # The same for every seed: no run trains on rows that another was tuned on.
     assert len(seen) == 1
     none = text_task(bert, path, validation_fraction=0.0)
     assert len(none.data.partition(0, 1)) == 14
-    with pytest.raises(
-        ValueError, match="validation-fraction is 0, but the server nee"
-    ):
+    with pytest.raises(ValueError, match="validation-fraction must be > 0, .* got 0"):
         _ = none.data.validation
 
 
@@ -147,20 +143,24 @@ def test_each_user_is_a_client(tmp_path, gpt2):
         for examples in (task.data.partition(i, 3) for i in range(3))
     ]
     assert sorted(map(sorted, whose)) == [["u0"], ["u1"], ["u2"]]
-    with pytest.raises(ValueError, match="num_partitions = 4, but .* only 3 users"):
+    with pytest.raises(
+        ValueError, match="num-partitions .* 3, the number of users, got 4"
+    ):
         task.data.partition(0, 4)
     task = text_task(gpt2, tmp_path, **settings)
-    with pytest.raises(ValueError, match="no column that names users"):
+    with pytest.raises(
+        ValueError, match="partitioner .* user-column, got 'natural-id'"
+    ):
         task.data.partition(0, 3)
 
 
-def test_only_what_is_split_needs_a_user_column(tmp_path, gpt2):
+def test_only_split_data_needs_a_user_column(tmp_path, gpt2):
     write(tmp_path, "csv", 30)
     write(tmp_path, "csv", 6, "test", author="nobody")
     settings = {"task": "causal-lm", "user_column": "author"}
     task = text_task(gpt2, tmp_path, partitioner="natural-id", **settings)
     assert len(task.data.test) == 6
-    assert len(task.data.own(str(tmp_path / "news-test.csv"))) == 6
+    assert len(task.data.local_examples(str(tmp_path / "news-test.csv"))) == 6
 
 
 def test_rows_without_one_class_each_cannot_be_split_by_class(tmp_path, gpt2):
@@ -168,7 +168,7 @@ def test_rows_without_one_class_each_cannot_be_split_by_class(tmp_path, gpt2):
         gpt2, write(tmp_path, "csv"), task="causal-lm", partitioner="dirichlet"
     )
     with pytest.raises(
-        ValueError, match="no one class each, allowed is iid or natural"
+        ValueError, match="partitioner must be iid or natural.*got 'dirichlet'"
     ):
         task.data.partition(0, 2)
 
@@ -184,7 +184,7 @@ print(count_tokenised(*sys.argv[2:4]))
 
 
 def count_tokenised(model, dataset, length=16, task="text-classification"):
-    """Return how many texts are tokenised when a task is used anew."""
+    """Return how many texts are tokenised when a task is built and used again."""
     calls, real = [], PreTrainedTokenizerFast.__call__
 
     def counted(self, given, **settings):
@@ -223,7 +223,9 @@ def test_texts_are_tokenised_once_for_all_processes(tmp_path, cache):
     assert count_tokenised(model, data) == 0
 
 
-def test_own_data_never_asks_the_hub_nor_the_runs_data(tmp_path, bert, monkeypatch):
+def test_a_devices_data_needs_neither_the_hub_nor_the_runs_data(
+    tmp_path, bert, monkeypatch
+):
     def forbidden(*args, **settings):
         raise AssertionError("the run's data was loaded")
 
@@ -232,10 +234,10 @@ def test_own_data_never_asks_the_hub_nor_the_runs_data(tmp_path, bert, monkeypat
     monkeypatch.setattr("flasc_flwr.app.tasks.labels.load_rows", forbidden)
     monkeypatch.setattr("flasc_flwr.app.tasks.sources.load_dataset", forbidden)
     task = text_task(bert, "stanfordnlp/none", classes=2, user_column="nobody")
-    assert len(task.data.own(str(path))) == 7
-    with pytest.raises(ValueError, match="data-path is 'news/here', but on this node"):
-        task.data.own("news/here")
-    assert len(own_rows(str(tmp_path), "train[:50%]")) == 7
+    assert len(task.data.local_examples(str(path))) == 7
+    with pytest.raises(ValueError, match="data-path .* on this node, got 'news/here'"):
+        task.data.local_examples("news/here")
+    assert len(device_rows(str(tmp_path), "train[:50%]")) == 7
     with pytest.raises(AssertionError):
         task.data.partition(0, 1)
 
@@ -243,4 +245,4 @@ def test_own_data_never_asks_the_hub_nor_the_runs_data(tmp_path, bert, monkeypat
 def test_no_such_file_is_none():
     from pathlib import Path
 
-    assert rows_of_part(Path("/nowhere/at-all-*.csv"), "train") is None
+    assert read_split(Path("/nowhere/at-all-*.csv"), "train") is None

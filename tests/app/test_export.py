@@ -1,4 +1,4 @@
-"""Adapters in and out: exported, evaluated by themselves, and started from."""
+"""Adapters that are exported, evaluated, and used to start another run."""
 
 import json
 import shutil
@@ -87,7 +87,7 @@ def test_evaluating_what_was_exported_gives_what_the_run_measured(
     assert given["accuracy"] == pytest.approx(result.summary["accuracy"], abs=1e-6)
     assert given["loss"] == pytest.approx(result.summary["loss"], abs=1e-5)
     assert given["examples"] == (11 if "evaluate-examples" in changes else 31)
-    # What was trained is in it: the start would give another loss.
+    # It has been trained: the start would give another loss.
     assert abs(first["loss"] - last["loss"]) > 5e-5
 
 
@@ -116,7 +116,7 @@ def test_a_run_starts_from_what_another_exported(root, tmp_path, method):
         root,
         tmp_path / "second",
         adapter=str(first.folder / "adapter"),
-        # What was merged is in the adapter, which has a rank of its own.
+        # Merged products are in the adapter, which has a larger rank.
         method=method if method != "flora" else "dense",
         lora_rank=saved["r"],
         lora_alpha=float(saved["lora_alpha"]),
@@ -154,19 +154,19 @@ def test_every_tensor_of_an_adapter_is_taken(root, exported):
     name = next(iter(weights))
     for odd in (weights | {"more": weights[name]}, {name: weights[name]}):
         save_file(odd, folder / "adapter_model.safetensors")
-        with pytest.raises(ValueError, match="differ in these names"):
+        with pytest.raises(ValueError, match="names of the adapter, differ in"):
             load_into(other.model, str(folder), other.config)
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"lora_rank": 4}, "lora-rank is 4, but the adapter in .* has 2: allowed"),
-        ({"lora_alpha": 1.0}, "lora-alpha is 1.0, but the adapter in .* has 4"),
-        ({"lora_targets": "key"}, "differ in these names"),
-        ({"saved_modules": ""}, "differ in these names"),
-        ({"method": "full"}, "method 'full' has no adapter: allowed is ''"),
-        ({"method": "ffa-lora"}, "draws the initial A from a seed: allowed is ''"),
+        ({"lora_rank": 4}, "lora-rank must be 2, .* got 4"),
+        ({"lora_alpha": 1.0}, "lora-alpha must be 4.0, .* got 1.0"),
+        ({"lora_targets": "key"}, "names of the adapter, differ in"),
+        ({"saved_modules": ""}, "names of the adapter, differ in"),
+        ({"method": "full"}, "adapter must be '' with method 'full'"),
+        ({"method": "ffa-lora"}, "adapter must be '' with method 'ffa-lora'"),
     ],
 )
 def test_an_adapter_that_does_not_fit_is_refused(root, exported, changes, expected):
@@ -178,7 +178,7 @@ def test_an_adapter_that_does_not_fit_is_refused(root, exported, changes, expect
 
 def test_no_adapter_is_named(root, tmp_path):
     other = fresh(root)
-    with pytest.raises(ValueError, match="which has no adapter_config.json"):
+    with pytest.raises(ValueError, match="adapter must .* adapter_config.json"):
         load_into(other.model, str(tmp_path), other.config)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -60,25 +60,32 @@ def test_float16_is_within_half_a_step(sparse):
 
 
 @pytest.mark.parametrize(
-    ("form", "levels", "block"), [("int8", 127, 1024), ("int4", 7, 256)]
+    ("form", "levels", "group"), [("int8", 127, 1024), ("int4", 7, 256)]
 )
-@given(data=st.data())
-def test_whole_numbers_are_within_half_a_level(form, levels, block, data):
-    sparse = data.draw(sparse_vectors())
+@example(sparse_of(1, [0], [2.531e-42]))
+@given(sparse=sparse_vectors())
+def test_integers_are_within_half_a_level(form, levels, group, sparse):
     values = comes_back(sparse, form).astype(np.float64)
     exact = sparse.values.astype(np.float64)
-    for start in range(0, len(exact), block):
-        own = slice(start, start + block)
+    for start in range(0, len(exact), group):
+        own = slice(start, start + group)
         level = np.abs(exact[own]).max() / levels
-        bound = max(level * 0.5001, 2.0**-149)
+        # The scale is rounded, too; of tiny values, to a multiple of 2**-149.
+        bound = max(level * 0.5001 + levels * 2.0**-150, 2.0**-149)
         assert (np.abs(values[own] - exact[own]) <= bound).all()
 
 
-@pytest.mark.parametrize("form", VALUE_FORMATS)
 @pytest.mark.parametrize("density", [0.001, 0.02, 0.3, 0.5, 0.8, 0.99, 1.0])
-@pytest.mark.parametrize("size", [1, 255, 256, 300_000, 1_200_000])
-def test_every_density_and_size(form, density, size):
+@pytest.mark.parametrize("size", [1, 255, 256, 1_200_000])
+def test_every_density_and_size(density, size):
     sparse = random_sparse(np.random.default_rng(0), size, density, 1e-3)
+    assert (comes_back(sparse, "float32") == sparse.values).all()
+
+
+@pytest.mark.parametrize("form", VALUE_FORMATS)
+@pytest.mark.parametrize("size", [1, 255, 256, 1_200_000])
+def test_every_format_and_size(form, size):
+    sparse = random_sparse(np.random.default_rng(0), size, 0.3, 1e-3)
     values = comes_back(sparse, form)
     error = np.abs(values - sparse.values).max(initial=0.0)
     assert error <= {"int4": 5e-4, "int8": 3e-5}.get(form, 2e-5)
