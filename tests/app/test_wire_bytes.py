@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from flasc_flwr.app.cli import app
 from flasc_flwr.app.reporting.summary import as_table, summarise
 from flasc_flwr.app.reporting.wire_bytes import add_wire_bytes
 from flasc_flwr.core.traffic import Direction, Sent, Traffic
@@ -74,3 +76,15 @@ def test_what_has_no_counts_is_named_and_left_as_it_is(folder):
         (folder / "summary.json").write_text(json.dumps(summary))
         with pytest.raises(ValueError, match="summary.json' is of a run that failed"):
             add_wire_bytes(folder, "devices")
+
+
+def test_the_command_prints_the_counts_or_what_is_wrong(folder):
+    def wire_bytes(*arguments):
+        return CliRunner().invoke(app, ["wire-bytes", *map(str, arguments)])
+
+    done = wire_bytes(folder, "devices")
+    assert done.exit_code == 0
+    assert "SuperLink's own count down, up         0.007 MB, 0.001 MB" in done.stdout
+    unknown = wire_bytes(folder, "devices", 9)
+    assert unknown.exit_code == 1 and "run 9" in unknown.stderr
+    assert wire_bytes(folder).exit_code == 2

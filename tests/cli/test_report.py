@@ -90,7 +90,7 @@ def test_the_page_goes_beside_the_run(call, runs):
     assert (runs["flasc-0"] / "report.html").is_file()
     result = call("report", runs["flasc-0"], "--out", "page.txt")
     assert result.exit_code == 1
-    assert "--out" in result.stderr and "'page.txt'" in result.stderr
+    assert "must end in .html, got 'page.txt'" in result.stderr
 
 
 HOSTILE = """'"><img src=x onerror=alert(1)><script>alert(2)</script></style>$\\a"""

@@ -39,7 +39,7 @@ def test_the_superlink_counts_what_we_count(tmp_path):
         output = flower.run("flwr", "run", ".", connection, "--stream", *config)
         folder, summary, history = results(tmp_path / "runs")
         assert summary["ended"] == "all rounds done", output
-        command = ("-m", "flasc_flwr.app.reporting.wire_bytes", str(folder), connection)
+        command = ("-m", "flasc_flwr.app.cli", "wire-bytes", str(folder), connection)
         printed = flower.run(sys.executable, *command)
     print(printed)
     assert [row["replies"] for row in history] == [0] + [2] * ROUNDS

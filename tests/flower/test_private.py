@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 from dp_accounting import NeighboringRelation, dp_event, rdp
+from typer.testing import CliRunner
 
 from flasc_flwr import Flasc, flasc_mod
-from flasc_flwr.app.cli.noise import main as find_noise
+from flasc_flwr.app.cli import app
 from flasc_flwr.core.codec import decode
 from flasc_flwr.core.methods.table import compose
 from flasc_flwr.core.optimizers import Sgd
@@ -263,14 +264,15 @@ def test_noise_and_cohorts_come_from_nobody_knows_where():
 
 
 @pytest.mark.parametrize("sampling", ["fixed", "poisson"])
-def test_the_noise_for_an_epsilon_spends_it_and_not_more(sampling, capsys):
+def test_the_noise_for_an_epsilon_spends_it_and_not_more(sampling):
     z = noise_for(4.0, rounds=4, cohort=3, population=CLIENTS, sampling=sampling)
     spent = epsilons(run(privacy(noise_multiplier=z, sampling=sampling), 4))[-1]
     assert 4.0 * 0.99 < spent <= 4.0
     words = f"--epsilon 4 --rounds 4 --cohort 3 --population {CLIENTS}".split()
-    assert find_noise([*words, "--sampling", sampling]) == 0
-    assert f"dp-noise-multiplier = {z:.4f}" in capsys.readouterr().out
-    assert find_noise([*words, "--epsilon", "-1"]) == 1
+    found = CliRunner().invoke(app, ["noise", *words, "--sampling", sampling])
+    assert found.exit_code == 0
+    assert f"dp-noise-multiplier = {z:.4f}" in found.stdout
+    assert CliRunner().invoke(app, ["noise", *words, "--epsilon", "-1"]).exit_code == 1
 
 
 def test_a_shared_mask_sends_the_same_positions_of_everyone():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from flasc_flwr.app.reporting.runs import Rows, Run
-from flasc_flwr.app.runs.network import Exchanges
+from flasc_flwr.app.runs.link_times import Exchanges
 
 
 def exchanges_of(run: Run, *, even_split: bool = False) -> Exchanges:

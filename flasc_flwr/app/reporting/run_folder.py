@@ -66,10 +66,7 @@ class RunFolder:
             If ``resume`` names a run without a valid checkpoint, or with other
             settings.
         """
-        path = Path(config.resume).expanduser()
-        if config.resume == "latest":
-            path = _latest(Path(config.output_dir).expanduser())
-        # resume may also be the path of a checkpoint.
+        path = resumed_path(config)
         checkpoint = read(path if path.is_file() else path / _CHECKPOINTS)
         checkpoint.require_settings(config.shared_by_resumed())
         state = checkpoint.state
@@ -135,6 +132,19 @@ class RunFolder:
         write_json(self.path / "summary.json", summary)
         self._trackers.finish(summary)
         return summary
+
+
+def resumed_path(config: RunConfig) -> Path:
+    """Return what ``resume`` names: a run folder, or the file of a checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        If it is ``latest`` and no run in ``output-dir`` has a checkpoint.
+    """
+    if config.resume == "latest":
+        return _latest(Path(config.output_dir).expanduser())
+    return Path(config.resume).expanduser()
 
 
 def _latest(runs: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Add what the SuperLink counted to the summary of a finished run.
+"""Add the bytes that the SuperLink counted to the summary of a finished run.
 
 Only ``flwr list`` can read the SuperLink's counters, not the ServerApp. They are zero
 in simulation.
