@@ -1,4 +1,4 @@
-"""The ClientApp: trains and evaluates what it receives, on this node's own data."""
+"""The ClientApp: trains and evaluates received adapters on this node's data."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -18,19 +18,18 @@ if TYPE_CHECKING:
 
 app = ClientApp(mods=[flasc_mod, local_dp])
 
-# torch and the task are imported where they are needed: answering the server's
-# introduction must not cost a device a torch import.
+# torch and the task are imported inside functions, so that a device can answer the
+# server's first message without importing torch.
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Train the received adapter on this node's partition."""
+    """Train the received adapter on this node's examples."""
     from flasc_flwr.app.training.lora import read_adapter
-    from flasc_flwr.app.training.pruning import first_components
 
     config, task, examples = _prepare(message, context)
     current = int(message.content["config"]["server-round"])
-    seed = np.random.SeedSequence([config.seed, current, _number(context)])
+    seed = np.random.SeedSequence([config.seed, current, _client_number(context)])
     outcome = task.train(
         examples,
         seed=int(seed.generate_state(1)[0]),
@@ -42,15 +41,13 @@ def train(message: Message, context: Context) -> Message:
         "loss": outcome.loss,
         "accuracy": outcome.accuracy,
     }
-    arrays = read_adapter(task.model)
-    if outcome.pruned_to:
-        arrays = first_components(arrays, outcome.pruned_to)
-    return _reply(message, metrics, RecordDict({"arrays": array_record(arrays)}))
+    arrays = array_record(read_adapter(task.model))
+    return _reply(message, metrics, RecordDict({"arrays": arrays}))
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Evaluate the received adapter on this node's partition."""
+    """Evaluate the received adapter on this node's examples."""
     _, task, examples = _prepare(message, context)
     outcome = task.evaluate(examples)
     metrics = {
@@ -62,37 +59,37 @@ def evaluate(message: Message, context: Context) -> Message:
 
 
 def _prepare(message: Message, context: Context) -> "tuple[RunConfig, Task, Examples]":
-    """Put the received adapter on the model, and find this node's examples."""
+    """Load the received adapter and this node's examples."""
     from flasc_flwr.app.tasks import load_task
 
     config = RunConfig.parse(context.run_config)
     task = load_task(config)
     path = context.node_config.get("data-path")
     if path is not None:
-        examples = task.data.own(str(path))
+        examples = task.data.local_examples(str(path))
     else:
         examples = task.data.partition(*_partition(context))
     records = message.content.array_records
     merged = arrays_of(records[MERGED]) if MERGED in records else {}
-    task.receive(arrays_of(records["arrays"]), merged)
+    task.load_adapter(arrays_of(records["arrays"]), merged)
     return config, task, examples
 
 
 def _partition(context: Context) -> tuple[int, int]:
-    """Return which partition of the data is this node's, and of how many."""
+    """Return this node's partition of the data, and the number of partitions."""
     settings = context.node_config
     partition, total = settings.get("partition-id"), settings.get("num-partitions")
     if isinstance(partition, int) and isinstance(total, int) and 0 <= partition < total:
         return partition, total
     raise ValueError(
-        f"this node's data is partition {partition!r} of {total!r}: start its "
-        "SuperNode with --node-config 'partition-id=0 num-partitions=2', or with "
-        "'data-path=\"/a/file\"', or the like"
+        "partition-id and num-partitions must be integers with 0 <= partition-id < "
+        f"num-partitions, got {partition!r} and {total!r}: set --node-config "
+        "'partition-id=0 num-partitions=2' or 'data-path=\"/a/file\"'"
     )
 
 
-def _number(context: Context) -> int:
-    """Return what tells this node from others, the same in every run if it can be."""
+def _client_number(context: Context) -> int:
+    """Return a number that identifies this node, if possible the same in every run."""
     partition = context.node_config.get("partition-id")
     return partition if isinstance(partition, int) else context.node_id
 

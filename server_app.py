@@ -42,7 +42,7 @@ def main(grid: Grid, context: Context) -> None:
             load_into(task.model, config.adapter, config)
 
         def export(path: Path) -> None:
-            task.receive(arrays_of(strategy.server.received()))
+            task.load_adapter(arrays_of(strategy.server.received()))
             save(task.model, path, strategy.server.merged(), task.scale)
 
         def on_round(row: dict[str, Any]) -> None:
@@ -52,7 +52,7 @@ def main(grid: Grid, context: Context) -> None:
                 export(folder.adapter(row["round"]))
 
         def validation_loss(arrays: Arrays) -> float:
-            task.receive(arrays, strategy.server.merged())
+            task.load_adapter(arrays, strategy.server.merged())
             return task.evaluate(task.data.validation).loss
 
         strategy = Flasc(
@@ -104,7 +104,7 @@ def main(grid: Grid, context: Context) -> None:
         )
 
         def evaluate_fn(server_round: int, arrays: ArrayRecord) -> MetricRecord:
-            task.receive(arrays_of(arrays), strategy.server.merged())
+            task.load_adapter(arrays_of(arrays), strategy.server.merged())
             outcome = task.evaluate(task.data.test)
             return MetricRecord({"accuracy": outcome.accuracy, "loss": outcome.loss})
 

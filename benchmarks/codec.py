@@ -25,7 +25,7 @@ import numpy as np
 from codec_vectors import GPT2_SIZE, Case, adapters, recorded, synthetic
 
 from flasc_flwr.core.codec import decode, encode
-from flasc_flwr.core.codec.blocks import cut
+from flasc_flwr.core.codec.blocks import block_bounds
 from flasc_flwr.core.codec.formats import FORMATS
 from flasc_flwr.core.codec.positions import encode_positions
 from flasc_flwr.core.sparsity import SparseVector, top_k
@@ -108,7 +108,9 @@ def measure(case: Case, density: float, repeats: int) -> Iterator[Row]:
     sparse = top_k(vector, density)
     kept, size = max(1, sparse.kept), len(vector)
     select = milliseconds(lambda: top_k(vector, density), repeats)
-    coded = encode_positions(sparse.positions, cut(sparse.positions, size, layout))
+    coded = encode_positions(
+        sparse.positions, block_bounds(sparse.positions, size, layout)
+    )
     positions = sum(map(len, (coded.table, coded.bitmaps, coded.unary, coded.low)))
     accumulator = np.zeros(size, np.float32)
     for form in FORMATS:
@@ -118,7 +120,7 @@ def measure(case: Case, density: float, repeats: int) -> Iterator[Row]:
         def add(update: SparseVector = decoded) -> None:
             accumulator[update.positions] += update.values
 
-        values = form.to_coded(sparse.values, None)
+        values = form.quantize(sparse.values, None)
         symbols = 2 * values.magnitudes.astype(np.int64) + values.negative
         _, counts = np.unique(symbols, return_counts=True)
         encoding = milliseconds(

@@ -29,7 +29,7 @@ def main() -> None:
         began = time.perf_counter()
         mean = np.zeros(layout.size, np.float32)
         for client in draw.permutation(clients)[:cohort].tolist():
-            task.receive(arrays)
+            task.load_adapter(arrays)
             task.train(task.data.partition(client, clients), seed=client)
             mean += layout.flatten(read_adapter(task.model)) / cohort
         arrays = layout.unflatten(mean)

@@ -57,14 +57,14 @@ def one(seed: int, epochs: int) -> dict[str, float]:
     contributions, result = [], {}
     for client, examples in enumerate(shares(seed)):
         cut = truncation(layout, LOW if client else HIGH)
-        begin = cut.take(vector)
-        task.receive(cut.layout.unflatten(begin))
+        begin = cut.truncate(vector)
+        task.load_adapter(cut.layout.unflatten(begin))
         task.train(examples, seed=seed)
         if client == 0:
             accuracy = task.evaluate(task.data.test).accuracy
             result["the client, before"] = 100 * accuracy
         update = cut.layout.flatten(read_adapter(task.model)) - begin
-        lifted = cut.lift(top_k(update, 1.0))
+        lifted = cut.pad_sparse(top_k(update, 1.0))
         contributions.append(Contribution(lifted, cut.rank))
     for rule in AGGREGATIONS:
         cohort = aggregator(rule)(layout, vector)
@@ -72,7 +72,7 @@ def one(seed: int, epochs: int) -> dict[str, float]:
             cohort.add(contribution)
         aggregate = cohort.result()
         arrays = layout.unflatten(vector + aggregate.update)
-        task.receive(arrays, merge({}, aggregate.terms))
+        task.load_adapter(arrays, merge({}, aggregate.terms))
         result[f"`{rule}`"] = 100 * task.evaluate(task.data.test).accuracy
     return result
 

@@ -23,5 +23,5 @@ def _timed(step: Callable[..., Any]) -> Callable[..., Any]:
     return timed
 
 
-Task.receive = _timed(Task.receive)
+Task.load_adapter = _timed(Task.load_adapter)
 Task.train = _timed(Task.train)

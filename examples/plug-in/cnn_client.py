@@ -1,6 +1,6 @@
-"""A Flower app as people write them: a CNN with BatchNorm, on scikit-learn's digits.
+"""A typical Flower ClientApp: a CNN with BatchNorm on scikit-learn's digits.
 
-Of this project it has two lines: the import of flasc_mod, and the list of mods.
+Only two lines refer to this project: the import of flasc_mod and the list of mods.
 """
 
 from functools import cache

@@ -1,4 +1,4 @@
-"""The server's side: FedAdam, with and without SparseTransport around it."""
+"""Its ServerApp: FedAdam with and without SparseTransport."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ TRANSPORTS = {
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Train, and save the final arrays where asked."""
+    """Train; write the final arrays to the file ``save-to``, if it is set."""
     strategy = FedAdam(fraction_evaluate=0.0, eta=0.02)
     strategy = TRANSPORTS[str(context.run_config["transport"])](strategy)
     result = strategy.start(

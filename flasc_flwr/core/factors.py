@@ -1,4 +1,4 @@
-"""Thin factors: B A of LoRA modules, computed without the dense product."""
+"""The LoRA factors B and A of each module, and their product without computing it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _A = re.compile(r"(lora_(?:embedding_)?)A(?=[._]|$)")
 
 
 @dataclass(frozen=True)
-class Module:
-    """One adapted module: its name, and its two factors' places in the vector.
+class LoraModule:
+    """One adapted module: its name, and where its factors lie in the vector.
 
-    Convolutions are seen as matrices: A is (r, in), B is (out, r).
+    The factors of a convolution are treated as matrices: A is (r, in), B is (out, r).
     """
 
     name: str
@@ -31,7 +31,7 @@ class Module:
 
     @property
     def rank(self) -> int:
-        """Number of components."""
+        """r, the number of components."""
         return self.a.shape[0]
 
     def factors(self, vector: Vector) -> tuple[Matrix, Matrix]:
@@ -42,13 +42,13 @@ class Module:
 
 
 @lru_cache(maxsize=16)
-def modules(layout: Layout) -> tuple[Module, ...]:
-    """Return the adapted modules of an adapter.
+def lora_modules(layout: Layout) -> tuple[LoraModule, ...]:
+    """Return the adapted modules of an adapter, in layout order.
 
     Raises
     ------
     ValueError
-        If an A has no B of its rank, which is looked for under A's name.
+        If an A has no B of the same name and rank.
     """
     places = {tensor.name: (tensor, place) for tensor, place in layout.slices()}
     found = []
@@ -58,62 +58,61 @@ def modules(layout: Layout) -> tuple[Module, ...]:
         partner = _A.sub(r"\1B", tensor.name)
         b, b_place = places.get(partner, (None, place))
         if b is None or b.role != Role.B or b.shape[1] != tensor.shape[0]:
-            raise ValueError(f"{tensor.name!r} has no B of its rank by its side")
+            raise ValueError(f"{tensor.name!r} has no B of the same name and rank")
         name = _A.split(tensor.name)[0].rstrip("._")
-        found.append(Module(name, tensor, place, b, b_place))
+        found.append(LoraModule(name, tensor, place, b, b_place))
     return tuple(found)
 
 
 def dead_modules(layout: Layout, vector: Vector) -> int:
-    """Count the modules whose A and B are zero everywhere.
+    """Count the modules whose A and B are both zero.
 
     Neither factor of such a module has a gradient: a client that receives it cannot
     train it.
     """
     return sum(
         not vector[m.a_place].any() and not vector[m.b_place].any()
-        for m in modules(layout)
+        for m in lora_modules(layout)
     )
 
 
 def product_norm(layout: Layout, vector: Vector) -> float:
-    """Return ``||B A||_F`` over all modules, from the thin factors.
+    """Return ``||B A||_F`` over all modules.
 
-    ``||B A||_F^2 = sum((B^T B) * (A A^T))``, in O((in + out) r^2).
+    ``||B A||_F^2 = sum((B^T B) * (A A^T))``, in O((in + out) r^2) per module.
     """
     square = 0.0
-    for module in modules(layout):
+    for module in lora_modules(layout):
         b, a = module.factors(vector)
         square += float(np.sum((b.T @ b) * (a @ a.T)))
     return float(np.sqrt(max(square, 0.0)))
 
 
-def best_factors(b: Matrix, a: Matrix, rank: int) -> tuple[Matrix, Matrix]:
-    """Return the best approximation of ``b @ a`` of a rank.
+def truncated_svd(b: Matrix, a: Matrix, rank: int) -> tuple[Matrix, Matrix]:
+    """Return the best approximation of ``b @ a`` of at most a given rank.
 
-    QR of the thin factors, and a singular value decomposition of the small core: the
-    dense product, out x in, is never made. All singular values go into B (FlexLoRA,
-    arXiv 2402.11505).
+    With ``U S V^T = b @ a``: B = U S and A = V^T, as in FlexLoRA, arXiv 2402.11505.
+    Computed from QR decompositions of both factors and the SVD of the small matrix
+    between them, never from the dense product of shape (out, in).
 
     Parameters
     ----------
-    b : Matrix, shape (out, R)
-    a : Matrix, shape (R, in)
+    b : NDArray[np.float64], shape (out, R)
+    a : NDArray[np.float64], shape (R, in)
     rank : int
-        Number of components kept, at most; there are never more than
-        min(out, in, R).
+        Number of components kept; there are at most min(out, in, R).
 
     Returns
     -------
-    Matrix, shape (out, rank), and Matrix, shape (rank, in)
-        The rows of A are orthonormal, the components in descending order.
+    NDArray[np.float64], shape (out, rank), and NDArray[np.float64], shape (rank, in)
+        B and A: components in descending order, rows of A orthonormal.
     """
     left, b_core = np.linalg.qr(b)
     right, a_core = np.linalg.qr(a.T)
     u, s, vt = np.linalg.svd(b_core @ a_core.T)
     rank = min(rank, len(s))
     rows = vt[:rank] @ right.T
-    # Signs are free; fixed ones make equal products give equal factors.
+    # An SVD leaves signs open. Fixed, equal products give equal factors.
     largest = np.take_along_axis(rows, np.abs(rows).argmax(1)[:, None], 1)
     signs = np.where(largest[:, 0] < 0, -1.0, 1.0)
     return left @ (u[:, :rank] * (s[:rank] * signs)), rows * signs[:, None]

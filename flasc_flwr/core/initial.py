@@ -1,4 +1,4 @@
-"""Initial factors from a seed: what both sides can build, and need not send."""
+"""Initial values of A from a seed: both sides compute them, so they need not travel."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import numpy as np
 from flasc_flwr.core.layout import Layout, Role, Tensor, Vector
 
 INITS = ("sent", "shared-seed")
-"""Where a client has the initial A from: downloaded like any other entry, or rebuilt
-from a seed, such that only what differs from it travels."""
+"""Where a client gets the initial A from. ``sent``: downloaded like any other entry.
+``shared-seed``: drawn from a seed, and only the difference from it is downloaded."""
 
 
 @lru_cache(maxsize=8)
 def seeded_factors(layout: Layout, seed: int) -> Vector:
-    """Return an adapter whose every A is drawn from `seed`, and all else is zero.
+    """Draw every A of an adapter from `seed`; all other entries are zero.
 
-    Uniform in ``(-1 / sqrt(fan_in), 1 / sqrt(fan_in))``, PEFT's own distribution.
-    Drawn from the raw stream of a counter-based generator, which numpy keeps the
-    same over versions and machines, and row by row: an adapter of a smaller rank
-    has the first rows of a larger one.
+    Uniform in ``(-1 / sqrt(fan_in), 1 / sqrt(fan_in))``, as PEFT initialises A. Uses
+    the raw stream of a counter-based generator, which numpy keeps stable over versions
+    and machines, row by row: an adapter of a lower rank has the first rows of the full
+    one.
 
     Returns
     -------
     NDArray[np.float32], shape (N,)
-        Not to be written to.
+        Read-only.
     """
     vector = np.zeros(layout.size, np.float32)
     for tensor, place in layout.slices():
@@ -39,12 +39,12 @@ def seeded_factors(layout: Layout, seed: int) -> Vector:
 def _uniform(tensor: Tensor, seed: int) -> Vector:
     digest = hashlib.sha256(f"{seed}/{tensor.name}".encode()).digest()
     generator = np.random.Philox(key=int.from_bytes(digest[:16], "little"))
-    # 24 bits fill a float32 exactly.
+    # A float32 holds 24 bits exactly.
     bits = (generator.random_raw(tensor.size) >> np.uint64(40)).astype(np.float32)
     unit = (bits + np.float32(0.5)) / np.float32(1 << 23) - np.float32(1)
     return np.asarray(unit / np.float32(fan_in(tensor) ** 0.5), np.float32)
 
 
 def fan_in(tensor: Tensor) -> int:
-    """Return how many inputs feed one output of a tensor; 1 for a bias."""
+    """Return the number of inputs of one output of a tensor; 1 for a bias."""
     return max(1, tensor.size // tensor.shape[0]) if len(tensor.shape) > 1 else 1

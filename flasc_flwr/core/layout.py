@@ -1,4 +1,4 @@
-"""The layout of an adapter: which tensors it has, and where each lies in the vector."""
+"""The layout of an adapter: its tensors, and where each lies in the vector."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ Arrays = dict[str, NDArray[Any]]
 FINGERPRINT_BYTES = 8
 
 FLOATING = ("float16", "float32", "float64")
-"""The dtypes that a tensor of a layout may have."""
+"""Dtypes that a layout allows."""
 
 _MOST_AXES = 32
 _LONGEST_AXIS = 1 << 48
 _LORA = re.compile(r"(^|[._])lora_(?:embedding_)?(?P<factor>[AB])([._]|$)")
-_BLOCK = 1 << 18
+_CHUNK = 1 << 18
 
 
-def blocks(size: int) -> Iterator[slice]:
-    """Yield slices that make up a vector of length `size`, one after another.
+def chunks(size: int) -> Iterator[slice]:
+    """Yield consecutive slices that cover a vector of length `size`.
 
-    For what is computed on the way to be as large as a block, and not many times the
-    adapter.
+    Computing chunk by chunk keeps temporaries small: they would be many times the
+    adapter otherwise.
     """
-    return (slice(start, start + _BLOCK) for start in range(0, size, _BLOCK))
+    return (slice(start, start + _CHUNK) for start in range(0, size, _CHUNK))
 
 
 class Role(StrEnum):
-    """What a tensor is for in its adapter."""
+    """What a tensor is in its adapter."""
 
     A = "A"
     B = "B"
@@ -64,10 +64,10 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Layout:
-    """Ordered tensors of an adapter, which fix the meaning of every vector position.
+    """The ordered tensors of an adapter, which define every position of its vector.
 
-    Two parties understand each other's vectors if, and only if, their layouts have
-    the same fingerprint.
+    Two parties mean the same by a vector if and only if their layouts have the same
+    fingerprint.
     """
 
     tensors: tuple[Tensor, ...]
@@ -76,21 +76,21 @@ class Layout:
     def of(
         cls, arrays: Mapping[str, ArrayLike], roles: Mapping[str, Role] | None = None
     ) -> Layout:
-        """Describe `arrays`, in their own order.
+        """Return the layout of `arrays`, in their order.
 
         Parameters
         ----------
         arrays : Mapping[str, ArrayLike]
             Name to array; any shape, dtype float16, float32 or float64.
         roles : Mapping[str, Role], optional
-            Roles by name, for the names whose role PEFT's naming does not tell. By
-            default ``lora_A`` and ``lora_B`` name the factors, and any other tensor
-            is ``head`` beside LoRA factors (PEFT's saved modules) or else ``other``.
+            Roles by name, where PEFT's naming does not say. By default, ``lora_A`` and
+            ``lora_B`` in a name mean the factors; any other tensor is ``head`` if there
+            are LoRA factors (PEFT's saved modules), else ``other``.
 
         Raises
         ------
         ValueError
-            If there is no array, or one is not floating point.
+            If there is no array, or the dtype of one is not allowed.
         """
         if not arrays:
             raise ValueError("a layout needs at least one array, got none")
@@ -114,7 +114,7 @@ class Layout:
 
     @cached_property
     def fingerprint(self) -> bytes:
-        """8 bytes that tell this layout from any other."""
+        """8 bytes that identify the layout: the start of the SHA-256 of its JSON."""
         return hashlib.sha256(self.to_json().encode()).digest()[:FINGERPRINT_BYTES]
 
     def slices(self) -> Iterator[tuple[Tensor, slice]]:
@@ -125,7 +125,7 @@ class Layout:
             start += tensor.size
 
     def counts(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return how many of these ascending positions lie in each tensor."""
+        """Count how many of some ascending positions lie in each tensor."""
         edges = np.cumsum([0, *(tensor.size for tensor in self.tensors)])
         return np.diff(np.searchsorted(positions, edges)).astype(np.int64)
 
@@ -135,8 +135,7 @@ class Layout:
         Raises
         ------
         ValueError
-            If a name is missing or unknown, or a shape differs: nothing is ever
-            dropped silently.
+            If a name is missing or unknown, or a shape differs.
         """
         self._check_names(arrays)
         vector = np.empty(self.size, np.float32)
@@ -145,7 +144,7 @@ class Layout:
             if array.shape != tensor.shape:
                 raise ValueError(
                     f"array {tensor.name!r} has shape {array.shape}, "
-                    f"the layout says {tensor.shape}"
+                    f"expected {tensor.shape}"
                 )
             vector[place] = array.ravel()
         return vector
@@ -156,7 +155,7 @@ class Layout:
         Raises
         ------
         ValueError
-            If the vector's shape is not (N,).
+            If the shape of the vector is not (N,).
         """
         if vector.shape != (self.size,):
             raise ValueError(
@@ -168,7 +167,7 @@ class Layout:
         }
 
     def to_json(self) -> str:
-        """Return the canonical text, which the fingerprint is taken of."""
+        """Return the canonical JSON text, of which the fingerprint is taken."""
         rows = [[t.name, list(t.shape), t.dtype, t.role.value] for t in self.tensors]
         return json.dumps(rows, separators=(",", ":"))
 
@@ -179,14 +178,14 @@ class Layout:
         Raises
         ------
         ValueError
-            If the text is not that of a layout.
+            If the text is not a layout.
         """
         try:
             tensors = tuple(_tensor_of(*row) for row in json.loads(text))
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"not a layout: {error}") from None
         if not tensors or len({t.name for t in tensors}) != len(tensors):
-            raise ValueError("not a layout: it has no tensor, or a name twice")
+            raise ValueError("not a layout: it has no tensors, or a name twice")
         return cls(tensors)
 
     def _check_names(self, arrays: Mapping[str, Any]) -> None:
@@ -209,11 +208,11 @@ def _role_of(name: str, has_lora: bool) -> Role:
 
 def _tensor_of(name: Any, shape: Any, dtype: Any, role: Any) -> Tensor:
     if not isinstance(name, str):
-        raise ValueError(f"a tensor's name is text, not {name!r}")
+        raise ValueError(f"the name of a tensor must be text, got {name!r}")
     if not (isinstance(shape, list) and len(shape) <= _MOST_AXES) or not all(
         type(length) is int and 0 <= length < _LONGEST_AXIS for length in shape
     ):
-        raise ValueError(f"{name!r} has no shape: {shape!r}")
+        raise ValueError(f"{name!r} has an invalid shape: {shape!r}")
     if dtype not in FLOATING:
         raise ValueError(f"{name!r} has dtype {dtype!r}")
     return Tensor(name, tuple(shape), dtype, Role(role))

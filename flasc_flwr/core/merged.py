@@ -1,8 +1,7 @@
-"""What is merged into the backbone: sums of B A that no adapter of the rank can hold.
+"""What is merged into the backbone: sums of B A beyond the rank of the adapter.
 
-Kept by module: as thin factors while these are smaller than their product, and as
-the product from then on. In units of the server's B A, so that the adapter's scale
-still applies.
+Stored by module: as factors while these are smaller than their product, then as the
+product. Not yet multiplied by alpha / r: the adapter's scale still applies.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ Merged = dict[str, NDArray[np.float32]]
 ``<module>.merged`` (out, in)."""
 
 Terms = Mapping[str, tuple[NDArray[Any], NDArray[Any]]]
-"""B and A to be merged, by module."""
+"""B (out, R) and A (R, in) to merge, by module."""
 
 _PRODUCT, _B, _A = ".merged", ".merged_B", ".merged_A"
 
 
 def merge(merged: Merged, terms: Terms) -> Merged:
-    """Return `merged` with more terms in it."""
+    """Return `merged` plus some terms."""
     result = dict(merged)
     for module, (b, a) in terms.items():
         if module + _PRODUCT in result:
@@ -43,7 +42,7 @@ def merge(merged: Merged, terms: Terms) -> Merged:
 
 
 def product_of(merged: Mapping[str, NDArray[Any]], module: str) -> NDArray[Any]:
-    """Return the matrix of shape (out, in) that is merged into a module."""
+    """Return the matrix, shape (out, in), that is merged into a module."""
     if module + _PRODUCT in merged:
         return merged[module + _PRODUCT]
     return np.asarray(merged[module + _B] @ merged[module + _A])
@@ -52,7 +51,7 @@ def product_of(merged: Mapping[str, NDArray[Any]], module: str) -> NDArray[Any]:
 def factors_of(
     merged: Mapping[str, NDArray[Any]], module: str
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return B (out, R) and A (R, in) whose product is merged into a module."""
+    """Return B (out, R) and A (R, in) of the product that is merged into a module."""
     if module + _PRODUCT in merged:
         product = merged[module + _PRODUCT]
         return product, np.eye(product.shape[1], dtype=product.dtype)
@@ -60,12 +59,12 @@ def factors_of(
 
 
 def merged_modules(names: Iterable[str]) -> list[str]:
-    """Return the modules that names of merged arrays belong to.
+    """Return the modules that the names of merged arrays belong to.
 
     Raises
     ------
     ValueError
-        If a name is none of a merged array.
+        If a name is not that of a merged array.
     """
     found = set()
     for name in names:

@@ -1,21 +1,21 @@
-"""Ranks: the first components of an adapter, as a smaller adapter of its own."""
+"""Ranks: the first components of an adapter form an adapter of a lower rank."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flasc_flwr.core.layout import Layout, Role, Tensor, Vector
-from flasc_flwr.core.ranges import choice
+from flasc_flwr.core.ranges import choice, integer
 from flasc_flwr.core.sparsity import Positions, SparseVector
 
 RANK_SCALES = ("common", "own")
-"""By what a client of rank r scales B A: ``common`` is alpha / lora-rank for all, as
-in FLASC's code; ``own`` is alpha / r, as in FlexLoRA's, where B is rescaled as it
-travels, so that the product means the same on both sides."""
+"""How a client of rank r scales B A. ``common``: by alpha / lora-rank, like every other
+client (FLASC's code). ``own``: by alpha / r (FlexLoRA, arXiv 2402.11505); B is rescaled
+in transit, so that the product is the same on both sides."""
 
 _RANK_AXES = {Role.A: 0, Role.B: 1}
 
@@ -27,11 +27,10 @@ def rank_of(layout: Layout) -> int:
 
 @lru_cache(maxsize=64)
 def components(layout: Layout) -> NDArray[np.uint16]:
-    """Return which component, 0 to r - 1, each entry of the vector belongs to.
+    """Return the component, 0 to r - 1, that each entry of the vector belongs to.
 
-    Row j of every A and column j of every B are component j. Entries outside the
-    factors count as component 0, which every client has. Shape (N,), not to be
-    written to.
+    Component j is row j of every A and column j of every B. Entries outside the
+    factors count as component 0, which every client has. Shape (N,), read-only.
     """
     result = np.zeros(layout.size, np.uint16)
     for tensor, place in layout.slices():
@@ -48,82 +47,73 @@ def components(layout: Layout) -> NDArray[np.uint16]:
 
 @dataclass(frozen=True, eq=False)
 class Truncation:
-    """An adapter cut to its first components, and the way back.
+    """The first components of an adapter, and how to pad them back to its full size.
+
+    Truncation and zero-padding as in HetLoRA, arXiv 2401.06432.
 
     Attributes
     ----------
     full : Layout
-        Layout of the whole adapter, of size N.
+        Layout of the full adapter, of size N.
     layout : Layout
-        Layout of the smaller adapter, of size n.
+        Layout of the truncated adapter, of size n.
     rank : int
-        How many components the smaller adapter has.
+        Number of components kept.
     places : NDArray[np.int64], shape (n,), or None
-        Where its entries lie in the whole vector, ascending; None for all of them.
-    b_scale : float
-        What entries of B are multiplied by on the way to the client.
+        Positions of the truncated adapter's entries in the full vector, ascending; None
+        if all components are kept.
+    scales : NDArray[np.float32], shape (n,), or None
+        Factor of each entry on the way to the client; None if all are 1.
     """
 
     full: Layout
     layout: Layout
     rank: int
-    places: Positions | None
-    b_scale: float
+    places: Positions | None = None
+    scales: Vector | None = None
 
-    def take(self, vector: Vector) -> Vector:
-        """Return the smaller adapter's vector, shape (n,), of one of shape (N,)."""
+    def truncate(self, vector: Vector) -> Vector:
+        """Return the truncated adapter, shape (n,), of a full vector, shape (N,)."""
         if self.places is None:
             return vector
-        taken = vector[self.places]
-        self._scale_b(taken, self.b_scale)
-        return taken
+        kept = vector[self.places]
+        return kept if self.scales is None else kept * self.scales
 
-    def lift(self, sparse: SparseVector) -> SparseVector:
-        """Return entries of the smaller adapter as entries of the whole one."""
+    def pad_sparse(self, sparse: SparseVector) -> SparseVector:
+        """Return entries of the truncated adapter as entries of the full one."""
         if self.places is None:
             return sparse
         values = sparse.values
-        if self.b_scale != 1:
-            values = values / self._scales()[sparse.positions]
+        if self.scales is not None:
+            values = values / self.scales[sparse.positions]
         return SparseVector(self.full.size, self.places[sparse.positions], values)
 
+    def pad(self, vector: Vector) -> Vector:
+        """Return a full vector, shape (N,), with zeros in the components cut off."""
+        if self.places is None:
+            return vector
+        full = np.zeros(self.full.size, np.float32)
+        full[self.places] = vector if self.scales is None else vector / self.scales
+        return full
+
     def narrow(self, support: Positions) -> Positions:
-        """Return where the kept ones of some positions are in the smaller vector."""
+        """Return the part of a full support that is kept, as truncated positions."""
         if self.places is None:
             return support
         return np.flatnonzero(np.isin(self.places, support)).astype(np.int64)
 
-    def pad(self, taken: Vector) -> Vector:
-        """Return the whole adapter's vector, zero in the components cut off."""
-        if self.places is None:
-            return taken
-        whole = np.zeros(self.full.size, np.float32)
-        whole[self.places] = taken / self._scales() if self.b_scale != 1 else taken
-        return whole
-
-    def _scale_b(self, taken: Vector, factor: float) -> None:
-        if factor != 1:
-            for tensor, place in self.layout.slices():
-                if tensor.role == Role.B:
-                    taken[place] *= np.float32(factor)
-
-    def _scales(self) -> Vector:
-        scales = np.ones(self.layout.size, np.float32)
-        self._scale_b(scales, self.b_scale)
-        return scales
-
 
 @lru_cache(maxsize=64)
 def truncation(layout: Layout, rank: int | None, scale: str = "common") -> Truncation:
-    """Return the cut of an adapter to its first `rank` components.
+    """Return the truncation of an adapter to its first `rank` components.
 
     Parameters
     ----------
     layout : Layout
-        The whole adapter.
+        The full adapter.
     rank : int or None
-        How many rows of every A and columns of every B are kept; None, or as many
-        as there are, keeps all.
+        How many rows of every A and columns of every B are kept; None keeps all, as
+        does any number that is not below the adapter's rank.
     scale : str
         One of `RANK_SCALES`.
 
@@ -133,26 +123,29 @@ def truncation(layout: Layout, rank: int | None, scale: str = "common") -> Trunc
         If the rank is below 1, or the scale is unknown.
     """
     choice(*RANK_SCALES).require("rank-scale", scale)
-    full = rank_of(layout)
-    if rank is None or rank >= full:
-        return Truncation(layout, layout, full, None, 1.0)
-    if rank < 1:
-        raise ValueError(f"rank must be an integer >= 1, got {rank!r}")
-    smaller = Layout(tuple(_cut(tensor, rank) for tensor in layout.tensors))
-    kept = components(layout) < rank
-    return Truncation(
-        layout,
-        smaller,
-        rank,
-        np.flatnonzero(kept).astype(np.int64),
-        1.0 if scale == "common" else rank / full,
-    )
+    full_rank = rank_of(layout)
+    if rank is None or rank >= full_rank:
+        return Truncation(layout, layout, full_rank)
+    integer(1).require("rank", rank)
+    truncated = Layout(tuple(_truncated(tensor, rank) for tensor in layout.tensors))
+    places = np.flatnonzero(components(layout) < rank).astype(np.int64)
+    scales = None if scale == "common" else _b_scales(truncated, rank / full_rank)
+    return Truncation(layout, truncated, rank, places, scales)
 
 
-def _cut(tensor: Tensor, rank: int) -> Tensor:
+def _truncated(tensor: Tensor, rank: int) -> Tensor:
     axis = _RANK_AXES.get(tensor.role)
     if axis is None:
         return tensor
     shape = list(tensor.shape)
     shape[axis] = min(rank, shape[axis])
-    return Tensor(tensor.name, tuple(shape), tensor.dtype, tensor.role)
+    return replace(tensor, shape=tuple(shape))
+
+
+def _b_scales(layout: Layout, factor: float) -> Vector:
+    """Return `factor` for the entries of every B, 1 for all others."""
+    scales = np.ones(layout.size, np.float32)
+    for tensor, place in layout.slices():
+        if tensor.role == Role.B:
+            scales[place] = factor
+    return scales

@@ -1,4 +1,4 @@
-"""What a client starts from: the same on both sides."""
+"""The vector that a client receives, computed alike by client and server."""
 
 from __future__ import annotations
 
@@ -8,18 +8,32 @@ from flasc_flwr.core.layout import Layout, Vector
 from flasc_flwr.core.sparsity import SparseVector
 
 
-def start_of(
+def received_vector(
     layout: Layout, payload: bytes, init_seed: int | None
 ) -> tuple[SparseVector, Vector]:
-    """Return the entries in a payload, and the vector a client starts from.
+    """Decode a download to the vector that a client trains from.
+
+    Parameters
+    ----------
+    layout : Layout
+        Layout of the client's adapter, of size n.
+    payload : bytes
+        The download.
+    init_seed : int or None
+        Seed of the initial values that the entries are added to; None if they are 0.
+
+    Returns
+    -------
+    SparseVector and NDArray[np.float32], shape (n,)
+        The entries in the payload, and the vector.
 
     Raises
     ------
     PayloadError
-        If the payload is defect.
+        If the payload is corrupt.
     """
     sparse = decode(payload, size=layout.size)
-    start = sparse.densify()
+    vector = sparse.densify()
     if init_seed is not None:
-        start += seeded_factors(layout, init_seed)
-    return sparse, start
+        vector += seeded_factors(layout, init_seed)
+    return sparse, vector

@@ -1,4 +1,4 @@
-"""Sparse vectors, and the choice of the entries that are worth sending."""
+"""Sparse vectors, and top-k: the selection of the largest entries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Positions = NDArray[np.int64]
 _Run = tuple[Positions, NDArray[np.uint32]]
 
 DENSITY = number("(0, 1]")
-"""What a density may be: the fraction of the entries that are kept."""
+"""Range of a density, the fraction of entries kept."""
 
 _SIGN = np.uint32(0x7FFFFFFF)
 _LARGEST_FINITE = 0x7F7FFFFF
@@ -40,7 +40,7 @@ class SparseVector:
     Raises
     ------
     ValueError
-        If the parts do not fit together.
+        If sizes, dtypes or positions are inconsistent.
     """
 
     size: int
@@ -48,15 +48,15 @@ class SparseVector:
     values: Vector
 
     def __post_init__(self) -> None:
-        """Check that the parts fit together."""
+        """Check that sizes, dtypes and positions are consistent."""
         if self.positions.dtype != np.int64 or self.values.dtype != np.float32:
             raise ValueError(
-                "positions are int64 and values float32, got "
+                "positions must be int64 and values float32, got "
                 f"{self.positions.dtype} and {self.values.dtype}"
             )
         if self.positions.ndim != 1 or self.positions.shape != self.values.shape:
             raise ValueError(
-                "positions and values are vectors of one length, got shapes "
+                "positions and values must be vectors of one length, got shapes "
                 f"{self.positions.shape} and {self.values.shape}"
             )
         if len(self.positions) == 0:
@@ -86,29 +86,28 @@ class SparseVector:
 def top_k(vector: Vector, density: float) -> SparseVector:
     """Keep the ``max(1, floor(N * density))`` entries of largest magnitude.
 
-    One global choice over the whole vector, as in FLASC's code (``int(numel *
-    density)``, no quota per tensor). Of equal magnitudes the lower position is
-    kept, so that every machine chooses alike. Entries that are exactly zero are
-    never kept: fewer than k entries come back where the vector has fewer non-zeros.
-    With density 1 that is the whole vector.
+    The selection is global over the vector, as in FLASC's code (``int(numel *
+    density)``, no quota per tensor). Among equal magnitudes the lowest positions are
+    kept, so that all machines agree. Zeros are never kept: the result has fewer than k
+    entries if the vector has fewer non-zeros.
 
     Parameters
     ----------
     vector : NDArray[np.float32], shape (N,)
-        What to choose from.
+        The vector.
     density : float
         Fraction to keep, in (0, 1].
 
     Raises
     ------
     ValueError
-        If the density is out of range, or the vector holds NaN or infinity, which
-        would sort above every number.
+        If the density is out of range, or the vector has NaN or infinity, which would
+        compare as larger than every number.
     """
     density = DENSITY.require("density", density)
     vector = np.ascontiguousarray(vector, np.float32)
-    # Without its sign bit a float32 orders like the integer of the same bits, and
-    # NaN and infinity lie above every finite number.
+    # Without the sign bit, float32 values order like the integers of the same bits, and
+    # NaN and infinity lie above all finite numbers.
     bits = vector.view(np.uint32)
     size = len(bits)
     k = min(size, max(1, floor(size * density)))
@@ -120,8 +119,8 @@ def top_k(vector: Vector, density: float) -> SparseVector:
     if magnitudes.max(initial=0) > _LARGEST_FINITE:
         first = int(np.argmax(~np.isfinite(vector)))
         raise ValueError(
-            f"vector holds {vector[first]} at position {first}: only finite "
-            "numbers can be ranked by magnitude"
+            f"vector holds {vector[first]} at position {first}: all entries must be "
+            "finite"
         )
     if len(magnitudes) > k:
         runs = list(_largest(runs, magnitudes, k))
@@ -131,20 +130,20 @@ def top_k(vector: Vector, density: float) -> SparseVector:
 
 
 def _floor_guess(bits: NDArray[np.uint32], k: int) -> int:
-    """Return a magnitude that k entries or a few more reach, judged by a sample."""
+    """Estimate from a sample a magnitude that k entries or a few more reach."""
     sample = bits[::_SAMPLE_STEP] & _SIGN
     expected = len(sample) * k / len(bits) if len(bits) else 0.0
-    rank = ceil(expected + 4 * sqrt(expected) + 8)
-    if rank >= len(sample):
+    place = ceil(expected + 4 * sqrt(expected) + 8)
+    if place >= len(sample):
         return 1
-    return max(1, int(np.partition(sample, len(sample) - rank)[len(sample) - rank]))
+    return max(1, int(np.partition(sample, len(sample) - place)[len(sample) - place]))
 
 
 def _at_least(bits: NDArray[np.uint32], floor_magnitude: int) -> list[_Run]:
     """Return where the magnitude reaches a floor above zero, and the bits there.
 
-    Runs of the vector are handled one by one, such that what is made of each stays in
-    the processor's cache, and the allocator need not ask for fresh pages.
+    Run by run, so that temporaries stay in the processor's cache and the allocator
+    needs no new pages.
     """
     magnitude = np.zeros(_RUN_LENGTH, np.uint32)
     reached = np.zeros(_RUN_LENGTH, np.bool_)
@@ -162,11 +161,11 @@ def _at_least(bits: NDArray[np.uint32], floor_magnitude: int) -> list[_Run]:
 
 
 def _true_at(flags: NDArray[np.bool_]) -> Positions:
-    """Return the positions of the true ones among flags, a multiple of 8 of them."""
+    """Return the positions of the true flags; their number is a multiple of 8."""
     if 8 * np.count_nonzero(flags) > len(flags):
         return np.flatnonzero(flags).astype(np.int64, copy=False)
-    # Of a few flags in a hundred numpy finds each at the cost of a mispredicted
-    # branch. Among the groups of eight that hold any there are enough to avoid that.
+    # If few flags are true, each costs numpy a mispredicted branch. Among the groups of
+    # eight that have any, enough are true to avoid that.
     eights = flags.view(np.uint64)
     groups = np.flatnonzero(eights != 0)
     within = np.flatnonzero(eights.take(groups).view(np.bool_))
@@ -179,9 +178,9 @@ def _true_at(flags: NDArray[np.bool_]) -> Positions:
 def _largest(
     runs: list[_Run], magnitudes: NDArray[np.uint32], k: int
 ) -> Iterator[_Run]:
-    """Yield what is left of each run if only the k largest are kept.
+    """Yield what remains of each run if only the k largest entries are kept.
 
-    `magnitudes`, those of all runs, are put into another order.
+    Reorders `magnitudes`, those of all runs.
     """
     cut = len(magnitudes) - k
     magnitudes.partition(cut)

@@ -1,4 +1,4 @@
-"""Steps of the whole server vector: block by block, or of some parts alone."""
+"""Optimizer steps of the server vector: all of it in chunks, or only some parts."""
 
 from __future__ import annotations
 
@@ -7,38 +7,43 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from flasc_flwr.core.layout import Vector, blocks
+from flasc_flwr.core.layout import Vector, chunks
 from flasc_flwr.core.optimizers import OptimizerState, ServerOptimizer
 
 
-def step_blocks(
+def step_chunks(
     optimizer: ServerOptimizer, vector: Vector, update: Vector, state: OptimizerState
 ) -> tuple[Vector, OptimizerState]:
-    """Step the whole vector, block by block.
+    """Step the whole vector, chunk by chunk.
 
-    The same as ``optimizer.step``, as every entry steps by itself; but what it computes
-    on the way is as large as a block, and not many times the adapter.
+    Equivalent to ``optimizer.step``, as entries step independently of each other, with
+    temporaries of the size of a chunk.
 
     Parameters
     ----------
     optimizer : ServerOptimizer
-        What steps.
+        The optimizer.
     vector : NDArray[np.float32], shape (N,)
         The server vector.
     update : NDArray[np.float32], shape (N,)
-        Where it is to go: the negative of the gradient.
+        The mean update: the negative gradient.
     state : OptimizerState
-        As for `optimizer`.
+        The optimizer's state.
+
+    Returns
+    -------
+    NDArray[np.float32], shape (N,), and OptimizerState
+        The new server vector and state.
     """
     stepped = np.empty_like(vector)
     moments = {name: np.empty_like(moment) for name, moment in state.moments.items()}
-    for block in blocks(len(vector)):
-        own = {name: moment[block] for name, moment in state.moments.items()}
-        stepped[block], after = optimizer.step(
-            vector[block], -update[block], OptimizerState(state.step, own)
+    for chunk in chunks(len(vector)):
+        own = {name: moment[chunk] for name, moment in state.moments.items()}
+        stepped[chunk], after = optimizer.step(
+            vector[chunk], -update[chunk], OptimizerState(state.step, own)
         )
         for name, moment in after.moments.items():
-            moments[name][block] = moment
+            moments[name][chunk] = moment
     return stepped, OptimizerState(state.step + 1, moments)
 
 
@@ -49,24 +54,29 @@ def step_parts(
     update: Vector,
     state: OptimizerState,
 ) -> tuple[Vector, OptimizerState]:
-    """Step some parts of the vector, each as if it were a parameter of its own.
+    """Step some parts of the vector, each like a separate parameter.
 
-    All else stays as it is, moments and all: weight decay and momentum would move
-    entries without a gradient, too. A part counts its own steps, as PyTorch's
-    optimizers do for each parameter, which bias correction needs.
+    All other entries and their moments stay unchanged: weight decay and momentum would
+    move entries without a gradient, too. Each part counts its steps, as PyTorch's
+    optimizers do for each parameter, for bias correction.
 
     Parameters
     ----------
     optimizer : ServerOptimizer
-        What steps.
+        The optimizer.
     parts : Mapping[str, NDArray[np.int64]]
-        Positions of each part, by a name that stays the same from step to step.
+        Positions of each part, by a name that is the same in every step.
     vector : NDArray[np.float32], shape (N,)
         The server vector.
     update : NDArray[np.float32], shape (N,)
-        Where it is to go: the negative of the gradient.
+        The mean update: the negative gradient.
     state : OptimizerState
-        As this function returned it.
+        The state that the previous call returned.
+
+    Returns
+    -------
+    NDArray[np.float32], shape (N,), and OptimizerState
+        The new server vector and state.
     """
     vector = vector.copy()
     moments = {name: moment.copy() for name, moment in state.moments.items()}

@@ -1,4 +1,4 @@
-"""Traffic: the bytes really sent, per direction, round and client."""
+"""Traffic: the bytes really sent, by round, client and direction."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Direction(StrEnum):
-    """Which way a message went, as seen from the client."""
+    """The direction of a message, as seen from the client."""
 
     DOWN = "down"
     UP = "up"
@@ -16,26 +16,25 @@ class Direction(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Sent:
-    """One message that was sent, or the sum of several to or from one client.
+    """One message, or the sum of several to or from one client.
 
     Attributes
     ----------
     round : int
-        Server round; 0 before the first.
+        Server round; 0 before the first one.
     client : str
-        The client's name.
+        Name of the client.
     direction : Direction
-        Which way it went.
+        Its direction.
     payload : int
         Bytes of this project's payloads in it.
     message : int
-        Bytes of the whole serialized message.
+        Bytes of the serialized Flower message.
     vectors : int
-        How many adapters it carried: what a dense float32 message would have
-        spent ``4 * N`` bytes on.
+        Number of adapters in it. As dense float32, each takes ``4 * N`` bytes.
     plain : int
-        Bytes that Flower's plain arrays would have spent on the values in it, where
-        these are not float32 alone.
+        Bytes of the same values as plain Flower arrays, counted where their dtypes
+        vary.
     """
 
     round: int
@@ -47,7 +46,7 @@ class Sent:
     plain: int = 0
 
     def plus(self, other: Sent) -> Sent:
-        """Return the sum with another message of the same round, client and way."""
+        """Return the sum with a message of the same round, client and direction."""
         amounts = [f.name for f in fields(self) if f.name not in _WHOSE]
         return replace(
             self,
@@ -60,19 +59,19 @@ _WHOSE = ("round", "client", "direction")
 
 @dataclass
 class Traffic:
-    """What was sent in a run, added up for each round, client and direction.
+    """What was sent in a run: sums by round, client and direction.
 
     Attributes
     ----------
     rounds : dict[int, dict[tuple[str, Direction], Sent]]
-        The sums, by round: what one round sent is found without going through all.
+        The sums, by round, so that those of one round are found quickly.
     """
 
     rounds: dict[int, dict[tuple[str, Direction], Sent]] = field(default_factory=dict)
 
     @property
     def sent(self) -> list[Sent]:
-        """All the sums."""
+        """All sums."""
         return [sent for sums in self.rounds.values() for sent in sums.values()]
 
     def record(self, sent: Sent) -> None:
@@ -82,13 +81,13 @@ class Traffic:
         sums[whose] = sums[whose].plus(sent) if whose in sums else sent
 
     def rename(self, round: int, names: Mapping[str, str]) -> None:
-        """Count what one round counted under some names under others, all at once."""
+        """Rename clients in what one round has counted, all at once."""
         sums = self.rounds.pop(round, {})
         for sent in sums.values():
             self.record(replace(sent, client=names.get(sent.client, sent.client)))
 
     def totals(self, round: int | None = None) -> dict[str, int]:
-        """Return the bytes by kind and direction, of one round or of all.
+        """Return bytes by kind and direction, of one round or of all.
 
         The keys are those of a row of the history: ``payload_bytes_down``,
         ``payload_bytes_up``, ``message_bytes_down`` and ``message_bytes_up``.
@@ -113,25 +112,30 @@ class Traffic:
         return sums
 
     def dense_float32_bytes(self, size: int, round: int | None = None) -> int:
-        """Return what the same exchanges cost with dense float32 values alone.
+        """Return what the same messages take as dense float32, of one round or of all.
 
-        Of one round or of all.
+        A baseline that favours dense messages: ``4 * N`` bytes per adapter, nothing for
+        names, headers and control values.
 
-        The baseline is generous to the dense side: ``4 * N`` bytes an adapter and
-        nothing for names, headers and control values.
+        Parameters
+        ----------
+        size : int
+            N, the number of entries of the adapter.
+        round : int, optional
+            The round; by default all.
         """
         chosen = self._of(round)
         return 4 * size * sum(s.vectors for s in chosen)
 
     def plain_bytes(self, round: int | None = None) -> int:
-        """Return what Flower's plain arrays would have spent, in a round or in all.
+        """Return what the same values take as plain Flower arrays.
 
-        Their data alone, with nothing for names, records and messages around them.
+        Of one round or of all; their data only, without names, records and messages.
         """
         return sum(s.plain for s in self.sent if round is None or s.round == round)
 
     def in_words(self) -> str:
-        """Return the bytes of all messages, and of plain arrays for comparison."""
+        """Return the bytes of all messages as text, beside those of plain arrays."""
         totals = self.totals()
         down, up = totals["message_bytes_down"], totals["message_bytes_up"]
         plain = self.plain_bytes()
@@ -144,7 +148,7 @@ class Traffic:
 
 
 def _words(count: float) -> str:
-    """Return a number of bytes for people."""
+    """Return a number of bytes as text, in a suitable unit."""
     unit = "B"
     for larger in ("kB", "MB", "GB"):
         if count < 1000:

@@ -1,4 +1,4 @@
-"""The FLASC strategy: select, send, train, select, average, step."""
+"""The FLASC strategy: Flower's arguments, and the loop over the rounds."""
 
 from __future__ import annotations
 
@@ -11,92 +11,102 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from flasc_flwr.core.aggregation import WEIGHTINGS
-from flasc_flwr.core.codec import VALUE_FORMATS
-from flasc_flwr.core.methods.allotment import Allotment
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.method import Method
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
 from flasc_flwr.core.methods.schedules import Decay
 from flasc_flwr.core.methods.table import compose
-from flasc_flwr.core.optimizers import SERVER_OPTIMIZERS, ServerOptimizer, Sgd
+from flasc_flwr.core.optimizers import ServerOptimizer
 from flasc_flwr.core.privacy import Privacy
 from flasc_flwr.core.ranges import choice, integer
 from flasc_flwr.core.stopping import Stop
+from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.clients.guard import Guard
 from flasc_flwr.flower.clients.sampling import Sampling
 from flasc_flwr.flower.compat import aggregate_metricrecords, log
-from flasc_flwr.flower.loop import run_rounds
-from flasc_flwr.flower.privacy.private import require_private
-from flasc_flwr.flower.round import Rounds
+from flasc_flwr.flower.own_rounds import OwnRounds
+from flasc_flwr.flower.privacy.private import Private, require_private
+from flasc_flwr.flower.round import run_round
+from flasc_flwr.flower.run import Run
+from flasc_flwr.flower.server import settings
 from flasc_flwr.flower.server.evaluation import EvaluateFn
 from flasc_flwr.flower.server.records import MetricsAggregation, Records
-from flasc_flwr.flower.server.server_vector import Server
-from flasc_flwr.flower.state.checkpoint import Checkpoint
+from flasc_flwr.flower.state.checkpoint import Checkpoint, as_json
+from flasc_flwr.flower.state.ledger import Ledger
+from flasc_flwr.flower.state.run_state import RunState
+from flasc_flwr.flower.state.tensor_report import by_tensor
 
 
-class Flasc(Rounds):
+class Flasc(OwnRounds):
     """Federated LoRA with sparse communication (FLASC, arXiv 2406.05233).
 
-    Each round, every sampled client receives the top-k of the server's weights,
-    trains all of its adapter densely, and sends back the top-k of its update. The
-    mean update is the negative gradient of a server optimizer's step. The server
-    vector itself is never masked. ClientApps take part with
+    Each round, every sampled client receives the largest entries of the server's
+    weights, trains its whole adapter densely, and sends back the largest entries of
+    its update (:func:`flasc_flwr.flower.round.run_round`). ClientApps take part with
     ``ClientApp(mods=[flasc_mod])``.
 
     Parameters
     ----------
     method : str or Method
-        Name of the method, such as ``flasc``, or ``dense`` for the same without
-        sparsity; or a composition of your own, such as
-        ``compose("flasc", quota="tensor")`` from :mod:`flasc_flwr.core.methods.table`.
-    download_density, upload_density : float
-        Fractions of the adapter that a client receives and sends, in (0, 1]; a node
-        may set its own in its ``--node-config``. Without effect for ``dense``.
+        Name of the method, such as ``flasc`` or ``dense``, or a composition of your
+        own, such as ``compose("flasc", quota="tensor")`` from
+        :mod:`flasc_flwr.core.methods.table`. Default: ``flasc``.
+    download_density, upload_density : float or str
+        Fractions of the adapter that a client receives and sends, in (0, 1], or text
+        such as ``1/4``; a node may set its own in its ``--node-config``. Ignored by
+        ``dense``. Default: 1/4.
     validation : ValidationRanks, optional
-        How ranks are assigned; needed for methods that do it by validation loss.
+        How ranks are assigned; required by methods that do it by validation loss.
     decay : Decay, optional
-        How fast the densities decay; by default not at all.
+        How fast the densities decay. Default: not at all.
     values : str
-        Value format of both payloads; ``auto`` is the method's own.
+        Value format of both payloads. Default: ``auto``, the method's own.
     weighting : str
-        ``uniform`` as in FLASC's code, or ``examples``: by `weighted_by_key`.
+        ``uniform`` as in FLASC's code (default), or ``examples``: by
+        `weighted_by_key`.
     server_optimizer : ServerOptimizer, optional
-        By default the method's own with its defaults: AdamW with those of PyTorch
-        for ``flasc``, as in FLASC's code.
+        Default: the method's own; for ``flasc`` AdamW, as in FLASC's code.
     seed : int
-        Seed of the cohorts, and of initial factors that clients rebuild.
+        Seed of the cohorts, and of initial factors that clients rebuild. Default: 0.
     on_round : Callable[[dict[str, Any]], None], optional
-        Told each finished row of the history.
+        Called with each finished row of the history.
     guard : Guard, optional
-        Bounds on replies; by default one reply is enough, of any norm.
+        Bounds on replies. Default: one reply is enough, of any norm.
     stop : Stop, optional
-        Conditions for an early end; by default none. Why a run ended is `ended`.
+        Conditions for an early end. Default: none. See also `ended`.
     privacy : Privacy, optional
-        Clipping and noise, for differential privacy of each client; by default none.
+        Clipping and noise, for differential privacy of each client. Default: none.
     on_checkpoint : Callable[[Checkpoint], None], optional
-        Given the run's state after each round, such as
+        Called with the run's state after each round, such as
         ``Checkpoints(folder, every=10)`` from
         :mod:`flasc_flwr.flower.state.checkpoint`.
     resume : Checkpoint, optional
-        Go on from this state as if the run had never stopped.
+        Resume from this state as if the run had never stopped.
     run_settings : Mapping[str, Any], optional
-        More settings, such as of the clients, that a resumed run has to share.
+        More settings, such as those of the clients, that a resumed run must share.
     oversample : float
-        How many times as many nodes train as are needed: a round goes on when the
-        replies of as many as without it are there. At least 1.
+        How many times as many nodes train as replies are waited for, >= 1. Default: 1.
     evaluate_every : int
-        Call `evaluate_fn` only every so many rounds, and after the last.
+        Rounds between two calls of `evaluate_fn`; the last round always calls it.
+        Default: 1.
     fraction_train, fraction_evaluate : float
         Fraction of the nodes that train, and that evaluate, in a round.
     min_train_nodes, min_evaluate_nodes, min_available_nodes : int
-        Least numbers of nodes in a round, and online before it begins.
+        Least number of nodes in a round, and online before it begins. Default: 2.
     weighted_by_key : str
-        Metric that holds a client's number of examples.
+        Metric that holds a client's number of examples. Default: ``num-examples``.
     arrayrecord_key, configrecord_key : str
-        Keys of the records in the messages.
+        Keys of the records in the messages. Default: ``arrays`` and ``config``.
     train_metrics_aggr_fn, evaluate_metrics_aggr_fn : MetricsAggregation, optional
-        How the clients' metrics are put together; by default the mean weighted by
+        How clients' metrics are averaged. Default: the mean weighted by
         `weighted_by_key`.
+
+    Attributes
+    ----------
+    server : ServerVector
+        The server vector and the method.
+    ended : str or None
+        Why the run ended early; None if it did not.
 
     Raises
     ------
@@ -137,37 +147,8 @@ class Flasc(Rounds):
         evaluate_metrics_aggr_fn: MetricsAggregation | None = None,
     ) -> None:
         chosen = method if isinstance(method, Method) else compose(method)
-        choice("auto", *VALUE_FORMATS).require("values", values)
         choice(*WEIGHTINGS).require("weighting", weighting)
         integer(1).require("evaluate_every", evaluate_every)
-        by_validation = chosen.rank_assignment == "validation"
-        optimizer = server_optimizer or SERVER_OPTIMIZERS[chosen.server_optimizer]()
-        if chosen.sets_factors and optimizer != Sgd():
-            raise ValueError(
-                f"server_optimizer is {optimizer}, but method {chosen.name!r} sets the "
-                f"factors anew each round: allowed is {Sgd()}"
-            )
-        if by_validation and validation is None:
-            raise ValueError(
-                f"validation is None, but method {chosen.name!r} assigns ranks by "
-                "validation loss: give ValidationRanks(loss_of=...)"
-            )
-        if not by_validation:
-            validation = None
-        server = Server(
-            budgets=Allotment(
-                method=chosen,
-                most=Budget(
-                    download_density=download_density, upload_density=upload_density
-                ),
-                decay=decay or Decay(),
-                low_rank=validation.low_rank if validation else None,
-            ),
-            value_format=chosen.value_format if values == "auto" else values,
-            optimizer=optimizer,
-            seed=seed,
-            validation=validation,
-        )
         if privacy:
             require_private(
                 chosen,
@@ -175,9 +156,18 @@ class Flasc(Rounds):
                 oversample=oversample,
                 fraction_evaluate=fraction_evaluate,
             )
-            # Of fewer, a cohort says more of each.
+            # The fewer clients a cohort is drawn from, the more it reveals of each.
             min_available_nodes = max(min_available_nodes, privacy.population)
-        sampling = Sampling(
+        self.server = settings.build(
+            chosen,
+            Budget(download_density=download_density, upload_density=upload_density),
+            decay=decay or Decay(),
+            values=values,
+            optimizer=server_optimizer,
+            seed=seed,
+            validation=validation,
+        )
+        self.sampling = Sampling(
             seed=seed,
             fraction_train=fraction_train,
             fraction_evaluate=fraction_evaluate,
@@ -187,34 +177,54 @@ class Flasc(Rounds):
             oversample=oversample,
             poisson=privacy is not None and privacy.sampling == "poisson",
         )
-        super().__init__(
-            server=server,
-            sampling=sampling,
-            guard=guard or Guard(),
-            stop=stop or Stop(),
-            privacy=privacy,
-            weighting=weighting,
-            records=Records(
-                weighted_by_key=weighted_by_key,
-                arrayrecord_key=arrayrecord_key,
-                configrecord_key=configrecord_key,
-                train_metrics_aggr_fn=train_metrics_aggr_fn or aggregate_metricrecords,
-                evaluate_metrics_aggr_fn=(
-                    evaluate_metrics_aggr_fn or aggregate_metricrecords
-                ),
+        self.records = Records(
+            weighted_by_key=weighted_by_key,
+            arrayrecord_key=arrayrecord_key,
+            configrecord_key=configrecord_key,
+            train_metrics_aggr_fn=train_metrics_aggr_fn or aggregate_metricrecords,
+            evaluate_metrics_aggr_fn=(
+                evaluate_metrics_aggr_fn or aggregate_metricrecords
             ),
-            run_settings=run_settings or {},
-            evaluate_every=evaluate_every,
-            on_round=on_round,
-            on_checkpoint=on_checkpoint,
         )
+        self.guard = guard or Guard()
+        self.privacy = privacy
+        self.weighting = weighting
+        self.ended: str | None = None
+        self._stop = stop or Stop()
+        self._evaluate_every = evaluate_every
+        self._on_round = on_round
+        self._on_checkpoint = on_checkpoint
         self._resume = resume
+        self._run_settings = run_settings or {}
+        self._run: Run | None = None
+
+    @property
+    def state(self) -> RunState:
+        """Everything that changes during the run: vector, moments, traffic, history.
+
+        Raises
+        ------
+        RuntimeError
+            Before the run has arrays.
+        """
+        return self.server.state
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that a resumed run must share."""
+        sampling = as_json(self.sampling).items()
+        return {
+            **self._run_settings,
+            "privacy": as_json(self.privacy),
+            "weighting": self.weighting,
+            **{f"sampling {key}": value for key, value in sampling},
+            **settings.shared(self.server),
+        }
 
     def summary(self) -> None:
         """Log the configuration as a tree."""
         tree = (
-            *self.server.describe(),
-            f"│\t└── Mean: {self.weighting}",
+            *settings.describe(self.server, self.weighting),
             *self.sampling.describe(),
             *self.records.describe(),
         )
@@ -231,7 +241,7 @@ class Flasc(Rounds):
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: EvaluateFn | None = None,
     ) -> Result:
-        """Run all rounds.
+        """Run all rounds, or until a stop condition holds.
 
         Parameters
         ----------
@@ -246,9 +256,9 @@ class Flasc(Rounds):
         train_config, evaluate_config : ConfigRecord, optional
             Sent to the clients; ``server-round`` is added.
         evaluate_fn : EvaluateFn, optional
-            Evaluates arrays at the server. Called for what clients can receive
-            (its metrics keep their names) and for the dense server vector (its
-            metrics get the prefix ``server_``); only once where the two are equal.
+            Evaluates arrays at the server: what clients receive (metrics keep their
+            names), and the dense server vector (prefix ``server_``). Called once
+            where the two are equal.
 
         Returns
         -------
@@ -259,28 +269,77 @@ class Flasc(Rounds):
         Raises
         ------
         CheckpointError
-            If the run to be resumed had another adapter or other settings.
+            If the run to resume had another adapter or other settings.
         """
         log(INFO, "Starting %s strategy, %d rounds:", type(self).__name__, num_rounds)
         self.summary()
-        self._timeout = timeout
-        first = 0
-        self.server.adopt(initial_arrays)
-        if self._resume:
-            self._resume.require(self.settings, self.state.layout)
-            self.server.restore(self._resume.state)
-            first = self._resume.round + 1
-            log(INFO, "The run goes on after round %d", self._resume.round)
-        if self.private:  # made here, so that what it lacks is told first
-            log(INFO, "\t%s", self.private.describe())
-        return run_rounds(
-            self,
-            grid,
-            self.server.downloads.arrays,
-            first=first,
-            num_rounds=num_rounds,
+        first = self._begin(initial_arrays)
+        private = Private(self.privacy, self.state.privacy) if self.privacy else None
+        if private:
+            log(INFO, "\t%s", private.describe())
+        self._run = run = Run(
+            grid=grid,
+            server=self.server,
+            sampling=self.sampling,
+            guard=self.guard,
+            private=private,
+            records=self.records,
+            uniform=self.weighting == "uniform",
             timeout=timeout,
             train_config=train_config or ConfigRecord(),
             evaluate_config=evaluate_config or ConfigRecord(),
             evaluate_fn=evaluate_fn,
+            evaluate_at=lambda n: n % self._evaluate_every == 0 or n == num_rounds,
+            result=Result(),
         )
+        for current in range(first, num_rounds + 1):
+            run.open_round(current)
+            if current == 0:  # clients introduce themselves
+                run.evaluate_at_server(current)
+            else:
+                run_round(run, current)
+            self._close_round(run)
+            if self.ended:
+                log(INFO, "Stopping early: %s", self.ended)
+                break
+        run.result.arrays = self.server.downloads.arrays
+        return run.result
+
+    def by_tensor(self) -> dict[str, Any]:
+        """Return what is sent of each tensor: now down, and in the last round up."""
+        server = self.server
+        download = server.encode(server.most)
+        ledger = self._run.ledger if self._run else Ledger(0, Traffic())
+        return by_tensor(
+            self.state.layout,
+            download.sparse,
+            len(download.payload),
+            server.value_format,
+            ledger.kept,
+            self.state.traffic,
+            ledger.round,
+        )
+
+    def _begin(self, initial_arrays: ArrayRecord) -> int:
+        """Take the arrays to start from, or the state to resume; return the round."""
+        self.ended = None
+        self.server.begin(initial_arrays)
+        if not self._resume:
+            return 0
+        self._resume.require(self.settings, self.state.layout)
+        self.server.resume(self._resume.state)
+        log(INFO, "Resuming after round %d", self._resume.round)
+        return self._resume.round + 1
+
+    def _close_round(self, run: Run) -> None:
+        """Finish the round's row, and find out whether the run is to end."""
+        state = self.state
+        row = run.ledger.row()
+        state.history.append(row)
+        if self._on_round:
+            self._on_round(row)
+        if self._on_checkpoint:
+            self._on_checkpoint(Checkpoint(run.ledger.round, self.settings, state))
+        self.ended = self._stop.reason(state.history, state.traffic)
+        if run.private and not self.ended:
+            self.ended = run.private.exhausted()

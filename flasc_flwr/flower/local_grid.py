@@ -1,4 +1,4 @@
-"""A grid in one process: the real apps, without Ray and without a SuperLink."""
+"""A Flower Grid in one process: runs the ClientApp without Ray or a SuperLink."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ ClientAppLike = Callable[[Message, Context], Message]
 
 
 class LocalGrid(Grid):
-    """Runs a ClientApp for each message, one after the other, in this process.
+    """Runs the ClientApp for one message after the other, in this process.
 
-    For tests and for finding errors: a debugger sees server and client in one
-    stack. Every message is serialized and rebuilt, both ways, as Flower does it.
+    For tests and debugging: a debugger sees server and client in one stack. Every
+    message is serialized and rebuilt in both directions, as Flower does.
 
     Parameters
     ----------
@@ -34,10 +34,10 @@ class LocalGrid(Grid):
     num_supernodes : int
         Number of nodes.
     run_config : Mapping[str, Any], optional
-        The run config that the nodes see.
+        The nodes' run config (default: empty).
     node_configs : Sequence[Mapping[str, Any]], optional
-        Settings of each node, added to its ``partition-id`` and
-        ``num-partitions``.
+        Node config of each node, in addition to ``partition-id`` and
+        ``num-partitions`` (default: nothing).
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class LocalGrid(Grid):
         run_config: Mapping[str, Any] | None = None,
         node_configs: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
-        # Flower's messages take these from their process.
+        # Flower reads the sender of a message from its process.
         TaskIdentity.task_id = TaskIdentity.run_id = 0
         TaskIdentity.node_id = SUPERLINK_NODE_ID
         self._client_app = client_app
@@ -69,12 +69,18 @@ class LocalGrid(Grid):
         self._replies: dict[str, Message] = {}
 
     def set_run(self, run: Run) -> None:
-        """Do nothing: there is only one run."""
+        """Do nothing: a LocalGrid has only one run."""
 
     @property
     def run(self) -> Run:
-        """Not known here."""
-        raise NotImplementedError("a LocalGrid knows nothing of its run")
+        """Not available.
+
+        Raises
+        ------
+        NotImplementedError
+            Always.
+        """
+        raise NotImplementedError("a LocalGrid has no run")
 
     def create_message(
         self,
@@ -88,34 +94,34 @@ class LocalGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return the ids of all nodes: 1, 2, ..."""
+        """Return the ids of all nodes: 1, 2, ..., `num_supernodes`."""
         return list(self._contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Run the ClientApp for each message, and keep the replies."""
+        """Run the ClientApp for each message, and store the replies."""
         ids = []
         for message in messages:
             message_id = str(uuid4())
             set_metadata(message, "message_id", message_id)
-            self._replies[message_id] = travel(self._answer(travel(message)))
+            self._replies[message_id] = travel(self._run_app(travel(message)))
             ids.append(message_id)
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies to these messages that were not returned before."""
+        """Return the replies to these messages that were not pulled before."""
         return [self._replies.pop(i) for i in message_ids if i in self._replies]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Push the messages, and return all replies."""
+        """Push the messages, and return all replies; `timeout` has no effect."""
         return self.pull_messages(self.push_messages(messages))
 
-    def _answer(self, message: Message) -> Message:
+    def _run_app(self, message: Message) -> Message:
         context = self._contexts[message.metadata.dst_node_id]
         try:
             return self._client_app(message, context)
         except Exception as error:
-            # As Flower does it: an app that raises answers with an error.
+            # As in Flower: the reply of an app that raises is an error.
             code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
             return Message(Error(code=code, reason=str(error)), reply_to=message)

@@ -1,4 +1,4 @@
-"""SparseTransport: any Flower strategy, with sparse messages."""
+"""SparseTransport: a wrapper that gives any Flower strategy sparse messages."""
 
 from __future__ import annotations
 
@@ -16,167 +16,194 @@ from flasc_flwr.core.sparsity import DENSITY
 from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.flasc import Flasc
-from flasc_flwr.flower.transport.dispatch import Sparsity
-from flasc_flwr.flower.transport.grid import TransportGrid
+from flasc_flwr.flower.transport.encoded_content import TransportSettings
+from flasc_flwr.flower.transport.encoding_grid import EncodingGrid
 from flasc_flwr.flower.transport.round_trip import RoundTrip
-from flasc_flwr.flower.transport.streaming import (
-    Mean,
+from flasc_flwr.flower.transport.streaming_mean import (
+    StreamingMean,
+    common_sent_record,
     needs_only_the_mean,
-    only_base,
     with_mean,
 )
 
 
 class SparseTransport(Strategy):
-    """Any Flower strategy, with sparse messages.
+    """Wrap a Flower strategy so that it sends and receives sparse messages.
 
-    Wraps a strategy and changes nothing but what travels. Clients take part with
-    ``ClientApp(mods=[flasc_mod])``: their apps see plain arrays, masked and rounded,
-    and what they return is sent back as the largest entries of the difference. The
-    inner strategy sees each reply as its own current arrays plus that difference.
+    Only what travels changes. Clients need ``ClientApp(mods=[flasc_mod])``: the app
+    trains on dense arrays, masked and rounded, and the largest entries of trained minus
+    received travel back. The inner strategy sees each reply as its own current arrays
+    plus that difference.
 
-    Where the inner strategy needs nothing but the weighted mean of FedAvg, replies are
-    reduced one by one, in memory that does not grow with their number.
+    If the inner strategy needs only the weighted mean of FedAvg, replies are averaged
+    one by one, in memory that does not grow with their number.
 
     Parameters
     ----------
     inner : Strategy
-        The strategy: one of Flower's, one of its wrappers around one, or your own.
-        SparseTransport is the outermost.
-    download_density, upload_density : float
-        Fractions of the entries that clients receive and send, in (0, 1].
-    values : str
-        Value format of both payloads. With ``float32`` a direction of density 1 is
-        exact: arrays then travel as Flower sends them, in whatever dtype.
-    whole : Sequence[str], optional
-        Names, or patterns such as ``*.bias``, of arrays that always travel whole and
-        exact. By default those with fewer than two axes. Arrays that are not floating
-        point do so in any case.
+        The strategy to wrap: one of Flower's, your own, or one of Flower's wrappers
+        around these. SparseTransport must be the outermost wrapper.
+    download_density : float or str (default: 1/4)
+        Fraction of the entries that clients receive, in (0, 1], or text such as
+        ``"1/4"``.
+    upload_density : float or str (default: 1/16)
+        Fraction of the entries that clients send, in (0, 1], or text such as
+        ``"1/16"``.
+    values : str (default: "bfloat16")
+        Value format of both payloads: ``float32``, ``bfloat16``, ``float16``,
+        ``int8`` or ``int4``. With ``float32`` and density 1, arrays travel
+        unencoded in that direction, in their own dtypes, and nothing is lost.
+    whole : Sequence[str], optional (default: None)
+        Names, or shell patterns such as ``*.bias``, of arrays that travel whole,
+        neither masked nor rounded. By default, arrays of fewer than two axes. Arrays
+        that are not floating point always travel whole.
 
     Attributes
     ----------
     inner : Strategy
-        The strategy.
+        The wrapped strategy.
     traffic : Traffic
-        The bytes really sent, by round, direction and node.
+        Bytes sent, by round, direction and node.
 
     Raises
     ------
     ValueError
-        If an argument is out of range; the message names it.
+        If an argument is out of range, or `inner` is not a Flower strategy or sends
+        sparse messages itself.
+
+    Notes
+    -----
+    Top-k of the download and of the update as in FLASC (Kuo et al., 2024, Algorithm 1),
+    https://arxiv.org/abs/2406.05233. Wraps a strategy in the way of Flower's
+    ``DifferentialPrivacyServerSideFixedClipping``.
+
+    Examples
+    --------
+    >>> from flwr.serverapp.strategy import FedAdam
+    >>> strategy = SparseTransport(FedAdam(), upload_density="1/16")
     """
 
     def __init__(
         self,
         inner: Strategy,
         *,
-        download_density: float = 1 / 4,
-        upload_density: float = 1 / 16,
+        download_density: float | str = 1 / 4,
+        upload_density: float | str = 1 / 16,
         values: str = "bfloat16",
         whole: Sequence[str] | None = None,
     ) -> None:
         if isinstance(inner, SparseTransport | Flasc):
             raise ValueError(
-                f"inner is a {type(inner).__name__}, which sends sparse messages itself"
+                "inner must be a strategy that does not send sparse messages itself, "
+                f"got {type(inner).__name__}"
             )
         if not isinstance(inner, Strategy):
             raise ValueError(
-                f"inner is {inner!r}, allowed is a strategy of flwr.serverapp"
+                f"inner must be a flwr.serverapp.strategy.Strategy, got {inner!r}"
             )
         if isinstance(whole, str):
-            raise ValueError(f"whole is {whole!r}, allowed is a list of names")
+            raise ValueError(f"whole must be a list of names, got {whole!r}")
         self.inner = inner
         self.traffic = Traffic()
-        self._sparsity = Sparsity(
-            download=DENSITY.require("download_density", download_density),
-            upload=DENSITY.require("upload_density", upload_density),
+        self._settings = TransportSettings(
+            download_density=DENSITY.require("download_density", download_density),
+            upload_density=DENSITY.require("upload_density", upload_density),
             value_format=choice(*VALUE_FORMATS).require("values", values),
             whole=None if whole is None else tuple(whole),
         )
-        self._open: RoundTrip | None = None
+        self._open_trip: RoundTrip | None = None
 
     def summary(self) -> None:
-        """Log the configuration as a tree, the inner strategy's below."""
-        sparsity = self._sparsity
-        whole = sparsity.whole
+        """Log the configuration as a tree, followed by the inner strategy's."""
+        settings = self._settings
+        whole = "arrays of fewer than two axes"
+        if settings.whole is not None:
+            whole = ", ".join(settings.whole)
         for line in (
             "├──> Sparse transport:",
-            f"│\t├── Density: download ({sparsity.download:.4g}) | "
-            f"upload ({sparsity.upload:.4g})",
-            f"│\t├── Value format: {sparsity.value_format}",
-            "│\t├── Travel whole: "
-            + ("arrays of fewer than two axes" if whole is None else ", ".join(whole)),
+            f"│\t├── Density: download ({settings.download_density:.4g}) | "
+            f"upload ({settings.upload_density:.4g})",
+            f"│\t├── Value format: {settings.value_format}",
+            f"│\t├── Travel whole: {whole}",
             f"│\t└── Inner strategy: {type(self.inner).__name__}",
         ):
             log(INFO, "\t%s", line)
         self.inner.summary()
 
     def start(self, grid: Grid, *args: Any, **kwargs: Any) -> Result:
-        """Run all rounds, as the inner strategy does.
-
-        Takes the arguments of the inner strategy's own ``start``.
-        """
+        """Run all rounds, with the arguments of the inner strategy's ``start``."""
         if type(self.inner).start is Strategy.start:
             result = super().start(grid, *args, **kwargs)
         else:
-            # Its loop is its own: only the grid is left to put the transport into.
+            # The inner strategy runs its own loop: only its grid can be replaced.
             self.summary()
-            result = self.inner.start(TransportGrid(grid, self), *args, **kwargs)
+            encoding_grid = EncodingGrid(grid, self._make_round_trip)
+            result = self.inner.start(encoding_grid, *args, **kwargs)
         log(INFO, "SparseTransport: %s", self.traffic.in_words())
         return result
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Encode what the inner strategy sends to be trained."""
+        """Encode what the inner strategy sends for training."""
         messages = self.inner.configure_train(server_round, arrays, config, grid)
-        return self._sent(messages, server_round)
+        self._open_trip = self._make_round_trip(messages, server_round)
+        return self._open_trip.messages
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Let the inner strategy aggregate the decoded replies."""
-        trip = self._trip()
-        inner = self.inner
-        opened = [trip.open(reply) for reply in replies]
-        base = only_base(opened)
-        if base and isinstance(inner, FedAvg) and needs_only_the_mean(inner):
-            mean = Mean(base, inner.weighted_by_key)
-            stand_ins = [mean.take(*reply) for reply in trip.decoded(opened)]
-            result = with_mean(inner, mean).aggregate_train(server_round, stand_ins)
+        """Let the inner strategy aggregate the decoded replies.
+
+        Raises
+        ------
+        RuntimeError
+            If nothing was sent, or a reply answers no message of this round.
+        """
+        trip, inner = self._current_trip(), self.inner
+        inspected = trip.inspect(replies)
+        sent = common_sent_record(inspected)
+        if sent and isinstance(inner, FedAvg) and needs_only_the_mean(inner):
+            mean = StreamingMean(sent, inner.weighted_by_key)
+            emptied = [mean.add(*decoded) for decoded in trip.decode(inspected)]
+            result = with_mean(inner, mean).aggregate_train(server_round, emptied)
         else:
-            result = inner.aggregate_train(server_round, trip.restored(opened))
+            result = inner.aggregate_train(server_round, trip.restore(inspected))
         trip.report()
         return result
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Encode what the inner strategy sends to be evaluated."""
+        """Encode what the inner strategy sends for evaluation."""
         messages = self.inner.configure_evaluate(server_round, arrays, config, grid)
-        return self._sent(messages, server_round)
+        self._open_trip = self._make_round_trip(messages, server_round)
+        return self._open_trip.messages
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Let the inner strategy aggregate the clients' metrics."""
-        trip = self._trip()
-        opened = [trip.open(reply) for reply in replies]
-        result = self.inner.aggregate_evaluate(server_round, trip.restored(opened))
+        """Let the inner strategy aggregate the clients' metrics.
+
+        Raises
+        ------
+        RuntimeError
+            If nothing was sent, or a reply answers no message of this round.
+        """
+        trip = self._current_trip()
+        messages = trip.restore(trip.inspect(replies))
+        result = self.inner.aggregate_evaluate(server_round, messages)
         trip.report()
         return result
 
-    def round_trip(self, messages: Iterable[Message], server_round: int) -> RoundTrip:
-        """Return an exchange of messages that the inner strategy made."""
+    def _make_round_trip(
+        self, messages: Iterable[Message], server_round: int
+    ) -> RoundTrip:
         return RoundTrip(
-            messages, self._sparsity, server_round=server_round, traffic=self.traffic
+            messages, self._settings, server_round=server_round, traffic=self.traffic
         )
 
-    def _sent(self, messages: Iterable[Message], server_round: int) -> list[Message]:
-        self._open = self.round_trip(messages, server_round)
-        return self._open.messages
-
-    def _trip(self) -> RoundTrip:
-        if self._open is None:
+    def _current_trip(self) -> RoundTrip:
+        if self._open_trip is None:
             raise RuntimeError("nothing was sent: configure comes before aggregate")
-        return self._open
+        return self._open_trip

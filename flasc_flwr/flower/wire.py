@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flasc_flwr.core.codec import PayloadError
 from flasc_flwr.core.layout import Role
-from flasc_flwr.core.methods.trainable import ALL, Trains
+from flasc_flwr.core.methods.trainable import ALL, Trainable
 from flasc_flwr.core.ranges import integer, number
 from flasc_flwr.core.sparsity import DENSITY
 from flasc_flwr.flower.compat import (
@@ -20,77 +20,72 @@ from flasc_flwr.flower.compat import (
 )
 
 STYPE = "flasc.payload"
-"""Serialization type of an Array that holds a payload: Flower's own code refuses to
-read it as numbers, so that no aggregation ever mistakes it for a dense array."""
+"""Serialization type of an Array that holds a payload. Flower cannot read it as
+numbers, so no aggregation mistakes it for a dense array."""
 
 PAYLOAD = "payload"
-"""Name of the one Array in an ArrayRecord that travels as a payload."""
+"""Name of the one Array in an ArrayRecord that carries a payload."""
 
 CONTROL = "flasc"
-"""Name of the ConfigRecord with what :func:`flasc_flwr.flasc_mod` has to know."""
+"""Key of the ConfigRecord with instructions for :func:`flasc_flwr.flasc_mod`."""
 
 INTRODUCE = "introduce"
-"""Entry of that record which asks a node for its name and budget.
+"""Entry of the CONTROL record that asks a node for its name and budget.
 
 It travels in a ``train`` message: Flower runs mods only around functions that the app
 has registered, and every ClientApp that takes part has a train function."""
 
-
 MERGED = "merged"
-"""Key of the ArrayRecord with what was merged into the backbone."""
+"""Key of the ArrayRecord with what is merged into the backbone."""
 
-RANK = "lora-rank"
-"""Entry of the CONTROL record in a reply that has fewer components than was asked."""
-
-PLAIN = "plain"
-"""Entry of the CONTROL record in a reply: which ArrayRecords the mod left as they are,
-because their arrays are not those that were received."""
+UNCHANGED = "plain"
+"""Entry of the CONTROL record in a reply: keys of the ArrayRecords that the mod sent
+as they are, because their arrays are not the ones received."""
 
 _SPARSE = "sparse/"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class Instructions:
     """What the server asks of a client.
 
     Attributes
     ----------
     density : float, optional
-        Fraction of the update to send, in (0, 1]; None asks for no arrays.
+        Fraction of the update to send, in (0, 1]; None: send no arrays.
     value_format : str
         Value format of the payload.
-    trains : Trains
+    trainable : Trainable
         What the client may change of what it received.
     init_seed : int, optional
         Seed of the initial values that the download is added to.
     clip_norm : float, optional
-        L2 norm to scale the update down to before its largest entries are chosen.
+        L2 norm to scale the update down to before its largest entries are selected.
     on_support : bool
-        Send the update's entries on the download's support, or all where `density` is
-        1, and no positions: clients that got the same download send the same ones.
+        Send the update on the download's support (all of it at `density` 1) without
+        positions: clients with the same download send the same entries.
     sparse : Mapping[str, tuple[int, ...]]
-        For each ArrayRecord of a :class:`~flasc_flwr.SparseTransport`, which of its
-        arrays the payloads hold, by index; the others travel whole. Empty in messages
-        of :class:`~flasc_flwr.Flasc`.
+        Only in messages of :class:`~flasc_flwr.SparseTransport`: for each ArrayRecord
+        the indices of the arrays inside the payload. The others travel whole.
     """
 
     density: float | None = None
     value_format: str = "float32"
-    trains: Trains = ALL
+    trainable: Trainable = ALL
     init_seed: int | None = None
     clip_norm: float | None = None
     on_support: bool = False
     sparse: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def to_record(self) -> ConfigRecord:
-        """Return the ConfigRecord that carries the order; what is usual is not said."""
+        """Return the ConfigRecord that carries them, without defaults."""
         record = ConfigRecord()
         if self.density is not None:
             record["upload-density"] = self.density
             record["value-format"] = self.value_format
-        if not self.trains.everything:
-            record["trains"] = sorted(role.value for role in self.trains.roles)
-            record["support-only"] = self.trains.support_only
+        if not self.trainable.everything:
+            record["trains"] = sorted(role.value for role in self.trainable.roles)
+            record["support-only"] = self.trainable.support_only
         if self.init_seed is not None:
             record["init-seed"] = self.init_seed
         if self.clip_norm is not None:
@@ -102,8 +97,8 @@ class Order:
         return record
 
     @classmethod
-    def from_record(cls, record: ConfigRecord) -> Order:
-        """Read the order from its ConfigRecord.
+    def from_record(cls, record: ConfigRecord) -> Instructions:
+        """Read the instructions from their ConfigRecord.
 
         Raises
         ------
@@ -111,38 +106,38 @@ class Order:
             If an entry is missing, unknown or ill-typed.
         """
         try:
-            return cls(**_read_order(dict(record)))
+            return cls(**_read_entries(dict(record)))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"the message's 'flasc' record is not understood ({error}): do server "
-                "and client run the same flasc-flwr?"
+                f"the message's 'flasc' record cannot be read ({error}): server and "
+                "client must run the same version of flasc-flwr"
             ) from None
 
 
-def _read_order(record: dict[str, Any]) -> dict[str, Any]:
-    order: dict[str, Any] = {}
+def _read_entries(record: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     if "upload-density" in record:
         density = record.pop("upload-density")
-        order["density"] = DENSITY.require("upload-density", density)
-        order["value_format"] = str(record.pop("value-format"))
+        found["density"] = DENSITY.require("upload-density", density)
+        found["value_format"] = str(record.pop("value-format"))
     if "trains" in record:
         roles = frozenset(Role(role) for role in record.pop("trains"))
-        order["trains"] = Trains(roles, bool(record.pop("support-only")))
+        found["trainable"] = Trainable(roles, bool(record.pop("support-only")))
     if "init-seed" in record:
         seed = record.pop("init-seed")
-        order["init_seed"] = integer(0).require("init-seed", seed)
+        found["init_seed"] = integer(0).require("init-seed", seed)
     if "clip-norm" in record:
         norm = record.pop("clip-norm")
-        order["clip_norm"] = number("(0, inf)").require("clip-norm", norm)
-    order["on_support"] = bool(record.pop("on-support", False))
-    order["sparse"] = {
+        found["clip_norm"] = number("(0, inf)").require("clip-norm", norm)
+    found["on_support"] = bool(record.pop("on-support", False))
+    found["sparse"] = {
         key.removeprefix(_SPARSE): tuple(map(int, record.pop(key)))
         for key in list(record)
         if key.startswith(_SPARSE)
     }
     if record:
         raise ValueError(f"unknown entries {sorted(record)}")
-    return order
+    return found
 
 
 def payload_record(payload: bytes) -> ArrayRecord:
@@ -169,7 +164,7 @@ def payload_of(record: ArrayRecord) -> bytes:
 
 
 def holds_payload(record: ArrayRecord) -> bool:
-    """Tell whether an ArrayRecord carries a payload."""
+    """Return whether an ArrayRecord carries a payload."""
     return list(record) == [PAYLOAD] and record[PAYLOAD].stype == STYPE
 
 
@@ -186,7 +181,7 @@ def arrays_of(record: ArrayRecord) -> dict[str, NDArray[Any]]:
 def reason_of(message: Message) -> str:
     """Return why a message carries an error, in one line.
 
-    Flower's reason is a whole traceback in simulation, whose last line tells.
+    In simulation Flower's reason is a traceback; its last line says why.
     """
     reason = message.error.reason or f"error code {message.error.code}"
     last = [line for line in reason.splitlines() if line.strip()][-1]
@@ -196,8 +191,8 @@ def reason_of(message: Message) -> str:
 def message_bytes(messages: Iterable[Message]) -> list[int]:
     """Return the serialized size of each message, in bytes.
 
-    What Flower stores and sends of a message: the message itself and every object
-    nested in it. Messages that share their content are counted in full each.
+    Flower stores and sends the message and every object nested in it. Messages that
+    share their content each count in full.
     """
     sizes = []
     sizes_by_content: dict[int, int] = {}

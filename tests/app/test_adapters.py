@@ -11,10 +11,9 @@ from flasc_flwr.app.tasks import load_task
 from flasc_flwr.app.tasks.digits import parts
 from flasc_flwr.app.tasks.digits_backbone import pretrained_backbone
 from flasc_flwr.app.training.export import save
-from flasc_flwr.app.training.local import train
+from flasc_flwr.app.training.local import train_model
 from flasc_flwr.app.training.lora import adapter_tensors, read_adapter
 from flasc_flwr.app.training.merging import Merging
-from flasc_flwr.app.training.pruning import Pruning
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.merged import merge
 from flasc_flwr.core.ranks import truncation
@@ -34,9 +33,18 @@ def randomised(task, seed=0):
 
 
 def logits(model):
-    model.eval()
+    """Return logits (20, 10), computed in float64.
+
+    Equal models that sum in another order then differ by 1e-12. In float32 they would
+    differ by as much as 1e-4, depending on the processor.
+    """
+    pixels = parts()[2]["pixel_values"][:20].double()
+    model.eval().double()
     with torch.no_grad():
-        return model(pixel_values=parts()[2]["pixel_values"][:20]).logits.numpy()
+        result = model(pixel_values=pixels).logits.numpy()
+    # float32 to float64 and back gives the same parameters.
+    model.float()
+    return result
 
 
 def a_module(task):
@@ -51,20 +59,20 @@ def test_a_smaller_adapter_is_the_same_model_as_the_padded_one(scale):
     arrays = randomised(task)
     layout = Layout.of(arrays)
     cut = truncation(layout, 2, scale)
-    taken = cut.take(layout.flatten(arrays))
-    task.receive(layout.unflatten(cut.pad(taken)))
+    taken = cut.truncate(layout.flatten(arrays))
+    task.load_adapter(layout.unflatten(cut.pad(taken)))
     padded = logits(task.model)
     assert read_adapter(task.model).keys() == arrays.keys()
-    task.receive(cut.layout.unflatten(taken))
+    task.load_adapter(cut.layout.unflatten(taken))
     trainable = [p for p in task.model.parameters() if p.requires_grad]
     assert sum(p.numel() for p in trainable) == cut.layout.size < layout.size
-    np.testing.assert_allclose(logits(task.model), padded, atol=1e-5)
+    np.testing.assert_allclose(logits(task.model), padded, rtol=0, atol=1e-11)
     # And back: ranks take turns on one model.
-    task.receive(arrays)
+    task.load_adapter(arrays)
     whole = logits(task.model)
     assert np.abs(whole - padded).max() > 1e-3
-    task.receive(cut.layout.unflatten(taken))
-    task.receive(arrays)
+    task.load_adapter(cut.layout.unflatten(taken))
+    task.load_adapter(arrays)
     np.testing.assert_array_equal(logits(task.model), whole)
 
 
@@ -73,9 +81,9 @@ def test_a_smaller_adapter_really_trains_at_its_own_rank():
     arrays = randomised(task)
     layout = Layout.of(arrays)
     cut = truncation(layout, 1)
-    task.receive(cut.layout.unflatten(cut.take(layout.flatten(arrays))))
+    task.load_adapter(cut.layout.unflatten(cut.truncate(layout.flatten(arrays))))
     before = read_adapter(task.model)
-    train(task.model, task.data.partition(0, 4), task.config, seed=0)
+    train_model(task.model, task.data.partition(0, 4), task.config, seed=0)
     after = read_adapter(task.model)
     assert Layout.of(after) == cut.layout
     assert all(not np.array_equal(after[n], before[n]) for n in after)
@@ -85,7 +93,7 @@ def test_a_smaller_adapter_really_trains_at_its_own_rank():
 def test_what_was_merged_is_exported_as_part_of_the_adapter(tmp_path, rank):
     task = task_of()
     arrays = randomised(task)
-    task.receive(arrays)
+    task.load_adapter(arrays)
     without = logits(task.model)
     merged = {}
     for name in arrays:
@@ -94,17 +102,18 @@ def test_what_was_merged_is_exported_as_part_of_the_adapter(tmp_path, rank):
             rng = np.random.default_rng(len(merged))
             terms = rng.standard_normal((128, rank)), rng.standard_normal((rank, 128))
             merged = merge(merged, {module: (0.02 * terms[0], terms[1])})
-    task.receive(arrays, merged)
+    task.load_adapter(arrays, merged)
     expected = logits(task.model)
     assert np.abs(expected - without).max() > 0.1
     save(task.model, tmp_path / "adapter", merged, task.scale)
     public = parts()[0]
     backbone = pretrained_backbone(public["pixel_values"], public["labels"])
     loaded = PeftModel.from_pretrained(backbone, str(tmp_path / "adapter"))
-    np.testing.assert_allclose(logits(loaded), expected, atol=1e-4)
+    # Merged weights and saved factors are float32, each rounded by itself.
+    np.testing.assert_allclose(logits(loaded), expected, rtol=0, atol=3e-5)
     # Saving leaves the model as it was, and the backbone can be had back.
-    np.testing.assert_allclose(logits(task.model), expected, atol=1e-6)
-    task.receive(arrays)
+    np.testing.assert_allclose(logits(task.model), expected, rtol=0, atol=1e-11)
+    task.load_adapter(arrays)
     np.testing.assert_array_equal(logits(task.model), without)
 
 
@@ -113,9 +122,9 @@ def test_merging_names_what_does_not_fit():
     merging = Merging(task.model)
     with pytest.raises(ValueError, match="is not the name of a merged array"):
         merging.apply({"x.weight": np.zeros((2, 2))}, 1.0)
-    with pytest.raises(ValueError, match="is no linear module that LoRA adapts"):
+    with pytest.raises(ValueError, match="is not a linear module that LoRA adapts"):
         merging.apply({"base_model.model.vit.merged": np.zeros((2, 2))}, 1.0)
-    with pytest.raises(ValueError, match=r"has shape \(2, 2\), its weight \(128, 128"):
+    with pytest.raises(ValueError, match=r"must have shape \(128, 128\), got \(2, 2\)"):
         merging.apply({f"{a_module(task)}.merged": np.zeros((2, 2))}, 1.0)
 
 
@@ -126,51 +135,21 @@ def test_without_lora_other_parameters_are_federated_and_saved(tmp_path, method)
     head = {"classifier.weight", "classifier.bias"}
     everything = {name for name, _ in task.model.named_parameters()}
     assert names == (head if method == "linear" else everything)
-    train(task.model, task.data.partition(0, 4), task.config, seed=0)
+    train_model(task.model, task.data.partition(0, 4), task.config, seed=0)
     save(task.model, tmp_path / "adapter", {}, task.scale)
     loaded = ViTForImageClassification.from_pretrained(tmp_path / "adapter")
-    np.testing.assert_allclose(logits(loaded), logits(task.model), atol=1e-6)
-
-
-def test_pruning_gives_up_components_that_shrink():
-    """The tail of every module is B[:, 3:] A[3:], as HetLoRA defines it."""
-    settings = {"rank-pruning-decay": 0.99, "rank-pruning-penalty": 1.0}
-    task = task_of(**settings)
-    arrays = randomised(task)
-    task.receive(arrays)
-    pruning = Pruning(task.model, task.config)
-    assert pruning.kept == 3 and not pruning.wanted()
-    modules = [n.split(".lora_A.")[0] for n in arrays if ".lora_A." in n]
-    tail = sum(
-        np.linalg.norm(arrays[f"{m}.lora_B.weight"][:, 3:])
-        * np.linalg.norm(arrays[f"{m}.lora_A.weight"][3:])
-        for m in modules
-    )
-    assert float(pruning.penalty()) == pytest.approx(tail, rel=1e-5)
-    outcome = train(task.model, task.data.partition(0, 4), task.config, seed=0)
-    assert outcome.pruned_to == 3
-
-
-def test_components_that_grow_are_kept():
-    task = task_of(**{"rank-pruning-decay": 0.5})
-    start = read_adapter(task.model)  # B is zero: the tail can only grow
-    task.receive(start)
-    outcome = train(task.model, task.data.partition(0, 4), task.config, seed=0)
-    assert outcome.pruned_to is None
-    task.receive(start)
-    off = Pruning(task.model, RunConfig(lora_rank=4))
-    assert off.penalty() == 0.0 and not off.wanted()
+    np.testing.assert_allclose(logits(loaded), logits(task.model), rtol=0, atol=1e-11)
 
 
 def test_a_tensor_that_is_frozen_whole_asks_for_no_gradient_and_stays():
     task = task_of()
     start = randomised(task)
-    task.receive(start)
+    task.load_adapter(start)
     masks = {
         name: np.full(v.shape, ".lora_A." not in name) for name, v in start.items()
     }
     adamw = RunConfig(lora_rank=4, client_optimizer="adamw")
-    train(task.model, task.data.partition(0, 4), adamw, seed=0, trainable=masks)
+    train_model(task.model, task.data.partition(0, 4), adamw, seed=0, trainable=masks)
     for name, value in read_adapter(task.model).items():
         assert np.array_equal(value, start[name]) == (".lora_A." in name), name
     assert adapter_tensors(task.model).keys() == start.keys()

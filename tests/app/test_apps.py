@@ -18,7 +18,7 @@ from flasc_flwr.app.reporting.runs import read_run
 from flasc_flwr.app.tasks.digits import parts
 from flasc_flwr.app.tasks.digits_backbone import pretrained_backbone
 from flasc_flwr.app.training.examples import Examples
-from flasc_flwr.app.training.local import evaluate
+from flasc_flwr.app.training.local import evaluate_model
 from flasc_flwr.core.methods.table import METHODS
 from flasc_flwr.core.methods.trainable import SUPPORT
 from flasc_flwr.flower.compat import get_all_nested_objects
@@ -82,7 +82,7 @@ def test_the_adapter_loads_in_peft_and_is_what_was_evaluated(tmp_path):
     public, _, test = parts()
     backbone = pretrained_backbone(public["pixel_values"], public["labels"])
     model = PeftModel.from_pretrained(backbone, str(result.folder / "adapter"))
-    outcome = evaluate(model, Examples.of(test), RunConfig())
+    outcome = evaluate_model(model, Examples.of(test), RunConfig())
     assert outcome.accuracy == pytest.approx(result.summary["accuracy"])
     assert outcome.loss == pytest.approx(result.summary["loss"], rel=1e-5)
 
@@ -124,7 +124,7 @@ def test_client_and_server_optimizers_can_be_chosen(tmp_path, optimizer):
 )
 def test_a_wrong_config_stops_before_any_client_is_contacted(tmp_path, key, value):
     grid = ForbiddenGrid(client_app.app, 2)
-    with pytest.raises(ConfigError, match=f"{key} = {value!r}: .*allowed"):
+    with pytest.raises(ConfigError, match=f"{key} .*got {value!r}"):
         run(tmp_path, grid, **{key: value})
     assert not list(tmp_path.iterdir())
 
@@ -167,7 +167,7 @@ def test_a_run_in_which_nobody_trained_fails(tmp_path):
         client_app.app, 2, run_config=config, node_configs=[nowhere, nowhere]
     )
     with pytest.raises(
-        RuntimeError, match="2 rounds, and none .*; 4 were not .*: .* of 'two'"
+        RuntimeError, match="2 rounds, and none .*; 4 were not .*: .* got 1 and 'two'"
     ):
         run(tmp_path, grid)
     (folder,) = tmp_path.iterdir()
@@ -187,7 +187,7 @@ def test_a_node_without_a_partition_says_how_to_start_it(tmp_path):
     )
     result = run(tmp_path, grid, num_server_rounds=1)
     (failure,) = result.history[1]["failures"]
-    assert "partition 0 of 'two'" in failure["reason"]
+    assert "got 0 and 'two'" in failure["reason"]
     assert "partition-id=0 num-partitions=2" in failure["reason"]
 
 
@@ -212,7 +212,7 @@ def test_every_method_runs_by_name(tmp_path, method):
     if method in KEPT:
         kept = [rows[i]["kept_down"] for i in (1, 6)]
         assert kept == pytest.approx(KEPT[method], abs=1e-3)
-    if METHODS[method].trains == (SUPPORT,):
+    if METHODS[method].trainable == (SUPPORT,):
         # What a sparse download leaves out is not trained: the upload is no larger.
         for row in rows[6:]:
             assert row["kept_up"] <= row["kept_down"] < 1
@@ -236,7 +236,7 @@ def test_what_flora_merged_is_in_the_adapter_that_is_saved(tmp_path):
     public, _, test = parts()
     backbone = pretrained_backbone(public["pixel_values"], public["labels"])
     model = PeftModel.from_pretrained(backbone, str(result.folder / "adapter"))
-    outcome = evaluate(model, Examples.of(test), RunConfig())
+    outcome = evaluate_model(model, Examples.of(test), RunConfig())
     assert outcome.accuracy == pytest.approx(result.summary["accuracy"])
     assert outcome.loss == pytest.approx(result.summary["loss"], rel=1e-4)
 
@@ -255,25 +255,6 @@ def test_ranks_are_assigned_by_the_servers_own_data(tmp_path):
     assert first["ranks"] == {"2": 4} and first["replies"] == 4
     assert sum(second["ranks"].values()) == 2
     assert first["low_rank_accuracy"] is not None
-
-
-def test_clients_that_prune_themselves_send_less(tmp_path):
-    result = run(
-        tmp_path,
-        method="hetlora",
-        tiers="none",
-        num_server_rounds=4,
-        fraction_train=1.0,
-        rank_pruning_decay=0.5,
-        rank_pruning_penalty=20.0,
-    )
-    ranks = [row["ranks"] for row in result.history[1:]]
-    # While B is zero its last columns cannot shrink.
-    assert ranks[0] == {"4": 4}
-    lowest = [min(int(rank) for rank in row) for row in ranks]
-    assert lowest[-1] < 4
-    sent = [row["payload_bytes_up"] for row in result.history[1:]]
-    assert sent[-1] < 0.8 * sent[0]
 
 
 def test_a_stopped_run_goes_on_in_its_folder(tmp_path):

@@ -22,17 +22,27 @@ def test_a_folder_of_images_has_a_class_a_folder(tmp_path, vit):
     assert everything(task.data.test)["pixel_values"].shape == (6, 3, 16, 16)
 
 
-def test_folders_that_lack_a_class_do_not_number_the_rest_anew(tmp_path, vit):
+def test_a_class_may_have_the_name_of_a_split(tmp_path):
+    image_folder(tmp_path, "train", ["ant", "test"])
+    rows = load_rows(str(tmp_path), "train")
+    assert rows.features["label"].names == ["ant", "test"]
+    assert rows["label"][:] == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
+def test_folders_that_lack_a_class_do_not_renumber_the_others(tmp_path, vit):
     image_folder(tmp_path, "train", ["ant", "bee", "cow"])
     image_folder(tmp_path, "test", ["ant", "cow"], 1)
-    with pytest.raises(ValueError, match="test split has the classes ant, cow, which"):
+    with pytest.raises(ValueError, match="test-split .* train-split, got ant, cow"):
         _ = image_task(vit, tmp_path).data.test
     device = image_folder(tmp_path / "device", "train", ["cow"], 2)
-    with pytest.raises(ValueError, match="1 named classes, cow, of 3: set class-names"):
-        image_task(vit, tmp_path, classes=3).data.own(str(device))
+    with pytest.raises(ValueError, match=r"data-path .* 3 classes, got 1 \(cow\)"):
+        image_task(vit, tmp_path, classes=3).data.local_examples(str(device))
     task = image_task(vit, tmp_path, class_names="ant,bee,cow")
     assert everything(task.data.test)["labels"].tolist() == [0, 2]
-    assert everything(task.data.own(str(device)))["labels"].tolist() == [2, 2]
+    assert everything(task.data.local_examples(str(device)))["labels"].tolist() == [
+        2,
+        2,
+    ]
 
 
 def test_an_npz_file_has_both_splits(tmp_path, vit):
@@ -42,7 +52,7 @@ def test_an_npz_file_has_both_splits(tmp_path, vit):
     task = image_task(vit, path, train_split="train[:50%]", validation_fraction=0.0)
     assert len(task.data.partition(0, 1)) == 6
     assert everything(task.data.test)["labels"].tolist() == y_test.tolist()
-    with pytest.raises(ValueError, match="'i.npz' has no x_dev, y_dev, but x_train"):
+    with pytest.raises(ValueError, match="'i.npz' has no x_dev, y_dev, only x_train"):
         load_rows(str(path), "dev")
 
 
@@ -53,5 +63,5 @@ def test_gray_images_and_models_of_one_channel(tmp_path):
     np.savez(tmp_path / "i.npz", x_train=x[..., 0], y_train=y)
     batch = everything(image_task(model, tmp_path / "i.npz").data.partition(0, 1))
     assert batch["pixel_values"].shape == (7, 1, 16, 16)
-    # Without a word of how it was trained: to [-1, 1].
+    # Without a preprocessor_config.json, pixels are scaled to [-1, 1].
     assert -1 <= batch["pixel_values"].min() < 0 < batch["pixel_values"].max() <= 1

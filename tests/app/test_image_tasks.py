@@ -39,9 +39,9 @@ def test_several_classes_an_image_score_as_micro_f1(root, tmp_path):
     examples = task.data.partition(0, 2)
     task.train(examples, seed=0)
     # Small batches: what is counted has to add up over them.
-    from flasc_flwr.app.training.local import evaluate
+    from flasc_flwr.app.training.local import evaluate_model
 
-    outcome = evaluate(task.model, task.data.test, task.config, task.score, 5)
+    outcome = evaluate_model(task.model, task.data.test, task.config, task.score, 5)
     true = np.zeros((18, 3))
     for row, several in enumerate(labels):
         true[row, several] = 1
@@ -68,7 +68,7 @@ def test_images_are_scaled_and_normalised_as_the_model_was_trained(root, tmp_pat
     assert batch["labels"].tolist() == labels[:5].tolist()
     large, labels = images(4, size=40)
     np.savez(tmp_path / "large.npz", x_train=large, y_train=labels)
-    batch = task.data.own(str(tmp_path / "large.npz")).batch(torch.arange(4))
+    batch = task.data.local_examples(str(tmp_path / "large.npz")).batch(torch.arange(4))
     assert batch["pixel_values"].shape == (4, 3, 16, 16)
     channels = large.mean((1, 2)) / 255
     np.testing.assert_allclose(
@@ -95,7 +95,7 @@ def test_an_image_model_without_a_size_is_refused(root, tmp_path):
         ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1])
     )
     model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="images of size None with 3 channels"):
+    with pytest.raises(ValueError, match="model must .* with size None and 3 channels"):
         task_of(
             task="image-classification",
             model=str(tmp_path),

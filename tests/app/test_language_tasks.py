@@ -34,7 +34,7 @@ def test_padding_that_is_the_end_token_does_not_hide_real_end_tokens(root, tmp_p
     rows = [{"text": "cat dog"}, {"text": "cat [END] sun"}]
     write_jsonl(tmp_path / "x.jsonl", rows)
     task = language_task(root)
-    batch = task.data.own(str(tmp_path / "x.jsonl")).batch(torch.arange(2))
+    batch = task.data.local_examples(str(tmp_path / "x.jsonl")).batch(torch.arange(2))
     end = 4
     assert batch["input_ids"].tolist() == [[6, 7, end], [6, end, 17]]
     assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
@@ -46,7 +46,7 @@ def test_texts_too_short_to_learn_from_are_left_out_of_language_modelling(
 ):
     rows = [{"text": t} for t in ("cat", "", None, "cat dog")]
     write_jsonl(tmp_path / "x.jsonl", rows)
-    assert len(language_task(root).data.own(str(tmp_path / "x.jsonl"))) == 1
+    assert len(language_task(root).data.local_examples(str(tmp_path / "x.jsonl"))) == 1
     write_jsonl(tmp_path / "y.jsonl", rows[:2])
-    with pytest.raises(ValueError, match="data-path .*no rows that can be used"):
-        language_task(root).data.own(str(tmp_path / "y.jsonl"))
+    with pytest.raises(ValueError, match="data-path .*no usable rows"):
+        language_task(root).data.local_examples(str(tmp_path / "y.jsonl"))

@@ -64,7 +64,7 @@ def test_long_unary_streams_come_back():
         (b"\x00\x00\x80", 1, 16),
     ],
 )
-def test_a_defect_unary_stream_is_refused(data, count, limit):
+def test_a_corrupt_unary_stream_is_refused(data, count, limit):
     with pytest.raises(PayloadError, match="^x: "):
         unpack_unary(memoryview(data), count, limit, "x")
 
@@ -90,7 +90,7 @@ def test_varints_come_back(number):
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80", b"\x80\x00", b"\x80" * 6])
-def test_a_defect_varint_is_refused(data):
+def test_a_corrupt_varint_is_refused(data):
     with pytest.raises(PayloadError, match="^x: "):
         Reader(data).varint("x")
 

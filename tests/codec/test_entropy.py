@@ -8,8 +8,8 @@ from flasc_flwr.core.codec.entropy import (
     decode_symbols,
     encode_symbols,
     frequencies,
-    read_table,
-    table_bytes,
+    frequency_bytes,
+    read_frequencies,
 )
 from flasc_flwr.core.codec.errors import PayloadError
 
@@ -57,7 +57,7 @@ def test_frequencies_add_up_and_lose_no_symbol(counts):
     table = frequencies(np.array(counts))
     assert table.sum() == 1 << 14
     assert ((table > 0) == (np.array(counts) > 0)).all()
-    assert (read_table(memoryview(table_bytes(table))) == table).all()
+    assert (read_frequencies(memoryview(frequency_bytes(table))) == table).all()
 
 
 @given(counted, st.randoms())
@@ -76,19 +76,19 @@ def test_symbols_come_back_from_the_words_of_the_plain_way(counts, random):
     "table",
     [[], [1 << 14], [0, 1 << 14], [1 << 13, 1 << 13, 0], [1, 2], [1 << 14, 1]],
 )
-def test_a_defect_table_is_refused(table):
+def test_corrupt_frequencies_are_refused(table):
     data = b"".join(map(varint, table))
     with pytest.raises(PayloadError, match="frequencies"):
-        read_table(memoryview(data))
+        read_frequencies(memoryview(data))
 
 
 def test_a_table_of_too_many_symbols_is_refused():
     with pytest.raises(PayloadError, match="left over"):
-        read_table(memoryview(bytes([4]) * 4097))
+        read_frequencies(memoryview(bytes([4]) * 4097))
 
 
 @pytest.mark.parametrize("data", [b"\x00\x00\x00\x00", b"abc", b"\xff" * 40])
-def test_a_defect_stream_is_refused(data):
+def test_a_corrupt_stream_is_refused(data):
     table = frequencies(np.array([5, 3]))
     with pytest.raises(PayloadError, match="entropy-coded stream"):
         decode_symbols(memoryview(data), 3, table)

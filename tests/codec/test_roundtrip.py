@@ -74,11 +74,17 @@ def test_whole_numbers_are_within_half_a_level(form, levels, block, data):
         assert (np.abs(values[own] - exact[own]) <= bound).all()
 
 
-@pytest.mark.parametrize("form", VALUE_FORMATS)
 @pytest.mark.parametrize("density", [0.001, 0.02, 0.3, 0.5, 0.8, 0.99, 1.0])
-@pytest.mark.parametrize("size", [1, 255, 256, 300_000, 1_200_000])
-def test_every_density_and_size(form, density, size):
+@pytest.mark.parametrize("size", [1, 255, 256, 1_200_000])
+def test_every_density_and_size(density, size):
     sparse = random_sparse(np.random.default_rng(0), size, density, 1e-3)
+    assert (comes_back(sparse, "float32") == sparse.values).all()
+
+
+@pytest.mark.parametrize("form", VALUE_FORMATS)
+@pytest.mark.parametrize("size", [1, 255, 256, 1_200_000])
+def test_every_format_and_size(form, size):
+    sparse = random_sparse(np.random.default_rng(0), size, 0.3, 1e-3)
     values = comes_back(sparse, form)
     error = np.abs(values - sparse.values).max(initial=0.0)
     assert error <= {"int4": 5e-4, "int8": 3e-5}.get(form, 2e-5)

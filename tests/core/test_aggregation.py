@@ -9,10 +9,10 @@ import pytest
 
 from flasc_flwr.core.aggregation import AGGREGATIONS, Contribution, aggregator
 from flasc_flwr.core.factors import (
-    best_factors,
     dead_modules,
-    modules,
+    lora_modules,
     product_norm,
+    truncated_svd,
 )
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.merged import merge, product_of
@@ -49,8 +49,8 @@ def aggregate(name, clients, weights=None, exact=False):
     for trained, weight in zip(clients, weights or [1.0] * len(clients), strict=True):
         rank = trained["one.lora_A.weight"].shape[0]
         cut = truncation(LAYOUT, rank)
-        update = cut.layout.flatten(trained) - cut.take(start)
-        rule.add(Contribution(cut.lift(top_k(update, 1.0)), rank, weight))
+        update = cut.layout.flatten(trained) - cut.truncate(start)
+        rule.add(Contribution(cut.pad_sparse(top_k(update, 1.0)), rank, weight))
     result = rule.result()
     return LAYOUT.unflatten(start + result.update), merge({}, result.terms)
 
@@ -281,26 +281,26 @@ def test_bad_contributions_are_refused(name):
 def test_factors_norms_and_dead_modules():
     rng = np.random.default_rng(5)
     b, a = rng.standard_normal((7, 4)), rng.standard_normal((4, 11))
-    best_b, best_a = best_factors(b, a, 9)
+    best_b, best_a = truncated_svd(b, a, 9)
     assert best_b.shape == (7, 4) and best_a.shape == (4, 11)
     np.testing.assert_allclose(best_b @ best_a, b @ a, atol=1e-12)
     np.testing.assert_allclose(best_a @ best_a.T, np.eye(4), atol=1e-12)
     vector = LAYOUT.flatten(START)
     expected = sum(np.linalg.norm(product(START, m)) ** 2 for m in SIZES)
     assert product_norm(LAYOUT, vector) == pytest.approx(np.sqrt(expected), rel=1e-6)
-    assert [m.name for m in modules(LAYOUT)] == ["one", "two"]
+    assert [m.name for m in lora_modules(LAYOUT)] == ["one", "two"]
     assert dead_modules(LAYOUT, vector) == 0
-    for m in modules(LAYOUT)[:1]:
+    for m in lora_modules(LAYOUT)[:1]:
         vector[m.a_place] = 0
         assert dead_modules(LAYOUT, vector) == 0
         vector[m.b_place] = 0
     assert dead_modules(LAYOUT, vector) == 1
 
 
-def test_a_factor_without_its_partner_is_told():
+def test_a_factor_without_its_partner_is_refused():
     layout = Layout.of({"x.lora_A.weight": np.zeros((2, 3), np.float32)})
-    with pytest.raises(ValueError, match=r"'x\.lora_A\.weight' has no B of its rank"):
-        modules(layout)
+    with pytest.raises(ValueError, match=r"'x\.lora_A\.weight' has no B"):
+        lora_modules(layout)
 
 
 def test_merging_adds_up_and_takes_the_smaller_form():

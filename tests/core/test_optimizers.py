@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from flasc_flwr.core.optimizers import SERVER_OPTIMIZERS, AdamW, Decaying
-from flasc_flwr.core.stepping import step_blocks
+from flasc_flwr.core.stepping import step_chunks
 
 SIZE, STEPS = 50, 6
 
@@ -117,7 +117,7 @@ def test_stepping_in_blocks_is_stepping_at_once(name):
     for _ in range(3):
         update = rng.standard_normal(size).astype(np.float32)
         whole, state = optimizer.step(whole, -update, state)
-        blocks, in_blocks = step_blocks(optimizer, blocks, update, in_blocks)
+        blocks, in_blocks = step_chunks(optimizer, blocks, update, in_blocks)
     np.testing.assert_array_equal(blocks, whole)
     assert in_blocks.step == state.step == 3
     assert in_blocks.moments.keys() == state.moments.keys()

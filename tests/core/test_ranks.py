@@ -12,7 +12,7 @@ from tests.core.test_aggregation import LAYOUT, RANK, START, random_adapter
 
 def test_a_truncation_takes_rows_of_a_and_columns_of_b():
     cut = truncation(LAYOUT, 2)
-    arrays = cut.layout.unflatten(cut.take(LAYOUT.flatten(START)))
+    arrays = cut.layout.unflatten(cut.truncate(LAYOUT.flatten(START)))
     for name, value in START.items():
         expected = value
         if ".lora_A." in name:
@@ -28,17 +28,17 @@ def test_lifting_is_the_way_back():
         for scale in ("common", "own"):
             cut = truncation(LAYOUT, rank, scale)
             vector = LAYOUT.flatten(START)
-            lifted = cut.lift(top_k(cut.take(vector), 1.0)).densify()
+            lifted = cut.pad_sparse(top_k(cut.truncate(vector), 1.0)).densify()
             kept = components(LAYOUT) < (rank or RANK)
             np.testing.assert_allclose(lifted, np.where(kept, vector, 0), rtol=1e-6)
-            np.testing.assert_allclose(cut.pad(cut.take(vector)), lifted, rtol=1e-6)
+            np.testing.assert_allclose(cut.pad(cut.truncate(vector)), lifted, rtol=1e-6)
 
 
 def test_under_its_own_scale_the_product_means_the_same():
     """alpha / r_k times B_k A is alpha / r times B A, of the components kept."""
     alpha, rank = 16.0, 2
     cut = truncation(LAYOUT, rank, "own")
-    own = cut.layout.unflatten(cut.take(LAYOUT.flatten(START)))
+    own = cut.layout.unflatten(cut.truncate(LAYOUT.flatten(START)))
     ours = alpha / rank * own["one.lora_B.weight"] @ own["one.lora_A.weight"]
     b, a = START["one.lora_B.weight"][:, :rank], START["one.lora_A.weight"][:rank]
     np.testing.assert_allclose(ours, alpha / RANK * b @ a, rtol=1e-5)
@@ -53,7 +53,7 @@ def test_a_truncation_of_convolutions_follows_their_rank_axes():
     arrays["conv.lora_B.weight"].shape = (5, 4, 1, 1)
     layout = Layout.of(arrays)
     cut = truncation(layout, 2)
-    taken = cut.layout.unflatten(cut.take(layout.flatten(arrays)))
+    taken = cut.layout.unflatten(cut.truncate(layout.flatten(arrays)))
     assert taken["conv.lora_A.weight"].shape == (2, 3, 3, 3)
     np.testing.assert_array_equal(
         taken["conv.lora_B.weight"], arrays["conv.lora_B.weight"][:, :2]
@@ -82,7 +82,7 @@ def test_seeded_factors_have_pefts_distribution_and_truncate():
     assert a.var() == pytest.approx(1 / 900 / 3, rel=0.03)
     assert np.count_nonzero(vector) == a.size
     cut = truncation(layout, 4)
-    np.testing.assert_array_equal(seeded_factors(cut.layout, 3), cut.take(vector))
+    np.testing.assert_array_equal(seeded_factors(cut.layout, 3), cut.truncate(vector))
     assert not np.array_equal(seeded_factors(layout, 4), vector)
 
 

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -10,28 +10,47 @@ from flasc_flwr.core.sparsity import DENSITY, SparseVector, top_k
 
 vectors = arrays(
     np.float32,
-    st.integers(1, 200),
+    st.integers(0, 300),
     # Few distinct magnitudes make many ties.
     elements=st.one_of(
-        st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0, 1e-40]),
+        st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0, 1e-45, 3e38]),
         st.floats(width=32, allow_nan=False, allow_infinity=False),
     ),
 )
-densities = st.floats(0, 1, exclude_min=True)
 
 
-def plain_top_k(vector, density):
-    """Sort everything: by magnitude downwards, then by position."""
+def check_against_a_sort(vector, density):
+    """Compare with sorting everything by magnitude, descending, then by position."""
     k = max(1, math.floor(len(vector) * density))
-    order = sorted(range(len(vector)), key=lambda i: (-abs(vector[i]), i))
-    return sorted(i for i in order[:k] if vector[i] != 0)
-
-
-@given(vectors, densities)
-def test_top_k_equals_a_plain_sort(vector, density):
+    order = np.lexsort((np.arange(len(vector)), -np.abs(vector.astype(np.float64))))
+    largest = np.sort(order[:k])
     sparse = top_k(vector, density)
-    assert sparse.positions.tolist() == plain_top_k(vector, density)
-    np.testing.assert_array_equal(sparse.values, vector[sparse.positions])
+    assert sparse.positions.tolist() == largest[vector[largest] != 0].tolist()
+    assert sparse.values.tobytes() == vector[sparse.positions].tobytes()
+
+
+@settings(deadline=None)
+@given(vectors, st.floats(0, 1, exclude_min=True))
+def test_top_k_equals_a_sort(vector, density):
+    check_against_a_sort(vector, density)
+
+
+@pytest.mark.parametrize("density", [1.0, 0.25, 1 / 64, 1e-6])
+@pytest.mark.parametrize("size", [131_072, 400_001])
+@pytest.mark.parametrize("kind", ["gauss", "ties", "zeros", "sorted", "periodic"])
+def test_top_k_of_long_vectors_equals_a_sort(kind, size, density):
+    vector = np.random.default_rng(0).standard_normal(size).astype(np.float32)
+    match kind:
+        case "ties":
+            vector = np.round(vector * 2) / 2
+        case "zeros":
+            vector[: size * 9 // 10] = 0
+        case "sorted":
+            vector = np.sort(vector)
+        case "periodic":
+            # The worst case for a strided sample: it sees only the small ones.
+            vector[::127] *= np.float32(1e-6)
+    check_against_a_sort(vector, density)
 
 
 @given(vectors)
@@ -56,12 +75,12 @@ def test_zeros_are_never_kept():
     assert top_k(np.zeros(4, np.float32), 0.5).kept == 0
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("density", [0.1, 1.0])
-def test_what_is_not_finite_is_refused_with_its_position(bad, density):
-    vector = np.ones(10, np.float32)
-    vector[7] = bad
-    with pytest.raises(ValueError, match=f"{vector[7]} at position 7"):
+@pytest.mark.parametrize("bad", [math.nan, -math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(("size", "density"), [(10, 0.1), (10, 1.0), (300_000, 1e-5)])
+def test_what_is_not_finite_is_refused_with_its_first_position(bad, size, density):
+    vector = np.random.default_rng(0).standard_normal(size).astype(np.float32)
+    vector[[3, size - 1]] = bad
+    with pytest.raises(ValueError, match=f"{vector[3]} at position 3:"):
         top_k(vector, density)
 
 

@@ -102,8 +102,8 @@ def test_the_newest_two_are_kept_as_often_as_asked(tmp_path):
         (lambda data: data[:-1], "checksum is wrong"),
         (lambda data: data[: len(data) // 2], "checksum is wrong"),
         (lambda data: data[:200] + b"\x00" + data[201:], "checksum is wrong"),
-        (lambda data: b"", "does not begin like a checkpoint"),
-        (lambda data: b"PK" + data, "does not begin like a checkpoint"),
+        (lambda data: b"", "does not start like a checkpoint"),
+        (lambda data: b"PK" + data, "does not start like a checkpoint"),
     ],
 )
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_offered(
@@ -111,11 +111,11 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_offered(
 ):
     older, newer = (write(tmp_path, a_checkpoint(round)) for round in (2, 3))
     newer.write_bytes(damage(newer.read_bytes()))
-    with pytest.raises(CheckpointError, match=f"{why}.*is whole: .*000002"):
+    with pytest.raises(CheckpointError, match=f"{why}.*is intact: .*000002"):
         read(tmp_path)
     assert read(older).round == 2
     older.write_bytes(b"")
-    with pytest.raises(CheckpointError, match="no whole one before it"):
+    with pytest.raises(CheckpointError, match="no intact one before it"):
         read(tmp_path)
 
 
@@ -132,7 +132,7 @@ def test_every_bit_counts(tmp_path):
 
 
 def test_no_checkpoint_says_so(tmp_path):
-    with pytest.raises(CheckpointError, match="there is no checkpoint in"):
+    with pytest.raises(CheckpointError, match="has no checkpoint"):
         read(tmp_path)
     with pytest.raises(CheckpointError, match="No such file"):
         read(tmp_path / "nothing")

@@ -104,13 +104,22 @@ DEFECTS = {
         "fingerprint|size",
     ),
     "not finite": (not_finite, ""),
-    "huge": (with_update(np.full(LAYOUT.size, 1e9, np.float32)), "norm .* allowed"),
+    "huge": (with_update(np.full(LAYOUT.size, 1e9, np.float32)), "norm .* <= 100"),
     "no metrics": (no_metrics, "expected one MetricRecord, got 0"),
     "no arrays": (no_arrays, "expected one ArrayRecord, got 0"),
     "dense": (dense_arrays, "needs flasc_mod"),
-    "negative examples": (with_metric("num-examples", -5), "'num-examples' is -5"),
-    "NaN examples": (with_metric("num-examples", float("nan")), "is nan"),
-    "absurd examples": (with_metric("num-examples", 1e12), "1e\\+12 examples, allowed"),
+    "negative examples": (
+        with_metric("num-examples", -5),
+        "'num-examples' must be .* -5",
+    ),
+    "NaN examples": (
+        with_metric("num-examples", float("nan")),
+        "'num-examples' must be .* nan",
+    ),
+    "absurd examples": (
+        with_metric("num-examples", 1e12),
+        "examples must be <= 1e\\+06, got 1e\\+12",
+    ),
 }
 
 
@@ -263,5 +272,6 @@ def test_nobody_answers_twice_in_a_round():
     row = again.state.history[1]
     assert row["replies"] == 6
     reasons = {f["reason"] for f in row["failures"]}
-    assert reasons == {"it was not asked, or has answered already"}
+    (reason,) = reasons
+    assert "unexpected reply" in reason
     assert {f["client"] for f in row["failures"]} == {str(i) for i in range(6)}

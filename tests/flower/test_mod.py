@@ -11,7 +11,7 @@ from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import (
     CONTROL,
     INTRODUCE,
-    Order,
+    Instructions,
     array_record,
     payload_of,
     payload_record,
@@ -34,7 +34,7 @@ def ask(app, content, message_type="train", **node_config):
 
 
 def order(density=0.25, value_format="float32"):
-    return Order(density=density, value_format=value_format).to_record()
+    return Instructions(density=density, value_format=value_format).to_record()
 
 
 def download(sparse):
@@ -156,10 +156,10 @@ def test_a_defect_download_is_refused():
         ask(client_app(), content)
 
 
-def test_an_order_of_another_version_is_told():
+def test_instructions_of_another_version_are_refused():
     content = training(top_k(vector(), 1.0))
     content[CONTROL] = ConfigRecord({"density": 0.5})
-    with pytest.raises(ValueError, match="same flasc-flwr"):
+    with pytest.raises(ValueError, match="same version of flasc-flwr"):
         ask(client_app(), content)
 
 
@@ -171,7 +171,7 @@ def test_a_frozen_update_stays_on_the_support_and_the_app_is_told():
         masks.append(trainable_entries())
         return {name: value + 1 for name, value in arrays.items()}
 
-    order = Order(density=1.0, value_format="float32", trains=SUPPORT)
+    order = Instructions(density=1.0, value_format="float32", trainable=SUPPORT)
     content = training(sparse) | {CONTROL: order.to_record()}
     reply = ask(client_app(trainer), content)
     update = decode(payload_of(reply.content["arrays"]), size=LAYOUT.size)

@@ -193,7 +193,7 @@ def test_absurd_numbers_of_examples_are_rejected(examples):
     strategy, _, _ = start(client_app(examples=examples), rounds=1)
     failures = strategy.state.history[1]["failures"]
     assert len(failures) == 4
-    assert all("'num-examples' is" in failure["reason"] for failure in failures)
+    assert all("'num-examples' must be" in failure["reason"] for failure in failures)
 
 
 def test_an_app_without_the_mod_is_told_what_to_add():

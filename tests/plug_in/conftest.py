@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_garbage_collection():
-    """Leave what is loaded now out of collections: some strategies ask for many."""
+    """Exclude what is loaded now from collections: some strategies collect often."""
     import peft  # noqa: F401
 
     gc.collect()
@@ -15,6 +15,6 @@ def quick_garbage_collection():
 
 @pytest.fixture
 def logged(caplog):
-    """Return what Flower's logger has said so far, as text."""
+    """Return a function that returns what Flower's logger has logged, as text."""
     caplog.set_level(logging.INFO, logger="flwr")
     return lambda: "\n".join(record.getMessage() for record in caplog.records)

@@ -1,4 +1,4 @@
-"""Running the apps in this folder, with and without the transport."""
+"""Runs of the apps in this folder, with and without SparseTransport."""
 
 import random
 from pathlib import Path
@@ -12,11 +12,11 @@ from flasc_flwr.flower.local_grid import LocalGrid
 APPS = Path(__file__).parent / "apps"
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plug-in" / "cnn_client.py"
 NODES = 4
-EXACT = {"download_density": 1, "upload_density": 1, "values": "float32"}
+LOSSLESS = {"download_density": 1, "upload_density": 1, "values": "float32"}
 
 
 def source(name: str) -> str:
-    """Return the text of an app as it was before it knew of this project."""
+    """Return the source of an app without its lines about this project."""
     if name != "cnn":
         return (APPS / f"{name}.py").read_text()
     text = EXAMPLE.read_text().replace("from flasc_flwr import flasc_mod\n", "")
@@ -24,7 +24,7 @@ def source(name: str) -> str:
 
 
 def load(name: str, mods=()) -> SimpleNamespace:
-    """Run an app's text with one line changed: its list of mods."""
+    """Execute an app's source with only its list of mods changed."""
     before, after = "app = ClientApp()\n", "app = ClientApp(mods=MODS)\n"
     text = source(name)
     assert text.count(before) == 1
@@ -34,7 +34,7 @@ def load(name: str, mods=()) -> SimpleNamespace:
 
 
 def run(name, strategy, *, mods=(), rounds=2, transport=None):
-    """Run an app under a strategy; under a SparseTransport if that is given."""
+    """Run an app under a strategy, in a SparseTransport if its settings are given."""
     random.seed(0)
     np.random.seed(0)
     if transport is not None:

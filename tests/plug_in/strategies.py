@@ -1,4 +1,4 @@
-"""Every strategy that Flower has, with settings under which the apps learn."""
+"""Every strategy of Flower's, with settings that let the apps learn."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ from flwr.serverapp import strategy as flower
 
 
 class Cautious(flower.FedAvg):
-    """A user's own: goes three quarters of the way that FedAvg would."""
+    """A user's strategy: takes three quarters of FedAvg's step."""
 
     def configure_train(self, server_round, arrays, config, grid):
         self.before = arrays
@@ -50,7 +50,7 @@ STRATEGIES = {
     "MultiKrum": partial(flower.MultiKrum, num_nodes_to_select=3),
     "Bulyan": flower.Bulyan,
     "QFedAvg": partial(flower.QFedAvg, client_learning_rate=0.1, q=0.0),
-    "a user's own": Cautious,
+    "user-defined": Cautious,
     "server-side fixed clipping": private(
         flower.DifferentialPrivacyServerSideFixedClipping, **FIXED
     ),
@@ -64,7 +64,7 @@ STRATEGIES = {
         flower.DifferentialPrivacyClientSideAdaptiveClipping, **ADAPTIVE
     ),
 }
-"""Name to a function that makes the strategy, given arguments that all share."""
+"""Functions that make a strategy from the arguments that all share, by name."""
 
 CLIENT_MODS = {
     "client-side fixed clipping": [fixedclipping_mod],

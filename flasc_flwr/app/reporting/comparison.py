@@ -10,6 +10,7 @@ from typing import Any
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.reporting.runs import Rows, Run
+from flasc_flwr.core.methods.allotment import Allotment
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.schedules import Decay
 
@@ -98,18 +99,16 @@ def in_effect(config: RunConfig) -> dict[str, Any]:
     is never ``auto``.
     """
     method = config.compose()
-    budget = method.budget(
-        Budget(
-            download_density=config.download_density,
-            upload_density=config.upload_density,
-        ),
-        Decay(
-            download=config.download_density_decay,
-            upload=config.upload_density_decay,
-            every=config.density_decay_every,
-        ),
-        turn=method.dense_rounds + 1,
+    own = Budget(
+        download_density=config.download_density, upload_density=config.upload_density
     )
+    decay = Decay(
+        download=config.download_density_decay,
+        upload=config.upload_density_decay,
+        every=config.density_decay_every,
+    )
+    allotment = Allotment(method=method, most=own, decay=decay)
+    budget = allotment.at(method.dense_rounds + 1, own)
     auto = config.value_format == "auto"
     return {
         "method": config.method,

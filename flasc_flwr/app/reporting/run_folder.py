@@ -19,7 +19,7 @@ from flasc_flwr.app.reporting.trackers import TrackerError, Trackers
 from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.state.checkpoint import Checkpoint, CheckpointError, found, read
-from flasc_flwr.flower.state.run_state import ServerState
+from flasc_flwr.flower.state.run_state import RunState
 
 _CHECKPOINTS = "checkpoints"
 _AT_THE_END = ("summary.json", "traffic.json", "tensors.json")
@@ -36,7 +36,7 @@ class RunFolder:
     """
 
     def __init__(
-        self, path: Path, config: RunConfig, state: ServerState | None = None
+        self, path: Path, config: RunConfig, state: RunState | None = None
     ) -> None:
         self.path = path
         self._config = config
@@ -108,7 +108,7 @@ class RunFolder:
             log(ERROR, "The run %s", ended)
         log(INFO, "Run folder: %s", self.path)
 
-    def add_row(self, row: dict[str, Any], state: ServerState) -> None:
+    def add_row(self, row: dict[str, Any], state: RunState) -> None:
         """Add a round's row to the history, and log it; `state` is the run's."""
         self._state = state
         with (self.path / "history.jsonl").open("a") as file:

@@ -8,10 +8,10 @@ from typing import Any
 from datasets import Dataset
 
 from flasc_flwr.app.config import RunConfig
-from flasc_flwr.app.tasks.backbones import pretrained, with_adapter
+from flasc_flwr.app.tasks.backbones import add_adapter, load_backbone
 from flasc_flwr.app.tasks.tables import LABELS, Preparation, Tables
 from flasc_flwr.app.tasks.task import Task
-from flasc_flwr.app.tasks.text import check_length, tokenised, tokenizer_of
+from flasc_flwr.app.tasks.text import check_length, load_tokenizer, tokenise
 from flasc_flwr.app.training.examples import Batch
 from flasc_flwr.app.training.score import IGNORED, next_tokens
 
@@ -20,13 +20,13 @@ _EVALUATION_BATCH = 16
 
 
 def load(config: RunConfig) -> Task:
-    """Build the task; its accuracy is the fraction of next tokens told right."""
-    tokenizer = tokenizer_of(config)
+    """Build the task; its accuracy is the fraction of next tokens predicted."""
+    tokenizer = load_tokenizer(config)
 
     def prepare(rows: Dataset) -> Dataset:
         keep = [config.user_column] if config.user_column else []
-        tokens = tokenised(rows, tokenizer, config, keep)
-        # A text of one token has no next one.
+        tokens = tokenise(rows, tokenizer, config, keep)
+        # A text of one token has no next token.
         return tokens.filter(
             lambda batch: [len(t) > 1 for t in batch],
             batched=True,
@@ -36,7 +36,8 @@ def load(config: RunConfig) -> Task:
     def collate(rows: Mapping[str, Any], training: bool) -> Batch:
         inputs = {name: rows[name] for name in ("input_ids", "attention_mask")}
         batch: Batch = dict(tokenizer.pad(inputs, return_tensors="pt"))
-        # By the mask, not by the token: padding may be the end token, which counts.
+        # By the mask, not by the token: the padding token may be the end token, which
+        # must be predicted.
         hidden = batch["attention_mask"] == 0
         return batch | {LABELS: batch["input_ids"].masked_fill(hidden, IGNORED)}
 
@@ -44,9 +45,9 @@ def load(config: RunConfig) -> Task:
     data = Tables(
         config, Preparation(columns=columns, prepare=prepare, collate=collate)
     )
-    backbone = pretrained("AutoModelForCausalLM", config)
+    backbone = load_backbone("AutoModelForCausalLM", config)
     check_length(backbone, tokenizer, config)
     backbone.config.pad_token_id = tokenizer.pad_token_id
     return Task(
-        config, with_adapter(backbone, config), data, next_tokens, _EVALUATION_BATCH
+        config, add_adapter(backbone, config), data, next_tokens, _EVALUATION_BATCH
     )

@@ -1,10 +1,10 @@
 """The default task: handwritten digits, with nothing to download.
 
-scikit-learn's 1,797 digits of 8 x 8 pixels, in three fixed parts of the same class
-mix. The public part, turned by 90 degrees, pretrains a small vision transformer. The
-private part is split over the clients, the test part is held out; both are shown
-upright, so that the backbone has something left to learn. Upright, the public part is
-the server's to validate with.
+scikit-learn's 1,797 digits of 8 x 8 pixels, in three fixed parts with the same class
+mix. A small vision transformer is pretrained on the public part, turned by 90 degrees.
+The private part is split over the clients, and the test part is held out; both are
+upright, so that there is something left to learn. The server validates on the public
+part, upright.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.digits_backbone import pretrained_backbone
 from flasc_flwr.app.tasks.partitioning import Partitions
 from flasc_flwr.app.tasks.task import Task
-from flasc_flwr.app.training.device import place
+from flasc_flwr.app.training.device import move_to_device
 from flasc_flwr.app.training.examples import Batch, Examples
-from flasc_flwr.app.training.lora import prepare
+from flasc_flwr.app.training.lora import make_trainable
 
 _PUBLIC, _TEST = 500, 360
 
@@ -31,7 +31,7 @@ _PUBLIC, _TEST = 500, 360
 def load(config: RunConfig) -> Task:
     """Build the digits task."""
     public, private, test = parts()
-    model = prepare(
+    model = make_trainable(
         pretrained_backbone(public["pixel_values"], public["labels"]),
         config,
         # Attention projections under the names of transformers 5 and 4.
@@ -41,12 +41,12 @@ def load(config: RunConfig) -> Task:
         head=["classifier"],
     )
 
-    place(model, config)
+    move_to_device(model, config)
     return Task(config, model, DigitsData(config))
 
 
 class DigitsData:
-    """The private part for clients, the other two for the server."""
+    """The private part for the clients, the other two for the server."""
 
     def __init__(self, config: RunConfig) -> None:
         public, private, test = parts()
@@ -61,10 +61,10 @@ class DigitsData:
         rows = self._partitions.rows(partition_id, num_partitions)
         return self._private.select(rows)
 
-    def own(self, path: str) -> Examples:
-        """Refuse: the digits come with scikit-learn."""
+    def local_examples(self, path: str) -> Examples:
+        """Raise an error: this task has only the digits of scikit-learn."""
         raise ValueError(
-            f"data-path is {path!r}, but task 'digits' has its own data: give "
+            f"data-path must not be set with task 'digits', got {path!r}: set "
             "partition-id and num-partitions"
         )
 
@@ -73,8 +73,8 @@ class DigitsData:
 def parts() -> tuple[Batch, Batch, Batch]:
     """Return the public, the private and the test part.
 
-    Each has ``pixel_values``, float32 of shape (n, 1, 8, 8), standardised, and
-    ``labels``. The split is the same in every run, whatever its seed.
+    Each has standardised ``pixel_values``, float32 of shape (n, 1, 8, 8), and
+    ``labels``. The parts are the same for every seed.
     """
     pixels, labels = load_digits(return_X_y=True)
     pixels = pixels.reshape(-1, 1, 8, 8)

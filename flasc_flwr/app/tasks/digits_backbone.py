@@ -33,9 +33,9 @@ _LEARNING_RATE = 1e-3
 
 
 def pretrained_backbone(pixels: Tensor, labels: Tensor) -> ViTForImageClassification:
-    """Return the backbone, from the user's cache folder or freshly pretrained.
+    """Return the backbone from the user's cache folder; pretrain it if it is missing.
 
-    Its classification head is new: the pretraining's head stays behind.
+    Its classification head is new: the pretrained head is discarded.
 
     Parameters
     ----------
@@ -58,14 +58,14 @@ def pretrained_backbone(pixels: Tensor, labels: Tensor) -> ViTForImageClassifica
 
 
 def cache_folder() -> Path:
-    """Return the folder of this very backbone: another recipe, another folder."""
+    """Return the cache folder, which has a hash of the recipe in its name."""
     recipe = (_CONFIG, _EPOCHS, _BATCH, _LEARNING_RATE, transformers.__version__)
     key = hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]
     return user_cache_path("flasc-flwr") / f"digits-vit-{key}"
 
 
 def _pretrain(pixels: Tensor, labels: Tensor) -> ViTForImageClassification:
-    # On one thread: sums come out the same however many cores a device has.
+    # With one thread, sums do not depend on the number of cores.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -92,7 +92,7 @@ def _trained(
 
 
 def _save(model: ViTForImageClassification, folder: Path) -> None:
-    """Save whole or not at all: several processes may pretrain at once."""
+    """Save atomically: several processes may pretrain at once."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         fresh = Path(scratch) / folder.name

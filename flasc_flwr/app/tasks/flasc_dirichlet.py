@@ -1,4 +1,4 @@
-"""FLASC's partitioner: it skews the labels of the clients, but not their sizes."""
+"""FLASC's partitioner: it skews the labels of the clients but not their sizes."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ _REDRAWS = 10
 class ColumnNormalisedDirichletPartitioner(Partitioner):  # type: ignore[misc]
     """Clients of nearly equal size, each with its own mix of classes.
 
-    Each client draws its mix from Dir(alpha); each class is then shared out in
-    proportion to what the clients drew of it. Every row goes to exactly one client.
+    Each client draws its mix from Dir(alpha); the rows of each class are then divided
+    in proportion to what the clients drew of it. Every row goes to exactly one client.
 
     Parameters
     ----------
     num_partitions : int
-        Clients, >= 1.
+        Number of clients, >= 1.
     partition_by : str
         The column of labels.
     alpha : float
         Label skew, > 0 and finite: smaller is more skewed.
     seed : int
-        Of the draw and of the shuffling.
+        Seed of the draw and the shuffling.
     shuffle : bool
-        Whether to shuffle the rows of a class before they are shared out, and those of
-        a client after it. If not, a client has a consecutive range of each class, as
-        in FLASC's code.
+        Whether to shuffle the rows of each class before dividing them, and those of
+        each client after it. Without, a client has a consecutive range of each class,
+        as in FLASC's code.
     min_partition_size : int
-        Least rows of a client. As in Flower's ``DirichletPartitioner``, the mixes are
-        drawn anew, up to 10 times, while a client has fewer. With 0, a client may come
-        out empty, as some must where there are fewer rows than clients.
+        Least number of rows per client. As in Flower's ``DirichletPartitioner``, the
+        mixes are redrawn up to 10 times while a client has fewer. With 0, clients may
+        be empty (with fewer rows than clients, some must be).
 
     Raises
     ------
     ValueError
-        If ``num_partitions``, ``alpha`` or ``min_partition_size`` is out of range; and
-        at the first use of the data, if the column is missing or clients still have
-        too few rows after the last draw. They are named.
+        If ``num_partitions``, ``alpha`` or ``min_partition_size`` is out of range; at
+        the first use of the data, if the column is missing or clients have too few
+        rows after the last draw.
 
     Notes
     -----
     ``partition_dirichlet`` in ``data_utils.py`` of github.com/imkevinkuo/flasc rounds
-    the count of each client and class by itself, and so drops rows or runs out of
-    them. Here a class is cut at its rounded cumulative shares; a count differs from
-    the rounded one by 1 at most.
+    the count of each client and class separately, and so drops rows or runs out of
+    them. Here a class is cut at its rounded cumulative shares, so that a count differs
+    from the rounded one by at most 1.
     """
 
     def __init__(
@@ -67,9 +67,9 @@ class ColumnNormalisedDirichletPartitioner(Partitioner):  # type: ignore[misc]
             ("min_partition_size", min_partition_size, 0),
         ):
             if value < least:
-                raise ValueError(f"{name} = {value}: allowed is a number >= {least}")
+                raise ValueError(f"{name} must be >= {least}, got {value}")
         if not 0 < alpha < math.inf:
-            raise ValueError(f"alpha = {alpha}: allowed is a finite number > 0")
+            raise ValueError(f"alpha must be a finite number > 0, got {alpha}")
         self._num_partitions = num_partitions
         self._partition_by = partition_by
         self._alpha = alpha
@@ -94,8 +94,8 @@ class ColumnNormalisedDirichletPartitioner(Partitioner):  # type: ignore[misc]
         columns = self.dataset.column_names
         if self._partition_by not in columns:
             raise ValueError(
-                f"partition_by = {self._partition_by!r}: the data has no such column, "
-                f"its columns are {', '.join(columns)}"
+                f"partition_by must be one of the columns {', '.join(columns)}, got "
+                f"{self._partition_by!r}"
             )
         labels = np.asarray(self.dataset[self._partition_by][:])
         least = self._min_partition_size
@@ -112,23 +112,23 @@ class ColumnNormalisedDirichletPartitioner(Partitioner):  # type: ignore[misc]
             if not small:
                 return clients
         raise ValueError(
-            f"Partitions {small} have fewer rows than min_partition_size = {least} "
-            f"after {_REDRAWS} redraws with alpha = {self._alpha}: ask for fewer "
-            "partitions or change alpha"
+            f"partitions {small} have fewer rows than min_partition_size = {least} "
+            f"after {_REDRAWS} redraws with alpha = {self._alpha}: use fewer "
+            "partitions, or change alpha"
         )
 
     def _draw(
         self, classes: list[NDArray[np.int64]], rng: np.random.Generator
     ) -> list[NDArray[np.int64]]:
-        """Share out the rows of each class once; return those of each client."""
+        """Divide the rows of each class; return the rows of each client."""
         logs = log_dirichlet(rng, self._alpha, self._num_partitions, len(classes))
         shares = np.exp(logs - np.logaddexp.reduce(logs, axis=0, keepdims=True))
         clients: list[list[NDArray[np.int64]]] = [[] for _ in shares]
-        # Rounding at a point drawn for each class: else equal shares of all classes
-        # would be rounded up for the same clients.
+        # Each class is rounded with a random offset: otherwise equal shares would be
+        # rounded up for the same clients in all classes.
         starts = rng.random(len(classes))
         for rows, share, start in zip(classes, shares.T, starts, strict=True):
-            # Rounding the running sum, not each share, leaves no row over.
+            # Rounding the cumulative sum, not each share, leaves no row over.
             cuts = np.floor(np.cumsum(share) * len(rows) + start)[:-1]
             rows = rng.permutation(rows) if self._shuffle else rows
             for client, part in zip(
@@ -144,12 +144,12 @@ def log_dirichlet(
 ) -> NDArray[np.float64]:
     """Draw from Dir(alpha, ..., alpha); return logarithms, shape (draws, classes).
 
-    NumPy's own draw underflows at small alpha: a class that every client drew as 0
-    could not be shared out. The logarithms are finite at every alpha.
+    NumPy's draw underflows at small alpha, and a class that every client drew as 0
+    could not be divided. The logarithms are finite at every alpha.
     """
     shape = (draws, classes)
     # Gamma(alpha) is Gamma(alpha + 1) * U^(1 / alpha), and -log U is exponential. Below
-    # 1e-300 the quotient could overflow; each draw is one class alone long before.
+    # 1e-300 the quotient could overflow; a draw has a single class long before that.
     logs = np.log(rng.standard_gamma(alpha + 1, shape))
     logs -= rng.standard_exponential(shape) / max(alpha, 1e-300)
     return np.asarray(logs - np.logaddexp.reduce(logs, axis=1, keepdims=True))

@@ -1,4 +1,4 @@
-"""Image classification, of one class an image or of several."""
+"""Image classification with one class or several classes per image."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from transformers import PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
 
 from flasc_flwr.app.config import RunConfig
-from flasc_flwr.app.tasks.backbones import pretrained, with_adapter
-from flasc_flwr.app.tasks.labels import check_labels, class_count, numbered
+from flasc_flwr.app.tasks.backbones import add_adapter, load_backbone
+from flasc_flwr.app.tasks.labels import check_labels, class_count, number_labels
 from flasc_flwr.app.tasks.sources import model_path
 from flasc_flwr.app.tasks.tables import LABELS, Preparation, Tables
 from flasc_flwr.app.tasks.task import Task
 from flasc_flwr.app.training.examples import Batch
-from flasc_flwr.app.training.score import classes, many_classes
+from flasc_flwr.app.training.score import multi_label, single_label
 
 _MODES = {1: "L", 3: "RGB"}
 _EVALUATION_BATCH = 64
 
 
 def load(config: RunConfig) -> Task:
-    """Build the task; with ``multi-label`` rows have lists of classes."""
+    """Build the task; with ``multi-label``, each row has a list of classes."""
     count = class_count(config)
-    backbone = pretrained(
+    backbone = load_backbone(
         "AutoModelForImageClassification",
         config,
         num_labels=count,
@@ -38,12 +38,12 @@ def load(config: RunConfig) -> Task:
     mean, std = _normalisation(config, shape.channels)
 
     def prepare(rows: Dataset) -> Dataset:
-        rows = numbered(rows, config)
+        rows = number_labels(rows, config)
         check_labels(rows, config.label_column, count, several=config.multi_label)
         keep = {config.image_column, config.label_column, config.user_column}
         rows = rows.remove_columns([c for c in rows.column_names if c not in keep])
         if not isinstance(rows.features[config.image_column], Image):
-            # Paths of files, or files as bytes.
+            # Paths of files, or their bytes.
             rows = rows.cast_column(config.image_column, Image())
         return rows.rename_columns(
             {
@@ -77,33 +77,33 @@ def load(config: RunConfig) -> Task:
         if config.multi_label
         else "single_label_classification"
     )
-    score = many_classes if config.multi_label else classes
-    model = with_adapter(backbone, config)
+    score = multi_label if config.multi_label else single_label
+    model = add_adapter(backbone, config)
     return Task(config, model, data, score, _EVALUATION_BATCH)
 
 
 class InputShape(NamedTuple):
-    """What images a model takes: square ones."""
+    """Size and channels of the square images that a model takes."""
 
     size: int
     channels: int
 
     @classmethod
     def of(cls, model: PreTrainedModel, config: RunConfig) -> InputShape:
-        """Read it from a model's config.
+        """Read the shape from a model's config.
 
         Raises
         ------
         ValueError
-            If the model has no size of its own, or takes others.
+            If it has no image size, or the images are not square or not gray or RGB.
         """
         size = getattr(model.config, "image_size", None)
         channels = getattr(model.config, "num_channels", 3)
         sizes = {size} if isinstance(size, int) else set(size or ())
         if len(sizes) != 1 or channels not in _MODES:
             raise ValueError(
-                f"model is {config.model!r}, which takes images of size {size} with "
-                f"{channels} channels: allowed are square ones with 1 or 3"
+                "model must take square images with 1 or 3 channels, got "
+                f"{config.model!r} with size {size} and {channels} channels"
             )
         return cls(sizes.pop(), channels)
 
@@ -111,7 +111,7 @@ class InputShape(NamedTuple):
 def _normalisation(
     config: RunConfig, channels: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the mean and deviation that the model was trained with, or a half."""
+    """Return the mean and deviation the model was trained with (default: 0.5)."""
     try:
         settings, _ = ImageProcessingMixin.get_image_processor_dict(
             model_path(config.model)
@@ -138,7 +138,7 @@ def _pixels(image: Any, shape: InputShape) -> torch.Tensor:
 
 
 def _augmented(images: torch.Tensor) -> torch.Tensor:
-    """Flip a half of the images, and move all by up to an eighth of their size."""
+    """Flip half of the images, and shift all by up to an eighth of their size."""
     flips = torch.rand(len(images)) < 0.5
     images = torch.where(flips.view(-1, 1, 1, 1), images.flip(-1), images)
     size = images.shape[-1]
@@ -149,7 +149,7 @@ def _augmented(images: torch.Tensor) -> torch.Tensor:
 
 
 def _targets(labels: list[Any], count: int) -> torch.Tensor:
-    """Return classes (n,), or where there are several, zeros and ones (n, count)."""
+    """Return classes (n,), or for several classes per image 0s and 1s (n, count)."""
     if not isinstance(labels[0], list):
         return torch.tensor(labels)
     targets = torch.zeros(len(labels), count)

@@ -1,4 +1,4 @@
-"""Classes: how many there are, their numbers, and whether all are in range."""
+"""Class labels: how many there are, their numbers, and checks of their range."""
 
 from __future__ import annotations
 
@@ -11,64 +11,64 @@ from flasc_flwr.app.tasks.sources import load_rows, require_columns
 
 
 def class_count(config: RunConfig) -> int:
-    """Return how many classes there are: as told, or as the training rows have.
+    """Return the number of classes: as configured, or counted in the training rows.
 
     Raises
     ------
     ValueError
         If the column is missing, or its classes are neither numbers nor named.
     """
-    names = names_of(config)
+    names = class_names(config)
     if names and config.classes not in (0, len(names)):
         raise ValueError(
-            f"classes is {config.classes}, but class-names has {len(names)}: allowed "
-            "is that or 0"
+            f"classes must be 0 or the number of class-names, {len(names)}, got "
+            f"{config.classes}"
         )
     if names or config.classes:
         return len(names) or config.classes
     rows = load_rows(config.dataset, config.train_split, config.dataset_config)
     require_columns(rows, {"label-column": config.label_column})
-    known = own_names(rows, config.label_column)
+    known = names_in_data(rows, config.label_column)
     if known:
         return len(known)
     labels = [one for label in rows[config.label_column][:] for one in _several(label)]
     for label in labels:
         if type(label) is not int:
             raise ValueError(
-                f"label-column is {config.label_column!r}, which has {label!r}: "
-                "allowed are classes as numbers from 0, or names that class-names lists"
+                f"label-column {config.label_column!r} must hold integers >= 0, or "
+                f"names listed in class-names, got {label!r}"
             )
     if not labels:
         raise ValueError(
-            f"dataset is {config.dataset!r}, and its training split has no classes"
+            f"dataset must have classes in its training split, got {config.dataset!r}"
         )
     return int(max(labels)) + 1
 
 
-def names_of(config: RunConfig) -> list[str]:
-    """Return the names of the classes in their order; none if the run has none."""
+def class_names(config: RunConfig) -> list[str]:
+    """Return the configured names of the classes in order; may be empty."""
     return [name.strip() for name in config.class_names.split(",") if name.strip()]
 
 
-def own_names(rows: Dataset, column: str) -> list[str] | None:
-    """Return the names that the data itself gives its classes, in its own order."""
+def names_in_data(rows: Dataset, column: str) -> list[str] | None:
+    """Return the class names stored in the data, in its order; None without names."""
     feature = rows.features[column]
     feature = getattr(feature, "feature", feature)
     return list(feature.names) if isinstance(feature, ClassLabel) else None
 
 
-def numbered(rows: Dataset, config: RunConfig) -> Dataset:
-    """Return rows whose classes are numbers, by ``class-names`` where it is given.
+def number_labels(rows: Dataset, config: RunConfig) -> Dataset:
+    """Return rows with classes as numbers, in the order of ``class-names`` if set.
 
     Raises
     ------
     ValueError
-        If a class has another name.
+        If a class is not among the names.
     """
-    names, column = names_of(config), config.label_column
+    names, column = class_names(config), config.label_column
     if not names:
         return rows
-    known = own_names(rows, column)
+    known = names_in_data(rows, column)
 
     def number(label: Any) -> Any:
         if isinstance(label, list):
@@ -76,8 +76,8 @@ def numbered(rows: Dataset, config: RunConfig) -> Dataset:
         name = known[label] if known and isinstance(label, int) else label
         if isinstance(name, str) and name not in names:
             raise ValueError(
-                f"column {column!r} has the class {name!r}, which is none of "
-                f"class-names: allowed are {', '.join(names)}"
+                f"label-column {column!r} must hold one of class-names "
+                f"({', '.join(names)}), got {name!r}"
             )
         return names.index(name) if isinstance(name, str) else name
 
@@ -93,26 +93,26 @@ def check_labels(rows: Dataset, column: str, classes: int, *, several: bool) -> 
     rows : Dataset
         The data.
     column : str
-        Its column of classes.
+        The column with the classes.
     classes : int
-        How many there are.
+        Number of classes.
     several : bool
-        Whether each row has a list of them.
+        Whether each row has a list of classes.
 
     Raises
     ------
     ValueError
-        With the first row whose class is not.
+        If one is not; the message names the first such row.
     """
-    allowed = f"0 to {classes - 1}"
+    allowed = f"of the integers 0 to {classes - 1}"
     for number, label in enumerate(rows[column][:]):
         right_kind = isinstance(label, list) == several
         for one in label if several and right_kind else [label]:
             if not right_kind or type(one) is not int or not 0 <= one < classes:
                 raise ValueError(
-                    f"row {number} has {label!r} in column {column!r}, allowed "
-                    f"{'are lists of' if several else 'is one of'} {allowed}: mend the "
-                    "data, or set classes, class-names and multi-label"
+                    f"row {number} of label-column {column!r} must be "
+                    f"{'a list' if several else 'one'} {allowed}, got {label!r}: fix "
+                    "the data, or set classes, class-names or multi-label"
                 )
 
 

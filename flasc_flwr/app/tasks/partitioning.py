@@ -1,4 +1,4 @@
-"""How a data set is split over the clients: a table of partitioners by name."""
+"""Partitioners by name: how a data set is split over the clients."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from flwr_datasets.partitioner import (
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.flasc_dirichlet import ColumnNormalisedDirichletPartitioner
 
-# Not "index", which a data set may have itself.
+# Not "index", which may be a column of the data set.
 _ROW = "__row__"
 
 
 class ShuffledIidPartitioner(IidPartitioner):  # type: ignore[misc]
-    """Flower's ``IidPartitioner``, which keeps the order of the rows, on shuffled rows.
+    """Flower's ``IidPartitioner`` on shuffled rows: it does not shuffle by itself.
 
     Parameters
     ----------
     num_partitions : int
         Clients, >= 1.
     seed : int
-        Of the shuffling.
+        Seed of the shuffling.
     """
 
     def __init__(self, num_partitions: int, seed: int) -> None:
@@ -44,7 +44,7 @@ class ShuffledIidPartitioner(IidPartitioner):  # type: ignore[misc]
 
     @dataset.setter
     def dataset(self, value: Dataset) -> None:
-        # In memory, so that no file is left in the data set's cache.
+        # In memory, so that no file is written to the data set's cache.
         shuffled = value.shuffle(seed=self._seed, keep_in_memory=True)
         Partitioner.dataset.fset(self, shuffled)
 
@@ -77,13 +77,13 @@ PARTITIONERS: dict[str, Callable[[_Settings], Partitioner]] = {
         num_partitions=wanted.num_partitions,
         partition_by=wanted.label,
         num_classes_per_partition=wanted.classes_per_partition,
-        # As in the paper it follows. Its default may leave whole classes unused.
+        # As in the paper. The default mode may leave classes unused.
         class_assignment_mode="first-deterministic",
         seed=wanted.seed,
     ),
     "natural-id": lambda wanted: NaturalIdPartitioner(partition_by=wanted.user),
 }
-"""Partitioners by name, as `flasc_flwr.app.config.PARTITIONERS` lists them."""
+"""Partitioners by name: those of `flasc_flwr.app.config.PARTITIONERS`."""
 
 
 def partitioner(
@@ -96,42 +96,41 @@ def partitioner(
     classes_per_partition: int,
     user: str | None,
 ) -> Partitioner:
-    """Build the partitioner of a name.
+    """Build a partitioner by name.
 
     Parameters
     ----------
     name : str
         One of ``PARTITIONERS``.
     num_partitions : int
-        Clients, >= 1. Not for "natural-id", which makes one of each user.
+        Number of clients, >= 1. Ignored by "natural-id", where each user is a client.
     label : str
-        The column of labels; not for "iid" and "natural-id".
+        The column of labels. Ignored by "iid" and "natural-id".
     seed : int
-        Of whatever is drawn or shuffled.
+        Seed of draws and shuffling.
     alpha : float
         Label skew of "dirichlet" and "flasc-dirichlet", > 0.
     classes_per_partition : int
-        Classes of a client, >= 1; for "pathological" alone.
+        Classes per client, >= 1; only for "pathological".
     user : str or None
-        The column that names users, for "natural-id" alone; None if there is none.
+        The column of users, only for "natural-id"; None if there is none.
 
     Raises
     ------
     ValueError
-        If the name is unknown, is "natural-id" where no column names users, or a
-        setting that it uses is out of range.
+        If the name is unknown, or "natural-id" without a column of users, or a setting
+        is out of range.
     """
     allowed = [key for key in PARTITIONERS if key != "natural-id" or user is not None]
     if name not in allowed:
-        known = name in PARTITIONERS
-        reason = "this data has no column that names users, " if known else ""
+        without = " without a user-column" if name in PARTITIONERS else ""
         raise ValueError(
-            f"partitioner = {name!r}: {reason}allowed is {' or '.join(allowed)}"
+            f"partitioner must be one of {', '.join(allowed)}{without}, got {name!r}"
         )
     if name == "pathological" and classes_per_partition < 1:
         raise ValueError(
-            f"classes_per_partition = {classes_per_partition}: "
-            "allowed is a whole number >= 1"
+            "classes-per-partition must be an integer >= 1, got "
+            f"{classes_per_partition}"
         )
     return PARTITIONERS[name](
         _Settings(num_partitions, label, seed, alpha, classes_per_partition, user)
@@ -146,69 +145,69 @@ def split(
     Parameters
     ----------
     dataset : Dataset
-        The rows. The column that the partitioner goes by is enough.
+        The rows. Only the column that the partitioner uses is needed.
     partitioner : Partitioner
-        One that has no data set yet.
+        A partitioner without a data set.
     num_partitions : int
-        Clients, >= 1. Users beyond it are left out; any other partitioner has to make
-        exactly as many.
+        Number of clients, >= 1. With "natural-id", further users are left out.
 
     Returns
     -------
     list[list[int]]
-        ``num_partitions`` lists, none empty; no row is in two of them. "pathological"
-        leaves out the rows of a class that no client has.
+        ``num_partitions`` lists, none of them empty; no row is in two lists.
+        "pathological" leaves out the rows of classes that no client has.
 
     Raises
     ------
     ValueError
-        If the partitioner makes another number of partitions, there are more of them
-        than rows, or some are empty, which are named. And whatever the partitioner
-        finds wrong.
+        If the partitioner makes another number of partitions, or there are fewer rows
+        than partitions, or some partitions are empty; and any error of the partitioner.
     """
     if num_partitions < 1:
-        raise ValueError(f"num_partitions = {num_partitions}: allowed is a number >= 1")
+        raise ValueError(f"num-partitions must be >= 1, got {num_partitions}")
     rows = np.arange(len(dataset))
     partitioner.dataset = dataset.with_format(None).add_column(_ROW, rows)
     made = partitioner.num_partitions
     natural = isinstance(partitioner, NaturalIdPartitioner)
     if natural and num_partitions > made:
         raise ValueError(
-            f"num_partitions = {num_partitions}, but the data has only {made} users"
+            f"num-partitions must be <= {made}, the number of users, got "
+            f"{num_partitions}"
         )
     if not natural and num_partitions != made:
         raise ValueError(
-            f"num_partitions = {num_partitions}, but the partitioner makes {made}"
+            f"num-partitions must be {made}, as the partitioner makes, got "
+            f"{num_partitions}"
         )
-    # Flower's IID partitioner would fail here with a bare IndexError.
+    # Flower's IID partitioner would fail with a bare IndexError.
     if num_partitions > len(dataset):
         raise ValueError(
-            f"num_partitions = {num_partitions}, but the data has only "
-            f"{len(dataset)} rows"
+            f"num-partitions must be <= {len(dataset)}, the number of rows, got "
+            f"{num_partitions}"
         )
     parts = [partitioner.load_partition(i)[_ROW][:] for i in range(num_partitions)]
     empty = [i for i, part in enumerate(parts) if not part]
     if empty:
         raise ValueError(
-            f"Partitions {empty} of {num_partitions} have no rows: ask for fewer "
-            f"partitions of these {len(dataset)} rows"
+            f"partitions {empty} of {num_partitions} have no rows: use fewer "
+            f"partitions for these {len(dataset)} rows"
         )
     return parts
 
 
 class Partitions:
-    """Rows of a data set as the run config splits them, made once for each number.
+    """Rows of a data set, split as the run config says; cached by number of clients.
 
     Parameters
     ----------
     config : RunConfig
         Partitioner, its settings, and the seed.
     labels : Sequence[int], optional
-        Class of each row, where rows have one.
+        Class of each row, if rows have one.
     users : Sequence, optional
-        Whose each row is, where that is known.
+        User of each row, if known.
     count : int, optional
-        Number of rows, needed where neither is known.
+        Number of rows, needed without labels and users.
     """
 
     def __init__(
@@ -221,8 +220,8 @@ class Partitions:
     ) -> None:
         self._config = config
         columns = {"label": labels, "user": users}
-        there = {name: list(rows) for name, rows in columns.items() if rows is not None}
-        self._rows = Dataset.from_dict(there or {"row": list(range(count or 0))})
+        known = {name: list(rows) for name, rows in columns.items() if rows is not None}
+        self._rows = Dataset.from_dict(known or {"row": list(range(count or 0))})
         self._made: dict[int, list[list[int]]] = {}
 
     def rows(self, partition_id: int, num_partitions: int) -> list[int]:
@@ -231,7 +230,7 @@ class Partitions:
         Raises
         ------
         ValueError
-            As :func:`partitioner` and :func:`split`, and if the partitioner goes by
+            As :func:`partitioner` and :func:`split`, and if the partitioner needs
             classes and rows have none.
         """
         if num_partitions not in self._made:
@@ -242,8 +241,8 @@ class Partitions:
         config, columns = self._config, self._rows.column_names
         if config.partitioner not in ("iid", "natural-id") and "label" not in columns:
             raise ValueError(
-                f"partitioner = {config.partitioner!r}: these rows have no one class "
-                "each, allowed is iid or natural-id"
+                "partitioner must be iid or natural-id for rows without one class "
+                f"each, got {config.partitioner!r}"
             )
         made = partitioner(
             config.partitioner,

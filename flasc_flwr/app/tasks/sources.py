@@ -1,4 +1,4 @@
-"""Where models and data come from: the hub by name, local paths, installed packages."""
+"""Where models and data come from: the hub, local paths, installed packages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from datasets import Dataset, load_dataset
 
-from flasc_flwr.app.tasks.files import rows_of_part, rows_of_path
+from flasc_flwr.app.tasks.files import read_files, read_split
 
 Loaded = TypeVar("Loaded")
 
@@ -19,53 +19,58 @@ _PACKAGE = "package:"
 
 
 def local_path(text: str) -> Path:
-    """Return a path with ``~`` and ``$VARIABLES`` filled in."""
+    """Return a path with ``~`` and ``$VARIABLES`` expanded."""
     return Path(os.path.expandvars(text)).expanduser()
 
 
 def looks_local(text: str) -> bool:
-    """Whether a text can only be a path, and not a name at the hub."""
+    """Whether this can only be a path, and not a name on the hub."""
     return text.startswith(("/", "~", ".", "$")) or "*" in text
 
 
 def model_path(model: str) -> str:
-    """Return what transformers loads for the key ``model``.
+    """Return the path or hub id that transformers loads for the key ``model``.
 
-    ``package:NAME/FOLDER`` is a folder in an installed Python package; a path that
-    exists is that; anything else is an id at the hub.
+    ``package:NAME/FOLDER`` is a folder in an installed Python package, an existing
+    path is a local folder, and anything else is an id on the hub.
 
     Raises
     ------
     ValueError
-        If nothing is named, or the package or the folder is not there.
+        If `model` is empty, or the package or the folder does not exist.
     """
     if not model:
         raise ValueError(
-            "model is '', but this task needs one: name a model at the hub, a folder, "
-            "or 'package:NAME/FOLDER'"
+            "model must be a name on the hub, a folder or 'package:NAME/FOLDER' for "
+            "this task, got ''"
         )
     if not model.startswith(_PACKAGE):
         local = local_path(model)
         if looks_local(model) and not local.is_dir():
-            raise ValueError(f"model is {model!r}, but there is no folder {local}")
+            raise ValueError(f"model must be a folder that exists, got {model!r}")
         return str(local) if local.is_dir() else model
     package, _, folder = model.removeprefix(_PACKAGE).partition("/")
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError(f"model is {model!r}, but no package {package!r} is installed")
+        raise ValueError(
+            f"model must name an installed package, got {model!r}: {package!r} is not "
+            "installed"
+        )
     path = Path(spec.submodule_search_locations[0]) / folder
     if not path.is_dir():
-        raise ValueError(f"model is {model!r}, but {package!r} has no such folder")
+        raise ValueError(
+            f"model must name a folder in the package {package!r}, got {model!r}"
+        )
     return str(path)
 
 
-def from_hub(what: str, key: str, name: str, load: Callable[[], Loaded]) -> Loaded:
-    """Load from the hub or its cache, and say what to do where that fails.
+def from_hub(key: str, name: str, load: Callable[[], Loaded]) -> Loaded:
+    """Load what the run-config key `key` names, from the hub or its cache.
 
     Raises
     ------
     ValueError
-        With the key, the name and what to give in its place.
+        If that fails; the message says what to do.
     """
     try:
         return load()
@@ -77,100 +82,99 @@ def from_hub(what: str, key: str, name: str, load: Callable[[], Loaded]) -> Load
             else f"AutoModel.from_pretrained({name!r})"
         )
         raise ValueError(
-            f"{key} is {name!r}, and this {what} could not be loaded: {reason}. "
-            f"Without a network, fill the cache where there is one ({fetch}), or give "
-            f"a local path as {key}"
+            f"{key} {name!r} could not be loaded: {reason}. Without a network, fill "
+            f"the cache first ({fetch}), or set {key} to a local path"
         ) from error
 
 
-def load_rows(dataset: str, part: str, config_name: str = "") -> Dataset:
+def load_rows(dataset: str, split: str, config_name: str = "") -> Dataset:
     """Return the rows of a data set.
 
     Parameters
     ----------
     dataset : str
-        A file (parquet, CSV, JSON lines, or npz with ``x_<part>`` and ``y_<part>``), a
-        folder, a pattern such as ``/data/news-*.parquet``, or a name at the hub.
-        ``~`` and ``$VARIABLES`` are filled in. Of a folder or a pattern, files are
-        taken that have `part` in their name; a folder without any has images, in one
-        folder a class, in a folder named `part`.
-    part : str
-        Name of the split, or a slice of it such as ``train[:80%]``. A file that is
-        named alone is all ``train``.
+        A file (parquet, CSV, JSON lines, or npz with ``x_<split>`` and
+        ``y_<split>``), a folder, a pattern such as ``/data/news-*.parquet``, or a name
+        on the hub. ``~`` and ``$VARIABLES`` are expanded. In a folder or a pattern,
+        files with the split in their name are read; a folder without such files must
+        hold images, as ``<split>/<class>/*.png``.
+    split : str
+        Name of the split, or a slice of it such as ``train[:80%]``. A single file is
+        all ``train``.
     config_name : str
-        Name of a part of a data set at the hub.
+        Configuration of a data set on the hub.
 
     Raises
     ------
     ValueError
-        If there is no such data; it says what is missing.
+        If there is no such data; the message says what is missing.
     """
     if not dataset:
         raise ValueError(
-            "dataset is '', but this task needs one: name a data set at the hub, a "
-            "file or a folder"
+            "dataset must be a name on the hub, a file, a folder or a pattern for this "
+            "task, got ''"
         )
-    rows = rows_of_part(local_path(dataset), part)
+    rows = read_split(local_path(dataset), split)
     if rows is not None:
         return rows
     if looks_local(dataset):
         unset = re.findall(r"\$\w+|\$\{\w+\}", str(local_path(dataset)))
         raise ValueError(
-            f"dataset is {dataset!r}, but there is no such file or folder with "
-            f"{part!r} rows{f': {unset[0]} is not set' if unset else ''}"
+            f"dataset must be a file or a folder with {split!r} rows, got {dataset!r}"
+            f"{f': {unset[0]} is not set' if unset else ''}"
         )
     loaded: Any = from_hub(
-        "data set",
         "dataset",
         dataset,
-        lambda: load_dataset(dataset, config_name or None, split=part),
+        lambda: load_dataset(dataset, config_name or None, split=split),
     )
     return loaded
 
 
-def own_rows(path: str, part: str) -> Dataset:
-    """Return the rows of a device's own file or folder: it never asks the hub.
+def device_rows(path: str, split: str) -> Dataset:
+    """Return the rows of a device's own file or folder; the hub is never asked.
 
     Parameters
     ----------
     path : str
-        As for :func:`load_rows`; a file that is named alone is taken whole.
-    part : str
-        Name of the split that clients train on.
+        As for :func:`load_rows`; all rows of a single file are used.
+    split : str
+        The split that clients train on; a slice of it is ignored.
 
     Raises
     ------
     ValueError
-        If there are none.
+        If there are no rows.
     """
-    rows = rows_of_path(local_path(path), part.partition("[")[0])
+    local, name = local_path(path), split.partition("[")[0]
+    rows = read_files([local], name) if local.is_file() else read_split(local, name)
     if rows is None:
         raise ValueError(
-            f"data-path is {path!r}, but on this node there is no such file or folder"
+            f"data-path must be a file or a folder on this node, got {path!r}"
         )
     if len(rows) == 0:
-        raise ValueError(f"data-path is {path!r}, and it has no rows")
+        raise ValueError(f"data-path must have rows, got {path!r}")
     return rows
 
 
 def require_columns(rows: Dataset, wanted: Mapping[str, str]) -> None:
-    """Check that columns are there.
+    """Check that columns exist.
 
     Parameters
     ----------
     rows : Dataset
         The data.
     wanted : Mapping[str, str]
-        Run-config key to the column that it names.
+        Column by the run-config key that names it.
 
     Raises
     ------
     ValueError
-        With the key, the column, and the columns that there are.
+        If one is missing: its key, its name, and the columns of the data.
     """
     for key, column in wanted.items():
         if column not in rows.column_names:
             raise ValueError(
-                f"{key} is {column!r}, but the data has the columns "
-                f"{', '.join(rows.column_names)}"
+                f"{key} must be one of the columns {', '.join(rows.column_names)}, "
+                f"got {column!r}"
             )

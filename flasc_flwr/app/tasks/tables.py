@@ -1,4 +1,4 @@
-"""Data in rows: from a file or the hub, split over clients, made ready for a model."""
+"""Tables of rows: loaded, split over the clients, and prepared for a model."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ import numpy as np
 from datasets import Dataset
 
 from flasc_flwr.app.config import RunConfig
-from flasc_flwr.app.tasks.labels import names_of, own_names
+from flasc_flwr.app.tasks.labels import class_names, names_in_data
 from flasc_flwr.app.tasks.partitioning import Partitions
-from flasc_flwr.app.tasks.sources import load_rows, own_rows, require_columns
+from flasc_flwr.app.tasks.sources import (
+    device_rows,
+    load_rows,
+    require_columns,
+)
 from flasc_flwr.app.training.examples import Batch, Examples
 
 LABELS = "labels"
-"""Column with the classes, as numbers from 0."""
+"""Column with the classes as numbers from 0."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -28,11 +32,11 @@ class Preparation:
     Attributes
     ----------
     columns : Mapping[str, str]
-        Columns that have to be there: run-config key to name.
+        Required columns, by the run-config key that names them.
     prepare : Callable[[Dataset], Dataset]
-        Turns loaded rows into prepared ones, once, with the result cached on disk.
+        Prepares loaded rows, once; the result is cached on disk.
     collate : Callable[[Mapping[str, Any], bool], Batch]
-        Makes inputs of some prepared rows.
+        Turns some prepared rows into inputs; the flag is true in training.
     """
 
     columns: Mapping[str, str]
@@ -41,9 +45,7 @@ class Preparation:
 
 
 class Tables:
-    """A data set with a training and a test split.
-
-    Parts of it are loaded when they are first asked for.
+    """A data set with a training and a test split, each loaded at its first use.
 
     Parameters
     ----------
@@ -62,28 +64,27 @@ class Tables:
         chosen = self._partitions.rows(partition_id, num_partitions)
         return self._examples(self._split["train"]).select(chosen)
 
-    def own(self, path: str) -> Examples:
-        """Return a device's own training examples; the run's data is not loaded."""
+    def local_examples(self, path: str) -> Examples:
+        """Return a device's own training examples, without loading the run's data."""
         config = self._config
-        rows = own_rows(path, config.train_split)
+        rows = device_rows(path, config.train_split)
         names = self._names(rows)
-        if names and len(names) != config.classes and not names_of(config):
-            # Folders number the classes that this device happens to have.
+        if names and len(names) != config.classes and not class_names(config):
+            # In a folder of images, only the classes of this device are numbered.
             raise ValueError(
-                f"data-path is {path!r}, which has {len(names)} named classes, "
-                f"{', '.join(names)}, of {config.classes or 'an unknown number'}: set "
-                "class-names to all names of the run, so that they have the same "
-                "numbers on every device"
+                f"data-path {path!r} must have {config.classes or 'all'} classes, got "
+                f"{len(names)} ({', '.join(names)}): set class-names to all classes of "
+                "the run, so that they have the same numbers on every device"
             )
-        return self._examples(self._prepared(rows, f"data-path is {path!r}"))
+        return self._examples(self._prepared(rows, f"data-path {path!r}"))
 
     @property
     def validation(self) -> Examples:
         """The rows that the server keeps of the training split."""
         if "test" not in self._split:
             raise ValueError(
-                "validation-fraction is 0, but the server needs validation data: "
-                "allowed is a number above 0"
+                "validation-fraction must be > 0, since the server needs validation "
+                "data, got 0"
             )
         return self._examples(self._split["test"])
 
@@ -92,10 +93,8 @@ class Tables:
         """The test split."""
         config = self._config
         rows = load_rows(config.dataset, config.test_split, config.dataset_config)
-        self._same_names(rows)
-        return self._examples(
-            self._prepared(rows, f"test-split is {config.test_split!r}")
-        )
+        self._check_names(rows)
+        return self._examples(self._prepared(rows, f"test-split {config.test_split!r}"))
 
     @cached_property
     def _partitions(self) -> Partitions:
@@ -113,46 +112,46 @@ class Tables:
 
     @cached_property
     def _split(self) -> Mapping[str, Dataset]:
-        """The training rows, as ``train``, and those kept for the server, ``test``."""
+        """The rows to train on (``train``) and those for validation (``test``)."""
         config = self._config
         if config.user_column:
             require_columns(self._train, {"user-column": config.user_column})
-        prepared = self._prepared(self._train, f"train-split is {config.train_split!r}")
+        prepared = self._prepared(self._train, f"train-split {config.train_split!r}")
         if config.validation_fraction == 0:
             return {"train": prepared}
         if ceil(config.validation_fraction * len(prepared)) >= len(prepared):
             raise ValueError(
-                f"validation-fraction is {config.validation_fraction}, which leaves "
-                f"none of {len(prepared)} rows to train on: allowed is 0, or more rows"
+                f"validation-fraction must leave some of {len(prepared)} rows to train "
+                f"on, got {config.validation_fraction}"
             )
-        # The same for every seed: what is validated on is never trained on.
+        # The same for every seed: no run trains on rows that another run was tuned on.
         split: Mapping[str, Dataset] = prepared.train_test_split(
             test_size=config.validation_fraction, seed=0
         )
         return split
 
-    def _same_names(self, rows: Dataset) -> None:
-        """Check that classes have the same numbers in both splits."""
+    def _check_names(self, rows: Dataset) -> None:
+        """Check that classes have the same numbers in the training split."""
         theirs = self._names(rows)
-        if names_of(self._config) or theirs is None:
+        if class_names(self._config) or theirs is None:
             return
         if theirs != self._names(self._train):
             raise ValueError(
-                f"the test split has the classes {', '.join(theirs)}, which are not "
-                "those of the training split: set class-names to all of them"
+                "test-split must have the same classes as train-split, got "
+                f"{', '.join(theirs)}: set class-names to all classes"
             )
 
     def _names(self, rows: Dataset) -> list[str] | None:
         column = self._how.columns.get("label-column")
         if column is None or column not in rows.column_names:
             return None
-        return own_names(rows, column)
+        return names_in_data(rows, column)
 
     def _prepared(self, rows: Dataset, what: str) -> Dataset:
         require_columns(rows, self._how.columns)
         prepared = self._how.prepare(rows)
         if len(prepared) == 0:
-            raise ValueError(f"{what}, and it has no rows that can be used")
+            raise ValueError(f"{what} has no usable rows")
         return prepared
 
     def _examples(self, rows: Dataset) -> Examples:

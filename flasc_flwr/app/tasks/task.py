@@ -1,4 +1,4 @@
-"""What a task is, and the table of their names."""
+"""A task: a model and its data; and the table of tasks by name."""
 
 from __future__ import annotations
 
@@ -14,36 +14,41 @@ from peft import PeftModel
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.training.examples import Examples
-from flasc_flwr.app.training.local import EVALUATION_BATCH, Outcome, evaluate, train
+from flasc_flwr.app.training.local import (
+    EVALUATION_BATCH,
+    Outcome,
+    evaluate_model,
+    train_model,
+)
 from flasc_flwr.app.training.lora import Model, write_adapter
 from flasc_flwr.app.training.merging import Merging
-from flasc_flwr.app.training.score import Score, classes
+from flasc_flwr.app.training.score import Score, single_label
 
 
 class Data(Protocol):
-    """A task's data, loaded when first asked for: a device needs its own alone."""
+    """A task's data, each part loaded at its first use."""
 
     @property
     def validation(self) -> Examples:
-        """The server's own part, by which it may judge clients."""
+        """The server's own part, to choose between clients."""
         ...
 
     @property
     def test(self) -> Examples:
-        """The held-out part, on which nothing is trained and nothing decided."""
+        """The held-out part, never used to train or to choose."""
         ...
 
     def partition(self, partition_id: int, num_partitions: int) -> Examples:
         """Return a simulated client's training examples."""
         ...
 
-    def own(self, path: str) -> Examples:
+    def local_examples(self, path: str) -> Examples:
         """Return a device's own training examples.
 
         Raises
         ------
         ValueError
-            If they cannot be used, or the task takes none.
+            If they cannot be used, or the task does not accept them.
         """
         ...
 
@@ -57,21 +62,21 @@ class Task:
     config : RunConfig
         What it was built from.
     model : Model
-        Frozen backbone with a trainable adapter in its seeded initial state, or a
-        model of which other parameters are tuned. One per process: only tensors are
-        written between clients.
+        Frozen backbone with a trainable adapter in its seeded initial state; with some
+        methods other parameters are trainable. There is one per process; between
+        clients, only tensors are overwritten.
     data : Data
-        What it is trained, validated and tested on.
+        Data to train, validate and test on.
     score : Score
-        Counts what is right.
+        Counts correct predictions.
     evaluation_batch : int
-        Examples evaluated at once: what fits beside a model of the task's size.
+        Examples evaluated at once: as many as fit in memory with such a model.
     """
 
     config: RunConfig
     model: Model
     data: Data
-    score: Score = classes
+    score: Score = single_label
     evaluation_batch: int = EVALUATION_BATCH
 
     def train(
@@ -81,8 +86,8 @@ class Task:
         seed: int,
         trainable: Mapping[str, NDArray[np.bool_]] | None = None,
     ) -> Outcome:
-        """Train on a client's examples; see :func:`.training.local.train`."""
-        return train(
+        """Train on a client's examples; see :func:`.training.local.train_model`."""
+        return train_model(
             self.model,
             examples,
             self.config,
@@ -92,30 +97,30 @@ class Task:
         )
 
     def evaluate(self, examples: Examples) -> Outcome:
-        """Evaluate on `examples`, or as many of them as ``evaluate-examples`` says."""
+        """Evaluate on `examples`, or on ``evaluate-examples`` of them."""
         some = examples.subsample(self.config.evaluate_examples, self.config.seed)
-        return evaluate(
+        return evaluate_model(
             self.model, some, self.config, self.score, self.evaluation_batch
         )
 
     @property
     def scale(self) -> float:
-        """What the server's B A is multiplied by: alpha / lora-rank."""
+        """The factor of the server's B A: alpha / lora-rank."""
         return self.config.lora_alpha / self.config.lora_rank
 
-    def receive(
+    def load_adapter(
         self,
         arrays: Mapping[str, NDArray[Any]],
         merged: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
-        """Put a received adapter on the model, of whatever rank it is.
+        """Write a received adapter, of any rank, into the model.
 
         Parameters
         ----------
         arrays : Mapping[str, NDArray]
-            The adapter, whole.
+            All tensors of the adapter.
         merged : Mapping[str, NDArray], optional
-            What is merged into the backbone beside it.
+            Products to merge into the backbone, in place of those merged before.
         """
         write_adapter(self.model, arrays, self.config)
         if self._merging:
@@ -126,7 +131,7 @@ class Task:
         return Merging(self.model) if isinstance(self.model, PeftModel) else None
 
 
-_HOMES = {
+_MODULES = {
     "digits": "flasc_flwr.app.tasks.digits",
     "text-classification": "flasc_flwr.app.tasks.text_classification",
     "causal-lm": "flasc_flwr.app.tasks.causal_lm",
@@ -136,6 +141,6 @@ _HOMES = {
 
 @lru_cache(maxsize=1)
 def load_task(config: RunConfig) -> Task:
-    """Build the task that a run config names, once per process."""
-    task: Task = import_module(_HOMES[config.task]).load(config)
+    """Build the task that the run config names, once per process."""
+    task: Task = import_module(_MODULES[config.task]).load(config)
     return task

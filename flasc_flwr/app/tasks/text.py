@@ -11,74 +11,81 @@ from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.sources import from_hub, model_path
 
 
-def tokenizer_of(config: RunConfig) -> Any:
-    """Return the model's tokenizer, which pads with its end token if with no other.
+def load_tokenizer(config: RunConfig) -> Any:
+    """Load the model's tokenizer; without a padding token, it pads with its end token.
 
-    GPT-2 has no padding token; FLASC's code pads it so, too.
+    FLASC's code does the same for GPT-2.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be loaded, or has neither token.
     """
     path = model_path(config.model)
     tokenizer = from_hub(
-        "tokenizer",
-        "model",
-        config.model,
-        lambda: AutoTokenizer.from_pretrained(path),
+        "model", config.model, lambda: AutoTokenizer.from_pretrained(path)
     )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token is None:
         raise ValueError(
-            f"model is {config.model!r}, whose tokenizer has neither a padding nor an "
-            "end token: give it one, and save it beside the model"
+            "model must have a tokenizer with a padding or an end token, got "
+            f"{config.model!r}"
         )
-    # To the left, padding would move the positions of the text in GPT-2 and its like.
+    # Padding on the left would shift the positions of the text in models like GPT-2.
     tokenizer.padding_side = "right"
     return tokenizer
 
 
 def check_length(model: PreTrainedModel, tokenizer: Any, config: RunConfig) -> None:
-    """Check that the model has as many positions as ``max-length`` asks for.
+    """Check that the model can read ``max-length`` tokens.
 
     Raises
     ------
     ValueError
-        If it has fewer.
+        If it cannot.
     """
     positions = getattr(model.config, "max_position_embeddings", None)
     limits = [tokenizer.model_max_length, *([positions] if positions else [])]
     if config.max_length > min(limits):
         raise ValueError(
-            f"max-length is {config.max_length}, but {config.model!r} reads at most "
-            f"{min(limits)} tokens: allowed is a number up to that"
+            f"max-length must be at most {min(limits)} with model {config.model!r}, "
+            f"got {config.max_length}"
         )
 
 
-def tokenised(
+def tokenise(
     rows: Dataset, tokenizer: Any, config: RunConfig, keep: list[str]
 ) -> Dataset:
-    """Return rows as tokens, with some of their columns kept.
+    """Return rows of tokens, with the columns `keep` added.
 
-    The result is cached on disk by the data, the tokenizer and the settings: the next
-    process that asks for the same reads it.
+    The result is cached on disk, keyed by the data, the tokenizer and the settings, so
+    that other processes can read it.
+
+    Raises
+    ------
+    ValueError
+        If the text column does not hold text.
     """
     column, length = config.text_column, config.max_length
     kind = getattr(rows.features[column], "dtype", type(rows.features[column]).__name__)
     if kind not in ("string", "large_string", "null"):
         raise ValueError(
-            f"text-column is {column!r}, whose values are {kind}: allowed is text"
+            f"text-column must hold text, got {column!r}, which holds {kind}"
         )
 
-    filling = {"input_ids": tokenizer.pad_token_id, "attention_mask": 1}
+    fill = {"input_ids": tokenizer.pad_token_id, "attention_mask": 1}
 
-    def tokenise(batch: dict[str, list[Any]]) -> Any:
+    def to_tokens(batch: dict[str, list[Any]]) -> Any:
         texts = [text or "" for text in batch[column]]
         tokens = tokenizer(texts, truncation=True, max_length=length)
         for name, lists in tokens.items():
-            # GPT-2 makes nothing of an empty text, and no model takes nothing.
-            tokens[name] = [row or [filling.get(name, 0)] for row in lists]
+            # GPT-2's tokenizer returns no token for an empty text; models need one.
+            tokens[name] = [row or [fill.get(name, 0)] for row in lists]
         return tokens
 
     drop = [name for name in rows.column_names if name not in keep]
-    # A fast tokenizer remembers how it was last called, and datasets hashes it whole:
-    # called so at once, it has the same hash the next time.
-    tokenise({column: [""]})
-    return rows.map(tokenise, batched=True, remove_columns=drop, desc="Tokenising")
+    # A fast tokenizer keeps the settings of its last call, which are part of the hash
+    # that `datasets` takes of it. Call it once, so that the hash is always the same.
+    to_tokens({column: [""]})
+    return rows.map(to_tokens, batched=True, remove_columns=drop, desc="Tokenising")

@@ -1,4 +1,4 @@
-"""Text classification, with any encoder or decoder of transformers."""
+"""Text classification with any encoder or decoder of transformers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from flasc_flwr.app.config import RunConfig
-from flasc_flwr.app.tasks.backbones import pretrained, with_adapter
-from flasc_flwr.app.tasks.labels import check_labels, class_count, numbered
+from flasc_flwr.app.tasks.backbones import add_adapter, load_backbone
+from flasc_flwr.app.tasks.labels import check_labels, class_count, number_labels
 from flasc_flwr.app.tasks.tables import LABELS, Preparation, Tables
 from flasc_flwr.app.tasks.task import Task
-from flasc_flwr.app.tasks.text import check_length, tokenised, tokenizer_of
+from flasc_flwr.app.tasks.text import check_length, load_tokenizer, tokenise
 from flasc_flwr.app.training.examples import Batch
 from flasc_flwr.app.training.heads import MeanPooledClassifier
 
@@ -22,15 +22,15 @@ _EVALUATION_BATCH = 64
 
 
 def load(config: RunConfig) -> Task:
-    """Build the task: one class a text."""
-    tokenizer = tokenizer_of(config)
+    """Build the task: one class per text."""
+    tokenizer = load_tokenizer(config)
     classes = class_count(config)
 
     def prepare(rows: Dataset) -> Dataset:
-        rows = numbered(rows, config)
+        rows = number_labels(rows, config)
         check_labels(rows, config.label_column, classes, several=False)
         keep = [name for name in (config.label_column, config.user_column) if name]
-        tokens = tokenised(rows, tokenizer, config, keep)
+        tokens = tokenise(rows, tokenizer, config, keep)
         if config.label_column == LABELS:
             return tokens
         return tokens.rename_column(config.label_column, LABELS)
@@ -51,7 +51,7 @@ def load(config: RunConfig) -> Task:
     check_length(backbone, tokenizer, config)
     return Task(
         config,
-        with_adapter(backbone, config),
+        add_adapter(backbone, config),
         data,
         evaluation_batch=_EVALUATION_BATCH,
     )
@@ -59,12 +59,12 @@ def load(config: RunConfig) -> Task:
 
 def _classifier(config: RunConfig, classes: int, padding: int) -> PreTrainedModel:
     if config.head == "stock":
-        model = pretrained(
+        model = load_backbone(
             "AutoModelForSequenceClassification", config, num_labels=classes
         )
         model.config.pad_token_id = padding
         return model
-    encoder = pretrained("AutoModel", config)
+    encoder = load_backbone("AutoModel", config)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         encoder.config.num_labels = classes

@@ -1,4 +1,4 @@
-"""Where and in which precision a model computes."""
+"""The device and the precision of a model."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ if TYPE_CHECKING:
 
 
 def device_of(config: RunConfig) -> torch.device:
-    """Return the device that the run config names; ``auto`` takes a GPU if it can.
+    """Return the device that the run config names; ``auto`` is a GPU if there is one.
 
     Raises
     ------
     ValueError
-        If a GPU is asked for and there is none.
+        If it names a GPU and there is none.
     """
     if config.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError(
-            "device is 'cuda', but torch sees no GPU: allowed is 'cpu' or 'auto'"
+            "device must be 'cpu' or 'auto' where torch finds no GPU, got 'cuda'"
         )
     return torch.device(config.device)
 
 
-def place(model: nn.Module, config: RunConfig) -> None:
-    """Put a model where the run config wants it."""
+def move_to_device(model: nn.Module, config: RunConfig) -> None:
+    """Move a model to the device that the run config names."""
     model.to(device_of(config))
 
 
 def on_device(batch: Batch, model: Model) -> Batch:
-    """Return a batch where the model is."""
+    """Return a batch on the model's device."""
     device = next(model.parameters()).device
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def autocast(config: RunConfig, model: Model) -> AbstractContextManager[object]:
-    """Return a context that computes in the run config's precision.
+    """Return a context that computes in the precision of the run config.
 
     Parameters, gradients and updates stay float32.
     """
@@ -61,26 +61,26 @@ def _bfloat16(device_type: str) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch.autocast(device_type, dtype=torch.bfloat16))
         if device_type == "cpu" and torch.is_grad_enabled():
-            # The backward pass of torch's fused attention for CPUs takes seven times as
-            # long in bfloat16 as in float32; its plain one gains like the rest.
+            # On CPUs, the backward pass of torch's fused attention is seven times
+            # slower in bfloat16 than in float32; its unfused one is faster.
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         yield
 
 
 @contextmanager
 def memory_advice() -> Iterator[None]:
-    """Say what to change where a GPU runs out of memory.
+    """Explain which settings to change when a GPU runs out of memory.
 
     Raises
     ------
     RuntimeError
-        In place of torch's own error.
+        In place of torch's error.
     """
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise RuntimeError(
-            "the GPU is out of memory: lower batch-size or max-length, set "
-            "quantize = '4bit', or let fewer clients share it with a larger "
-            f"client-resources-num-gpus ({error})"
+            "the GPU is out of memory: lower batch-size or max-length, set quantize = "
+            "'4bit', or increase client-resources-num-gpus, so that fewer clients "
+            f"share it ({error})"
         ) from error

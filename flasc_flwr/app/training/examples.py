@@ -1,4 +1,4 @@
-"""Examples: a client's rows, and how a batch of them becomes a model's inputs."""
+"""Examples: rows of a data set, and how a batch of them becomes model inputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 Batch = dict[str, torch.Tensor]
-"""Model inputs by name, ``labels`` among them."""
+"""Model inputs by name, including ``labels``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,11 +21,11 @@ class Examples:
     Attributes
     ----------
     table : Any
-        Gives the columns of some rows: ``table[rows]``, with rows a list of ints.
+        ``table[rows]`` returns the columns of a list of row numbers.
     rows : NDArray[np.int64], shape (n,)
-        Which rows these examples are.
+        The row numbers of these examples.
     collate : Callable[[Mapping[str, Any], bool], Batch]
-        Makes model inputs of columns; told whether they are trained on.
+        Turns columns into model inputs; the flag is true in training.
     """
 
     table: Any
@@ -34,7 +34,7 @@ class Examples:
 
     @classmethod
     def of(cls, tensors: Mapping[str, torch.Tensor]) -> Examples:
-        """Return all rows of tensors, which are model inputs already."""
+        """Return examples from model inputs, one example per row."""
         count = len(next(iter(tensors.values())))
         return cls(_Tensors(tensors), np.arange(count), lambda batch, _: dict(batch))
 
@@ -47,7 +47,7 @@ class Examples:
         return Examples(self.table, rows, self.collate)
 
     def subsample(self, count: int, seed: int) -> Examples:
-        """Return `count` of these examples drawn by a seed; all, for 0."""
+        """Return `count` of these examples, drawn with a seed; 0 returns all."""
         if count == 0 or count >= len(self):
             return self
         drawn = np.random.default_rng(seed).permutation(len(self))[:count]
@@ -60,7 +60,7 @@ class Examples:
 
 
 class _Tensors:
-    """Tensors of one length, seen as a table."""
+    """Tensors with equal first dimensions, as a table."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self._tensors = tensors

@@ -1,4 +1,4 @@
-"""Saving what was federated for PEFT, and starting from what PEFT saved."""
+"""Saving adapters in PEFT's format, and loading them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transformers import AutoConfig
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.training.lora import Model, activate, read_adapter, write_tensors
-from flasc_flwr.core.factors import modules
+from flasc_flwr.core.factors import lora_modules
 from flasc_flwr.core.layout import Arrays, Layout
 from flasc_flwr.core.merged import factors_of
 
@@ -27,23 +27,24 @@ _EXPORT = "export"
 def save(
     model: Model, path: Path, merged: Mapping[str, NDArray[Any]], scale: float
 ) -> None:
-    """Save a PEFT adapter, or the model itself where all of it was tuned.
+    """Save a PEFT adapter, or the model if it has no adapter.
 
-    What was merged into the backbone becomes components of the adapter, exactly: it
-    then has a rank of its own, and the backbone stays as it was.
+    Products that were merged into the backbone are saved as further components of the
+    adapter, without loss: the saved adapter then has a larger rank, and loads on the
+    original backbone.
 
     Parameters
     ----------
     model : Model
         The model; its active adapter is saved.
     path : Path
-        Folder to make, or to make anew.
+        The folder to write; replaced if it exists.
     merged : Mapping[str, NDArray]
-        What was merged, in units of B A.
+        Products that were merged, in units of B A.
     scale : float
         The adapter's scale, alpha / rank.
     """
-    # A run that is gone on with leaves its results where they were before.
+    # A resumed run writes its results to the same folder.
     shutil.rmtree(path, ignore_errors=True)
     if not isinstance(model, PeftModel):
         model.save_pretrained(path)
@@ -59,7 +60,7 @@ def save(
         model.save_pretrained(
             scratch, selected_adapters=[active], save_embedding_layers=False
         )
-        # PEFT puts every adapter but "default" into a folder of its own.
+        # PEFT writes adapters with other names than "default" to a subfolder.
         saved = Path(scratch) if active == "default" else Path(scratch) / active
         shutil.copytree(saved, path)
     if merged:
@@ -68,27 +69,29 @@ def save(
 
 
 def load_into(model: Model, path: str, config: RunConfig) -> None:
-    """Start from an adapter that PEFT saved, every tensor of it.
+    """Load an adapter that PEFT saved, to start a run from it.
 
     Raises
     ------
     ValueError
-        If there is none, or it does not fit the run config or the model.
+        If there is none, or a setting or a tensor does not match.
     """
     if not isinstance(model, PeftModel):
         raise ValueError(
-            f"adapter is {path!r}, but method {config.method!r} has no adapter: "
-            "allowed is ''"
+            f"adapter must be '' with method {config.method!r}, which has no adapter, "
+            f"got {path!r}"
         )
     if config.compose().init == "shared-seed":
-        # Clients would start from the seed's A, and not from the adapter's.
+        # Clients would start from the A of the seed, not from that of the adapter.
         raise ValueError(
-            f"adapter is {path!r}, but with method {config.method!r} every client "
-            "draws the initial A from a seed: allowed is '', or init = 'sent'"
+            f"adapter must be '' with method {config.method!r}, where clients draw the "
+            f"initial A from a seed, got {path!r}: set init = 'sent' to use it"
         )
     folder = Path(os.path.expandvars(path)).expanduser()
     if not (folder / "adapter_config.json").is_file():
-        raise ValueError(f"adapter is {path!r}, which has no adapter_config.json")
+        raise ValueError(
+            f"adapter must be a folder with an adapter_config.json, got {path!r}"
+        )
     saved = LoraConfig.from_pretrained(str(folder))
     for key, theirs, ours in (
         ("lora-rank", saved.r, config.lora_rank),
@@ -96,20 +99,19 @@ def load_into(model: Model, path: str, config: RunConfig) -> None:
     ):
         if theirs != ours:
             raise ValueError(
-                f"{key} is {ours!r}, but the adapter in {path!r} has {theirs!r}: "
-                f"allowed with it is {theirs!r}"
+                f"{key} must be {theirs!r}, as in the adapter {path!r}, got {ours!r}"
             )
     tensors = load_peft_weights(str(folder), device="cpu")
     write_tensors(model, {name: t.float().numpy() for name, t in tensors.items()})
 
 
 def load_for_evaluation(model: Model, folder: Path) -> None:
-    """Put what :func:`save` wrote on a model, whatever rank it has.
+    """Load what :func:`save` wrote into a model, with any rank.
 
     Raises
     ------
     ValueError
-        If it does not fit the model, tensor by tensor.
+        If a tensor does not match the model.
     """
     if not isinstance(model, PeftModel):
         config = AutoConfig.from_pretrained(folder)
@@ -117,7 +119,7 @@ def load_for_evaluation(model: Model, folder: Path) -> None:
         model.load_state_dict(loaded.state_dict())
         return
     if not (folder / "adapter_config.json").is_file():
-        raise ValueError(f"{str(folder)!r} is a whole model, and the run has adapters")
+        raise ValueError(f"{str(folder)!r} is a model and not an adapter")
     try:
         model.load_adapter(str(folder), _EXPORT)
     except RuntimeError as error:
@@ -126,21 +128,21 @@ def load_for_evaluation(model: Model, folder: Path) -> None:
         ) from error
     model.set_adapter(_EXPORT)
     saved = load_peft_weights(str(folder), device="cpu")
-    # PEFT passes over what it does not know: here that is an error.
+    # PEFT ignores unknown tensors; here they are an error.
     write_tensors(model, {name: t.float().numpy() for name, t in saved.items()})
 
 
 def _with_merged(adapter: Arrays, merged: Mapping[str, NDArray[Any]]) -> Arrays:
-    """Return the adapter with what was merged as further components."""
+    """Return the adapter with merged products as further components."""
     arrays = dict(adapter)
-    for module in modules(Layout.of(adapter)):
+    for module in lora_modules(Layout.of(adapter)):
         a, b = adapter[module.a.name], adapter[module.b.name]
         more_b, more_a = factors_of(merged, module.name)
         arrays[module.a.name] = np.concatenate([a, more_a], axis=0)
         arrays[module.b.name] = np.concatenate([b, more_b], axis=1)
-    # PEFT has one rank for all modules: zeros fill up the others.
-    rank = max(arrays[m.a.name].shape[0] for m in modules(Layout.of(adapter)))
-    for module in modules(Layout.of(adapter)):
+    # PEFT has one rank for all modules: pad the others with zeros.
+    rank = max(arrays[m.a.name].shape[0] for m in lora_modules(Layout.of(adapter)))
+    for module in lora_modules(Layout.of(adapter)):
         missing = rank - arrays[module.a.name].shape[0]
         arrays[module.a.name] = np.pad(arrays[module.a.name], ((0, missing), (0, 0)))
         arrays[module.b.name] = np.pad(arrays[module.b.name], ((0, 0), (0, missing)))

@@ -14,21 +14,21 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 class MeanPooledClassifier(PreTrainedModel):  # type: ignore[no-untyped-call]
     """An encoder, the mean of its last vectors, and one linear layer.
 
-    The mean is put to length sqrt(hidden size), where its entries have the size that
-    the layer's initial weights expect. Sentence encoders were trained to be used so,
-    and learn much faster through it than through a pooler of the first token.
+    The mean is scaled to length sqrt(hidden size), so that its entries have the size
+    that the layer's initial weights expect. Sentence encoders were trained with a mean,
+    and learn much faster with it than with a pooler of the first token.
 
     Parameters
     ----------
     config : PretrainedConfig
         The encoder's, with ``num_labels`` classes.
     encoder : PreTrainedModel, optional
-        The backbone; by default a new one.
+        The backbone (default: a new one).
     """
 
     config_class = PretrainedConfig
     base_model_prefix = "encoder"
-    # Attention is the encoder's own, whichever it is.
+    # The encoder chooses its implementation of attention.
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
 
     def __init__(
@@ -36,7 +36,7 @@ class MeanPooledClassifier(PreTrainedModel):  # type: ignore[no-untyped-call]
     ) -> None:
         super().__init__(config)
         self.encoder = encoder or AutoModel.from_config(config)  # type: ignore[no-untyped-call]
-        # PEFT asks the outermost module.
+        # PEFT reads these from the outermost module.
         self.is_loaded_in_8bit = getattr(encoder, "is_loaded_in_8bit", False)
         self.is_loaded_in_4bit = getattr(encoder, "is_loaded_in_4bit", False)
         self.classifier = nn.Linear(config.hidden_size, int(config.num_labels or 0))
@@ -49,7 +49,7 @@ class MeanPooledClassifier(PreTrainedModel):  # type: ignore[no-untyped-call]
         labels: torch.Tensor | None = None,
         **inputs: Any,
     ) -> SequenceClassifierOutput:
-        """Return logits of shape (n, classes), and the loss where there are labels."""
+        """Return logits of shape (n, classes), and with labels the loss."""
         output = self.encoder(
             input_ids=input_ids, attention_mask=attention_mask, **inputs
         )

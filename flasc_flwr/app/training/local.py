@@ -15,54 +15,50 @@ from flasc_flwr.app.training.device import autocast, memory_advice, on_device
 from flasc_flwr.app.training.examples import Examples
 from flasc_flwr.app.training.freezing import Freezer
 from flasc_flwr.app.training.lora import Model, adapter_tensors
-from flasc_flwr.app.training.pruning import Pruning
-from flasc_flwr.app.training.score import Score, classes
+from flasc_flwr.app.training.score import Score, single_label
 
 EVALUATION_BATCH = 256
-"""Examples evaluated at once, where an example is small."""
+"""Number of examples evaluated at once, if they are small."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What local training or an evaluation gave.
+    """The result of local training or of an evaluation.
 
     Attributes
     ----------
     examples : int
-        Number of examples seen.
+        Number of examples.
     loss : float
-        Mean loss over the predictions (those of each token, for a language model), in
-        training over all epochs.
+        Mean loss over the predictions (for a language model, over tokens); in training,
+        over all epochs.
     accuracy : float
-        Fraction of predictions that are right, by the task's score; in training,
-        while it went on.
+        Fraction of correct predictions, by the task's score; in training, over all
+        epochs.
     steps : int
-        Batches seen; in training, optimizer steps taken.
-    pruned_to : int, optional
-        The rank that the client came down to.
+        Number of batches; in training, of optimizer steps.
     """
 
     examples: int
     loss: float
     accuracy: float
     steps: int = 0
-    pruned_to: int | None = None
 
 
-def train(
+def train_model(
     model: Model,
     examples: Examples,
     config: RunConfig,
     *,
     seed: int,
     trainable: Mapping[str, NDArray[np.bool_]] | None = None,
-    score: Score = classes,
+    score: Score = single_label,
 ) -> Outcome:
-    """Train the adapter, densely, for ``local-epochs`` over `examples`.
+    """Train the adapter for ``local-epochs`` over `examples`.
 
-    A fresh optimizer each time: SGD with momentum 0.9 and no weight decay, as in
-    FLASC's code, or AdamW. Dropout acts in the adapter alone and the backbone stays
-    in evaluation mode, as there.
+    The optimizer is new in each call: SGD with momentum 0.9 and no weight decay, as in
+    FLASC's code, or AdamW. As there, dropout is only in the adapter, and the backbone
+    stays in evaluation mode.
 
     Parameters
     ----------
@@ -73,21 +69,20 @@ def train(
     config : RunConfig
         Optimizer, learning rate, epochs and batch size.
     seed : int
-        Seed of the shuffling and of dropout.
+        Seed of shuffling and dropout.
     trainable : Mapping[str, NDArray[np.bool_]], optional
-        Masks of the entries that may change, by PEFT's names; by default all may.
+        Masks of the entries to train, by PEFT's names (default: all entries).
     score : Score
-        Counts what is right.
+        Counts correct predictions.
 
     Raises
     ------
     ValueError
-        If there is no example.
+        If there are no examples.
     """
     if len(examples) == 0:
         raise ValueError("this client has no training examples")
     _adapter_in_train_mode(model, config)
-    pruning = Pruning(model, config)
     total = _Total()
     with Freezer(model, trainable) as freezer, memory_advice(), torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -99,29 +94,28 @@ def train(
                 optimizer.zero_grad()
                 with autocast(config, model):
                     output = model(**batch)
-                (output.loss + pruning.penalty()).backward()
+                output.loss.backward()
                 freezer.before_step()
                 optimizer.step()
                 freezer.after_step()
                 total.add(output, batch["labels"], score)
-    pruned_to = pruning.kept if pruning.wanted() else None
-    return total.outcome(len(examples), pruned_to=pruned_to)
+    return total.outcome(len(examples))
 
 
 @torch.no_grad()
-def evaluate(
+def evaluate_model(
     model: Model,
     examples: Examples,
     config: RunConfig,
-    score: Score = classes,
+    score: Score = single_label,
     batch_size: int = EVALUATION_BATCH,
 ) -> Outcome:
-    """Evaluate on `examples`, `batch_size` of them at once.
+    """Evaluate on `examples`, `batch_size` at once.
 
     Raises
     ------
     ValueError
-        If there is no example.
+        If there are no examples.
     """
     if len(examples) == 0:
         raise ValueError("there are no examples to evaluate on")
@@ -137,7 +131,7 @@ def evaluate(
 
 
 class _Total:
-    """Losses and scores of batches, added up without waiting for the device."""
+    """Sums of losses and scores over batches, without waiting for the device."""
 
     def __init__(self) -> None:
         self.steps = 0
@@ -154,13 +148,12 @@ class _Total:
         self._right = self._right + count.right
         self._of = self._of + count.of
 
-    def outcome(self, examples: int, pruned_to: int | None = None) -> Outcome:
+    def outcome(self, examples: int) -> Outcome:
         return Outcome(
             examples,
             float(self._loss) / float(self._losses),
             float(self._right) / max(1.0, float(self._of)),
             self.steps,
-            pruned_to,
         )
 
 

@@ -1,4 +1,4 @@
-"""The federated parameters of a model: read out as arrays, and written back."""
+"""The federated parameters of a model: read as arrays, and written back."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from flasc_flwr.core.methods.method import Tunes
 from flasc_flwr.core.ranks import rank_of
 
 Model = PeftModel | PreTrainedModel
-"""A backbone with a LoRA adapter, or one whose own parameters are trained."""
+"""A backbone with a LoRA adapter, or one whose parameters are trained directly."""
 
 
-def prepare(
+def make_trainable(
     backbone: PreTrainedModel,
     config: RunConfig,
     *,
     target_modules: str | list[str],
     head: list[str],
 ) -> Model:
-    """Make trainable what the method tunes, and freeze the rest.
+    """Make the parameters trainable that the method tunes, and freeze the others.
 
-    A LoRA adapter is initialised by the run's seed.
+    A LoRA adapter is initialised from the run's seed.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def prepare(
     target_modules : str or list[str]
         Modules to adapt: their last names, or a regular expression for full names.
     head : list[str]
-        Modules trained whole, beside the factors or alone.
+        Modules that are trained fully, with or without factors.
     """
     tunes = config.compose().tunes
     if tunes == Tunes.LORA:
@@ -67,9 +67,9 @@ def _with_adapter(
         modules_to_save=head,
     )
     with torch.random.fork_rng(), warnings.catch_warnings():
-        # PEFT asks transformers 5 for a property under its old name.
+        # PEFT uses the old name of a property of transformers 5.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
-        # GPT-2's weights lie the other way round; PEFT sees it, and says so.
+        # GPT-2's weights are transposed; PEFT handles it with a warning.
         warnings.filterwarnings("ignore", message=".*fan_in_fan_out")
         torch.manual_seed(config.seed)
         model = get_peft_model(backbone, lora)
@@ -79,13 +79,13 @@ def _with_adapter(
 
 
 def adapter_tensors(model: Model) -> dict[str, torch.nn.Parameter]:
-    """Return the federated parameters by PEFT's names, or the model's own.
+    """Return the federated parameters by PEFT's names, or by the model's.
 
     Raises
     ------
     ValueError
-        If these are not all the trainable parameters, and nothing else, when an
-        adapter is first asked for: what is left out would never be federated.
+        If these are not exactly the trainable parameters (checked once per adapter):
+        the others would never be federated.
     """
     if not isinstance(model, PeftModel):
         return {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -99,7 +99,7 @@ def adapter_tensors(model: Model) -> dict[str, torch.nn.Parameter]:
 _PARAMETERS: WeakKeyDictionary[PeftModel, dict[str, dict[str, torch.nn.Parameter]]] = (
     WeakKeyDictionary()
 )
-"""Parameters of each adapter: PEFT takes longer to name them than a small step does."""
+"""Parameters of each adapter, cached: PEFT takes longer to name them than a step."""
 
 
 def _named_by_peft(model: PeftModel) -> dict[str, torch.nn.Parameter]:
@@ -110,15 +110,15 @@ def _named_by_peft(model: PeftModel) -> dict[str, torch.nn.Parameter]:
     trainable = {p.data_ptr(): p for p in model.parameters() if p.requires_grad}
     if {tensor.data_ptr() for tensor in tensors.values()} != trainable.keys():
         raise ValueError(
-            f"the adapter has {len(tensors)} tensors and the model {len(trainable)} "
-            "trainable parameters, which are not the same: do lora-targets and "
-            "saved-modules name modules of this model?"
+            "the adapter must have exactly the trainable parameters, got "
+            f"{len(tensors)} tensors and {len(trainable)} trainable parameters: check "
+            "that lora-targets and saved-modules name modules of this model"
         )
     return {name: trainable[tensor.data_ptr()] for name, tensor in tensors.items()}
 
 
 def read_adapter(model: Model) -> dict[str, NDArray[Any]]:
-    """Return the federated tensors as arrays by their names: copies."""
+    """Return copies of the federated tensors as arrays, by name."""
     tensors = adapter_tensors(model)
     return {
         name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()
@@ -128,12 +128,12 @@ def read_adapter(model: Model) -> dict[str, NDArray[Any]]:
 def write_adapter(
     model: Model, arrays: Mapping[str, NDArray[Any]], config: RunConfig
 ) -> None:
-    """Overwrite the whole adapter, with one of another rank where the arrays are.
+    """Overwrite the adapter; arrays of another rank activate an adapter of that rank.
 
     Raises
     ------
     ValueError
-        If a name is missing or unknown, or a shape differs: nothing is written.
+        If a name is missing or unknown, or a shape differs; nothing is written then.
     """
     if isinstance(model, PeftModel):
         _use_rank(model, rank_of(Layout.of(arrays)), config)
@@ -141,7 +141,7 @@ def write_adapter(
 
 
 def write_tensors(model: Model, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Overwrite the federated tensors as they are.
+    """Overwrite the federated tensors of the active adapter.
 
     Raises
     ------
@@ -150,12 +150,12 @@ def write_tensors(model: Model, arrays: Mapping[str, NDArray[Any]]) -> None:
     """
     tensors = adapter_tensors(model)
     if odd := sorted(tensors.keys() ^ arrays.keys()):
-        raise ValueError(f"arrays and adapter differ in these names: {odd}")
+        raise ValueError(f"arrays must have the names of the adapter, differ in {odd}")
     for name, array in arrays.items():
         if array.shape != tuple(tensors[name].shape):
             raise ValueError(
-                f"array {name!r} has shape {array.shape}, "
-                f"the adapter {tuple(tensors[name].shape)}"
+                f"array {name!r} must have shape {tuple(tensors[name].shape)}, got "
+                f"{array.shape}"
             )
     with torch.no_grad():
         for name, array in arrays.items():
@@ -163,7 +163,7 @@ def write_tensors(model: Model, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def _use_rank(model: PeftModel, rank: int, config: RunConfig) -> None:
-    """Make the adapter of a rank the active one; the model keeps one of each."""
+    """Activate the adapter of a rank; the model keeps one for each rank."""
     if rank in (0, _lora(model, model.active_adapter).r):
         return
     common = config.compose().rank_scale == "common"
@@ -174,11 +174,11 @@ def _use_rank(model: PeftModel, rank: int, config: RunConfig) -> None:
 
 
 def activate(model: PeftModel, name: str, rank: int, alpha: float) -> None:
-    """Make the adapter `name` the active one; it is added if it is not there."""
+    """Activate the adapter `name`; it is added if it does not exist."""
     if name not in model.peft_config:
         lora = copy(_lora(model, "default"))
         lora.r, lora.lora_alpha = rank, alpha  # type: ignore[assignment]
-        # One of this name may have been there before, and been deleted.
+        # A deleted adapter may have had the same name.
         _PARAMETERS.get(model, {}).pop(name, None)
         with torch.random.fork_rng():
             model.add_adapter(name, lora)

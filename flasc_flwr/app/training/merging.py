@@ -1,4 +1,4 @@
-"""Merging products B A into a backbone, and taking them out again."""
+"""Merging products B A into a backbone, and removing them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flasc_flwr.core.merged import merged_modules, product_of
 
 
 class Merging:
-    """Keeps the weights of a backbone as they were, so that another sum can be merged.
+    """Merges products into a backbone; keeps its original weights to replace them.
 
     Parameters
     ----------
@@ -28,12 +28,12 @@ class Merging:
 
     @torch.no_grad()
     def apply(self, merged: Mapping[str, NDArray[Any]], scale: float) -> None:
-        """Set the backbone to its own weights plus ``scale`` times what was merged.
+        """Set the backbone to its original weights plus ``scale`` times `merged`.
 
         Raises
         ------
         ValueError
-            If a module is none that LoRA adapts by a plain matrix.
+            If a module is not a linear one that LoRA adapts, or a shape differs.
         """
         names = merged_modules(merged)
         for name in sorted({*self._before, *names}):
@@ -46,13 +46,13 @@ class Merging:
                 turned = product.T if layer.fan_in_fan_out else product
                 if turned.shape != weight.shape:
                     raise ValueError(
-                        f"what is merged into {name!r} has shape "
-                        f"{tuple(turned.shape)}, its weight {tuple(weight.shape)}"
+                        f"the product for {name!r} must have shape "
+                        f"{tuple(weight.shape)}, got {tuple(turned.shape)}"
                     )
                 weight.add_(turned.to(weight.dtype), alpha=scale)
 
     def _layer(self, name: str) -> Linear:
         layer = self._model.get_submodule(name)
         if not isinstance(layer, Linear):
-            raise ValueError(f"{name!r} is no linear module that LoRA adapts")
+            raise ValueError(f"{name!r} is not a linear module that LoRA adapts")
         return layer

@@ -1,4 +1,4 @@
-"""Scores: how many of a batch's predictions are right."""
+"""Scores: how many predictions of a batch are correct."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 
 
 class Count(NamedTuple):
-    """What a batch adds to an accuracy and to a mean loss.
+    """Counts of a batch, for the accuracy and the mean loss.
 
     Attributes
     ----------
     right : Tensor
-        How many predictions are right. A tensor, so that nothing waits for a GPU.
+        Number of correct predictions. A tensor, so that nothing waits for a GPU.
     of : Tensor or int
-        Of how many.
+        Number of predictions.
     losses : Tensor or int
-        Over how many predictions the batch's own loss is a mean.
+        Number of predictions that the batch's loss is a mean over.
     """
 
     right: torch.Tensor
@@ -27,14 +27,14 @@ class Count(NamedTuple):
 
 
 Score = Callable[[torch.Tensor, torch.Tensor], Count]
-"""Takes the logits and the labels of a batch."""
+"""A function of the logits and the labels of a batch."""
 
 IGNORED = -100
-"""Label of a position that does not count, as in transformers."""
+"""Label of a position that is not predicted, as in transformers."""
 
 
-def classes(logits: torch.Tensor, labels: torch.Tensor) -> Count:
-    """Count examples by their one class: logits (n, classes), labels (n,)."""
+def single_label(logits: torch.Tensor, labels: torch.Tensor) -> Count:
+    """Count examples with one class: logits (n, classes), labels (n,)."""
     return Count((logits.argmax(-1) == labels).sum(), len(labels), len(labels))
 
 
@@ -46,12 +46,12 @@ def next_tokens(logits: torch.Tensor, labels: torch.Tensor) -> Count:
     return Count(right.sum(), counts.sum(), counts.sum())
 
 
-def many_classes(logits: torch.Tensor, labels: torch.Tensor) -> Count:
-    """Count examples of many classes as micro-F1 does: 2 TP of 2 TP + FP + FN.
+def multi_label(logits: torch.Tensor, labels: torch.Tensor) -> Count:
+    """Count examples with several classes as micro-F1 does: 2 TP of 2 TP + FP + FN.
 
-    Logits and labels (n, classes); a class is predicted where its logit is above 0, a
-    probability of one half.
+    Logits and labels (n, classes). A class is predicted if its logit is above 0, which
+    is a probability above 1/2.
     """
-    told, true = logits > 0, labels > 0.5
-    hits = (told & true).sum()
-    return Count(2 * hits, told.sum() + true.sum(), len(labels))
+    predicted, true = logits > 0, labels > 0.5
+    hits = (predicted & true).sum()
+    return Count(2 * hits, predicted.sum() + true.sum(), len(labels))

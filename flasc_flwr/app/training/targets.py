@@ -10,11 +10,11 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 _TARGETS: dict[str, list[tuple[str, ...]]] = {
-    # As FLASC's code has them.
+    # As in FLASC's code.
     "gpt2": [("c_attn", "c_proj", "c_fc")],
     # transformers 5 renamed the projections of ViT.
     "vit": [("query", "value"), ("q_proj", "v_proj")],
-    # Byun & Lee: three square projections a layer, by their parameter count.
+    # Byun & Lee: three square projections per layer, by their parameter count.
     "distilbert": [("q_lin", "k_lin", "v_lin"), ("q_proj", "k_proj", "v_proj")],
     "albert": [("query", "key", "value"), ("q_proj", "k_proj", "v_proj")],
     "bert": [("query", "value"), ("q_proj", "v_proj")],
@@ -30,14 +30,14 @@ def targets_of(model: PreTrainedModel, wanted: str) -> list[str]:
     model : PreTrainedModel
         The backbone.
     wanted : str
-        Names with commas between them, or ``auto`` for those that are usual for the
-        architecture, as this version of transformers calls them.
+        Names separated by commas, or ``auto`` for the usual ones of the architecture,
+        as the installed transformers calls them.
 
     Raises
     ------
     ValueError
-        If a name is none of a linear module, or nothing is known of the architecture;
-        with the names that there are.
+        If a name is not that of a linear module, or the architecture is unknown. The
+        message lists the possible names.
     """
     there = {
         name.rpartition(".")[2]
@@ -54,28 +54,29 @@ def targets_of(model: PreTrainedModel, wanted: str) -> list[str]:
         if there.issuperset(names):
             return list(names)
     raise ValueError(
-        f"lora-targets is {wanted!r}, which names no modules of this "
-        f"{model.config.model_type!r} model: allowed are {', '.join(sorted(there))}"
+        "lora-targets must name linear modules of this "
+        f"{model.config.model_type!r} model ({', '.join(sorted(there))}), got "
+        f"{wanted!r}"
     )
 
 
 def head_of(model: PreTrainedModel, wanted: str) -> list[str]:
-    """Return the names of the modules that are trained whole: by default the head.
+    """Return the names of the modules that are trained fully, by default the head.
 
-    That is whatever stands beside the backbone and has parameters. A head that shares
-    its weights with the backbone (a language model's) is none.
+    The head is every child with parameters except the backbone. One that shares its
+    weights with the backbone, as in language models, is left out.
 
     Parameters
     ----------
     model : PreTrainedModel
         The model.
     wanted : str
-        Names with commas between them, ``auto``, or empty text for none.
+        Names separated by commas, ``auto``, or '' for none.
 
     Raises
     ------
     ValueError
-        If a name is none of a module; with those that there are.
+        If a name is not that of a module. The message lists the possible names.
     """
     children = dict(model.named_children())
     if wanted == "auto":
@@ -91,8 +92,7 @@ def head_of(model: PreTrainedModel, wanted: str) -> list[str]:
     for name in names:
         if name not in children:
             raise ValueError(
-                f"saved-modules is {wanted!r}, but the model has no module {name!r}: "
-                f"allowed are {', '.join(children)}"
+                f"saved-modules must name some of {', '.join(children)}, got {name!r}"
             )
-    # PEFT goes by the ends of names: "classifier" is "pre_classifier", too.
+    # PEFT compares the ends of names: "classifier" also selects "pre_classifier".
     return [child for child in children if child.endswith(tuple(names))]

@@ -1,4 +1,4 @@
-"""Aggregation: what the server makes of a cohort's updates, one at a time."""
+"""Aggregation rules: how the server combines a cohort's updates, one at a time."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from functools import partial
 from flasc_flwr.core.aggregation.average import (
     Average,
     frobenius,
-    no_update,
-    replicated,
-    zero_weight,
+    replication,
+    zero_padded_updates,
+    zero_padding,
 )
 from flasc_flwr.core.aggregation.contribution import (
     WEIGHTINGS,
@@ -19,7 +19,7 @@ from flasc_flwr.core.aggregation.contribution import (
     Contribution,
     MakeAggregator,
 )
-from flasc_flwr.core.aggregation.products import Exact, OfProducts, refactored, stacked
+from flasc_flwr.core.aggregation.products import ExactResidual, Stacking, Svd
 
 __all__ = [
     "AGGREGATIONS",
@@ -39,12 +39,12 @@ class Aggregation:
     Attributes
     ----------
     source : str
-        Where the rule is from.
+        The paper or code it comes from.
     make : MakeAggregator
         Makes its aggregator.
     averages : bool
-        Whether it averages the factors: any server optimizer may then take its update
-        as a gradient. A rule that finds new factors sets them instead.
+        Whether it averages the factors: its update can then serve any server optimizer
+        as a gradient. Other rules replace the factors every round.
     """
 
     source: str
@@ -55,15 +55,15 @@ class Aggregation:
 AGGREGATIONS = {
     "zero-padded-updates": Aggregation(
         source="FLASC's code for unequal devices, arXiv 2406.05233",
-        make=partial(Average, missing=no_update),
+        make=partial(Average, padding=zero_padded_updates),
     ),
     "zero-padding": Aggregation(
         source="the baseline of Byun & Lee, arXiv 2406.17477",
-        make=partial(Average, missing=zero_weight),
+        make=partial(Average, padding=zero_padding),
     ),
     "replication": Aggregation(
         source="Byun & Lee, arXiv 2406.17477",
-        make=partial(Average, missing=replicated),
+        make=partial(Average, padding=replication),
     ),
     "frobenius": Aggregation(
         source="HetLoRA: Cho et al., arXiv 2401.06432",
@@ -71,12 +71,12 @@ AGGREGATIONS = {
     ),
     "stacking": Aggregation(
         source="FLoRA: Wang et al., arXiv 2409.05976",
-        make=partial(OfProducts, finish=stacked),
+        make=Stacking,
         averages=False,
     ),
     "svd": Aggregation(
         source="FlexLoRA: Bai et al., arXiv 2402.11505",
-        make=partial(OfProducts, finish=refactored),
+        make=Svd,
         averages=False,
     ),
 }
@@ -84,8 +84,8 @@ AGGREGATIONS = {
 
 
 def aggregator(name: str, exact_residual: bool = False) -> MakeAggregator:
-    """Return what makes the aggregator of a rule, with FedEx's residual if asked."""
+    """Return the factory of a rule's aggregator, with FedEx-LoRA's residual or not."""
     make = AGGREGATIONS[name].make
     if not exact_residual:
         return make
-    return lambda layout, vector: Exact(make(layout, vector), layout, vector)
+    return lambda layout, vector: ExactResidual(make(layout, vector), layout, vector)

@@ -1,30 +1,36 @@
-"""Rules that aggregate products B A, not factors: exact for any ranks."""
+"""Rules that aggregate the products B A instead of the factors: exact for any ranks."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 
 from flasc_flwr.core.aggregation.contribution import Aggregate, Aggregator, Contribution
-from flasc_flwr.core.factors import Matrix, Module, best_factors, modules
+from flasc_flwr.core.factors import LoraModule, Matrix, lora_modules, truncated_svd
 from flasc_flwr.core.layout import Layout, Role, Vector
 
 
 class Products:
-    """``sum_k p_k B_k A_k`` of each module, as stacked thin factors.
+    """``sum_k p_k B_k A_k`` of each module, kept as stacked factors.
 
-    Takes memory in proportion to the sum of the cohort's ranks, and of everything
-    that is no factor, the head, it keeps the average update.
+    ``[p_1 B_1, p_2 B_2, ...] [A_1; A_2; ...]``, in memory proportional to the sum of
+    the cohort's ranks. Of all tensors outside the factors, such as the head, it keeps
+    the mean update.
+
+    Parameters
+    ----------
+    layout : Layout
+        The server's adapter.
+    vector : NDArray[np.float32], shape (N,)
+        The server vector.
     """
 
     def __init__(self, layout: Layout, vector: Vector) -> None:
         self.count = 0
         self.layout = layout
         self.vector = vector
+        self.modules = lora_modules(layout)
         self._weight = 0.0
-        self.modules = modules(layout)
-        self._terms: dict[str, list[tuple[Matrix, Matrix]]] = {
+        self._factors: dict[str, list[tuple[Matrix, Matrix]]] = {
             module.name: [] for module in self.modules
         }
         self._sum = np.zeros(layout.size, np.float64)
@@ -37,20 +43,19 @@ class Products:
         for module in self.modules:
             b, a = module.factors(trained)
             rank = min(contribution.rank, module.rank)
-            # The weight goes into one factor only.
-            self._terms[module.name].append((weight * b[:, :rank], a[:rank]))
+            self._factors[module.name].append((weight * b[:, :rank], a[:rank]))
         np.add.at(self._sum, update.positions, weight * update.values)
         self._weight += weight
         self.count += 1
 
-    def stack(self, module: Module) -> tuple[Matrix, Matrix]:
-        """Return B (out, R) and A (R, in) whose product is the weighted mean's."""
-        terms = self._terms[module.name]
-        b = np.concatenate([b for b, _ in terms], axis=1) / self._weight
-        return b, np.concatenate([a for _, a in terms], axis=0)
+    def stacked(self, module: LoraModule) -> tuple[Matrix, Matrix]:
+        """Return B (out, R) and A (R, in) whose product is the weighted mean."""
+        factors = self._factors[module.name]
+        b = np.concatenate([b for b, _ in factors], axis=1) / self._weight
+        return b, np.concatenate([a for _, a in factors], axis=0)
 
     def mean_head(self) -> Vector:
-        """Return the mean update, shape (N,), zero in all factors.
+        """Return the mean update, shape (N,), with zeros in all factors.
 
         Raises
         ------
@@ -66,79 +71,49 @@ class Products:
         return mean
 
 
-class OfProducts:
-    """Aggregates products.
+class Stacking(Products):
+    """FLoRA (Wang et al., arXiv 2409.05976): merge the mean product into the backbone.
 
-    Parameters
-    ----------
-    layout : Layout
-        The server's adapter.
-    vector : NDArray[np.float32], shape (N,)
-        The server vector.
-    finish : Callable[[Products], Aggregate]
-        What is made of them in the end.
+    ``W0 += s sum_k p_k B_k A_k``, exact for any ranks. The adapter is reset every
+    round, to the same A and a zero B.
     """
-
-    def __init__(
-        self,
-        layout: Layout,
-        vector: Vector,
-        finish: Callable[[Products], Aggregate],
-    ) -> None:
-        self._products = Products(layout, vector)
-        self._finish = finish
-
-    @property
-    def count(self) -> int:
-        """How many contributions it has taken."""
-        return self._products.count
-
-    def add(self, contribution: Contribution) -> None:
-        """Take one contribution."""
-        self._products.add(contribution)
 
     def result(self) -> Aggregate:
-        """Return what was made of them."""
-        return self._finish(self._products)
+        """Return the reset adapter, and the stacked factors for the backbone."""
+        update = self.mean_head()
+        terms = {m.name: self.stacked(m) for m in self.modules}
+        for module in self.modules:
+            update[module.b_place] = -self.vector[module.b_place]
+        return Aggregate(update, terms)
 
 
-def stacked(products: Products) -> Aggregate:
-    """Merge the stack of all factors into the backbone (FLoRA, arXiv 2409.05976).
+class Svd(Products):
+    """FlexLoRA (Bai et al., arXiv 2402.11505): factor the mean product by an SVD.
 
-    ``B A = sum_k p_k B_k A_k`` exactly, for any ranks. The adapter begins anew each
-    round, from the same A and a zero B.
+    ``U S V^T = sum_k p_k B_k A_k``, B = U S, A = V^T. A client of rank r receives the
+    first r components, which are the largest.
     """
-    update = products.mean_head()
-    terms = {m.name: products.stack(m) for m in products.modules}
-    for module in products.modules:
-        update[module.b_place] = -products.vector[module.b_place]
-    return Aggregate(update, terms)
+
+    def result(self) -> Aggregate:
+        """Return the new factors at the server's rank."""
+        update = self.mean_head()
+        for module in self.modules:
+            b, a = truncated_svd(*self.stacked(module), module.rank)
+            # If the product has fewer components than the adapter, A keeps its last
+            # rows: components that are zero in both factors could never train again.
+            new_b, new_a = module.factors(self.vector)
+            new_b[:] = 0
+            new_b[:, : b.shape[1]], new_a[: a.shape[0]] = b, a
+            for place, new in ((module.b_place, new_b), (module.a_place, new_a)):
+                update[place] = new.astype(np.float32).ravel() - self.vector[place]
+        return Aggregate(update)
 
 
-def refactored(products: Products) -> Aggregate:
-    """Find the best factors of the mean product (FlexLoRA, arXiv 2402.11505).
+class ExactResidual:
+    """FedEx-LoRA (arXiv 2410.09432): average the factors, merge the error of that.
 
-    A client of rank r takes the first r components, which are the largest ones.
-    """
-    update = products.mean_head()
-    for module in products.modules:
-        b, a = best_factors(*products.stack(module), module.rank)
-        # Where the product has fewer components than the adapter, A keeps its rows:
-        # with zeros in both factors, they would never train again.
-        target_b, target_a = module.factors(products.vector)
-        target_b[:] = 0
-        target_b[:, : b.shape[1]], target_a[: a.shape[0]] = b, a
-        for place, target in ((module.b_place, target_b), (module.a_place, target_a)):
-            start = products.vector[place]
-            update[place] = target.astype(np.float32).ravel() - start
-    return Aggregate(update)
-
-
-class Exact:
-    """FedEx-LoRA (arXiv 2410.09432): average the factors, merge what that misses.
-
-    ``sum_k p_k B_k A_k - B A``, of rank up to the sum of all ranks, is merged into
-    the backbone, where A and B are the averages by the rule inside.
+    ``sum_k p_k B_k A_k - B A``, with B and A averaged by the inner rule, is merged into
+    the backbone. Its rank is at most the sum of all ranks.
 
     Parameters
     ----------
@@ -156,22 +131,21 @@ class Exact:
 
     @property
     def count(self) -> int:
-        """How many contributions it has taken."""
+        """Number of contributions added."""
         return self._products.count
 
     def add(self, contribution: Contribution) -> None:
-        """Take one contribution."""
+        """Add one contribution."""
         self._inner.add(contribution)
         self._products.add(contribution)
 
     def result(self) -> Aggregate:
         """Return the average, and its error for the backbone."""
         averaged = self._inner.result()
-        own = self._products
-        target = own.vector + averaged.update
+        target = self._products.vector + averaged.update
         terms = {}
-        for module in own.modules:
-            b, a = own.stack(module)
+        for module in self._products.modules:
+            b, a = self._products.stacked(module)
             mean_b, mean_a = module.factors(target)
             terms[module.name] = (
                 np.concatenate([b, -mean_b], axis=1),

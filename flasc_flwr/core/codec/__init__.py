@@ -1,9 +1,9 @@
 """The codec: one sparse vector as bytes, and back.
 
-``docs/wire-format.md`` describes the bytes. The files here, from the bottom up:
-`bits` packs integers; `blocks` cuts the vector, `block_table` and `positions` code the
-support block by block; `formats` turns values into integers, `entropy` and `values`
-code those; and `payload` puts it all together.
+``docs/wire-format.md`` specifies the bytes. The modules, from the bottom up: `bits`
+packs integers; `blocks`, `block_table` and `positions` code the support block by block;
+`formats` quantizes the values, `entropy` and `values` code the resulting integers;
+`payload` puts the parts together.
 """
 
 from flasc_flwr.core.codec.errors import PayloadError

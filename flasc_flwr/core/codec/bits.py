@@ -1,7 +1,7 @@
-"""Integers as bits: fixed width, unary, and varints; and the reading of sections.
+"""Integers as bits: fixed width, unary, and varints; and a reader of sections.
 
-Bits are numbered from the lowest: bit i of a stream is bit ``i % 8`` of byte
-``i // 8``. A stream is filled up to whole bytes with zeros.
+Bit i of a stream is bit ``i % 8`` of byte ``i // 8``, where bit 0 is the lowest. The
+last byte of a stream is filled up with zeros.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from flasc_flwr.core.codec.errors import PayloadError
 
 Integers = NDArray[np.integer[Any]]
 
-# What is made of so many numbers at a time stays in the processor's cache.
+# Temporaries for this many numbers fit into the processor's cache.
 _RUN = 1 << 15
 
 _LONGEST_UNARY = (1 << 32) - 1
 
 
 class Reader:
-    """Takes a payload apart, and never reads past its end.
+    """Reads a payload from front to back, and never past its end.
 
     Parameters
     ----------
     data : bytes or memoryview
-        What is read.
+        The payload, or a section of it.
     """
 
     def __init__(self, data: bytes | memoryview) -> None:
@@ -40,12 +40,12 @@ class Reader:
         return len(self._data) - self._at
 
     def take(self, length: int, what: str) -> memoryview:
-        """Return the next `length` bytes, which are called `what`.
+        """Return the next `length` bytes; errors call them `what`.
 
         Raises
         ------
         PayloadError
-            If fewer are left.
+            If fewer bytes are left.
         """
         if length > self.left:
             raise PayloadError(
@@ -55,12 +55,12 @@ class Reader:
         return self._data[self._at - length : self._at]
 
     def varint(self, what: str) -> int:
-        """Return the next unsigned number of at most 5 bytes (LEB128).
+        """Return the next varint: an unsigned LEB128 number of at most 5 bytes.
 
         Raises
         ------
         PayloadError
-            If it is cut off, or not in its shortest form.
+            If it is truncated, or not in its shortest form.
         """
         value = 0
         for place in range(5):
@@ -79,7 +79,7 @@ class Reader:
 
 
 def varint(value: int) -> bytes:
-    """Return a number as LEB128: 7 bits a byte, lowest first, then a high bit."""
+    """Return a varint: LEB128, 7 bits per byte, lowest first, high bit: more follow."""
     coded = bytearray()
     while value >= 0x80:
         coded.append(value & 0x7F | 0x80)
@@ -97,8 +97,8 @@ def packed_length(count: int, width: int) -> int:
 def pack(numbers: Integers, width: int) -> bytes:
     """Pack unsigned integers below ``2**width``.
 
-    Their lowest bytes come first, then the second bytes, and so on (``width // 8``
-    planes of one byte each), and then the ``width % 8`` bits left of each, packed.
+    First ``width // 8`` planes, each with one byte per number, lowest bytes first; then
+    the remaining ``width % 8`` bits of each number as a stream of bits.
     """
     planes, rest = divmod(width, 8)
     parts = [
@@ -107,8 +107,8 @@ def pack(numbers: Integers, width: int) -> bytes:
     if rest:
         padded = np.zeros(-(-len(numbers) // 8) * 8, np.uint8)
         padded[: len(numbers)] = numbers >> 8 * planes if planes else numbers
-        # Eight numbers become one 64-bit word in three steps, two neighbours at a
-        # time; its lowest `rest` bytes are what is kept.
+        # Eight numbers become one 64-bit word in three steps, each joining two
+        # neighbours; the lowest `rest` bytes of the word hold them.
         pairs = padded.view("<u2")
         pairs = (pairs & 0xFF) | (pairs >> 8 << rest)
         fours = pairs.view("<u4")
@@ -121,9 +121,7 @@ def pack(numbers: Integers, width: int) -> bytes:
 
 
 def unpack(data: memoryview, count: int, width: int, what: str) -> Integers:
-    """Return `count` integers that :func:`pack` packed into `data`.
-
-    The dtype is the narrowest that holds `width` bits.
+    """Return `count` integers that :func:`pack` packed, in the narrowest dtype.
 
     Raises
     ------
@@ -183,7 +181,7 @@ def unpack_bits(data: memoryview, count: int, what: str) -> NDArray[np.bool_]:
 
 
 def pack_unary(numbers: Integers) -> bytes:
-    """Code each number n as n zero bits and a one bit."""
+    """Code each number n in unary: n zero bits, then a one bit."""
     flags = np.zeros(int(numbers.sum(dtype=np.int64)) + len(numbers), np.bool_)
     end = -1
     for start in range(0, len(numbers), _RUN):
@@ -204,18 +202,18 @@ def unpack_unary(
     Parameters
     ----------
     limit : int
-        The most bits that the stream may have.
+        Most bits that the stream may have.
 
     Raises
     ------
     PayloadError
-        If it has more bits, or holds more or fewer numbers, or does not end with
-        the last of them.
+        If it has more bits, or more or fewer numbers, or does not end with the last of
+        them.
     """
     if len(data) > (min(limit, _LONGEST_UNARY) + 7) // 8:
-        raise PayloadError(f"{what}: {len(data)} bytes, at most {limit} bits can be")
+        raise PayloadError(f"{what}: {len(data)} bytes, at most {limit} bits allowed")
     flags = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
-    # Counted first: a stream of ones alone would take 32 times its own memory.
+    # Counted first: a stream of ones would take 32 times its size as numbers.
     found = np.count_nonzero(flags)
     if found != count:
         raise PayloadError(f"{what}: {found} numbers, expected {count}")

@@ -1,4 +1,4 @@
-"""The block table: how the support of each block is coded."""
+"""The block table: where each block lies, and how its support is coded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WIDEST = LONGEST.bit_length()
 
 
 class Kind(IntEnum):
-    """How a block's support is coded."""
+    """The code of a block's support."""
 
     EMPTY = 0
     FULL = 1
@@ -32,11 +32,11 @@ class Block:
     kind : Kind
         The code.
     width : int
-        b, the number of low bits of a gap; 0 for other codes.
+        b, the Rice parameter: number of low bits of a gap; 0 for other codes.
     start, length : int
         Where the block lies in the vector.
     count : int
-        Entries kept, or holes where these are coded.
+        Number of gaps coded: entries kept, or holes if kind is HOLES.
     """
 
     kind: Kind
@@ -47,27 +47,27 @@ class Block:
 
     @property
     def kept(self) -> int:
-        """Entries of the support."""
+        """Number of entries in the support."""
         return self.length - self.count if self.kind is Kind.HOLES else self.count
 
     @property
     def rice(self) -> bool:
-        """Whether the block lies in the streams of gaps."""
+        """Whether gaps are coded."""
         return self.kind in (Kind.GAPS, Kind.HOLES)
 
     def to_bytes(self) -> bytes:
-        """Return the row: kind and width, length, and the count unless it follows."""
+        """Return the row: kind and width, length, and count if the kind has one."""
         count = b"" if self.kind in (Kind.EMPTY, Kind.FULL) else varint(self.count)
         return bytes([self.kind | self.width << 3]) + varint(self.length) + count
 
 
-def read_table(rows: Reader, size: int) -> Iterator[Block]:
-    """Yield the rows of a table that covers a vector of length N, and no more.
+def read_blocks(rows: Reader, size: int) -> Iterator[Block]:
+    """Yield the rows of a table that covers exactly a vector of length N.
 
     Raises
     ------
     PayloadError
-        If a row is wrong, or the rows do not cover the vector.
+        If a row is invalid, or the rows do not cover the vector.
     """
     start, number = 0, 0
     while rows.left:

@@ -1,8 +1,8 @@
-"""Blocks: the runs of the vector whose support is coded alike.
+"""Blocks: the runs of the vector whose support shares one code.
 
-A mask is seldom even over an adapter: at the start B is zero, and A's scale differs
-from layer to layer. Each block therefore has a code of its own, and a block ends
-where the density of the mask changes enough to pay for one more.
+The density of a support varies over an adapter: at first B is zero, and the scale of A
+differs from layer to layer. So each block has its code, and a new block starts
+where the density changes by enough to pay for it.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.sparsity import Positions
 
 SHORTEST = 256
-"""Entries of a block, but for the last: so the number of blocks stays below N/256."""
+"""Fewest entries of a block except the last, which bounds their number by N/256 + 1."""
 LONGEST = (1 << 20) - 1
-"""Most entries of a block: its length and count then take 3 bytes each at most."""
+"""Most entries of a block: its length and count then fit into 3 bytes each."""
 
 _PIECE = 1 << 16
 _ROW_BITS = 48.0
 
 
-def cut(positions: Positions, size: int, layout: Layout | None) -> list[int]:
+def block_bounds(positions: Positions, size: int, layout: Layout | None) -> list[int]:
     """Choose the blocks of a vector.
 
-    Tensors, cut where they are long, are joined from left to right as long as one
-    code for both is cheaper than two and a row of the block table.
+    Starts from the tensors, in pieces of at most 65,536 entries, and joins neighbours
+    from left to right while one code for both is cheaper than two and a row of the
+    block table.
 
     Parameters
     ----------
@@ -37,20 +38,20 @@ def cut(positions: Positions, size: int, layout: Layout | None) -> list[int]:
     size : int
         N.
     layout : Layout, optional
-        Where the tensors begin; without it the pieces are of equal length.
+        Where the tensors begin; by default, all pieces have the same length.
 
     Returns
     -------
     list[int]
-        Ascending bounds, from 0 to N: block i is ``bounds[i]..bounds[i + 1]``.
+        Ascending, from 0 to N: block i is ``bounds[i]:bounds[i + 1]``.
     """
     starts = {place.start for _, place in layout.slices()} if layout else set()
     edges = sorted(starts | set(range(0, size, _PIECE)) | {0, size})
-    ranks = np.searchsorted(positions, edges).tolist()
+    counts = np.searchsorted(positions, edges).tolist()
     bounds = [0]
     kept, cost = 0, 0.0
     for (start, end), (first, last) in zip(
-        pairwise(edges), pairwise(ranks), strict=True
+        pairwise(edges), pairwise(counts), strict=True
     ):
         own = _entropy(end - start, last - first)
         length = end - bounds[-1]
@@ -68,7 +69,7 @@ def cut(positions: Positions, size: int, layout: Layout | None) -> list[int]:
 
 
 def _entropy(length: int, kept: int) -> float:
-    """Return the bits that an even mask of `kept` out of `length` needs."""
+    """Return the bits of a support of `kept` entries, independent of each other."""
     if kept in (0, length):
         return 0.0
     rest = length - kept

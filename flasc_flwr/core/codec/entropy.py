@@ -1,11 +1,10 @@
-"""Entropy coding of small numbers by asymmetric numeral systems (Duda, 2013).
+"""Entropy coding of small integers: asymmetric numeral systems (Duda, arXiv 1311.2540).
 
-The model is static: a table of frequencies that add up to ``2**14`` travels before
-the symbols. The coder is constriction's ``AnsCoder``: 64-bit state, 32-bit words,
-24-bit probabilities. Its probabilities are floats that it rounds in a way of its own;
-given whole numbers f - 1 that add up to ``2**24 - n`` it has nothing to round, and
-symbol i gets exactly f of ``2**24``. A client in another language needs no more than
-these frequencies.
+The model is static: a table of frequencies that add up to ``2**14`` precedes the
+symbols. The coder is constriction's ``AnsCoder``: 64-bit state, 32-bit words, 24-bit
+probabilities. constriction takes probabilities as floats and rounds them; given
+integers f - 1 that add up to ``2**24 - n`` it has nothing to round, and symbol i gets
+exactly f of ``2**24``. So a client in another language needs only these frequencies.
 """
 
 from __future__ import annotations
@@ -27,34 +26,34 @@ _TOTAL = 1 << _TABLE_BITS
 
 
 def frequencies(counts: Counts) -> Counts:
-    """Scale counts to frequencies that add up to ``2**14``, none of them lost.
+    """Scale counts to frequencies that add up to ``2**14``, each at least 1 if seen.
 
     Parameters
     ----------
     counts : NDArray[np.int64], shape (n,)
-        How often each symbol comes; at least two come, at most `MOST_SYMBOLS`.
+        How often each symbol occurs; at least two do, and n is at most `MOST_SYMBOLS`.
     """
     seen = counts > 0
     free = _TOTAL - int(seen.sum())
     scaled: Counts = counts * free // counts.sum() + seen
-    # What rounding down has left goes to the most frequent, where it costs least.
+    # The rest goes to the most frequent symbols, where the error costs least.
     rest = _TOTAL - int(scaled.sum())
     scaled[np.argsort(-counts, kind="stable")[:rest]] += 1
     return scaled
 
 
-def table_bytes(frequencies: Counts) -> bytes:
-    """Return the frequencies as varints."""
+def frequency_bytes(frequencies: Counts) -> bytes:
+    """Return frequencies as varints."""
     return b"".join(varint(frequency) for frequency in frequencies.tolist())
 
 
-def read_table(data: memoryview) -> Counts:
-    """Read what :func:`table_bytes` wrote.
+def read_frequencies(data: memoryview) -> Counts:
+    """Return the frequencies that :func:`frequency_bytes` wrote.
 
     Raises
     ------
     PayloadError
-        If it is no table of frequencies.
+        If they do not add up, or are too many or too few.
     """
     reader = Reader(data)
     table: list[int] = []
@@ -70,10 +69,10 @@ def read_table(data: memoryview) -> Counts:
 
 
 def encode_symbols(symbols: Integers, table: Counts) -> bytes:
-    """Code symbols, each of which has a frequency above zero in the table."""
-    ranks = np.cumsum(table > 0, dtype=np.int32) - np.int32(1)
+    """Code symbols, each of which has a frequency above zero."""
+    index = np.cumsum(table > 0, dtype=np.int32) - np.int32(1)
     coder = constriction.stream.stack.AnsCoder()
-    coder.encode_reverse(ranks[symbols], _model(table))
+    coder.encode_reverse(index[symbols], _model(table))
     words: NDArray[np.uint32] = coder.get_compressed()
     return words.astype("<u4", copy=False).tobytes()
 
@@ -84,17 +83,17 @@ def decode_symbols(data: memoryview, count: int, table: Counts) -> NDArray[np.ui
     Raises
     ------
     PayloadError
-        If the stream does not hold as many, or more.
+        If the stream has fewer symbols, or more.
     """
     words = np.frombuffer(data[: len(data) // 4 * 4], "<u4").astype(np.uint32)
-    # The coder's own refusals are checked for here, so that it never sees them.
+    # What the coder itself would refuse.
     if len(data) % 4 or (len(words) and not words[-1]):
-        raise PayloadError("entropy-coded stream: its last word is cut off, or zero")
+        raise PayloadError("entropy-coded stream: its last word is truncated, or zero")
     coder = constriction.stream.stack.AnsCoder(words)
-    ranks = coder.decode(_model(table), count)
+    indices = coder.decode(_model(table), count)
     if not coder.is_empty():
         raise PayloadError(f"entropy-coded stream: does not end after {count} symbols")
-    symbols: NDArray[np.uint16] = np.flatnonzero(table).astype(np.uint16)[ranks]
+    symbols: NDArray[np.uint16] = np.flatnonzero(table).astype(np.uint16)[indices]
     return symbols
 
 

@@ -1,5 +1,5 @@
-"""The one error that decoding raises."""
+"""The error that decoding raises."""
 
 
 class PayloadError(ValueError):
-    """A payload that cannot be decoded: what is wrong, and where."""
+    """A payload cannot be decoded; the message says what is wrong, and where."""

@@ -1,7 +1,7 @@
-"""Value formats: each turns values into signs and whole-number magnitudes, and back.
+"""Value formats: each maps values to signs and integer magnitudes, and back.
 
-A magnitude orders like the absolute value it stands for, so that the coder behind it
-(`values`) needs to know nothing of the format.
+Larger absolute values have larger magnitudes: that is all that the coder of magnitudes
+(`values`) relies on.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from flasc_flwr.core.layout import Vector
 
 _SIGN32 = np.uint32(0x80000000)
 _FLOAT16_TOP = 15
-"""Scaled magnitudes lie below 2**15, half of float16's range."""
+"""Values are scaled to below 2**15, half of float16's range."""
 
 
 @dataclass(frozen=True)
-class Coded:
+class Quantized:
     """Values in a format.
 
     Attributes
@@ -32,7 +32,7 @@ class Coded:
     magnitudes : unsigned integers, shape (k,)
         The magnitudes.
     scales : bytes
-        What else the format needs to give the values back.
+        Scales of the format, as bytes.
     """
 
     negative: NDArray[np.bool_]
@@ -47,36 +47,36 @@ class ValueFormat:
     Attributes
     ----------
     name : str
-        Its name; its number on the wire is its place in `FORMATS`.
+        Its name; its number in a payload is its index in `FORMATS`.
     largest : int
         The largest magnitude of a finite value.
-    to_coded : Callable
-        Values, shape (k,), and the seed of stochastic rounding or None, to `Coded`.
-    to_values : Callable
+    quantize : Callable[[Vector, int | None], Quantized]
+        Takes values, shape (k,), and a seed of stochastic rounding or None.
+    dequantize : Callable[[Quantized], Vector]
         The inverse.
     scale_bytes : Callable[[int], int]
-        Bytes of the scales of k values.
+        Number of bytes of the scales of k values.
     """
 
     name: str
     largest: int
-    to_coded: Callable[[Vector, int | None], Coded]
-    to_values: Callable[[Coded], Vector]
+    quantize: Callable[[Vector, int | None], Quantized]
+    dequantize: Callable[[Quantized], Vector]
     scale_bytes: Callable[[int], int] = lambda count: 0
 
 
-def _float32_to_coded(values: Vector, seed: int | None) -> Coded:
+def _quantize_float32(values: Vector, seed: int | None) -> Quantized:
     bits = values.view(np.uint32)
-    return Coded(np.signbit(values), bits & ~_SIGN32)
+    return Quantized(np.signbit(values), bits & ~_SIGN32)
 
 
-def _float32_to_values(coded: Coded) -> Vector:
-    bits = coded.magnitudes.astype(np.uint32)
-    bits |= np.left_shift(coded.negative, 31, dtype=np.uint32)
+def _dequantize_float32(quantized: Quantized) -> Vector:
+    bits = quantized.magnitudes.astype(np.uint32)
+    bits |= np.left_shift(quantized.negative, 31, dtype=np.uint32)
     return bits.view(np.float32)
 
 
-def _bfloat16_to_coded(values: Vector, seed: int | None) -> Coded:
+def _quantize_bfloat16(values: Vector, seed: int | None) -> Quantized:
     """Round to 8 significant bits, ties to even."""
     bits = values.view(np.uint32)
     rounded = bits >> 16
@@ -85,61 +85,64 @@ def _bfloat16_to_coded(values: Vector, seed: int | None) -> Coded:
     rounded += 0x7FFF
     rounded >>= 16
     rounded &= 0x7FFF
-    return Coded(np.signbit(values), rounded.astype(np.uint16))
+    return Quantized(np.signbit(values), rounded.astype(np.uint16))
 
 
-def _bfloat16_to_values(coded: Coded) -> Vector:
-    bits = coded.magnitudes.astype(np.uint32)
-    bits |= np.left_shift(coded.negative, 15, dtype=np.uint32)
+def _dequantize_bfloat16(quantized: Quantized) -> Vector:
+    bits = quantized.magnitudes.astype(np.uint32)
+    bits |= np.left_shift(quantized.negative, 15, dtype=np.uint32)
     bits <<= 16
     return bits.view(np.float32)
 
 
-def _float16_to_coded(values: Vector, seed: int | None) -> Coded:
+def _quantize_float16(values: Vector, seed: int | None) -> Quantized:
     """Scale by a power of two, then round to nearest, ties to even.
 
-    Of unscaled deltas those below 6e-5 would be subnormal, those below 3e-8 zero.
+    Unscaled, updates below 6e-5 would be subnormal, and below 3e-8 zero.
     """
     top = float(np.abs(values).max(initial=0.0))
     shift = _FLOAT16_TOP - int(np.frexp(top)[1]) if top else 0
     halves = np.ldexp(values.astype(np.float64), shift).astype(np.float16)
     bits = halves.view(np.uint16) & np.uint16(0x7FFF)
     if shift == _FLOAT16_TOP - 128:
-        # 2**128, to which the largest may be rounded, is no float32.
+        # The largest may be rounded to 2**128, which is not a float32.
         np.minimum(bits, 0x77FF, out=bits)
     scale = shift.to_bytes(2, "little", signed=True)
-    return Coded(np.signbit(values), bits, scale)
+    return Quantized(np.signbit(values), bits, scale)
 
 
-def _float16_to_values(coded: Coded) -> Vector:
-    shift = int.from_bytes(coded.scales, "little", signed=True)
-    halves = coded.magnitudes.astype(np.uint16)
-    halves |= coded.negative.astype(np.uint16) << 15
+def _dequantize_float16(quantized: Quantized) -> Vector:
+    shift = int.from_bytes(quantized.scales, "little", signed=True)
+    halves = quantized.magnitudes.astype(np.uint16)
+    halves |= quantized.negative.astype(np.uint16) << 15
     with np.errstate(over="ignore"):
         scaled = np.ldexp(halves.view(np.float16).astype(np.float64), -shift)
         return scaled.astype(np.float32)
 
 
-def _whole_numbers(name: str, largest: int, block: int) -> ValueFormat:
-    """Return a format of levels 0 to `largest` times one scale for `block` values.
+def _grouped_integers(name: str, largest: int, group: int) -> ValueFormat:
+    """Return a format of integers up to `largest`, with one scale per `group` values.
 
-    The scale, a float32, is the block's largest absolute value over `largest`.
+    Symmetric absmax quantization: the scale, a float32, is the largest absolute value
+    of the group divided by `largest`. Rounds to nearest, or with a seed stochastically:
+    up with a probability of the fraction cut off, which is unbiased (Alistarh et al.,
+    QSGD, arXiv 1610.02132).
     """
 
     def starts(count: int) -> NDArray[np.int64]:
-        return np.arange(0, count, block)
+        return np.arange(0, count, group)
 
     def each(scales: Vector, count: int) -> Vector:
-        return np.repeat(scales, block)[:count]
+        return np.repeat(scales, group)[:count]
 
-    def to_coded(values: Vector, seed: int | None) -> Coded:
+    def quantize(values: Vector, seed: int | None) -> Quantized:
         sizes = np.abs(values)
         scales = np.zeros(0, np.float32)
         if len(values):
             scales = np.maximum.reduceat(sizes, starts(len(values)))
             scales /= np.float32(largest)
-            # Neither may a block of tiny values be divided by zero, nor a block's
-            # largest value leave the range of float32 when it is multiplied again.
+            # A group of tiny values must not have the scale 0, nor may the largest
+            # value of a group overflow when it is multiplied again.
             np.maximum(scales, np.finfo(np.float32).smallest_subnormal, out=scales)
             with np.errstate(over="ignore"):
                 over = np.isinf(scales * np.float32(largest))
@@ -150,30 +153,30 @@ def _whole_numbers(name: str, largest: int, block: int) -> ValueFormat:
         else:
             sizes += np.random.default_rng(seed).random(len(values), np.float32)
         levels = np.minimum(sizes, largest).astype(np.uint8)
-        return Coded(np.signbit(values), levels, scales.astype("<f4").tobytes())
+        return Quantized(np.signbit(values), levels, scales.astype("<f4").tobytes())
 
-    def to_values(coded: Coded) -> Vector:
-        scales = np.frombuffer(coded.scales, "<f4").astype(np.float32)
+    def dequantize(quantized: Quantized) -> Vector:
+        scales = np.frombuffer(quantized.scales, "<f4").astype(np.float32)
         if not np.all(scales > 0):
             raise PayloadError("scales: one is not above 0")
         with np.errstate(over="ignore", invalid="ignore"):
-            values = coded.magnitudes.astype(np.float32)
+            values = quantized.magnitudes.astype(np.float32)
             values *= each(scales, len(values))
-        np.negative(values, out=values, where=coded.negative)
+        np.negative(values, out=values, where=quantized.negative)
         return values
 
     return ValueFormat(
-        name, largest, to_coded, to_values, lambda count: 4 * -(-count // block)
+        name, largest, quantize, dequantize, lambda count: 4 * -(-count // group)
     )
 
 
 FORMATS = (
-    ValueFormat("float32", 0x7F7FFFFF, _float32_to_coded, _float32_to_values),
-    ValueFormat("bfloat16", 0x7F7F, _bfloat16_to_coded, _bfloat16_to_values),
+    ValueFormat("float32", 0x7F7FFFFF, _quantize_float32, _dequantize_float32),
+    ValueFormat("bfloat16", 0x7F7F, _quantize_bfloat16, _dequantize_bfloat16),
     ValueFormat(
-        "float16", 0x7BFF, _float16_to_coded, _float16_to_values, lambda count: 2
+        "float16", 0x7BFF, _quantize_float16, _dequantize_float16, lambda count: 2
     ),
-    _whole_numbers("int8", 127, 1024),
-    _whole_numbers("int4", 7, 256),
+    _grouped_integers("int8", 127, 1024),
+    _grouped_integers("int4", 7, 256),
 )
 VALUE_FORMATS = tuple(form.name for form in FORMATS)

@@ -1,6 +1,6 @@
-"""The payload: header, layout, positions, values, checksum.
+"""The payload: header with checksum, layout, positions, values.
 
-``docs/wire-format.md`` says the same byte by byte, for clients in other languages.
+``docs/wire-format.md`` specifies it byte by byte, for clients in other languages.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from flasc_flwr.core.codec.bits import Reader
-from flasc_flwr.core.codec.blocks import cut
+from flasc_flwr.core.codec.blocks import block_bounds
 from flasc_flwr.core.codec.errors import PayloadError
-from flasc_flwr.core.codec.formats import FORMATS, VALUE_FORMATS, Coded, ValueFormat
+from flasc_flwr.core.codec.formats import FORMATS, VALUE_FORMATS, Quantized, ValueFormat
 from flasc_flwr.core.codec.positions import decode_positions, encode_positions
 from flasc_flwr.core.codec.values import Coding, Split, decode_values, encode_values
 from flasc_flwr.core.layout import FINGERPRINT_BYTES, Layout
+from flasc_flwr.core.ranges import choice
 from flasc_flwr.core.sparsity import SparseVector
 
 VERSION = 2
@@ -41,54 +42,55 @@ def encode(
     Parameters
     ----------
     sparse : SparseVector
-        What to encode.
+        The vector.
     values : str
         Value format: ``float32`` (exact), ``bfloat16`` (8 significant bits),
-        ``float16`` (11 significant bits down to 2**-29 of the largest value),
-        ``int8`` or ``int4`` (127 or 7 levels of the largest of each 1024 or 256
-        values). Rounded to nearest, unless a `seed` is given.
+        ``float16`` (11 significant bits down to 2**-29 of the largest value), ``int8``
+        or ``int4`` (127 or 7 levels up to the largest of each 1024 or 256 values).
+        Rounded to nearest, unless `seed` is given.
     layout : Layout, optional
-        The layout of the vector, whose fingerprint the payload then carries, and
-        along whose tensors the positions are coded.
+        Layout of the vector. The payload carries its fingerprint, and blocks of
+        positions follow its tensors, which takes fewer bytes.
     carry_layout : bool
-        Also carry the layout itself, for a receiver that has never seen it.
+        Whether the payload carries the layout, for a receiver that does not have it.
     seed : int, optional
-        Round ``int8`` and ``int4`` at random, up or down, such that the expected
-        value is the exact one; the same seed gives the same bytes. The other formats
-        round to nearest all the same.
+        Rounds ``int8`` and ``int4`` stochastically, so that the expected value is
+        exact; the same seed gives the same bytes. Other formats ignore it.
+
+    Returns
+    -------
+    bytes
+        The payload.
 
     Raises
     ------
     ValueError
-        If the value format is unknown, the layout has another size, or a value isn't
+        If the value format is unknown, the layout has another size, or a value is not
         finite in that format.
     """
-    if values not in VALUE_FORMATS:
-        raise ValueError(
-            f"value format is {values!r}, allowed are {', '.join(VALUE_FORMATS)}"
-        )
+    choice(*VALUE_FORMATS).require("value-format", values)
     if layout is not None and layout.size != sparse.size:
-        raise ValueError(f"vector has {sparse.size} entries, layout {layout.size}")
+        raise ValueError(f"vector has {sparse.size} entries, its layout {layout.size}")
     if carry_layout and layout is None:
         raise ValueError("there is no layout to carry")
     if not np.isfinite(sparse.values).all():
         raise ValueError("values are not all finite")
     number = VALUE_FORMATS.index(values)
     form = FORMATS[number]
-    coded = form.to_coded(sparse.values, seed)
-    if coded.magnitudes.max(initial=0) > form.largest:
+    quantized = form.quantize(sparse.values, seed)
+    if quantized.magnitudes.max(initial=0) > form.largest:
         raise ValueError(f"a value is too large for {values}")
     positions = encode_positions(
-        sparse.positions, cut(sparse.positions, sparse.size, layout)
+        sparse.positions, block_bounds(sparse.positions, sparse.size, layout)
     )
-    streams = encode_values(coded.negative, coded.magnitudes)
+    streams = encode_values(quantized.negative, quantized.magnitudes)
     carried = (
         zlib.compress(layout.to_json().encode(), 9) if carry_layout and layout else b""
     )
     lengths = [
         len(section)
         for section in (
-            carried, positions.table, positions.unary, streams.table, streams.high
+            carried, positions.table, positions.unary, streams.frequencies, streams.high
         )
     ]  # fmt: skip
     if max(lengths) >= _SECTION_END:
@@ -102,7 +104,8 @@ def encode(
         (
             carried,
             positions.table, positions.bitmaps, positions.unary, positions.low,
-            coded.scales, streams.signs, streams.low, streams.table, streams.high,
+            quantized.scales, streams.signs, streams.low,
+            streams.frequencies, streams.high,
         )
     )  # fmt: skip
     crc = zlib.crc32(body, zlib.crc32(_HEADER.pack(*fields, 0)))
@@ -112,41 +115,41 @@ def encode(
 def decode(
     payload: bytes, size: int, *, fingerprint: bytes | None = None
 ) -> SparseVector:
-    """Decode a payload, in time and memory that are linear in `size`.
+    """Decode a payload, in time and memory linear in `size`.
 
     Parameters
     ----------
     payload : bytes
-        What :func:`encode` made, or anything a stranger sent.
+        The payload; it may come from a stranger.
     size : int
-        N, the length that the vector must have.
+        N, the expected length of the vector.
     fingerprint : bytes, optional
-        The layout fingerprint that the payload must carry.
+        The expected fingerprint of the layout; by default any.
 
     Raises
     ------
     PayloadError
-        If anything about the payload is wrong: what, and where.
+        If the payload is corrupt, or has another size or fingerprint.
     """
-    head, reader = _open(payload)
-    if head.size != size:
-        raise PayloadError(f"payload has size {head.size}, expected {size}")
-    if fingerprint is not None and head.fingerprint != fingerprint:
+    header, reader = _read_header(payload)
+    if header.size != size:
+        raise PayloadError(f"payload has size {header.size}, expected {size}")
+    if fingerprint is not None and header.fingerprint != fingerprint:
         raise PayloadError(
-            f"payload is of layout {head.fingerprint.hex()}, "
+            f"payload is of layout {header.fingerprint.hex()}, "
             f"expected {fingerprint.hex()}"
         )
-    reader.take(head.layout_length, "layout")
-    positions = decode_positions(reader, size, head.table_length, head.unary_length)
+    reader.take(header.layout_length, "layout")
+    positions = decode_positions(reader, size, header.table_length, header.unary_length)
     count = len(positions)
-    scales = bytes(reader.take(head.form.scale_bytes(count), "scales"))
+    scales = bytes(reader.take(header.form.scale_bytes(count), "scales"))
     negative, magnitudes = decode_values(
-        reader, count, head.split, head.frequencies_length, head.high_length
+        reader, count, header.split, header.frequencies_length, header.high_length
     )
     reader.finish("payload")
-    if magnitudes.max(initial=0) > head.form.largest:
-        raise PayloadError(f"values: one is outside the range of {head.form.name}")
-    values = head.form.to_values(Coded(negative, magnitudes, scales))
+    if magnitudes.max(initial=0) > header.form.largest:
+        raise PayloadError(f"values: one is outside the range of {header.form.name}")
+    values = header.form.dequantize(Quantized(negative, magnitudes, scales))
     if not np.isfinite(values).all():
         raise PayloadError("values are not all finite")
     return SparseVector(size, positions, values)
@@ -158,12 +161,12 @@ def read_layout(payload: bytes) -> Layout:
     Raises
     ------
     PayloadError
-        If it carries none, or one that contradicts its own header.
+        If it carries none, or one that contradicts its header.
     """
-    head, reader = _open(payload)
-    if not head.layout_length:
+    header, reader = _read_header(payload)
+    if not header.layout_length:
         raise PayloadError("payload carries no layout")
-    carried = reader.take(head.layout_length, "layout")
+    carried = reader.take(header.layout_length, "layout")
     inflater = zlib.decompressobj()
     try:
         text = inflater.decompress(carried, _MAX_LAYOUT_BYTES)
@@ -176,14 +179,14 @@ def read_layout(payload: bytes) -> Layout:
         raise
     except (zlib.error, ValueError) as error:
         raise PayloadError(f"layout: {error}") from None
-    if layout.size != head.size or layout.fingerprint != head.fingerprint:
+    if layout.size != header.size or layout.fingerprint != header.fingerprint:
         raise PayloadError("layout does not match the payload's size and fingerprint")
     return layout
 
 
 @dataclass(frozen=True)
-class _Head:
-    """The header's fields, as far as they can be checked alone."""
+class _Header:
+    """The fields of a header."""
 
     form: ValueFormat
     split: Split
@@ -196,7 +199,8 @@ class _Head:
     high_length: int
 
 
-def _open(payload: bytes) -> tuple[_Head, Reader]:
+def _read_header(payload: bytes) -> tuple[_Header, Reader]:
+    """Return the checked header, and a reader of what follows it."""
     if len(payload) < _HEADER.size:
         raise PayloadError(f"payload has {len(payload)} bytes, less than its header")
     magic, version, form, coding, width, size, fingerprint, base, *lengths, crc = (
@@ -221,4 +225,4 @@ def _open(payload: bytes) -> tuple[_Head, Reader]:
     reader = Reader(payload)
     reader.take(_HEADER.size, "header")
     split = Split(Coding(coding), width, base)
-    return _Head(FORMATS[form], split, size, fingerprint, *lengths), reader
+    return _Header(FORMATS[form], split, size, fingerprint, *lengths), reader

@@ -1,10 +1,10 @@
-"""Positions: the support of a sparse vector, block by block, each in its cheapest code.
+"""Positions: the support of a sparse vector, each block in its cheapest code.
 
-A block is empty, full, a bitmap, or the Rice code of its gaps, or of the gaps of its
-holes where it is more than half full. With parameter b the gap g, the number of
-entries skipped, is ``g >> b`` in unary and its b low bits as they are (Rice, 1971;
-Golomb's code for a geometric distribution with a power of two). Unary parts and low
-bits lie in streams of their own, so that both are read at once for all entries.
+A block is empty, full, a bitmap, or the Rice code of its gaps, or of the gaps between
+its holes if it is more than half full. With parameter b, a gap g, the number of entries
+skipped, is coded as ``g >> b`` in unary and its b low bits (Rice & Plaunt, 1971;
+Golomb, 1966, with a power of two). Unary parts and low bits are separate streams, so
+that each is decoded for all entries at once.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from flasc_flwr.core.codec.bits import (
     unpack_bits,
     unpack_unary,
 )
-from flasc_flwr.core.codec.block_table import Block, Kind, read_table
+from flasc_flwr.core.codec.block_table import Block, Kind, read_blocks
 from flasc_flwr.core.codec.errors import PayloadError
 from flasc_flwr.core.sparsity import Positions
 
 
 @dataclass(frozen=True)
 class CodedPositions:
-    """A support as bytes: the block table, and the three streams it describes."""
+    """A support as bytes: the block table, and the streams that it describes."""
 
     table: bytes
     bitmaps: bytes
@@ -49,15 +49,15 @@ def encode_positions(positions: Positions, bounds: list[int]) -> CodedPositions:
     positions : NDArray[np.int64], shape (k,)
         The support, strictly ascending.
     bounds : list[int]
-        The blocks' bounds, from 0 to N.
+        Bounds of the blocks, from 0 to N: see `blocks.block_bounds`.
     """
-    ranks = np.searchsorted(positions, bounds).tolist()
+    counts = np.searchsorted(positions, bounds).tolist()
     table, bitmaps = [], []
     high: list[Integers] = []
     low: dict[int, list[Integers]] = {}
     for i in range(len(bounds) - 1):
         start, length = bounds[i], bounds[i + 1] - bounds[i]
-        own = (positions[ranks[i] : ranks[i + 1]] - start).astype(np.uint32)
+        own = (positions[counts[i] : counts[i + 1]] - start).astype(np.uint32)
         block, gaps = _choose(own, start, length)
         table.append(block.to_bytes())
         if block.kind is Kind.BITMAP:
@@ -74,9 +74,9 @@ def encode_positions(positions: Positions, bounds: list[int]) -> CodedPositions:
 
 
 def _choose(own: Integers, start: int, length: int) -> tuple[Block, Integers]:
-    """Return the cheapest code of one block, and the gaps it codes.
+    """Return the cheapest code of one block, and the gaps to code.
 
-    `own` are the positions kept, counted from the block's start.
+    `own` are the positions kept, relative to the start of the block.
     """
     if len(own) in (0, length):
         kind = Kind.FULL if len(own) else Kind.EMPTY
@@ -89,7 +89,7 @@ def _choose(own: Integers, start: int, length: int) -> tuple[Block, Integers]:
     gaps[1:] -= coded[:-1]
     gaps[1:] -= 1
     count = len(gaps)
-    # The best parameter of an even mask lies next to log2 of its mean gap.
+    # For independent entries, the best parameter is near log2 of the mean gap.
     near = (length // count).bit_length() - 1
     costs = {
         width: int(np.add.reduce(gaps >> width, dtype=np.uint32)) + count * (width + 1)
@@ -124,10 +124,10 @@ def decode_positions(
     Raises
     ------
     PayloadError
-        If anything is wrong with it.
+        If it is corrupt.
     """
     rows = Reader(reader.take(table_length, "block table"))
-    blocks = list(read_table(rows, size))
+    blocks = list(read_blocks(rows, size))
     bitmaps = iter(
         [
             reader.take((block.length + 7) // 8, "bitmaps")
@@ -167,7 +167,7 @@ def decode_positions(
 
 
 def _read_low(reader: Reader, coded: list[Block]) -> Iterator[Integers]:
-    """Return the low bits of each block's gaps; they lie sorted by their width."""
+    """Return the low bits of the gaps, block by block; stored by width, then block."""
     low: dict[int, Iterator[Integers]] = {}
     for width in sorted({block.width for block in coded}):
         counts = [block.count for block in coded if block.width == width]
@@ -181,7 +181,7 @@ def _read_low(reader: Reader, coded: list[Block]) -> Iterator[Integers]:
 def _sum_gaps(
     steps: NDArray[np.int64], low: Integers, block: Block, out: Positions
 ) -> None:
-    """Turn high parts of gaps, in place, and their low bits into positions."""
+    """Compute positions from the high bits of gaps, overwriting them, and low bits."""
     steps <<= block.width
     steps += low
     steps += 1

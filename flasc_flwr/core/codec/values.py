@@ -1,7 +1,7 @@
-"""Values: magnitudes and signs as streams of bits.
+"""Values: signs and magnitudes as streams of bits.
 
-The low bits of a magnitude are as good as random: they are stored as they are, and so
-is the sign. What lies above is coded in one of three ways, whichever is cheapest.
+Signs and the low bits of magnitudes are close to random and stored as they are. The
+high bits are coded in one of three ways, whichever is cheapest.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from flasc_flwr.core.codec.entropy import (
     decode_symbols,
     encode_symbols,
     frequencies,
-    read_table,
-    table_bytes,
+    frequency_bytes,
+    read_frequencies,
 )
 from flasc_flwr.core.codec.errors import PayloadError
 
 _MOST_UNARY_BITS = 8
-"""Bits a value, on average, of a unary stream: what bounds the memory to read it."""
+"""Most bits per value in a unary stream, on average; bounds the memory to decode it."""
 
 _MAGNITUDE_END = 1 << 31
 
 _WORTH_A_TABLE = 0.97
-"""Entropy coding takes several times as long as unary coding. It is chosen where it
-brings the coded values below this fraction."""
+"""Entropy coding takes several times as long as unary coding. It is chosen if it makes
+the coded values smaller than this fraction."""
 
 
 class Coding(IntEnum):
-    """How the high part of a magnitude is coded."""
+    """How the high bits of magnitudes are coded."""
 
     NONE = 0
     UNARY = 1
@@ -59,11 +59,11 @@ class Split:
     Attributes
     ----------
     coding : Coding
-        Code of the high parts.
+        Code of the high bits.
     width : int
         Number of low bits.
     base : int
-        The smallest magnitude, subtracted from all.
+        The smallest magnitude, which is subtracted from all.
     """
 
     coding: Coding
@@ -73,12 +73,12 @@ class Split:
 
 @dataclass(frozen=True)
 class CodedValues:
-    """Values as bytes: how they are split, and the streams."""
+    """Values as bytes: the streams, and how magnitudes are split between them."""
 
     split: Split
     signs: bytes
     low: bytes
-    table: bytes
+    frequencies: bytes
     high: bytes
 
 
@@ -92,7 +92,7 @@ def encode_values(negative: NDArray[np.bool_], magnitudes: Integers) -> CodedVal
         high = pack_unary(above >> width)
     elif coding is Coding.ENTROPY:
         model = frequencies(counts)
-        table = table_bytes(model)
+        table = frequency_bytes(model)
         high = encode_symbols(above >> width, model)
     low = pack(above & above.dtype.type((1 << width) - 1), width)
     return CodedValues(
@@ -101,7 +101,7 @@ def encode_values(negative: NDArray[np.bool_], magnitudes: Integers) -> CodedVal
 
 
 def _choose(above: Integers) -> tuple[Coding, int, Counts]:
-    """Return the cheapest coding, its number of low bits, and counts of high parts."""
+    """Return the cheapest coding, its number of low bits, and counts of high bits."""
     span = int(above.max()) if len(above) else 0
     bits = span.bit_length()
     width = max(0, bits - MOST_SYMBOLS.bit_length() + 1)
@@ -121,7 +121,7 @@ def _choose(above: Integers) -> tuple[Coding, int, Counts]:
     best = min(simple, key=lambda way: way[0])
     if coded:
         smallest = min(coded, key=lambda way: way[0])
-        # Signs count too: they travel whatever is chosen.
+        # Compared with the signs included, which are sent in any case.
         if smallest[0] + total < _WORTH_A_TABLE * (best[0] + total):
             best = smallest
     return best[1:]
@@ -147,12 +147,12 @@ def decode_values(
     split : Split
         How the magnitudes are split.
     table_length, high_length : int
-        Bytes of the frequencies and of the high parts.
+        Bytes of the frequencies and of the high bits.
 
     Raises
     ------
     PayloadError
-        If anything is wrong with them.
+        If they are corrupt.
     """
     signs = reader.take((count + 7) // 8, "signs")
     negative = unpack_bits(signs, count, "signs")
@@ -171,7 +171,7 @@ def decode_values(
         limit = _MOST_UNARY_BITS * count
         high = unpack_unary(data, count, limit, "high bits of values")
     else:
-        high = decode_symbols(data, count, read_table(table))
+        high = decode_symbols(data, count, read_frequencies(table))
     if (int(high.max(initial=0)) << split.width) + split.base >= _MAGNITUDE_END:
         raise PayloadError("high bits of values: a magnitude takes more than 31 bits")
     return negative, _join(high, magnitudes, split)

@@ -1,9 +1,9 @@
-"""The budgets of a run: which client may use what, and at which turn."""
+"""The budgets of a run: which client may use what, in which turn."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flasc_flwr.core.methods.budget import Budget
@@ -19,14 +19,14 @@ class Allotment:
     Attributes
     ----------
     method : Method
-        Its tiers, and how it sets densities.
+        Names the tiers and says how densities change.
     most : Budget
-        What a client uses that sets nothing of its own, in the highest tier.
+        Budget of a client in the highest tier that sets nothing itself.
     decay : Decay
         How fast densities decay.
     low_rank : int, optional
-        Rank of those to whom the server has assigned none yet; None where it assigns
-        no ranks.
+        Rank of clients that the server has not assigned one; None where the server
+        assigns no ranks.
     """
 
     method: Method
@@ -34,21 +34,42 @@ class Allotment:
     decay: Decay
     low_rank: int | None = None
 
-    def of(self, name: str, own: Mapping[str, Any]) -> Budget:
-        """Return a client's budget, from its name and its own settings."""
+    def of(self, name: str, settings: Mapping[str, Any]) -> Budget:
+        """Return a client's own budget, from its name and its ``--node-config``."""
         tiers = TIERS[self.method.tiers]
-        tier = tiers[tier_of(name, own, len(tiers))]
-        return tier.of(self.most).limited_by(own)
+        tier = tiers[tier_of(name, settings, len(tiers))]
+        return tier.of(self.most).limited_by(settings)
 
-    def at(self, turn: int, budget: Budget) -> Budget:
-        """Return what a client with such a budget uses at a turn, counted from 1."""
-        return self.method.budget(budget, self.decay, turn)
+    def at(self, turn: int, own: Budget, rank: int | None = None) -> Budget:
+        """Return what a client uses in a turn.
+
+        Parameters
+        ----------
+        turn : int
+            1 before the first step of the server optimizer, 2 after it, and so on: a
+            round without replies does not count.
+        own : Budget
+            The client's own budget.
+        rank : int, optional
+            The rank that the server has given it; None where it gives none.
+        """
+        method, decay, times = self.method, self.decay, self.decay.times(turn)
+        download = method.download_density or method.schedule(
+            own.download_density, decay.download, times
+        )
+        upload = method.upload_density or method.schedule(
+            own.upload_density, decay.upload, times
+        )
+        return replace(
+            own.at_most(rank),
+            download_density=1.0 if turn <= method.dense_rounds else download,
+            upload_density=upload,
+        )
 
     def standard(self, turn: int) -> dict[str, Budget]:
-        """Return what clients use at a turn who set nothing of their own.
+        """Return what clients that set nothing themselves use in a turn.
 
-        By the prefix of their metrics; the one without a prefix has the most, and is
-        the first.
+        The keys are prefixes for metrics. The first key is empty and has the most.
         """
         tiers = TIERS[self.method.tiers]
         own = {f"tier_{i}_": tier.of(self.most) for i, tier in enumerate(tiers)}

@@ -1,4 +1,4 @@
-"""Allotment: what one client may use of the network, and of the adapter."""
+"""A budget: what one client may use of the network and of the adapter."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Budget:
     Attributes
     ----------
     download_density, upload_density : float
-        Fractions of its adapter that it receives and sends, each in (0, 1].
+        Fractions of its adapter that it receives and sends, in (0, 1].
     rank : int, optional
-        How many components its adapter has; None for as many as the server's.
+        Number of components of its adapter; None: as many as the server's.
 
     Raises
     ------
@@ -42,14 +42,14 @@ class Budget:
             RANK.require("lora-rank", self.rank)
 
     def limited_by(self, own: Mapping[str, Any]) -> Budget:
-        """Return this budget with a device's own settings in it.
+        """Return this budget with a device's own settings applied.
 
         Parameters
         ----------
         own : Mapping[str, Any]
             The device's ``--node-config``: ``download-density`` and
-            ``upload-density`` stand in place of this budget's, ``lora-rank`` is the
-            most that the device can train.
+            ``upload-density`` replace this budget's, ``lora-rank`` is the highest rank
+            that the device can train.
         """
         budget = Budget(
             download_density=own.get("download-density", self.download_density),
@@ -61,6 +61,6 @@ class Budget:
         return budget.at_most(RANK.require("lora-rank", own["lora-rank"]))
 
     def at_most(self, rank: int | None) -> Budget:
-        """Return this budget with no more components than `rank`."""
+        """Return this budget with at most `rank` components; None is no limit."""
         ranks = [r for r in (self.rank, rank) if r is not None]
         return replace(self, rank=min(ranks, default=None))

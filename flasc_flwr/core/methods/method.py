@@ -8,23 +8,24 @@ from enum import StrEnum
 from flasc_flwr.core.aggregation import AGGREGATIONS
 from flasc_flwr.core.initial import INITS
 from flasc_flwr.core.methods.budget import Budget
-from flasc_flwr.core.methods.schedules import Decay, Schedule, decaying
+from flasc_flwr.core.methods.schedules import Schedule, decaying
 from flasc_flwr.core.methods.scores import Scoring
 from flasc_flwr.core.methods.selection import DownloadRule, largest
 from flasc_flwr.core.methods.tiers import TIERS
-from flasc_flwr.core.methods.trainable import ALL, Trains
+from flasc_flwr.core.methods.trainable import ALL, Trainable
 from flasc_flwr.core.optimizers import SERVER_OPTIMIZERS
 from flasc_flwr.core.ranges import choice, integer
 from flasc_flwr.core.ranks import RANK_SCALES
 
 RANK_ASSIGNMENTS = ("own", "validation")
-"""Who decides on ranks: each device (``lora-rank`` in its ``--node-config``) or its
-tier, or the server by validation loss after the first turn (Byun & Lee)."""
-
+"""Who decides the ranks: ``own``, the device (``lora-rank`` in its ``--node-config``)
+or its tier; ``validation``, the server by validation loss after the first turn (Byun &
+Lee)."""
 
 UPLOADS = ("largest", "support")
-"""Which entries of an update travel: its largest, each client's own, or those on the
-download's support, the same ones of every client that got the same download."""
+"""Which entries of an update travel: ``largest``, each client's own largest;
+``support``, those on the download's support, equal for all clients with the same
+download."""
 
 
 class Tunes(StrEnum):
@@ -37,51 +38,52 @@ class Tunes(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """What travels, what is trained and what the server makes of it, as data.
+    """What travels, what is trained and how the server aggregates it, as data.
 
     Attributes
     ----------
     name : str
         The name in the run config.
     source : str
-        Where the method is from.
+        The paper or code that the method is from.
     tunes : Tunes
         Which parameters of the model are federated.
     init : str
-        Where clients have the initial A from, one of `INITS`.
+        Where clients get the initial A from, one of `INITS`.
     download : DownloadRule
         Which entries of the server vector travel.
     scoring : Scoring
-        How the rule ranks them.
+        How the rule orders the entries.
     download_density, upload_density : float, optional
-        Density that the method prescribes, in place of the run's and the node's.
+        Density that the method prescribes; it replaces the run's and the node's.
     schedule : Schedule
         How densities change with the rounds.
     dense_rounds : int
-        How many turns at the start download everything.
+        Number of turns at the start that download everything.
     uploads : str
         Which entries of the update travel, one of `UPLOADS`.
-    trains : tuple[Trains, ...]
-        What a client may change, turn by turn, over and over.
+    trainable : tuple[Trainable, ...]
+        What a client may change in each turn, repeated cyclically.
     tiers : str
         Classes of devices, one of `TIERS`.
     rank_assignment : str
-        Who decides on ranks, one of `RANK_ASSIGNMENTS`.
+        Who decides the ranks, one of `RANK_ASSIGNMENTS`.
     rank_scale : str
         How clients of a lower rank scale B A, one of `RANK_SCALES`.
     aggregation : str
-        What the server makes of the updates, one of `AGGREGATIONS`.
+        How the server aggregates the updates, one of `AGGREGATIONS`.
     exact_residual : bool
-        Merge into the backbone what averaging factors misses of their products.
+        Merge the error of averaging factors, against averaging their products, into
+        the backbone (FedEx-LoRA).
     server_optimizer : str
-        What ``server-optimizer = "auto"`` stands for.
+        Meaning of ``server-optimizer = "auto"``.
     value_format : str
-        What ``value-format = "auto"`` stands for.
+        Meaning of ``value-format = "auto"``.
 
     Raises
     ------
     ValueError
-        If a part has no such name, or two of them do not fit together.
+        If a part does not exist, or two parts do not fit together.
     """
 
     name: str
@@ -95,7 +97,7 @@ class Method:
     schedule: Schedule = decaying
     dense_rounds: int = 0
     uploads: str = "largest"
-    trains: tuple[Trains, ...] = (ALL,)
+    trainable: tuple[Trainable, ...] = (ALL,)
     tiers: str = "none"
     rank_assignment: str = "own"
     rank_scale: str = "common"
@@ -117,19 +119,19 @@ class Method:
         averages = AGGREGATIONS[self.aggregation].averages
         if self.exact_residual and not averages:
             raise ValueError(
-                f"exact-residual is True, but aggregation {self.aggregation!r} is "
-                "exact by itself: allowed is False"
+                f"exact-residual must be False with aggregation {self.aggregation!r}, "
+                "which is exact, got True"
             )
-        if self.sets_factors and self.server_optimizer != "sgd":
+        if self.replaces_factors and self.server_optimizer != "sgd":
             raise ValueError(
-                f"server-optimizer is {self.server_optimizer!r}, but "
-                f"{self._exactness} sets the factors anew each round, which leaves "
-                "an optimizer's moments without a meaning: allowed is 'sgd'"
+                f"server-optimizer must be 'sgd' with {self._exactness}, which "
+                "replaces the factors every round, so optimizer moments are "
+                f"meaningless, got {self.server_optimizer!r}"
             )
 
     @property
-    def sets_factors(self) -> bool:
-        """Whether the server vector becomes what aggregation says, at once."""
+    def replaces_factors(self) -> bool:
+        """Whether aggregation replaces the factors instead of averaging them."""
         return self.exact_residual or not AGGREGATIONS[self.aggregation].averages
 
     @property
@@ -138,32 +140,13 @@ class Method:
             return "exact-residual"
         return f"aggregation {self.aggregation!r}"
 
-    def budget(self, own: Budget, decay: Decay, turn: int) -> Budget:
-        """Return what a client with the budget `own` uses at a turn.
-
-        The turn is 1 before the first step of the server optimizer, then 2, and so
-        on: a round in which nobody answered does not count.
-        """
-        times = decay.times(turn)
-        download = self.download_density or self.schedule(
-            own.download_density, decay.download, times
-        )
-        upload = self.upload_density or self.schedule(
-            own.upload_density, decay.upload, times
-        )
-        return replace(
-            own,
-            download_density=1.0 if turn <= self.dense_rounds else download,
-            upload_density=upload,
-        )
-
-    def trains_at(self, turn: int, budget: Budget | None = None) -> Trains:
+    def trainable_at(self, turn: int, budget: Budget | None = None) -> Trainable:
         """Return what a client with this turn's `budget` may change.
 
-        A whole download has entries that are zero and do not travel: they are not
-        frozen.
+        At download density 1, entries that are zero do not travel, but are not frozen
+        either.
         """
-        trains = self.trains[(turn - 1) % len(self.trains)]
+        trainable = self.trainable[(turn - 1) % len(self.trainable)]
         if budget is not None and budget.download_density == 1:
-            return replace(trains, support_only=False)
-        return trains
+            return replace(trainable, support_only=False)
+        return trainable

@@ -1,4 +1,4 @@
-"""Scoring: which entries of a vector count as the largest."""
+"""Scores: which entries of a vector count as the largest."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from flasc_flwr.core.ranges import choice
 from flasc_flwr.core.sparsity import Positions, SparseVector, top_k
 
 SCORES = ("magnitude", "fan-in")
-"""What entries are ranked by: ``|w|`` as in FLASC's code, or ``|w| sqrt(fan_in)``,
-under which initial values of A rank alike in wide and narrow modules."""
+"""Score of an entry: ``magnitude`` is ``|w|``, as in FLASC's code; ``fan-in`` is
+``|w| sqrt(fan_in)``, which treats initial values of A alike in wide and narrow
+modules."""
 
 QUOTAS = ("none", "tensor")
-"""Over what they are ranked: the whole adapter at once, as in FLASC's code, or each
-tensor by itself, so that no tensor is left without."""
+"""Where scores compete: ``none``, over the whole adapter, as in FLASC's code;
+``tensor``, within each tensor, so that every tensor gets its share."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
-    """How the largest entries of an adapter are chosen.
+    """How the largest entries of an adapter are selected.
 
     Attributes
     ----------
@@ -32,7 +33,7 @@ class Scoring:
     quota : str
         One of `QUOTAS`.
     whole_head : bool
-        Keep the head whole, and rank the rest (FLASC's code for unequal devices).
+        Always keep all of the head (FLASC's code for unequal devices).
 
     Raises
     ------
@@ -50,16 +51,16 @@ class Scoring:
         choice(*QUOTAS).require("quota", self.quota)
 
     def largest(self, layout: Layout, vector: Vector, density: float) -> SparseVector:
-        """Keep the fraction `density` of the entries that rank highest.
+        """Keep the fraction `density` of the entries with the highest scores.
 
         Entries that are exactly zero are never kept.
 
         Parameters
         ----------
         layout : Layout
-            What the entries are.
+            Layout of the adapter.
         vector : NDArray[np.float32], shape (N,)
-            What to choose from.
+            What to select from.
         density : float
             Fraction to keep, in (0, 1].
         """
@@ -76,7 +77,7 @@ class Scoring:
         return SparseVector(len(vector), positions, vector[positions])
 
     def _groups(self, layout: Layout, density: float) -> list[tuple[Positions, float]]:
-        """Return which entries compete with each other, and at which density."""
+        """Return groups of entries that compete, each with its density."""
         every = np.arange(layout.size)
         if self.quota == "tensor":
             return [

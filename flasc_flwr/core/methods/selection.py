@@ -1,4 +1,4 @@
-"""Download rules: which entries of the server vector travel at a density."""
+"""Download rules: which entries of the server vector travel."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from flasc_flwr.core.methods.scores import Scoring
 from flasc_flwr.core.sparsity import Positions, SparseVector, top_k
 
 Supports = dict[tuple[int, float], Positions]
-"""Supports that were chosen once and are kept, by the adapter's size (clients of
-another rank have another) and the density."""
+"""Supports that were selected once and stay, by the size of the adapter (which depends
+on the client's rank) and the density."""
 
 DownloadRule = Callable[[Layout, Vector, float, Scoring, Supports], SparseVector]
-"""Takes an adapter's layout and vector, a density in (0, 1], how entries are ranked,
-and the supports kept, to which it may add. At density 1 every rule sends the whole
-vector."""
+"""Takes an adapter's layout and vector, a density in (0, 1], the scoring, and the
+supports that stay, to which it may add. At density 1 every rule sends everything."""
 
 
 def largest(
@@ -25,7 +24,7 @@ def largest(
     scoring: Scoring,
     supports: Supports,
 ) -> SparseVector:
-    """Send the largest weights, chosen anew each round (FLASC)."""
+    """Send the largest weights of this round (FLASC)."""
     return scoring.largest(layout, vector, density)
 
 

@@ -1,4 +1,4 @@
-"""Methods by name: a table, and how to put other parts into a row of it."""
+"""Methods by name: the table, and how to replace parts of a row."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ METHODS = {
             name="flasc-shared-mask",
             source="this project: FLASC with one mask of all clients, each way",
             uploads="support",
-            # At the start B is zero, and for long after it is smaller than A: nobody
-            # would ever send an entry of it.
+            # B starts at zero and stays smaller than A for long: without the quota no
+            # entry of B would ever travel.
             scoring=Scoring(quota="tensor"),
             dense_rounds=1,
         ),
@@ -41,22 +41,22 @@ METHODS = {
             name="sparse-adapter",
             source="fixed mask after one dense round, as FLASC's code compares with it",
             download=fixed_support,
-            # Chosen at the start, the support would hold no entry of B, which is zero.
+            # Selected at the start, the support would have no entry of B, which is 0.
             dense_rounds=1,
-            trains=(SUPPORT,),
+            trainable=(SUPPORT,),
             upload_density=1.0,
         ),
         Method(
             name="fedselect",
-            source="mask anew each round, as FLASC's code compares with it",
-            trains=(SUPPORT,),
+            source="new mask every round, as FLASC's code compares with it",
+            trainable=(SUPPORT,),
             upload_density=1.0,
         ),
         Method(
             name="adapter-lth",
             source="iterative magnitude pruning, as FLASC's code compares with it",
             schedule=decaying_to,
-            trains=(SUPPORT,),
+            trainable=(SUPPORT,),
             upload_density=1.0,
         ),
         replace(
@@ -64,14 +64,14 @@ METHODS = {
             name="ffa-lora",
             source="FFA-LoRA: Sun et al., arXiv 2403.12313",
             init="shared-seed",
-            trains=(NOT_A,),
+            trainable=(NOT_A,),
         ),
         replace(
             _DENSE,
             name="rolora",
             source="RoLoRA: Chen et al., arXiv 2502.01755",
             # B first: while B is zero, A has no gradient.
-            trains=(NOT_A, NOT_B),
+            trainable=(NOT_A, NOT_B),
         ),
         replace(
             _DENSE,
@@ -82,7 +82,7 @@ METHODS = {
         replace(
             _DENSE,
             name="linear",
-            source="FedAvg of the head alone, as FLASC's code compares with it",
+            source="FedAvg of the head only, as FLASC's code compares with it",
             tunes=Tunes.HEAD,
         ),
         Method(
@@ -144,24 +144,24 @@ METHODS = {
 def compose(
     name: str, *, score: str = "auto", quota: str = "auto", **parts: str | int | bool
 ) -> Method:
-    """Return the method `name` with other parts in place of its own.
+    """Return the method `name` with some of its parts replaced.
 
     Parameters
     ----------
     name : str
         One of `METHODS`.
     score, quota : str
-        Parts of its scoring.
+        Parts of its scoring; ``"auto"`` keeps the method's own.
     **parts : str, int or bool
         Any of ``init``, ``dense_rounds``, ``tiers``, ``rank_assignment``,
         ``rank_scale``, ``aggregation``, ``exact_residual`` and
-        ``server_optimizer``. ``"auto"`` stands for the method's own. Where a part
-        asks for another server optimizer, ``"auto"`` stands for that.
+        ``server_optimizer``. ``"auto"`` keeps the method's own. If another part
+        requires a certain server optimizer, ``"auto"`` becomes that one.
 
     Raises
     ------
     ValueError
-        If a name is unknown, or parts do not fit together.
+        If a name is unknown, or the parts do not fit together.
     """
     choice(*METHODS).require("method", name)
     method = METHODS[name]

@@ -12,7 +12,7 @@ from flasc_flwr.core.methods.budget import Budget
 
 @dataclass(frozen=True)
 class Tier:
-    """What a class of devices uses in place of the run's settings, where it says so.
+    """What a class of devices uses instead of the run's settings.
 
     Attributes
     ----------
@@ -26,7 +26,7 @@ class Tier:
     density: float | None = None
 
     def of(self, budget: Budget) -> Budget:
-        """Return what this tier makes of the run's budget."""
+        """Return the run's budget with this tier's settings applied."""
         if self.density is not None:
             budget = replace(
                 budget, download_density=self.density, upload_density=self.density
@@ -39,20 +39,20 @@ TIERS = {
     "density": (Tier(density=1 / 16), Tier(density=1 / 4), Tier(density=1.0)),
     "rank": (Tier(rank=1), Tier(rank=4), Tier()),
 }
-"""Tiers by name, the weakest first; the last one of ``rank`` has the server's rank,
-16 in FLASC's code."""
+"""Tiers by name, the weakest first. The last tier of ``rank`` has the server's rank,
+which is 16 in FLASC's code."""
 
 
 def tier_of(name: str, own: Mapping[str, Any], count: int) -> int:
     """Return a client's tier, 0 to `count` - 1.
 
-    Its ``--node-config`` may name the ``tier``. Otherwise it is its number modulo
-    `count`, as in FLASC's code; a name that is no number is hashed first.
+    Its ``--node-config`` may set ``tier``. Otherwise it is the client's number modulo
+    `count`, as in FLASC's code; a name that is not a number is hashed first.
 
     Raises
     ------
     ValueError
-        If the device names a tier that there is not.
+        If the device sets a tier that does not exist.
     """
     if "tier" in own and count > 1:
         tier = own["tier"]

@@ -12,7 +12,7 @@ from flasc_flwr.core.sparsity import Positions
 
 
 @dataclass(frozen=True)
-class Trains:
+class Trainable:
     """What a client may change of what it received.
 
     Attributes
@@ -20,7 +20,7 @@ class Trains:
     roles : frozenset[Role]
         Roles of the tensors it may change.
     support_only : bool
-        Whether it may only change entries that travelled.
+        Whether it may change only entries that were downloaded.
     """
 
     roles: frozenset[Role] = frozenset(Role)
@@ -32,7 +32,7 @@ class Trains:
         return not self.support_only and len(self.roles) == len(Role)
 
     def parts(self, layout: Layout) -> dict[str, Positions] | None:
-        """Return the positions of each role that may change; None for all of them."""
+        """Return the positions of each role that may change; None if all may."""
         if len(self.roles) == len(Role):
             return None
         role_of = np.concatenate([np.full(t.size, t.role) for t in layout.tensors])
@@ -49,9 +49,9 @@ class Trains:
         Parameters
         ----------
         layout : Layout
-            What the entries are.
+            Layout of the adapter.
         support : NDArray[np.int64], optional
-            What travelled; needed for `support_only`.
+            Positions that were downloaded; required for `support_only`.
         """
         entries = np.ones(layout.size, bool)
         if self.support_only and support is not None:
@@ -63,7 +63,7 @@ class Trains:
         return entries
 
 
-ALL = Trains()
-SUPPORT = Trains(support_only=True)
-NOT_A = Trains(frozenset(Role) - {Role.A})
-NOT_B = Trains(frozenset(Role) - {Role.B})
+ALL = Trainable()
+SUPPORT = Trainable(support_only=True)
+NOT_A = Trainable(frozenset(Role) - {Role.A})
+NOT_B = Trainable(frozenset(Role) - {Role.B})

@@ -1,9 +1,10 @@
-"""Sending a round's messages and taking the replies as they arrive."""
+"""Sending messages, and taking the replies as they arrive."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from logging import WARNING
 
 from flwr.app import Message
@@ -11,19 +12,24 @@ from flwr.serverapp import Grid
 
 from flasc_flwr.flower.compat import log
 
-_SHORTEST_WAIT = 0.05
-_LONGEST_WAIT = 1.0
+_SHORTEST_PAUSE = 0.05
+_LONGEST_PAUSE = 1.0
 
 
 def exchange(
-    grid: Grid, messages: Iterable[Message], timeout: float, enough: int | None = None
+    grid: Grid,
+    messages: Iterable[Message],
+    timeout: float,
+    *,
+    enough: int | None = None,
+    waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[Message]:
-    """Send `messages` and yield each reply as soon as its turn has come.
+    """Send `messages`, and yield each reply as soon as its turn has come.
 
-    Replies are yielded in the order of `messages`, whatever order they arrive in,
-    so that sums over a cohort come out the same bit for bit in every run. A reply
-    that is early waits as it came, encoded; one that is not there `timeout`
-    seconds after sending is left out.
+    Replies are yielded in the order of `messages`, whatever order they arrive in, so
+    that sums over a cohort are equal bit for bit in every run. A reply that is early
+    stays encoded until its turn. One that has not arrived `timeout` seconds after
+    sending is left out.
 
     Parameters
     ----------
@@ -34,47 +40,64 @@ def exchange(
     timeout : float
         Seconds to wait for replies.
     enough : int, optional
-        Wait for no more than so many replies that are no errors; by default for all.
-        What comes later is never asked for.
+        Stop after so many replies without an error; by default wait for all.
+    waiting : Callable[[], AbstractContextManager[None]]
+        Entered while this waits for the clients, to measure the time.
     """
     messages = list(messages)
     if not messages:
         return
-    pushed = set(grid.push_messages(messages))
+    began = time.monotonic()
+    with waiting():
+        pushed = set(grid.push_messages(messages))
     turns = [m.metadata.message_id for m in messages if m.metadata.message_id in pushed]
     if len(turns) < len(messages):
         log(WARNING, "%d messages could not be sent", len(messages) - len(turns))
-    early: dict[str, Message] = {}
-    missing, good = len(turns), 0
-    for reply in _arrivals(grid, set(turns), timeout):
-        turn = reply.metadata.reply_to_message_id
-        if turn in early or turn not in turns:
-            yield reply  # a second one: whoever reads it refuses it, and says so
-            continue
-        early[turn] = reply
-        missing -= 1
-        good += not reply.has_error()
-        while turns and turns[0] in early:
-            yield early.pop(turns.pop(0))
-        if enough is not None and good >= enough:
-            break
-    yield from (early[turn] for turn in turns if turn in early)
-    if missing and (enough is None or good < enough):
-        log(WARNING, "%d replies missing after %.0f s", missing, timeout)
-
-
-def _arrivals(grid: Grid, waiting: set[str], timeout: float) -> Iterator[Message]:
-    """Yield the replies to the messages `waiting`, in the order they arrive."""
-    began = time.monotonic()
-    asked = frozenset(waiting)
-    while waiting:
-        for reply in grid.pull_messages(list(waiting)):
-            if reply.metadata.reply_to_message_id in asked:
-                waiting.discard(reply.metadata.reply_to_message_id)
-                yield reply
+    missing, early = set(turns), _Early(turns)
+    while missing and not early.has(enough):
+        with waiting():
+            arrived = list(grid.pull_messages(list(missing)))
+        for reply in arrived:
+            missing.discard(reply.metadata.reply_to_message_id)
+            yield from early.add(reply)
+            if early.has(enough):
+                break
         elapsed = time.monotonic() - began
         if elapsed >= timeout:
+            break
+        if missing and not early.has(enough):
+            with waiting():
+                # Poll short rounds often and long ones rarely.
+                pause = max(_SHORTEST_PAUSE, elapsed / 20)
+                time.sleep(min(_LONGEST_PAUSE, pause))
+    yield from early.rest()
+    if missing and not early.has(enough):
+        log(WARNING, "%d replies missing after %.0f s", len(missing), timeout)
+
+
+class _Early:
+    """Replies that wait for their turn."""
+
+    def __init__(self, turns: list[str]) -> None:
+        self._turns = list(turns)
+        self._waiting: dict[str, Message] = {}
+        self._good = 0
+
+    def has(self, enough: int | None) -> bool:
+        """Return whether `enough` replies without an error have arrived."""
+        return enough is not None and self._good >= enough
+
+    def add(self, reply: Message) -> Iterator[Message]:
+        """Take in a reply, and yield those whose turn has come."""
+        turn = reply.metadata.reply_to_message_id
+        if turn in self._waiting or turn not in self._turns:
+            yield reply  # a second reply: the reader rejects it with the reason
             return
-        if waiting:
-            # Short rounds are polled often, long ones seldom.
-            time.sleep(min(_LONGEST_WAIT, max(_SHORTEST_WAIT, elapsed / 20)))
+        self._waiting[turn] = reply
+        self._good += not reply.has_error()
+        while self._turns and self._turns[0] in self._waiting:
+            yield self._waiting.pop(self._turns.pop(0))
+
+    def rest(self) -> Iterator[Message]:
+        """Yield what is still waiting, in order."""
+        yield from (self._waiting[t] for t in self._turns if t in self._waiting)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from flasc_flwr.core.clipping import clipped, norm_of
+from flasc_flwr.core.clipping import clip_to_norm, l2_norm
 from flasc_flwr.core.ranges import choice, integer, number
-from flasc_flwr.flower.clients.replies import RejectedReplyError, Update
+from flasc_flwr.core.sparsity import SparseVector
 
 NORM_ACTIONS = ("reject", "clip")
+
+
+class RejectedReplyError(ValueError):
+    """A reply that cannot be used, and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +49,7 @@ class Guard:
         choice(*NORM_ACTIONS).require("update-norm-action", self.norm_action)
         number("(0, inf)").require("max-examples", self.max_examples)
 
-    def let_in(self, update: Update) -> Update:
+    def let_in(self, update: SparseVector, examples: float) -> SparseVector:
         """Return an update that is within bounds.
 
         Raises
@@ -53,17 +57,16 @@ class Guard:
         RejectedReplyError
             If it is not, and is not to be clipped.
         """
-        if update.examples > self.max_examples:
+        if examples > self.max_examples:
             raise RejectedReplyError(
-                f"it says that it has {update.examples:.6g} examples, allowed are up "
-                f"to {self.max_examples:.6g}"
+                f"number of examples must be <= {self.max_examples:.6g}, got "
+                f"{examples:.6g}"
             )
-        norm = norm_of(update.sparse)
+        norm = l2_norm(update.values)
         if not self.max_norm or norm <= self.max_norm:
             return update
         if self.norm_action == "reject":
             raise RejectedReplyError(
-                f"its update has the norm {norm:.6g}, allowed is up to "
-                f"{self.max_norm:.6g}"
+                f"norm of the update must be <= {self.max_norm:.6g}, got {norm:.6g}"
             )
-        return replace(update, sparse=clipped(update.sparse, self.max_norm))
+        return replace(update, values=clip_to_norm(update.values, self.max_norm))

@@ -1,10 +1,9 @@
-"""The roster: which nodes take part, what each may use, who is next."""
+"""The roster: which nodes take part, and what each may use."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from logging import INFO, WARNING
 from typing import Any
 
@@ -13,6 +12,7 @@ from flwr.serverapp import Grid
 
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.flower.clients.exchange import exchange
+from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.compat import ErrorCode, log
 from flasc_flwr.flower.state.ledger import Ledger
 from flasc_flwr.flower.wire import CONTROL, INTRODUCE, reason_of
@@ -23,30 +23,20 @@ _UNREACHABLE = (
     ErrorCode.MESSAGE_UNAVAILABLE,
     ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
 )
-"""What the SuperLink answers for a node that is away: it says nothing of its app."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Participant:
-    """A node that takes part."""
-
-    node_id: int
-    name: str
-    budget: Budget
+"""Errors by which the SuperLink reports that a node is away."""
 
 
 class Roster:
     """The nodes that have introduced themselves.
 
     Each node is asked once, by a message that :func:`flasc_flwr.flasc_mod` answers
-    from the node's ``--node-config``; a node that joins later is asked when it is
+    from the node's ``--node-config``. A node that joins later is asked when it is
     first seen.
 
     Parameters
     ----------
     budget_of : Callable[[str, Mapping[str, Any]], Budget]
-        Gives a node's budget from its name and the settings it introduced itself
-        with.
+        Returns a node's budget from its name and its own settings.
     """
 
     def __init__(self, budget_of: Callable[[str, Mapping[str, Any]], Budget]) -> None:
@@ -57,18 +47,18 @@ class Roster:
     def present(
         self, grid: Grid, ledger: Ledger, *, at_least: int, timeout: float
     ) -> list[Participant]:
-        """Return the participants online now, in an order that no run changes.
+        """Return the participants online now, in the same order in every run.
 
-        Waits until there are `at_least` of them. The bytes of introductions go into
-        `ledger`.
+        Waits until at least `at_least` are online. `ledger` counts the bytes of
+        introductions.
 
         Raises
         ------
         RuntimeError
-            If there are too few after `timeout` seconds.
+            If there are fewer after `timeout` seconds, or no node can take part.
         """
         deadline = time.monotonic() + timeout
-        told = 0.0
+        logged = 0.0
         while True:
             online = set(grid.get_node_ids())
             strangers = online - self._known.keys() - self._refused
@@ -87,13 +77,13 @@ class Roster:
                     f"{timeout:.0f} s: start more SuperNodes, or simulate more with "
                     "--federation-config 'num-supernodes=N'"
                 )
-            if time.monotonic() - told > 10:
+            if time.monotonic() - logged > 10:
                 log(INFO, "Waiting for nodes: %d of %d", len(here), at_least)
-                told = time.monotonic()
+                logged = time.monotonic()
             time.sleep(0.5)
 
     def _introduce(self, grid: Grid, ledger: Ledger, strangers: list[int]) -> None:
-        """Ask each stranger for its name and budget."""
+        """Ask each new node for its name and budget."""
         content = RecordDict({CONTROL: ConfigRecord({INTRODUCE: True})})
         questions = [Message(content, node, MessageType.TRAIN) for node in strangers]
         ledger.sent(questions, [str(node) for node in strangers])
@@ -102,14 +92,19 @@ class Roster:
             node = reply.metadata.src_node_id
             ledger.received(reply)
             if reply.has_error() and reply.error.code in _UNREACHABLE:
-                log(WARNING, "Node %d is asked again: %s", node, reason_of(reply))
+                log(
+                    WARNING,
+                    "Node %d is unreachable (%s); will retry",
+                    node,
+                    reason_of(reply),
+                )
                 continue
             try:
                 self._known[node] = self._participant(node, reply)
                 names[node] = self._known[node].name
             except ValueError as error:
                 self._refused.add(node)
-                log(WARNING, "Node %d does not take part: %s", node, error)
+                log(WARNING, "Node %d cannot take part: %s", node, error)
         ledger.introduced(names)
 
     def _participant(self, node: int, reply: Message) -> Participant:
@@ -117,10 +112,10 @@ class Roster:
         if not reply.has_error():
             answer = reply.content.config_records.get(CONTROL)
         if answer is None:
-            said = reason_of(reply) if reply.has_error() else "a reply of its own"
+            sent = reason_of(reply) if reply.has_error() else "another reply"
             raise ValueError(
                 "its ClientApp did not introduce itself; it needs flasc_mod as the "
-                f"first mod, ClientApp(mods=[flasc_mod]). It sent: {said}"
+                f"first mod, ClientApp(mods=[flasc_mod]). It sent: {sent}"
             )
         name = str(answer.get("name", node))
         budget = self._budget_of(name, dict(answer))

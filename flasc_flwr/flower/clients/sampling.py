@@ -8,7 +8,7 @@ from math import ceil
 import numpy as np
 
 from flasc_flwr.core.ranges import integer, number
-from flasc_flwr.flower.clients.roster import Participant
+from flasc_flwr.flower.clients.participant import Participant
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
-"""Accounting: what the releases of a run spend, and the noise for what may be spent.
+"""Accounting: epsilon of a run's releases, and the noise for a given epsilon.
 
-The analyses are those of dp-accounting, through Flower's accountant.
+Uses the analyses of dp-accounting through Flower's accountant.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from flasc_flwr.core.ranges import integer, number
 
 _PRECISION = 1e-4
 
-# It tells for each release which orders it leaves out: that makes the bound looser,
-# never wrong, and is of no use in a run's log.
+# It logs for each release which orders it leaves out. That makes the bound looser,
+# never wrong, and does not help in a run's log.
 logging.getLogger("absl").setLevel(logging.ERROR)
 
-# A sample of fixed size says nothing of how many clients there are: two populations are
-# neighbours where one client is another. Each can then move the sum by twice the norm.
+# A sample of fixed size does not depend on the number of clients: two populations are
+# neighbours if one client is replaced, which can move the sum by twice the norm.
 _ANALYSES = {
     "fixed": (SamplingMethod.WITHOUT_REPLACEMENT, NeighboringRelation.REPLACE_ONE, 2),
     "poisson": (SamplingMethod.POISSON, NeighboringRelation.ADD_OR_REMOVE_ONE, 1),
@@ -35,12 +35,12 @@ _ANALYSES = {
 
 
 def accountant(privacy: Privacy) -> RdpAccountant:
-    """Return an accountant that has accounted for nothing yet.
+    """Return an accountant without any release.
 
     Raises
     ------
     ImportError
-        If dp-accounting is not installed; it says how to.
+        If dp-accounting is not installed.
     """
     sampling, neighbours, _ = _ANALYSES[privacy.sampling]
     try:
@@ -59,9 +59,9 @@ def accountant(privacy: Privacy) -> RdpAccountant:
 
 
 def spent(privacy: Privacy, releases: Mapping[GaussianPrivacyEvent, int]) -> float:
-    """Return the epsilon of so many releases of each kind.
+    """Return the epsilon of a number of releases of each kind.
 
-    The time it takes grows with the kinds, not with the releases.
+    Takes time in proportion to the kinds, not to the releases.
     """
     ledger = accountant(privacy)
     for release, count in releases.items():
@@ -70,7 +70,7 @@ def spent(privacy: Privacy, releases: Mapping[GaussianPrivacyEvent, int]) -> flo
 
 
 def release_of(privacy: Privacy, cohort: int) -> GaussianPrivacyEvent:
-    """Return one round's release, of a cohort of so many clients.
+    """Return the release of one round with a cohort of `cohort` clients.
 
     Raises
     ------
@@ -80,8 +80,8 @@ def release_of(privacy: Privacy, cohort: int) -> GaussianPrivacyEvent:
     _, _, moved = _ANALYSES[privacy.sampling]
     if cohort > privacy.population:
         raise ValueError(
-            f"a cohort of {cohort} is drawn from dp-population = {privacy.population} "
-            "clients: allowed is at least the cohort's size"
+            f"dp-population must be >= the cohort's size, {cohort}, got "
+            f"{privacy.population}"
         )
     return GaussianPrivacyEvent(
         noise_multiplier=privacy.noise_multiplier / moved,
@@ -91,7 +91,7 @@ def release_of(privacy: Privacy, cohort: int) -> GaussianPrivacyEvent:
 
 
 def cohort_of(privacy: Privacy, drawn: int, fraction: float) -> int:
-    """Return the size that a cohort is accounted with: the expected one, if Poisson.
+    """Return the size that a cohort is accounted with; the expected one if Poisson.
 
     Rounded up: a larger sample never spends less.
     """
@@ -114,11 +114,12 @@ def noise_for(
     Parameters
     ----------
     epsilon : float
-        What may be spent.
+        The bound.
     rounds : int
-        How many rounds release an update.
+        Number of rounds.
     cohort, population : int
-        How many clients a round draws, or does in expectation, and of how many.
+        Clients that a round draws (the expected number if Poisson), and clients in
+        all.
     delta : float, optional
         As for :class:`~flasc_flwr.core.privacy.Privacy`.
     sampling : str
@@ -129,7 +130,7 @@ def noise_for(
     ValueError
         If a number is out of range.
     ImportError
-        If dp-accounting is not installed; it says how to.
+        If dp-accounting is not installed.
     """
     number("(0, inf)").require("epsilon", epsilon)
     integer(1).require("rounds", rounds)

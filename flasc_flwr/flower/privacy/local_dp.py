@@ -14,10 +14,10 @@ def local_dp(
 ) -> Message:
     """Clip the update and add noise to it, before anything leaves the client.
 
-    Stands behind ``flasc_mod``, such that it sees plain arrays, and what is selected of
-    its noisy ones is private as they are. Without effect where ``local-dp-epsilon`` is
-    0. Epsilon is one round's, and nothing adds rounds up. Of the metrics only the
-    number of examples leaves the client: they would have no noise.
+    Listed after ``flasc_mod``, so it sees plain arrays; selecting entries of noisy
+    arrays is post-processing. No effect if ``local-dp-epsilon`` is 0. Epsilon is for
+    one round; rounds are not added up. Of the metrics only the number of examples
+    leaves the client, because the others have no noise.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def local_dp(
     norm = float(settings["local-dp-clip-norm"])
     add_noise = LocalDpMod(
         clipping_norm=norm,
-        # Any two clipped updates are at most so far from each other.
+        # The largest distance between two clipped updates.
         sensitivity=2 * norm,
         epsilon=epsilon,
         delta=float(settings["local-dp-delta"]),

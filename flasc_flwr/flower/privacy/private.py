@@ -12,10 +12,11 @@ import numpy as np
 from flwr.serverapp import GaussianPrivacyEvent
 
 from flasc_flwr.core.aggregation import Aggregate, Aggregator
-from flasc_flwr.core.clipping import clipped, norm_of
+from flasc_flwr.core.clipping import clip_to_norm, l2_norm
 from flasc_flwr.core.methods.method import Method
 from flasc_flwr.core.privacy import Privacy, adapted_norm, released
-from flasc_flwr.flower.clients.replies import RejectedReplyError, Update
+from flasc_flwr.core.sparsity import SparseVector
+from flasc_flwr.flower.clients.guard import RejectedReplyError
 from flasc_flwr.flower.clients.sampling import Sampling
 from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.privacy.accounting import (
@@ -24,7 +25,6 @@ from flasc_flwr.flower.privacy.accounting import (
     release_of,
     spent,
 )
-from flasc_flwr.flower.wire import Order
 
 _NOISE, _COUNT = 1, 2
 
@@ -32,28 +32,29 @@ _NOISE, _COUNT = 1, 2
 def require_private(
     method: Method, *, weighting: str, oversample: float, fraction_evaluate: float
 ) -> None:
-    """Check that a run's other settings keep what noise and clipping promise.
+    """Check that a run's other settings keep the guarantee of noise and clipping.
 
     Raises
     ------
     ValueError
-        If one does not; it names it, and what is allowed.
+        If one does not; the message names it and what is allowed.
     """
     aggregation = method.aggregation
     wrong = {
-        f"weighting is {weighting!r}: allowed is 'uniform', as one client's weight "
-        "would be another bound than the clipping norm": weighting != "uniform",
-        f"aggregation is {aggregation!r}: allowed is 'zero-padded-updates', the only "
-        "one that is a sum of clipped updates": aggregation != "zero-padded-updates",
-        "exact-residual is True: it is made of the clients' factors, without noise": (
-            method.exact_residual
+        "weighting must be 'uniform', because a client's weight would change the bound "
+        f"on its update, got {weighting!r}": weighting != "uniform",
+        "aggregation must be 'zero-padded-updates', the only rule that sums clipped "
+        f"updates, got {aggregation!r}": aggregation != "zero-padded-updates",
+        "exact-residual must be False, because it is computed from the clients' "
+        "factors without noise, got True": method.exact_residual,
+        "rank-assignment must be 'own', because the clients' losses would decide "
+        f"without noise, got {method.rank_assignment!r}": (
+            method.rank_assignment != "own"
         ),
-        f"rank-assignment is {method.rank_assignment!r}: it is decided by the clients' "
-        "losses, without noise; allowed is 'own'": method.rank_assignment != "own",
-        f"oversample is {oversample!r}: allowed is 1, as who answers first is no "
-        "random sample": oversample != 1,
-        f"fraction-evaluate is {fraction_evaluate!r}: allowed is 0, as the clients' "
-        "metrics would be told without noise": fraction_evaluate != 0,
+        "oversample must be 1, because the first replies are not a random sample, got "
+        f"{oversample!r}": oversample != 1,
+        "fraction-evaluate must be 0, because clients' metrics would be reported "
+        f"without noise, got {fraction_evaluate!r}": fraction_evaluate != 0,
     }
     for problem, there in wrong.items():
         if there:
@@ -66,10 +67,10 @@ class Private:
     Parameters
     ----------
     privacy : Privacy
-        How much.
+        The settings.
     known : dict[str, Any]
-        What changes while the run goes on, in the run's state: the clipping norm, what
-        was accounted for, and the secret seed of cohorts. Filled here where empty.
+        What changes during the run, in the run's state: the clipping norm, what was
+        accounted for, and the secret seed of cohorts. Filled here if empty.
 
     Raises
     ------
@@ -81,6 +82,7 @@ class Private:
         self.privacy = privacy
         self._known = known
         self._unclipped = 0
+        self._round = 0
         self._drawn = 0
         self._cohort = 0
         self._event: GaussianPrivacyEvent | None = None
@@ -93,11 +95,11 @@ class Private:
         if privacy.noise_seed is not None:
             log(
                 WARNING,
-                "Noise and cohorts come from dp-noise-seed: whoever knows it can take "
-                "the noise off. This is an experiment, and not private",
+                "Noise and cohorts come from dp-noise-seed: anyone who knows it can "
+                "remove the noise. This is an experiment, not a private run",
             )
         if not privacy.noise_multiplier:
-            log(WARNING, "Updates are clipped, but get no noise: this is not private")
+            log(WARNING, "Updates are clipped but get no noise: this is not private")
 
     @property
     def clip_norm(self) -> float:
@@ -106,45 +108,47 @@ class Private:
 
     @property
     def epsilon(self) -> float | None:
-        """What was spent so far; None without noise."""
+        """Epsilon spent so far; None without noise."""
         if not self.privacy.noise_multiplier:
             return None
         return float(self._accountant.get_epsilon(self.privacy.told_delta))
 
     def sampling(self, sampling: Sampling) -> Sampling:
-        """Return how cohorts are drawn: from a seed that nobody is told."""
+        """Return how cohorts are drawn: from a secret seed."""
         seed = self.privacy.noise_seed
-        # Amplification by sampling needs cohorts to be secret.
+        # Amplification by sampling requires secret cohorts.
         secret = int(self._known["secret"]) if seed is None else seed
         return replace(sampling, seed=secret)
 
-    def order(self, order: Order) -> Order:
-        """Return what is asked of a client that trains."""
-        if self.privacy.clip == "before":
-            return replace(order, clip_norm=self.clip_norm)
-        return order
+    @property
+    def client_clip_norm(self) -> float | None:
+        """The norm that clients clip to before they select; None if they do not."""
+        return self.clip_norm if self.privacy.clip == "before" else None
 
     def fewest(self, at_least: int) -> int:
-        """Return how many updates a step needs: an empty Poisson sample is one."""
+        """Return how many updates a step needs: none, if a Poisson sample is empty."""
         empty = self.privacy.sampling == "poisson" and not self._drawn
         return 0 if empty else at_least
 
-    def open_round(self, drawn: int, fraction: float) -> None:
+    def open_round(self, server_round: int, drawn: int, fraction: float) -> None:
         """Begin a round.
 
         Parameters
         ----------
+        server_round : int
+            The round.
         drawn : int
-            How many clients were drawn.
+            Number of clients drawn.
         fraction : float
-            Which fraction is: what a Poisson sample is accounted by.
+            Sampling probability: a Poisson sample is accounted by it.
 
         Raises
         ------
         ValueError
-            If the cohort is larger than the population, or the round would spend more
-            than is allowed.
+            If the cohort is larger than the population, or the round would exceed
+            dp-max-epsilon.
         """
+        self._round = server_round
         self._drawn = drawn
         self._cohort = cohort_of(self.privacy, drawn, fraction)
         self._unclipped = 0
@@ -163,26 +167,26 @@ class Private:
         )
 
     def exhausted(self) -> str | None:
-        """Return why no further round like this one may run; None if it may."""
+        """Return why another round like this one may not run; None if it may."""
         bound = self.privacy.max_epsilon
         if not bound or self._event is None:
             return None
-        # The accountant's own ``would_exceed`` composes every release once more.
+        # The accountant's own ``would_exceed`` composes every release again.
         if spent(self.privacy, self._releases() + Counter([self._event])) <= bound:
             return None
         return (
-            f"epsilon is {self.epsilon:.4g}, and another round would spend more than "
+            f"epsilon is {self.epsilon:.4g}; another round would spend more than "
             f"dp-max-epsilon = {bound:g}"
         )
 
     def _releases(self) -> Counter[GaussianPrivacyEvent]:
-        """Return how many releases of each kind were accounted for."""
+        """Return the number of releases of each kind that were accounted for."""
         releases: Counter[GaussianPrivacyEvent] = Counter()
         for entry in self._known["accountant"]["compositions"]:
             releases[GaussianPrivacyEvent(**entry["event"])] += entry["count"]
         return releases
 
-    def clip(self, update: Update) -> Update:
+    def clip(self, update: SparseVector) -> SparseVector:
         """Return an update within the clipping norm, whatever its client did.
 
         Raises
@@ -191,17 +195,18 @@ class Private:
             If it is not finite.
         """
         try:
-            self._unclipped += norm_of(update.sparse) <= self.clip_norm
-            return replace(update, sparse=clipped(update.sparse, self.clip_norm))
+            self._unclipped += l2_norm(update.values) <= self.clip_norm
+            values = clip_to_norm(update.values, self.clip_norm)
+            return replace(update, values=values)
         except ValueError as error:
             raise RejectedReplyError(str(error)) from None
 
     def release(
-        self, aggregator: Aggregator, *, size: int, server_round: int
+        self, aggregator: Aggregator, *, size: int
     ) -> tuple[Aggregate, dict[str, Any]]:
-        """Return the mean with noise, and what is told of it in the history.
+        """Return the mean with noise, and what the history reports of it.
 
-        Accounts for it first: what was not accounted for is never returned.
+        The release is accounted for before it is returned.
 
         Parameters
         ----------
@@ -209,8 +214,6 @@ class Private:
             Has taken in the clipped updates.
         size : int
             N, the length of the server vector.
-        server_round : int
-            The round.
         """
         privacy, norm, replies = self.privacy, self.clip_norm, aggregator.count
         mean = aggregator.result().update if replies else np.zeros(size, np.float32)
@@ -222,7 +225,7 @@ class Private:
             replies=replies,
             cohort=self._cohort,
             deviation=privacy.update_multiplier * norm,
-            generator=self._generator(server_round, _NOISE),
+            generator=self._generator(_NOISE),
         )
         if privacy.adapts:
             self._known["clip_norm"] = adapted_norm(
@@ -231,17 +234,17 @@ class Private:
                 unclipped=self._unclipped,
                 replies=replies,
                 cohort=self._cohort,
-                generator=self._generator(server_round, _COUNT),
+                generator=self._generator(_COUNT),
             )
-        told = {
+        report = {
             "epsilon": self.epsilon,
             "delta": privacy.told_delta,
             "clip_norm": norm,
         }
-        return Aggregate(noisy), told
+        return Aggregate(noisy), report
 
-    def _generator(self, server_round: int, purpose: int) -> np.random.Generator:
+    def _generator(self, purpose: int) -> np.random.Generator:
         seed = self.privacy.noise_seed
         if seed is None:
             return np.random.default_rng()
-        return np.random.default_rng([seed, server_round, purpose])
+        return np.random.default_rng([seed, self._round, purpose])

@@ -1,34 +1,26 @@
-"""Downloads: one server vector, as each budget receives it."""
+"""Downloads: the server vector as each budget receives it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord
 
-from flasc_flwr.core.codec import decode, encode
+from flasc_flwr.core.codec import decode, encode, read_layout
 from flasc_flwr.core.factors import dead_modules
 from flasc_flwr.core.initial import seeded_factors
 from flasc_flwr.core.layout import Layout, Vector
 from flasc_flwr.core.merged import Merged
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.ranks import Truncation
-from flasc_flwr.core.received import start_of
+from flasc_flwr.core.received import received_vector
 from flasc_flwr.core.sparsity import Positions, SparseVector
-from flasc_flwr.flower.clients.roster import Participant
-from flasc_flwr.flower.server.records import Records
-from flasc_flwr.flower.wire import (
-    CONTROL,
-    MERGED,
-    Order,
-    array_record,
-    payload_record,
-)
+from flasc_flwr.flower.wire import array_record, payload_record
 
 Select = Callable[[Layout, Vector, float], SparseVector]
-"""Chooses the entries to send of an adapter's vector at a density."""
+"""Selects the entries of an adapter's vector to send at a density."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +32,9 @@ class Download:
     payload : bytes
         The encoded entries of the server vector, with their layout.
     record : ArrayRecord
-        The same, as it travels; shared by all messages that carry it.
+        The same as it travels; shared by all messages that carry it.
     cut : Truncation
-        Which components it holds.
+        Which components it has.
     init_seed : int, optional
         Seed of the initial values that the entries are added to.
     """
@@ -54,22 +46,22 @@ class Download:
 
     @cached_property
     def _decoded(self) -> tuple[SparseVector, Vector]:
-        return start_of(self.cut.layout, self.payload, self.init_seed)
+        return received_vector(self.cut.layout, self.payload, self.init_seed)
 
     @property
     def start(self) -> Vector:
-        """What a client starts from: decoded, masked and rounded, shape (n,)."""
+        """What a client starts from: masked and rounded, shape (n,)."""
         return self._decoded[1]
 
     @property
     def support(self) -> Positions:
-        """Which entries of the cut adapter it holds."""
+        """Which entries of the cut adapter it has."""
         return self._decoded[0].positions
 
     @property
     def sparse(self) -> SparseVector:
         """The entries kept, rounded, in terms of the whole adapter."""
-        return self.cut.lift(self._decoded[0])
+        return self.cut.pad_sparse(self._decoded[0])
 
     @property
     def kept(self) -> float:
@@ -78,12 +70,12 @@ class Download:
 
     @cached_property
     def dead_modules(self) -> int:
-        """How many modules arrive with both factors zero: they cannot train."""
+        """Number of modules that arrive with both factors zero: they cannot train."""
         return dead_modules(self.cut.layout, self.start)
 
 
 class Downloads:
-    """What can be sent of one server vector, made when first needed.
+    """What is sent of one server vector: selected and encoded when first needed.
 
     Parameters
     ----------
@@ -92,15 +84,15 @@ class Downloads:
     vector : NDArray[np.float32], shape (N,)
         The dense server vector; not changed here.
     merged : Merged
-        What was merged into the backbone, which every client needs in full.
+        What was merged into the backbone; every client needs all of it.
     cut : Callable[[int or None], Truncation]
         Cuts the adapter to a rank.
     select : Select
-        Chooses the entries to send.
+        Selects the entries to send.
     value_format : str
         Value format of the payloads.
     init_seed : int, optional
-        Seed of initial values that clients rebuild; what differs from them is sent.
+        Seed of initial values that clients rebuild; the difference to them is sent.
     """
 
     def __init__(
@@ -133,7 +125,7 @@ class Downloads:
         cut = self._cut(budget.rank)
         key = cut.rank, budget.download_density
         if key not in self._made:
-            taken = cut.take(self.vector)
+            taken = cut.truncate(self.vector)
             if self._init_seed is not None:
                 taken = taken - seeded_factors(cut.layout, self._init_seed)
             sparse = self._select(cut.layout, taken, budget.download_density)
@@ -148,7 +140,7 @@ class Downloads:
     def received(self, budget: Budget) -> ArrayRecord:
         """Return what a budget receives, in the shapes of the whole adapter.
 
-        Masked, rounded by the value format, and zero in the components that it
+        Masked, rounded by the value format, and zero in the components that the budget
         lacks: the same model as the client's smaller one.
         """
         download = self.at(budget)
@@ -156,55 +148,28 @@ class Downloads:
         return array_record(self.layout.unflatten(whole))
 
     @cached_property
-    def merged(self) -> tuple[ArrayRecord, Merged] | None:
-        """What was merged, as it travels and as it arrives; None if nothing was."""
+    def _merged_payload(self) -> bytes | None:
         if not self._merged:
             return None
         layout = Layout.of(self._merged)
-        everything = SparseVector.of_dense(layout.flatten(self._merged))
-        payload = encode(
-            everything, self._value_format, layout=layout, carry_layout=True
+        return encode(
+            SparseVector.of_dense(layout.flatten(self._merged)),
+            self._value_format,
+            layout=layout,
+            carry_layout=True,
         )
-        arrived = decode(payload, size=layout.size).densify()
-        return payload_record(payload), layout.unflatten(arrived)
 
-    def messages(
-        self,
-        cohort: Iterable[Participant],
-        message_type: str,
-        *,
-        server_round: int,
-        order_of: Callable[[Budget], Order],
-        config: ConfigRecord,
-        records: Records,
-    ) -> list[Message]:
-        """Return one message for each participant, one content for each budget.
+    @cached_property
+    def merged_record(self) -> ArrayRecord | None:
+        """What was merged into the backbone, as it travels; None if nothing was."""
+        payload = self._merged_payload
+        return None if payload is None else payload_record(payload)
 
-        `order_of` gives what is asked in return.
-        """
-        settings = ConfigRecord({**config, "server-round": server_round})
-        contents: dict[Budget, RecordDict] = {}
-        messages = []
-        for participant in cohort:
-            budget = participant.budget
-            if budget not in contents:
-                content = RecordDict(
-                    {
-                        records.arrayrecord_key: self.at(budget).record,
-                        records.configrecord_key: settings,
-                    }
-                )
-                if self.merged:
-                    content[MERGED] = self.merged[0]
-                if order := order_of(budget).to_record():
-                    content[CONTROL] = order
-                contents[budget] = content
-            messages.append(
-                Message(
-                    contents[budget],
-                    participant.node_id,
-                    message_type,
-                    group_id=str(server_round),
-                )
-            )
-        return messages
+    @cached_property
+    def merged(self) -> Merged:
+        """What was merged into the backbone, as clients receive it: rounded."""
+        payload = self._merged_payload
+        if payload is None:
+            return {}
+        layout = read_layout(payload)
+        return layout.unflatten(decode(payload, size=layout.size).densify())

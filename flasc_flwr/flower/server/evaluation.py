@@ -7,35 +7,35 @@ from collections.abc import Callable
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.app.typing import MetricRecordValues
 
-from flasc_flwr.flower.server.server_vector import Server
+from flasc_flwr.flower.server.server_vector import ServerVector
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 """Evaluates arrays at the server after a round."""
 
 
-def evaluate(
-    server: Server, server_round: int, evaluate_fn: EvaluateFn
+def evaluate_received(
+    server: ServerVector, server_round: int, evaluate_fn: EvaluateFn
 ) -> dict[str, MetricRecordValues]:
     """Evaluate what clients receive now, and the dense vector as ``server_...``.
 
-    What lower tiers receive gets the prefix of their tier. Equal arrays are evaluated
-    once.
+    Metrics of what lower tiers receive have the prefix of their tier. Equal arrays are
+    evaluated once.
 
     Parameters
     ----------
-    server : Server
-        Whose vector it is.
+    server : ServerVector
+        The server vector.
     server_round : int
         The round.
     evaluate_fn : EvaluateFn
-        What measures.
+        Evaluates arrays.
 
     Returns
     -------
     dict[str, MetricRecordValues]
-        All metrics, by their prefixed names.
+        All metrics, by prefixed name.
     """
-    budgets = server.budgets.standard(server.turn)
+    budgets = server.allotment.standard(server.turn)
     arrays = {name: server.downloads.received(b) for name, b in budgets.items()}
     arrays["server_"] = server.downloads.arrays
     metrics: dict[str, MetricRecordValues] = {}

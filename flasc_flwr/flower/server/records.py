@@ -1,4 +1,4 @@
-"""Records in messages: their keys, and how the clients' metrics are put together."""
+"""Records in messages: their keys, and how clients' metrics are averaged."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from flwr.app import MetricRecord, RecordDict
 
 MetricsAggregation = Callable[[list[RecordDict], str], MetricRecord]
-"""Puts the clients' metrics together, weighted by the named metric."""
+"""Averages clients' metrics, weighted by the named metric."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Records:
-    """Names and functions that Flower's own strategies have, too.
+    """Names and functions that Flower's own strategies also take.
 
     Attributes
     ----------
@@ -22,7 +22,7 @@ class Records:
     arrayrecord_key, configrecord_key : str
         Keys of the adapter and of the settings in a message.
     train_metrics_aggr_fn, evaluate_metrics_aggr_fn : MetricsAggregation
-        Put the clients' metrics together.
+        Average the clients' metrics.
     """
 
     weighted_by_key: str
@@ -32,11 +32,11 @@ class Records:
     evaluate_metrics_aggr_fn: MetricsAggregation
 
     def train_metrics(self, replies: list[RecordDict]) -> MetricRecord:
-        """Return the metrics of the clients that trained, put together."""
+        """Return the averaged metrics of the clients that trained."""
         return self.train_metrics_aggr_fn(replies, self.weighted_by_key)
 
     def evaluate_metrics(self, replies: list[RecordDict]) -> MetricRecord:
-        """Return the metrics of the clients that evaluated, put together."""
+        """Return the averaged metrics of the clients that evaluated."""
         return self.evaluate_metrics_aggr_fn(replies, self.weighted_by_key)
 
     def describe(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Checkpoints: the whole state of a run in one file, written whole or not at all."""
+"""Checkpoints: the state of a run in one file, written atomically."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.optimizers import OptimizerState
 from flasc_flwr.core.ranges import integer
 from flasc_flwr.core.traffic import Direction, Sent, Traffic
-from flasc_flwr.flower.state.run_state import ServerState
+from flasc_flwr.flower.state.run_state import RunState
 
 _MAGIC = b"flasc-checkpoint-1\n"
 _DIGEST = hashlib.sha256().digest_size
@@ -29,7 +29,7 @@ _KEPT = 2
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used, and what can be instead."""
+    """A checkpoint that cannot be used, and which one can."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,17 +41,17 @@ class Checkpoint:
     round : int
         The last round that is in it.
     settings : dict[str, Any]
-        What the run was configured with.
-    state : ServerState
-        All that the run knew.
+        Settings of the run.
+    state : RunState
+        State of the run.
     """
 
     round: int
     settings: dict[str, Any]
-    state: ServerState
+    state: RunState
 
     def to_bytes(self) -> bytes:
-        """Return the checkpoint as it is written: magic, checksum, content."""
+        """Return the bytes of the file: magic, checksum, content."""
         state = self.state
         arrays: dict[str, NDArray[Any]] = {"vector": state.vector}
         arrays |= {f"moment/{n}": m for n, m in state.optimizer.moments.items()}
@@ -84,10 +84,10 @@ class Checkpoint:
         Raises
         ------
         CheckpointError
-            If it is none, or damaged.
+            If it is not a checkpoint, or damaged.
         """
         if not data.startswith(_MAGIC):
-            raise CheckpointError("it does not begin like a checkpoint")
+            raise CheckpointError("it does not start like a checkpoint")
         digest = data[len(_MAGIC) : len(_MAGIC) + _DIGEST]
         content = data[len(_MAGIC) + _DIGEST :]
         if hashlib.sha256(content).digest() != digest:
@@ -99,7 +99,7 @@ class Checkpoint:
             (int(size), float(density)): arrays[f"support/{i}"]
             for i, (size, density) in enumerate(known["supports"])
         }
-        state = ServerState(
+        state = RunState(
             layout=Layout.from_json(known["layout"]),
             vector=arrays["vector"],
             optimizer=OptimizerState(
@@ -115,12 +115,12 @@ class Checkpoint:
         return cls(known["round"], known["settings"], state)
 
     def require(self, settings: Mapping[str, Any], layout: Layout) -> None:
-        """Check that a run with `settings` and `layout` may go on from here.
+        """Check that a run with `settings` and `layout` may resume from here.
 
         Raises
         ------
         CheckpointError
-            With the first difference.
+            Names the first difference.
         """
         self.require_settings({**dict.fromkeys(self.settings), **settings})
         for ours, theirs in zip(
@@ -137,44 +137,44 @@ class Checkpoint:
             )
 
     def require_settings(self, settings: Mapping[str, Any]) -> None:
-        """Check that `settings`, some of a run's or all, are the checkpoint's, too.
+        """Check that `settings`, all of a run's or some, equal the checkpoint's.
 
         Raises
         ------
         CheckpointError
-            With the first difference.
+            Names the first difference.
         """
-        # As JSON has them: what was written is compared with what would be.
+        # In JSON types, as they were written.
         wanted = json.loads(json.dumps(dict(settings)))
         for key, ours in sorted(wanted.items()):
             theirs = self.settings.get(key)
             if ours != theirs:
                 raise CheckpointError(
-                    f"the checkpoint has {key} = {theirs!r}, this run has {ours!r}: a "
-                    "run goes on with the settings that it began with"
+                    f"the checkpoint has {key} = {theirs!r}, this run has {ours!r}: "
+                    "a run resumes with the settings that it started with"
                 )
 
 
-def plain(value: Any) -> Any:
-    """Return settings as JSON has them: dataclasses by field, functions by name."""
+def as_json(value: Any) -> Any:
+    """Return settings in JSON types: dataclasses by field, functions by name."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+        return {f.name: as_json(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
+        return [as_json(one) for one in value]
     if isinstance(value, frozenset):
         return sorted(str(one) for one in value)
     return getattr(value, "__name__", value)
 
 
 class Checkpoints:
-    """Writes the state of a run after every so many rounds.
+    """Writes the state of a run every few rounds.
 
     Parameters
     ----------
     folder : Path
-        Where; the newest two are kept.
+        The folder; the newest two checkpoints are kept.
     every : int
-        Rounds between two.
+        Rounds between two checkpoints.
     """
 
     def __init__(self, folder: Path, every: int) -> None:
@@ -205,10 +205,10 @@ def _traffic(entries: list[dict[str, Any]]) -> Traffic:
 
 
 def write(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint into a folder, and keep the one before it.
+    """Write a checkpoint into a folder, and keep the previous one.
 
     The file appears under its name only when all of it is on the disk: a machine that
-    stops at any moment leaves the checkpoints that were there.
+    stops at any moment leaves the previous checkpoints intact.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _NAME.format(checkpoint.round)
@@ -235,13 +235,13 @@ def read(path: Path) -> Checkpoint:
     Raises
     ------
     CheckpointError
-        If there is none, or it is damaged; it then names the one before it, if that
-        is whole.
+        If there is none, or it is damaged; the message names the previous one if that
+        is intact.
     """
     if path.is_dir():
         checkpoints = found(path)
         if not checkpoints:
-            raise CheckpointError(f"there is no checkpoint in {str(path)!r}")
+            raise CheckpointError(f"{str(path)!r} has no checkpoint")
         path = checkpoints[-1]
     try:
         return Checkpoint.from_bytes(path.read_bytes())
@@ -259,12 +259,12 @@ def _offer(damaged: Path) -> str:
             Checkpoint.from_bytes(older.read_bytes())
         except (OSError, ValueError):
             continue
-        return f"; the one before it is whole: {str(older)!r}"
-    return "; there is no whole one before it"
+        return f"; the previous one is intact: {str(older)!r}"
+    return "; there is no intact one before it"
 
 
 def _sync(folder: Path) -> None:
-    """Make a renaming in a folder last, where the system lets a folder be opened."""
+    """Flush a rename in a folder to the disk, if the system can open folders."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)

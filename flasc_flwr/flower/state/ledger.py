@@ -1,17 +1,18 @@
-"""The ledger of one round: what was sent, kept and refused, and the round's row."""
+"""The ledger of one round: what was sent, kept and rejected; the round's row."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from logging import WARNING
 from typing import Any
 
 import numpy as np
 from flwr.app import Message, Metadata
 
+from flasc_flwr.core.aggregation import Contribution
 from flasc_flwr.core.layout import Layout
-from flasc_flwr.core.sparsity import SparseVector
 from flasc_flwr.core.traffic import Direction, Sent, Traffic
 from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.state.phases import Phases
@@ -22,30 +23,28 @@ _NOTHING = Layout(())
 
 
 class Ledger:
-    """Notes everything that happens in one round.
+    """Counts everything that happens in one round.
 
     Attributes
     ----------
     round : int
         The server round.
-    phases : Phases
-        Where its seconds go.
     kept : Kept
-        What its updates held of each tensor.
+        Which fraction of each tensor its updates had.
 
     Parameters
     ----------
     round : int
         The server round; 0 before the first.
     traffic : Traffic
-        Where the bytes are added.
+        The run's traffic, to which this round's is added.
     layout : Layout
-        Layout of the adapter; without tensors before there is one.
+        Layout of the adapter; empty before the run has one.
     """
 
     def __init__(self, round: int, traffic: Traffic, layout: Layout = _NOTHING) -> None:
         self.round = round
-        self.phases = Phases()
+        self._phases = Phases()
         self.kept = Kept(layout)
         self._size = layout.size
         self._traffic = traffic
@@ -58,8 +57,12 @@ class Ledger:
         self._asked: list[Metadata] = []
         self._metrics: dict[str, Any] = {}
 
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """Count the time in here as spent in one phase of the round."""
+        return self._phases.of(name)
+
     def sent(self, messages: Sequence[Message], names: Sequence[str]) -> None:
-        """Count messages that go out, each to the client of the same index."""
+        """Count messages sent, each to the client of the same index."""
         nodes = [message.metadata.dst_node_id for message in messages]
         self._names.update(zip(nodes, names, strict=True))
         self._asked += [message.metadata for message in messages]
@@ -69,44 +72,45 @@ class Ledger:
             self._count(message, name, size, Direction.DOWN)
 
     def introduced(self, names: Mapping[int, str]) -> None:
-        """Note by which names nodes are to be counted, from the round's begin on."""
+        """Set the names under which nodes are counted, also earlier in this round."""
         self._names.update(names)
         self._traffic.rename(
             self.round, {str(node): name for node, name in names.items()}
         )
 
     def received(self, reply: Message) -> None:
-        """Count a reply that came in."""
+        """Count a reply."""
         self._count(reply, self._name(reply), message_bytes([reply])[0], Direction.UP)
 
     def rejected(self, reply: Message, reason: str) -> None:
-        """Note a reply that is not used, and why."""
+        """Note a rejected reply, and why."""
         client = self._name(reply)
         node = self._node(reply)
         self._failures.append({"client": client, "node": node, "reason": reason})
-        log(WARNING, "Reply of client %s (%d) is not used: %s", client, node, reason)
+        log(WARNING, "Rejected reply of client %s (%d): %s", client, node, reason)
 
     def downloaded(self, kept: float, dead: int) -> None:
-        """Note what one training message carried.
+        """Count what one training message carried.
 
         Parameters
         ----------
         kept : float
             Fraction of the whole adapter's entries.
         dead : int
-            Modules that arrive with both factors zero.
+            Number of modules that arrive with both factors zero.
         """
         self._kept[Direction.DOWN].append(kept)
         self._dead = max(dead, self._dead or 0)
 
-    def uploaded(self, update: SparseVector, rank: int) -> None:
-        """Note an update that was aggregated, in terms of the whole adapter."""
+    def uploaded(self, contribution: Contribution) -> None:
+        """Count an update that is aggregated."""
+        update = contribution.update
         self._kept[Direction.UP].append(update.kept / update.size)
-        self._ranks[rank] += 1
+        self._ranks[contribution.rank] += 1
         self.kept.add(update)
 
     def skip(self) -> None:
-        """Note that the round had too few replies for a step."""
+        """Note that the round had too few valid replies for a step."""
         self._skipped = True
 
     def measured(self, metrics: Mapping[str, Any]) -> None:
@@ -116,11 +120,10 @@ class Ledger:
     def row(self) -> dict[str, Any]:
         """Return the round's row of the history.
 
-        ``accuracy`` and ``loss`` are null where nothing was evaluated.
-        ``dead_modules`` counts the modules that came to a client with both factors
-        zero, at the client that received the most of them; ``ranks`` how many
-        clients had which. ``dense_float32_bytes`` is what the same messages would
-        have been with nothing but ``4 * N`` bytes for each adapter in them.
+        ``accuracy`` and ``loss`` are null if nothing was evaluated. ``dead_modules`` is
+        the largest number of modules that any client received with both factors zero.
+        ``ranks`` counts clients by rank. ``dense_float32_bytes`` is what the same
+        messages would weigh with ``4 * N`` bytes for each adapter and nothing else.
         """
         return {
             "round": self.round,
@@ -140,11 +143,11 @@ class Ledger:
             "replies": len(self._kept[Direction.UP]),
             "failures": self._failures,
             "skipped": self._skipped,
-            **self.phases.seconds(),
+            **self._phases.seconds(),
         }
 
     def _node(self, reply: Message) -> int:
-        """Return whose reply it is: for a node that is away, the SuperLink answers."""
+        """Return the node of a reply: the SuperLink replies for a node that is away."""
         node = reply.metadata.src_node_id
         if node in self._names:
             return node

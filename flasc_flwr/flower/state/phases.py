@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 PHASES = ("select", "clients", "aggregate", "evaluate")
-"""Choosing and encoding, waiting for replies, taking them in, evaluating."""
+"""Selecting and encoding, waiting for replies, aggregating them, evaluating."""
 
 
 class Phases:
-    """A stopwatch with a hand for each phase, and one for all that is between."""
+    """A stopwatch for each phase, and one for the time between."""
 
     def __init__(self) -> None:
         self._seconds = dict.fromkeys((*PHASES, ""), 0.0)
@@ -20,7 +20,7 @@ class Phases:
 
     @contextmanager
     def of(self, phase: str) -> Iterator[None]:
-        """Count the time in here as of `phase`, and not as of one around it."""
+        """Count the time in here for `phase`, and not for a phase around it."""
         around = self._turn_to(phase)
         try:
             yield
@@ -28,7 +28,7 @@ class Phases:
             self._turn_to(around)
 
     def seconds(self) -> dict[str, float]:
-        """Return ``seconds_PHASE`` for every phase, and ``seconds``: of all."""
+        """Return ``seconds_PHASE`` for every phase, and ``seconds``, the total."""
         self._turn_to(self._now)
         return {
             **{f"seconds_{phase}": round(self._seconds[phase], 3) for phase in PHASES},

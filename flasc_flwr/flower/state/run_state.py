@@ -1,4 +1,4 @@
-"""The server's state: all that a run knows, in one place."""
+"""The state of a run: everything that changes, in one place."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from flasc_flwr.core.traffic import Traffic
 
 
 @dataclass
-class ServerState:
-    """What changes while a run goes on. Random draws are seeded by the round number.
+class RunState:
+    """Everything that changes during a run. Random draws are seeded by the round.
 
     Attributes
     ----------
     layout : Layout
         Layout of the adapter.
     vector : NDArray[np.float32], shape (N,)
-        The server vector, always dense: masks only ever act on what is sent.
+        The server vector, always dense: masks act on what is sent.
     optimizer : OptimizerState
         State of the server optimizer.
     supports : Supports
-        Supports that were chosen once and are kept.
+        Supports that were selected once and stay.
     ranks : dict[str, int]
-        Ranks that the server gave, or clients came down to, by client.
+        Ranks that the server assigned, by client.
     merged : Merged
         What was merged into the backbone.
     privacy : dict[str, Any]
-        What a private run has spent, and its clipping norm; as JSON has it.
+        What a private run has spent, and its clipping norm, in JSON types.
     traffic : Traffic
         Every message so far.
     history : list[dict[str, Any]]
-        One row a round, round 0 being what was before the first.
+        One row for each round; round 0 is before the first.
     """
 
     layout: Layout

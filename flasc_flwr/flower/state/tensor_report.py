@@ -1,4 +1,4 @@
-"""What was kept of each tensor, and the bits that it took."""
+"""The report by tensor: which fraction was kept, and its bits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flasc_flwr.core.traffic import Direction, Traffic
 
 
 class Kept:
-    """Adds up how many entries of each tensor came in with a round's updates.
+    """Counts the entries of each tensor in a round's updates.
 
     Parameters
     ----------
@@ -49,33 +49,33 @@ def by_tensor(
     traffic: Traffic,
     round: int,
 ) -> dict[str, Any]:
-    """Return what ``tensors.json`` holds.
+    """Return the content of ``tensors.json``.
 
     Parameters
     ----------
     layout : Layout
         Layout of the whole adapter.
     download : SparseVector
-        What a client receives now, in terms of the whole adapter...
+        What a client receives now, in terms of the whole adapter.
     payload : int
-        ... and its bytes, encoded.
+        Its bytes when encoded.
     value_format : str
         Value format of the payloads.
     uploads : Kept
         The updates of the last round.
     traffic : Traffic
-        The run's messages, and of them...
+        The run's messages.
     round : int
-        ... those of this round.
+        Round whose uploads are reported.
 
     Returns
     -------
     dict[str, Any]
         ``tensors``: name, shape, entries, ``kept_down`` of the download, ``kept_up``
         as a mean over the updates, and ``bits_down``: bits per parameter of the
-        tensor's part of the download, encoded alone and without a payload's header.
-        ``bits_per_parameter``: 8 times the bytes of a whole payload, by N, either
-        way; null for uploads where there were none.
+        tensor's part of the download, encoded separately and without a header.
+        ``bits_per_parameter``: 8 times the bytes of a payload divided by N, each way;
+        null for uploads if there were none.
     """
     counts = layout.counts(download.positions)
     sent_up = [

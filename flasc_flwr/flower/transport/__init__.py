@@ -1,8 +1,9 @@
-"""SparseTransport: what travels between any Flower strategy and its clients.
+"""The parts of SparseTransport: what travels between a strategy and its clients.
 
-From the bottom up: a `parcel` is an ArrayRecord as it travels, and `base` what the
-update in a parcel is added to. On the client, `answer` opens what comes and packs what
-goes. On the server, `dispatch` encodes the content of messages, a `round_trip` is one
-exchange of messages, `streaming` reduces replies one by one, and `strategy` puts it all
-around the inner strategy; `grid` does so for one that runs a loop of its own.
+From the bottom up: `form` says which arrays of an ArrayRecord the payload holds, and
+`parcel` packs and opens such a record. On the client, `client` decodes what arrives and
+encodes the reply. On the server, `encoded_content` encodes what a strategy sends,
+`incoming_reply` reads one reply, `round_trip` does both for all messages of a round,
+and `streaming_mean` averages replies one by one. `encoding_grid` is for strategies that
+run their own round loop.
 """

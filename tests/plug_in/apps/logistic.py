@@ -1,4 +1,4 @@
-"""A Flower app as people write them: scikit-learn's logistic regression."""
+"""A typical Flower app: scikit-learn's logistic regression."""
 
 import warnings
 from functools import cache

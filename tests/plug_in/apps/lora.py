@@ -1,4 +1,4 @@
-"""A Flower app as people write them: PEFT's LoRA on a small backbone."""
+"""A typical Flower app: PEFT's LoRA on a small backbone."""
 
 from functools import cache
 

@@ -1,9 +1,9 @@
-"""A grid that encodes what is pushed, and decodes what is pulled."""
+"""A Flower Grid that encodes the messages it sends and decodes the replies."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
@@ -11,29 +11,30 @@ from flwr.serverapp import Grid
 from flasc_flwr.flower.compat import NodeInfo, Run
 from flasc_flwr.flower.transport.round_trip import RoundTrip
 
-if TYPE_CHECKING:
-    from flasc_flwr.flower.sparse_transport import SparseTransport
 
-
-class TransportGrid(Grid):
-    """A grid for strategies that run a loop of their own.
+class EncodingGrid(Grid):
+    """A grid for strategies that run their own round loop.
 
     Parameters
     ----------
     grid : Grid
-        The grid that really sends.
-    transport : SparseTransport
-        How arrays travel.
+        The grid that sends the messages.
+    make_round_trip : Callable[[Iterable[Message], int], RoundTrip]
+        Encodes messages, given the round that their bytes are counted in.
     """
 
-    def __init__(self, grid: Grid, transport: SparseTransport) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        make_round_trip: Callable[[Iterable[Message], int], RoundTrip],
+    ) -> None:
         self._grid = grid
-        self._transport = transport
+        self._make_round_trip = make_round_trip
         self._round = 0
         self._trips: dict[str, RoundTrip] = {}
 
     def __getattr__(self, name: str) -> Any:
-        """Give whatever else the grid has."""
+        """Return any other attribute of the grid."""
         return getattr(self._grid, name)
 
     def set_run(self, run: Run) -> None:
@@ -63,41 +64,41 @@ class TransportGrid(Grid):
         return self._grid.get_node_ids()
 
     def get_nodes(self) -> Iterable[NodeInfo]:
-        """Return what is known of the nodes."""
+        """Return what is known about the nodes."""
         return self._grid.get_nodes()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Encode messages, and send them."""
-        trip = self._trip(messages)
+        """Encode messages and send them."""
+        trip = self._begin(messages)
         ids = list(self._grid.push_messages(trip.messages))
         self._trips |= {i: trip for i in ids}
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies that have come, decoded."""
-        replies = []
+        """Return the replies that have arrived, decoded."""
+        decoded = []
         for reply in self._grid.pull_messages(message_ids):
             trip = self._trips.pop(reply.metadata.reply_to_message_id)
-            replies += trip.restored([trip.open(reply)])
-        return replies
+            decoded += trip.restore(trip.inspect([reply]))
+        return decoded
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Send messages, encoded, and return the replies to them, decoded."""
-        trip = self._trip(messages)
+        """Encode messages, send them, and return the decoded replies."""
+        trip = self._begin(messages)
         replies = self._grid.send_and_receive(trip.messages, timeout=timeout)
-        restored = trip.restored([trip.open(reply) for reply in replies])
+        decoded = trip.restore(trip.inspect(replies))
         trip.report()
-        return restored
+        return decoded
 
-    def _trip(self, messages: Iterable[Message]) -> RoundTrip:
-        """Begin an exchange; a new round begins with messages to be trained."""
+    def _begin(self, messages: Iterable[Message]) -> RoundTrip:
+        """Begin a round trip; each batch with a train message is a new round."""
         messages = list(messages)
-        if any(_trains(message) for message in messages):
+        if any(_asks_for_training(message) for message in messages):
             self._round += 1
-        return self._transport.round_trip(messages, self._round)
+        return self._make_round_trip(messages, self._round)
 
 
-def _trains(message: Message) -> bool:
+def _asks_for_training(message: Message) -> bool:
     return message.metadata.message_type.partition(".")[0] == MessageType.TRAIN

@@ -1,4 +1,4 @@
-"""Work done in threads, a little ahead of who needs it."""
+"""A map in threads that keeps the order and holds few results at a time."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_MOST = 8
+_MAX_THREADS = 8
 
 
-def ahead(
+def parallel_map(
     function: Callable[[Item], Result], items: Iterable[Item]
 ) -> Iterator[Result]:
-    """Yield ``function(item)`` for each item, in their order.
+    """Yield ``function(item)`` for each item, in order.
 
-    One thread for each processor, eight at most, works on the next ones. No more
-    results than that wait to be taken, so that their memory stays bounded.
+    Uses one thread per processor, at most eight, which work ahead of the caller. No
+    more results than threads wait to be consumed, so memory stays bounded.
     """
-    workers = min(_MOST, _processors())
+    threads = min(_MAX_THREADS, _processors())
     waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         for item in items:
             waiting.append(pool.submit(function, item))
-            if len(waiting) > workers:
+            if len(waiting) > threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

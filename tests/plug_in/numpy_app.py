@@ -1,4 +1,4 @@
-"""A numpy app whose arrays are of every kind, for the tests of what travels."""
+"""A numpy app with arrays of every dtype, run with and without SparseTransport."""
 
 import copy
 import random
@@ -9,12 +9,19 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
 from flasc_flwr import SparseTransport, flasc_mod
+from flasc_flwr.core.layout import Layout
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import array_record, arrays_of
 
+SPARSE = ("weight", "double", "half")
+"""Those of the mixed arrays that the payload holds."""
+
+WHOLE = ("counter", "bias", "mask", "variance")
+"""Those that travel whole."""
+
 
 def mixed(seed=0):
-    """Return arrays of every dtype, in an order that no rule would choose."""
+    """Return arrays of every dtype, in no particular order."""
     rng = np.random.default_rng(seed)
     return {
         "counter": np.array(3, np.int64),
@@ -27,13 +34,19 @@ def mixed(seed=0):
     }
 
 
+def flat(arrays):
+    """Return the arrays in the payload as one vector."""
+    layout = Layout.of({name: mixed()[name] for name in SPARSE})
+    return layout.flatten({name: arrays[name] for name in SPARSE})
+
+
 def floats():
-    """Return those of the arrays that every strategy can compute with."""
+    """Return the floating-point arrays, which every strategy can average."""
     return {name: a for name, a in mixed().items() if a.dtype.kind == "f"}
 
 
 def step(arrays, client, current):
-    """Stand in for training: a seeded step; counters count, the rest stays."""
+    """Stand in for training: a seeded step; counters count, the rest is unchanged."""
     rng = np.random.default_rng([client, current])
     moved = {}
     for name, array in arrays.items():
@@ -47,9 +60,9 @@ def step(arrays, client, current):
 
 
 def client_app(train=step, mods=(flasc_mod,), reply_key="arrays", examples=None):
-    """Return an app around a function of its arrays, client and round.
+    """Return an app that trains with a function of its arrays, client and round.
 
-    `train` may return a whole RecordDict for a reply of another kind.
+    `train` may return a RecordDict instead of arrays, as the content of its reply.
     """
     app = ClientApp(mods=list(mods))
 
@@ -74,8 +87,33 @@ def client_app(train=step, mods=(flasc_mod,), reply_key="arrays", examples=None)
     return app
 
 
+class NotingFedAvg(FedAvg):
+    """Notes each reply's node and error. Reads replies, so they are not streamed."""
+
+    def aggregate_train(self, server_round, replies):
+        replies = list(replies)
+        self.outcomes = sorted(
+            (
+                reply.metadata.src_node_id,
+                reply.error.reason if reply.has_error() else "",
+            )
+            for reply in replies
+        )
+        return super().aggregate_train(server_round, replies)
+
+
+def all_replies(kind):
+    """Return a subclass that does the same, but is given all replies together."""
+
+    class Subclass(kind):
+        def aggregate_train(self, server_round, replies):
+            return super().aggregate_train(server_round, list(replies))
+
+    return Subclass
+
+
 class RecordingGrid(LocalGrid):
-    """Keeps what travels, as it travelled."""
+    """Keeps all messages as they travelled: `down` to the clients, `up` from them."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -93,14 +131,15 @@ class RecordingGrid(LocalGrid):
 
 
 def snapshot(message):
+    """Return a copy that keeps its records when the message's are replaced."""
     kept = copy.copy(message)
     if message.has_content():
         kept.content = RecordDict(dict(message.content))
     return kept
 
 
-def start(app=None, inner=None, *, arrays=None, nodes=4, rounds=1, **settings):
-    """Run a transport; return it, the grid with what travelled, and the result."""
+def run_wrapped(app=None, inner=None, *, arrays=None, nodes=4, rounds=1, **settings):
+    """Run a SparseTransport; return it, the grid with all messages, and the result."""
     random.seed(0)
     grid = RecordingGrid(app or client_app(), nodes)
     transport = SparseTransport(inner or FedAvg(), **settings)
@@ -109,8 +148,10 @@ def start(app=None, inner=None, *, arrays=None, nodes=4, rounds=1, **settings):
     return transport, grid, result
 
 
-def plainly(train=step, inner=None, *, arrays=None, nodes=4, rounds=1, **app_settings):
-    """Run the same without transport and mod."""
+def run_unwrapped(
+    train=step, inner=None, *, arrays=None, nodes=4, rounds=1, **app_settings
+):
+    """Run the same without SparseTransport and flasc_mod; return the result."""
     random.seed(0)
     app = client_app(train, mods=(), **app_settings)
     record = arrays if isinstance(arrays, ArrayRecord) else array_record(mixed())

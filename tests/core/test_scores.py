@@ -55,8 +55,8 @@ def test_a_quota_gives_every_tensor_its_share():
 
 @pytest.mark.parametrize("quota", ["none", "tensor"])
 def test_a_whole_head_does_not_compete(quota):
-    ranking = Scoring(quota=quota, whole_head=True)
-    ours = kept(ranking.largest(LAYOUT, VECTOR, 0.25))
+    scoring = Scoring(quota=quota, whole_head=True)
+    ours = kept(scoring.largest(LAYOUT, VECTOR, 0.25))
     assert ours["classifier.weight"] == ours["classifier.bias"] == 1
     factors = LAYOUT.size - 24
     rest = sum(
@@ -67,12 +67,12 @@ def test_a_whole_head_does_not_compete(quota):
 
 
 def test_density_one_keeps_all_that_is_not_zero():
-    for ranking in (Scoring(), Scoring(score="fan-in", quota="tensor")):
-        ours = ranking.largest(LAYOUT, VECTOR, 1.0)
+    for scoring in (Scoring(), Scoring(score="fan-in", quota="tensor")):
+        ours = scoring.largest(LAYOUT, VECTOR, 1.0)
         np.testing.assert_array_equal(ours.densify(), VECTOR)
 
 
-def test_unknown_names_are_told():
+def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="score must be one of"):
         Scoring(score="size")
     with pytest.raises(ValueError, match="quota must be one of"):

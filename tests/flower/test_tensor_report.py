@@ -1,4 +1,4 @@
-"""What tensors.json says of a vector that is known."""
+"""The tensor report of a known vector."""
 
 import numpy as np
 import pytest

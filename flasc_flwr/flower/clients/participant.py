@@ -1,0 +1,26 @@
+"""A client that takes part in a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flasc_flwr.core.methods.budget import Budget
+
+
+@dataclass(frozen=True, kw_only=True)
+class Participant:
+    """A client that takes part in a run.
+
+    Attributes
+    ----------
+    node_id : int
+        Flower's id of the node.
+    name : str
+        Name of the client, equal in every run.
+    budget : Budget
+        What it may use: its own budget in the roster, this turn's in a cohort.
+    """
+
+    node_id: int
+    name: str
+    budget: Budget

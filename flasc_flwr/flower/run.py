@@ -1,0 +1,245 @@
+"""A run: everything that its rounds work with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from logging import WARNING
+from typing import TypedDict
+
+from flwr.app import ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result
+
+from flasc_flwr.core.aggregation import Aggregate, Aggregator
+from flasc_flwr.core.methods.budget import Budget
+from flasc_flwr.core.traffic import Traffic
+from flasc_flwr.flower.clients.exchange import exchange
+from flasc_flwr.flower.clients.guard import Guard
+from flasc_flwr.flower.clients.participant import Participant
+from flasc_flwr.flower.clients.roster import Roster
+from flasc_flwr.flower.clients.sampling import Sampling
+from flasc_flwr.flower.compat import log
+from flasc_flwr.flower.privacy.private import Private
+from flasc_flwr.flower.server.downloads import Download
+from flasc_flwr.flower.server.evaluation import EvaluateFn, evaluate_received
+from flasc_flwr.flower.server.inbox import Inbox
+from flasc_flwr.flower.server.messages import make_messages
+from flasc_flwr.flower.server.records import Records
+from flasc_flwr.flower.server.server_vector import ServerVector
+from flasc_flwr.flower.state.ledger import Ledger
+from flasc_flwr.flower.wire import Instructions
+
+
+class Waiting(TypedDict):
+    """How :func:`~.exchange` waits for replies."""
+
+    enough: int | None
+    waiting: Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(kw_only=True)
+class Run:
+    """Everything that the rounds of a run work with.
+
+    Attributes
+    ----------
+    grid : Grid
+        Reaches the clients.
+    server : ServerVector
+        The server vector and its method.
+    sampling : Sampling
+        How cohorts are drawn.
+    guard : Guard
+        Which updates are let in.
+    private : Private, optional
+        Clips updates and adds noise to their sum, in a private run.
+    records : Records
+        Keys in messages, and how clients' metrics are averaged.
+    uniform : bool
+        Whether every client has weight 1, or its number of examples.
+    timeout : float
+        Seconds to wait for the replies of a round, and for enough nodes.
+    train_config, evaluate_config : ConfigRecord
+        Sent to the clients.
+    evaluate_fn : EvaluateFn, optional
+        Evaluates arrays at the server.
+    evaluate_at : Callable[[int], bool]
+        Whether a round is evaluated at the server.
+    result : Result
+        Filled with metrics, as Flower's strategies do.
+    """
+
+    grid: Grid
+    server: ServerVector
+    sampling: Sampling
+    guard: Guard
+    private: Private | None
+    records: Records
+    uniform: bool
+    timeout: float
+    train_config: ConfigRecord
+    evaluate_config: ConfigRecord
+    evaluate_fn: EvaluateFn | None
+    evaluate_at: Callable[[int], bool]
+    result: Result
+    ledger: Ledger = field(default_factory=lambda: Ledger(0, Traffic()))
+
+    def __post_init__(self) -> None:
+        """Begin with clients that have not introduced themselves."""
+        self._roster = Roster(self.server.allotment.of)
+
+    def open_round(self, current: int) -> None:
+        """Begin a round's row, once enough clients are online."""
+        state = self.server.state
+        self.ledger = Ledger(current, state.traffic, state.layout)
+        self._online()
+
+    def sample(self, current: int) -> list[Participant]:
+        """Return the clients that train in a round, with this turn's budgets."""
+        private = self.private
+        sampling = private.sampling(self.sampling) if private else self.sampling
+        drawn = sampling.training(
+            self._online(), current, everyone=self.server.assigns_ranks
+        )
+        if private:
+            private.open_round(current, len(drawn), sampling.fraction_train)
+        return self._with_budgets(drawn)
+
+    def training_messages(
+        self, cohort: list[Participant], downloads: Mapping[Budget, Download]
+    ) -> list[Message]:
+        """Return what each client is to train."""
+        clip_norm = self.private.client_clip_norm if self.private else None
+        for client in cohort:
+            download = downloads[client.budget]
+            self.ledger.downloaded(download.kept, download.dead_modules)
+        return self._messages(
+            cohort,
+            downloads,
+            MessageType.TRAIN,
+            self.train_config,
+            partial(self.server.instructions, clip_norm=clip_norm),
+        )
+
+    def inbox(self, cohort: Iterable[Participant]) -> Inbox:
+        """Return what reads the replies of a cohort."""
+        return Inbox(
+            asked={client.node_id: client for client in cohort},
+            server=self.server,
+            guard=self.guard,
+            private=self.private,
+            weighted_by_key=self.records.weighted_by_key,
+            uniform=self.uniform,
+            ledger=self.ledger,
+        )
+
+    def waiting(self, cohort: list[Participant] | None = None) -> Waiting:
+        """Return how long to wait for the replies of a cohort that trains."""
+        return {
+            "enough": None if cohort is None else self.sampling.enough(cohort),
+            "waiting": partial(self.ledger.phase, "clients"),
+        }
+
+    def has_enough(self, aggregator: Aggregator) -> bool:
+        """Return whether a round has enough updates for a step; note it if not."""
+        fewest = self.guard.min_replies
+        if self.private:
+            fewest = self.private.fewest(fewest)
+        if aggregator.count >= fewest:
+            return True
+        log(
+            WARNING,
+            "Round %d skipped: %d valid replies, at least %d needed",
+            self.ledger.round,
+            aggregator.count,
+            fewest,
+        )
+        self.ledger.skip()
+        return False
+
+    def release(self, aggregator: Aggregator) -> Aggregate:
+        """Return the cohort's aggregate; in a private run with noise, accounted for."""
+        if not self.private:
+            return aggregator.result()
+        aggregate, spent = self.private.release(
+            aggregator, size=self.server.state.layout.size
+        )
+        self.ledger.measured(spent)
+        return aggregate
+
+    def report_training(self, current: int, metrics: list[RecordDict]) -> None:
+        """Note what clients measured while they trained, averaged.
+
+        Not in a private run: these numbers have no noise.
+        """
+        if self.private or not metrics:
+            return
+        averaged = self.records.train_metrics(metrics)
+        self.ledger.measured({f"train_{name}": averaged[name] for name in averaged})
+        self.result.train_metrics_clientapp[current] = averaged
+
+    def evaluate_at_clients(self, current: int) -> None:
+        """Let some clients evaluate what they receive of the new server vector."""
+        server = self.server
+        with self.ledger.phase("select"):
+            drawn = self.sampling.evaluating(self._online(), current)
+            cohort = self._with_budgets(drawn)
+            messages = self._messages(
+                cohort,
+                {client.budget: server.encode(client.budget) for client in cohort},
+                MessageType.EVALUATE,
+                self.evaluate_config,
+                lambda budget: Instructions(init_seed=server.init_seed),
+            )
+        with self.ledger.phase("aggregate"):
+            replies = exchange(self.grid, messages, self.timeout, **self.waiting())
+            metrics = self.inbox(cohort).metrics_in(replies)
+            if not metrics:
+                return
+            averaged = self.records.evaluate_metrics(metrics)
+        self.ledger.measured({f"clients_{name}": averaged[name] for name in averaged})
+        self.result.evaluate_metrics_clientapp[current] = averaged
+
+    def evaluate_at_server(self, current: int) -> None:
+        """Evaluate what clients receive, and the dense server vector, if it is due."""
+        if self.evaluate_fn and self.evaluate_at(current):
+            with self.ledger.phase("evaluate"):
+                metrics = evaluate_received(self.server, current, self.evaluate_fn)
+            self.ledger.measured(metrics)
+            self.result.evaluate_metrics_serverapp[current] = MetricRecord(metrics)
+
+    def _online(self) -> list[Participant]:
+        return self._roster.present(
+            self.grid,
+            self.ledger,
+            at_least=self.sampling.min_available_nodes,
+            timeout=self.timeout,
+        )
+
+    def _with_budgets(self, drawn: list[Participant]) -> list[Participant]:
+        """Return the clients, each with its budget of this turn."""
+        return [replace(one, budget=self.server.budget_of(one)) for one in drawn]
+
+    def _messages(
+        self,
+        cohort: list[Participant],
+        downloads: Mapping[Budget, Download],
+        message_type: str,
+        config: ConfigRecord,
+        instructions_for: Callable[[Budget], Instructions],
+    ) -> list[Message]:
+        messages = make_messages(
+            cohort,
+            downloads,
+            self.server.downloads.merged_record,
+            message_type,
+            server_round=self.ledger.round,
+            instructions_for=instructions_for,
+            config=config,
+            records=self.records,
+        )
+        self.ledger.sent(messages, [client.name for client in cohort])
+        return messages

@@ -1,0 +1,93 @@
+"""The settings of a server vector: built from, logged, and shared by resumed runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flasc_flwr.core.codec import VALUE_FORMATS
+from flasc_flwr.core.methods.allotment import Allotment
+from flasc_flwr.core.methods.budget import Budget
+from flasc_flwr.core.methods.method import Method
+from flasc_flwr.core.methods.rank_assignment import ValidationRanks
+from flasc_flwr.core.methods.schedules import Decay
+from flasc_flwr.core.optimizers import SERVER_OPTIMIZERS, ServerOptimizer, Sgd
+from flasc_flwr.core.ranges import choice
+from flasc_flwr.flower.server.server_vector import ServerVector
+from flasc_flwr.flower.state.checkpoint import as_json
+
+
+def build(
+    method: Method,
+    budget: Budget,
+    *,
+    decay: Decay,
+    values: str,
+    optimizer: ServerOptimizer | None,
+    seed: int,
+    validation: ValidationRanks | None,
+) -> ServerVector:
+    """Return the server vector of a run; the arguments are those of ``Flasc``.
+
+    Raises
+    ------
+    ValueError
+        If they do not fit the method.
+    """
+    choice("auto", *VALUE_FORMATS).require("values", values)
+    optimizer = optimizer or SERVER_OPTIMIZERS[method.server_optimizer]()
+    if method.replaces_factors and optimizer != Sgd():
+        raise ValueError(
+            f"server_optimizer must be {Sgd()} with method {method.name!r}, which "
+            f"replaces the factors every round, got {optimizer}"
+        )
+    if method.rank_assignment != "validation":
+        validation = None
+    elif validation is None:
+        raise ValueError(
+            f"method {method.name!r} assigns ranks by validation loss and needs "
+            "validation=ValidationRanks(loss_of=...), got None"
+        )
+    return ServerVector(
+        allotment=Allotment(
+            method=method,
+            most=budget,
+            decay=decay,
+            low_rank=validation.low_rank if validation else None,
+        ),
+        value_format=method.value_format if values == "auto" else values,
+        optimizer=optimizer,
+        seed=seed,
+        validation=validation,
+    )
+
+
+def describe(server: ServerVector, weighting: str) -> list[str]:
+    """Return the settings as the first lines of a tree, for the log."""
+    method, budget = server.method, server.most
+    residual = ", with exact residual" if method.exact_residual else ""
+    return [
+        f"├──> Method: {method.name} ({method.source})",
+        f"│\t├── Density in round 1: download ({budget.download_density:.4g}) | "
+        f"upload ({budget.upload_density:.4g})",
+        f"│\t├── Score: {method.scoring.score}, quota {method.scoring.quota} | "
+        f"Initial A: {method.init}",
+        f"│\t├── Tiers: {method.tiers} | Ranks: {method.rank_assignment}, "
+        f"{method.rank_scale} scale",
+        f"│\t├── Value format: {server.value_format}",
+        f"│\t├── Aggregation: {method.aggregation}{residual}",
+        f"│\t├── Server optimizer: {server.optimizer}",
+        f"│\t└── Mean: {weighting}",
+    ]
+
+
+def shared(server: ServerVector) -> dict[str, Any]:
+    """Return the settings that a resumed run must share, in JSON types."""
+    return {
+        **{f"method {key}": part for key, part in as_json(server.method).items()},
+        "budget": as_json(server.allotment.most),
+        "decay": as_json(server.allotment.decay),
+        "values": server.value_format,
+        "server_optimizer": as_json(server.optimizer),
+        "init_seed": server.init_seed,
+        "low_rank": server.allotment.low_rank,
+    }

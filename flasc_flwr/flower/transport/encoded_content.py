@@ -1,0 +1,115 @@
+"""The content of a message to clients, with its arrays encoded as parcels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flwr.app import ArrayRecord, MessageType, RecordDict
+
+from flasc_flwr.flower.transport.form import Form, sparse_arrays
+from flasc_flwr.flower.transport.parcel import pack_download
+from flasc_flwr.flower.transport.sent_record import SentRecord
+from flasc_flwr.flower.wire import CONTROL, Instructions
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransportSettings:
+    """How a SparseTransport sends arrays.
+
+    Attributes
+    ----------
+    download_density, upload_density : float
+        Fractions of the entries that are sent each way, in (0, 1].
+    value_format : str
+        Value format of both payloads.
+    whole : tuple[str, ...], optional
+        Names or patterns of the arrays that travel whole; None for the default rule of
+        :func:`~flasc_flwr.flower.transport.form.sparse_arrays`.
+    """
+
+    download_density: float
+    upload_density: float
+    value_format: str
+    whole: tuple[str, ...] | None
+
+    def is_lossless(self, density: float) -> bool:
+        """Return whether nothing is lost at a density: arrays then travel unencoded."""
+        return density == 1 and self.value_format == "float32"
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedContent:
+    """The content of one or more messages, as the strategy made it and as it travels.
+
+    Attributes
+    ----------
+    original : RecordDict
+        The content that the inner strategy made.
+    encoded : RecordDict
+        What is sent.
+    sent : dict[str, SentRecord]
+        The records that the replies' updates are added to, by key; empty unless the
+        message asks for training.
+    expects_parcels : bool
+        Whether replies are to hold parcels.
+    """
+
+    original: RecordDict
+    encoded: RecordDict
+    sent: dict[str, SentRecord]
+    expects_parcels: bool
+
+    @property
+    def needs_mod(self) -> bool:
+        """Whether a ClientApp needs flasc_mod to train on this content."""
+        return self.expects_parcels or any(
+            sent.parcel is not None for sent in self.sent.values()
+        )
+
+
+def encode_content(
+    content: RecordDict, message_type: str, settings: TransportSettings
+) -> EncodedContent:
+    """Encode the arrays of a message that asks for training or evaluation.
+
+    Only training is asked to reply with parcels: arrays in other replies are not
+    trained ones.
+    """
+    category = message_type.partition(".")[0]
+    records: dict[str, SentRecord] = {}
+    if category in (MessageType.TRAIN, MessageType.EVALUATE):
+        for key, record in content.array_records.items():
+            if sent := _encode_record(record, settings):
+                records[key] = sent
+    encoded = RecordDict(dict(content))
+    for key, sent in records.items():
+        if sent.parcel is not None:
+            encoded[key] = sent.parcel
+    if category != MessageType.TRAIN:
+        return EncodedContent(content, encoded, {}, expects_parcels=False)
+    expects_parcels = bool(records) and not settings.is_lossless(
+        settings.upload_density
+    )
+    if expects_parcels:
+        instructions = Instructions(
+            density=settings.upload_density,
+            value_format=settings.value_format,
+            sparse={key: sent.form.sparse for key, sent in records.items()},
+        )
+        encoded[CONTROL] = instructions.to_record()
+    return EncodedContent(content, encoded, records, expects_parcels)
+
+
+def _encode_record(
+    record: ArrayRecord, settings: TransportSettings
+) -> SentRecord | None:
+    """Return a record with its parcel; None if all its arrays travel whole."""
+    sparse = sparse_arrays(record, settings.whole)
+    if not sparse:
+        return None
+    form = Form.of(record, sparse)
+    density = settings.download_density
+    if settings.is_lossless(density):
+        return SentRecord(record, form, parcel=None)
+    parcel = pack_download(form, record, density, settings.value_format)
+    return SentRecord(record, form, parcel)

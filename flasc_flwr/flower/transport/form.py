@@ -1,0 +1,96 @@
+"""Which arrays of an ArrayRecord travel in the payload, and which travel whole."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+
+import numpy as np
+from flwr.app import Array, ArrayRecord
+
+from flasc_flwr.core.layout import FLOATING, Layout
+from flasc_flwr.flower.compat import SType
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """How the arrays of an ArrayRecord travel.
+
+    Attributes
+    ----------
+    names : tuple[str, ...]
+        All arrays, in the order of the ArrayRecord.
+    layout : Layout
+        Those in the payload. The others travel whole.
+    """
+
+    names: tuple[str, ...]
+    layout: Layout
+
+    @classmethod
+    def of(cls, record: ArrayRecord, sparse: Collection[int]) -> Form:
+        """Describe a record whose payload holds the arrays at the indices `sparse`."""
+        # Arrays without memory: only their shapes and dtypes matter here.
+        shapes = {
+            name: np.broadcast_to(np.zeros((), array.dtype), array.shape)
+            for index, (name, array) in enumerate(record.items())
+            if index in sparse
+        }
+        return cls(tuple(record), Layout.of(shapes))
+
+    @property
+    def sparse(self) -> tuple[int, ...]:
+        """Indices of the arrays in the payload."""
+        return tuple(i for i in range(len(self.names)) if i not in self.whole)
+
+    @cached_property
+    def whole(self) -> dict[int, str]:
+        """Names of the arrays that travel whole, by index."""
+        in_payload = {tensor.name for tensor in self.layout.tensors}
+        return {i: name for i, name in enumerate(self.names) if name not in in_payload}
+
+    def fits(self, record: ArrayRecord) -> bool:
+        """Return whether a record has these names, and these shapes in the payload."""
+        return set(record) == set(self.names) and all(
+            is_numeric(record[tensor.name])
+            and tuple(record[tensor.name].shape) == tensor.shape
+            for tensor in self.layout.tensors
+        )
+
+    def in_order(self, arrays: Mapping[str, Array]) -> ArrayRecord:
+        """Return an ArrayRecord of `arrays`, which have these names, in this order."""
+        record = ArrayRecord()
+        for name in self.names:
+            record[name] = arrays[name]
+        return record
+
+
+def is_numeric(array: Array) -> bool:
+    """Return whether an Array holds floating-point numbers that a layout may have."""
+    return array.stype == SType.NUMPY and array.dtype in FLOATING
+
+
+def sparse_arrays(record: ArrayRecord, whole: Sequence[str] | None) -> tuple[int, ...]:
+    """Return the indices of the arrays of a record that go into its payload.
+
+    These are the floating-point arrays that `whole` does not name. By default they are
+    those of two or more axes: biases, scales and running statistics are small, and
+    zeros in them do harm, as a model divides by its running variance. In a record
+    without matrices they are those of one axis.
+
+    Parameters
+    ----------
+    record : ArrayRecord
+        The arrays to be sent.
+    whole : Sequence[str], optional
+        Names of arrays that travel whole, or shell patterns such as ``*.bias``.
+    """
+    numeric = {n: a for n, a in record.items() if is_numeric(a) and 0 not in a.shape}
+    if whole is None:
+        axes = min(2, max((len(a.shape) for a in numeric.values()), default=0))
+        sparse = {name for name, a in numeric.items() if len(a.shape) >= axes}
+    else:
+        sparse = {n for n in numeric if not any(fnmatchcase(n, p) for p in whole)}
+    return tuple(i for i, name in enumerate(record) if name in sparse)

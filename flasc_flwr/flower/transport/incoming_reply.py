@@ -1,0 +1,115 @@
+"""One client's reply: which of its ArrayRecords are parcels, and what they hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
+
+from flasc_flwr.core.codec import PayloadError
+from flasc_flwr.core.sparsity import SparseVector
+from flasc_flwr.flower.transport.encoded_content import EncodedContent
+from flasc_flwr.flower.transport.parcel import (
+    UPLOAD,
+    is_parcel,
+    match_sent,
+    open_upload,
+)
+from flasc_flwr.flower.transport.sent_record import SentRecord
+from flasc_flwr.flower.wire import CONTROL, STYPE, UNCHANGED, message_bytes
+
+ADD_THE_MOD = (
+    "add flasc_mod to the ClientApp, before its other mods: "
+    "ClientApp(mods=[flasc_mod, ...])"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class ParcelUpdate:
+    """The content of a parcel: an update, and the arrays that travelled whole."""
+
+    sent: SentRecord
+    update: SparseVector
+    whole: dict[str, Array]
+
+
+@dataclass(frozen=True, eq=False)
+class IncomingReply:
+    """A reply that has been inspected, and not yet decoded.
+
+    Attributes
+    ----------
+    message : Message
+        The reply as it came.
+    parcels, dense : dict[str, SentRecord]
+        Its records of trained arrays by key, as parcels or as dense arrays; each with
+        the record that it is an update of.
+    plain_bytes : int
+        Bytes that Flower's plain arrays would have needed for its arrays.
+    error : PayloadError, optional
+        Why it is rejected.
+    """
+
+    message: Message
+    parcels: dict[str, SentRecord] = field(default_factory=dict)
+    dense: dict[str, SentRecord] = field(default_factory=dict)
+    plain_bytes: int = 0
+    error: PayloadError | None = None
+
+
+def inspect_reply(message: Message, content: EncodedContent) -> IncomingReply:
+    """Sort the ArrayRecords of a reply to `content`, without decoding any.
+
+    A record that corresponds to none that was sent is left to the inner strategy.
+    """
+    control = message.content.config_records.get(CONTROL, ConfigRecord())
+    listed = control.get(UNCHANGED)
+    unchanged = listed if isinstance(listed, list) else []
+    records = message.content.array_records
+    parcels, dense, plain_bytes, error = {}, {}, 0, None
+    for key, record in records.items():
+        sent = match_sent(content.sent, key, len(records))
+        plain_bytes += data_bytes(sent.arrays if sent else record)
+        if sent is None:
+            continue
+        if not content.expects_parcels or key in unchanged:
+            dense[key] = sent
+        elif is_parcel(record, UPLOAD):
+            parcels[key] = sent
+        else:
+            error = PayloadError(
+                f"its arrays did not go through flasc_mod: {ADD_THE_MOD}"
+            )
+    return IncomingReply(message, parcels, dense, plain_bytes, error)
+
+
+def decode_parcels(
+    reply: IncomingReply,
+) -> tuple[int, dict[str, ParcelUpdate] | PayloadError]:
+    """Return a reply's size in bytes, and its updates by key or why it is rejected."""
+    (size,) = message_bytes([reply.message])
+    if reply.error:
+        return size, reply.error
+    updates = {}
+    try:
+        for key, sent in reply.parcels.items():
+            parcel = reply.message.content.array_records[key]
+            updates[key] = ParcelUpdate(sent, *open_upload(parcel, sent.form))
+    except PayloadError as error:
+        return size, error
+    return size, updates
+
+
+def advice_on(error: Error) -> str | None:
+    """Return what to change about a client's error; None if that is not known."""
+    reason = error.reason or ""
+    if STYPE in reason:
+        return f"its ClientApp cannot read payloads: {ADD_THE_MOD}"
+    if "expects exactly one ConfigRecord" in reason:
+        return f"flasc_mod must be the first of its mods: {ADD_THE_MOD}"
+    return None
+
+
+def data_bytes(record: ArrayRecord) -> int:
+    """Return the size of a record's arrays, in bytes."""
+    return sum(len(array.data) for array in record.values())

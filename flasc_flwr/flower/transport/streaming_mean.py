@@ -1,0 +1,132 @@
+"""FedAvg's weighted mean of parcels, one reply at a time, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Message, MetricRecord
+from flwr.serverapp.strategy import (
+    FedAdagrad,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedYogi,
+    Strategy,
+)
+
+from flasc_flwr.flower.compat import READS_REPLIES
+from flasc_flwr.flower.transport.incoming_reply import IncomingReply, ParcelUpdate
+from flasc_flwr.flower.transport.sent_record import SentRecord
+
+_READS_ONLY_THE_MEAN = {FedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi}
+
+
+def needs_only_the_mean(strategy: Strategy) -> bool:
+    """Return whether a strategy uses the replies' arrays only in FedAvg's mean.
+
+    True where all code that reads replies is Flower's: FedAvg, FedProx, FedAdam and
+    the like, and subclasses of them that do not override it.
+    """
+    if not isinstance(strategy, FedAvg):
+        return False
+    readers = {
+        kind
+        for kind in type(strategy).__mro__
+        if kind is not Strategy and any(name in vars(kind) for name in READS_REPLIES)
+    }
+    return readers <= _READS_ONLY_THE_MEAN
+
+
+def common_sent_record(replies: Sequence[IncomingReply]) -> SentRecord | None:
+    """Return the record that all replies update; None if there is not just one.
+
+    Replies with an error do not count. Any other has to be a single parcel.
+    """
+    records = {}
+    for reply in replies:
+        if reply.message.has_error() or reply.error:
+            continue
+        if len(reply.parcels) != 1 or len(reply.message.content.array_records) != 1:
+            return None
+        (sent,) = reply.parcels.values()
+        records[id(sent)] = sent
+    return next(iter(records.values())) if len(records) == 1 else None
+
+
+class StreamingMean:
+    """The weighted mean of updates to one record; memory O(N) for any cohort.
+
+    Parameters
+    ----------
+    sent : SentRecord
+        The record that the updates are added to.
+    weighted_by_key : str
+        Metric with a reply's weight.
+    """
+
+    def __init__(self, sent: SentRecord, weighted_by_key: str) -> None:
+        self._sent = sent
+        self._key = weighted_by_key
+        self._sum = np.zeros(sent.form.layout.size, np.float32)
+        self._weight = 0.0
+
+    def add(self, reply: Message, updates: Mapping[str, ParcelUpdate]) -> Message:
+        """Add a reply's update, and return the reply with empty arrays in its place.
+
+        They keep their names, and arrays that travelled whole keep their values.
+        Entries that were not sent count as zero updates.
+        """
+        for key, parcel in updates.items():
+            weight = self._weight_of(reply)
+            weighted = parcel.update.values * np.float32(weight)
+            # Faster than ``+=``; the same, as positions never repeat.
+            np.add.at(self._sum, parcel.update.positions, weighted)
+            self._weight += weight
+            form = self._sent.form
+            empty = {tensor.name: _EMPTY for tensor in form.layout.tensors}
+            reply.content[key] = form.in_order(empty | parcel.whole)
+        return reply
+
+    def fill_in(self, averaged: ArrayRecord) -> ArrayRecord:
+        """Return the mean of the replies, given FedAvg's mean of the emptied ones."""
+        whole = {name: averaged[name] for name in self._sent.form.whole.values()}
+        self._sum /= np.float32(self._weight)
+        return self._sent.plus(self._sum, whole)
+
+    def _weight_of(self, reply: Message) -> float:
+        """Return a reply's weight; FedAvg itself rejects a reply without one."""
+        for record in reply.content.metric_records.values():
+            weight = record.get(self._key)
+            if isinstance(weight, int | float):
+                return float(weight)
+        return 0.0
+
+
+def with_mean(strategy: FedAvg, mean: StreamingMean) -> FedAvg:
+    """Return a strategy whose ``aggregate_train`` takes the emptied replies.
+
+    Apart from that it is the given strategy, and shares its state. FedAvg's own code
+    reads the errors, weights, metrics and whole arrays of the replies. Then `mean`
+    fills in the other arrays, before the code of the strategy's own class sees them:
+    in the class made here, ``super().aggregate_train`` finds that step in place of
+    :class:`FedAvg`.
+    """
+
+    class Averaged(FedAvg):
+        def aggregate_train(
+            self, server_round: int, replies: Iterable[Message]
+        ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+            arrays, metrics = super().aggregate_train(server_round, replies)
+            return (mean.fill_in(arrays) if arrays else arrays), metrics
+
+    kind = type(strategy)
+    parents: tuple[type, ...] = (Averaged,) if kind is FedAvg else (kind, Averaged)
+    twin: Any = object.__new__(type(kind.__name__, parents, {}))
+    twin.__dict__ = strategy.__dict__
+    averaging: FedAvg = twin
+    return averaging
+
+
+_EMPTY = Array(np.zeros(0, np.float32))

@@ -1,0 +1,48 @@
+"""Which arrays of a record go into its payload, and which travel whole."""
+
+import numpy as np
+from flwr.app import Array
+
+from flasc_flwr.flower.transport.form import sparse_arrays
+from flasc_flwr.flower.wire import array_record
+
+
+def record(**shapes):
+    return array_record(
+        {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    )
+
+
+def names(record, whole=None):
+    return [list(record)[index] for index in sparse_arrays(record, whole)]
+
+
+def test_arrays_of_fewer_than_two_axes_travel_whole():
+    model = record(kernel=(3, 3, 8, 8), matrix=(8, 8), bias=(8,), scale=())
+    assert names(model) == ["kernel", "matrix"]
+
+
+def test_without_matrices_vectors_do_not_travel_whole():
+    assert names(record(coef=(500,), intercept=())) == ["coef"]
+    assert names(record(scale=())) == ["scale"]
+
+
+def test_names_and_patterns_replace_the_rule():
+    model = record(**{"a.weight": (4, 4), "a.bias": (4,), "b.weight": (4, 4)})
+    assert names(model, whole=[]) == ["a.weight", "a.bias", "b.weight"]
+    assert names(model, whole=["b.*", "*.bias"]) == ["a.weight"]
+
+
+def test_arrays_that_are_not_floating_point_travel_whole():
+    arrays = array_record(
+        {
+            "int": np.ones((3, 3), np.int64),
+            "bool": np.ones((3, 3), bool),
+            "complex": np.ones((3, 3), np.complex64),
+            "swapped": np.ones((3, 3), ">f4"),
+            "empty": np.ones((0, 3), np.float32),
+            "float16": np.ones((3, 3), np.float16),
+        }
+    )
+    arrays["foreign"] = Array("float32", (3, 3), "somebody.else", b"xyz")
+    assert names(arrays) == ["float16"]

@@ -1,0 +1,153 @@
+"""Which ArrayRecords become parcels, and under which keys they come back."""
+
+import numpy as np
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import FedAvg
+
+from flasc_flwr import flasc_mod
+from flasc_flwr.flower.transport.parcel import DOWNLOAD, UPLOAD, is_parcel
+from flasc_flwr.flower.wire import PAYLOAD, array_record
+from tests.plug_in.numpy_app import client_app, mixed, run_wrapped, step
+
+
+def test_a_content_shared_by_messages_is_encoded_once():
+    _, grid, _ = run_wrapped()
+    contents = {id(m.content["arrays"]) for m in grid.down[:4]}
+    assert len(contents) == 1
+
+
+def test_named_arrays_travel_whole():
+    _, grid, _ = run_wrapped(whole=["dou*", "counter"])
+    keys = sorted(grid.down[0].content["arrays"])
+    assert keys == ["0/counter", "3/double", "4/mask", PAYLOAD]
+
+
+def test_a_record_without_floating_point_arrays_travels_unchanged():
+    record = array_record({"0": np.arange(50, dtype=np.uint8)})
+
+    def grow(arrays, client, current):
+        return {"0": np.concatenate([arrays["0"], arrays["0"]])}
+
+    _, grid, result = run_wrapped(client_app(grow), arrays=record)
+    assert list(grid.down[0].content) == ["arrays", "config"]
+    assert result.arrays["0"].shape == (100,)
+
+
+class TwoRecords(FedAvg):
+    """Sends a second record; averages only the first."""
+
+    def configure_train(self, server_round, arrays, config, grid):
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        extra = array_record({"m": np.full((8, 8), 2, np.float32)})
+        for message in messages:
+            message.content["momentum"] = extra
+        return messages
+
+    def aggregate_train(self, server_round, replies):
+        self.momenta = []
+        replies = list(replies)
+        for reply in replies:
+            self.momenta.append(reply.content.pop("momentum")["m"].numpy())
+            self.stats = reply.content.pop("stats")["s"].numpy()
+        return super().aggregate_train(server_round, replies)
+
+
+def test_each_record_has_its_own_parcel():
+    app = ClientApp(mods=[flasc_mod])
+
+    @app.train()
+    def train(message, context):
+        assert sorted(message.content) == ["arrays", "config", "momentum"]
+        momentum = message.content["momentum"]["m"].numpy()
+        content = RecordDict(
+            {
+                "arrays": message.content["arrays"],
+                "momentum": array_record({"m": momentum + 1}),
+                # Corresponds to nothing that was sent.
+                "stats": array_record({"s": np.full((3, 3), 9, np.float32)}),
+                "metrics": MetricRecord({"num-examples": 1}),
+            }
+        )
+        return Message(content, reply_to=message)
+
+    inner = TwoRecords(fraction_evaluate=0)
+    _, grid, _ = run_wrapped(app, inner, upload_density=1 / 2, values="float32")
+    assert is_parcel(grid.down[0].content["momentum"], DOWNLOAD)
+    assert is_parcel(grid.up[0].content["momentum"], UPLOAD)
+    assert not is_parcel(grid.up[0].content["stats"], UPLOAD)
+    for momentum in inner.momenta:
+        assert np.count_nonzero(momentum == 3) == 32
+        assert np.count_nonzero(momentum == 2) == 32
+    np.testing.assert_array_equal(inner.stats, np.full((3, 3), 9))
+
+
+def test_an_app_may_empty_the_record_it_received():
+    app = ClientApp(mods=[flasc_mod])
+
+    @app.train()
+    def train(message, context):
+        record = message.content["arrays"]
+        # As Flower's ``to_numpy_ndarrays(keep_input=False)`` does to save memory.
+        taken = {name: record.pop(name) for name in list(record)}
+        content = {
+            "arrays": ArrayRecord(taken),
+            "metrics": MetricRecord({"num-examples": 1}),
+        }
+        return Message(RecordDict(content), reply_to=message)
+
+    _, _, result = run_wrapped(app, FedAvg(fraction_evaluate=0))
+    for name in ("weight", "double"):
+        np.testing.assert_array_equal(result.arrays[name].numpy(), mixed()[name])
+
+
+class Hoarding(FedAvg):
+    """Keeps its messages, and the keys of the replies' records."""
+
+    def configure_train(self, server_round, arrays, config, grid):
+        self.messages = super().configure_train(server_round, arrays, config, grid)
+        return self.messages
+
+    def aggregate_train(self, server_round, replies):
+        self.keys = {key for reply in replies for key in reply.content}
+        return super().aggregate_train(server_round, replies)
+
+
+def test_the_inner_strategys_messages_are_not_changed():
+    inner = Hoarding(fraction_evaluate=0)
+    run_wrapped(inner=inner)
+    for message in inner.messages:
+        assert list(message.content) == ["arrays", "config"]
+        assert list(message.content["arrays"]) == list(mixed())
+        # The grid notes the id on the copy that travels; the metadata are shared.
+        assert message.metadata.message_id
+
+
+def test_the_inner_strategy_sees_no_control_record():
+    inner = Hoarding(fraction_evaluate=0)
+    run_wrapped(client_app(lambda arrays, *_: {"other": arrays["weight"]}), inner)
+    assert inner.keys == {"arrays", "metrics"}
+
+
+def test_an_app_may_reply_under_another_key():
+    settings = {"upload_density": 1, "download_density": 1 / 2, "values": "bfloat16"}
+    _, grid, renamed = run_wrapped(client_app(reply_key="weights"), **settings)
+    _, _, expected = run_wrapped(client_app(), **settings)
+    assert all(
+        is_parcel(m.content["weights"], UPLOAD)
+        for m in grid.up
+        if "weights" in m.content
+    )
+    for name, array in expected.arrays.items():
+        np.testing.assert_array_equal(renamed.arrays[name].numpy(), array.numpy())
+
+
+def test_an_app_may_reply_in_another_order():
+    def reordered(arrays, client, current):
+        return dict(reversed(step(arrays, client, current).items()))
+
+    _, _, result = run_wrapped(client_app(reordered))
+    _, _, expected = run_wrapped(client_app())
+    assert list(result.arrays) == list(mixed())
+    for name, array in expected.arrays.items():
+        assert array.data == result.arrays[name].data
