@@ -1,7 +1,6 @@
-"""Killed with SIGKILL, in real processes: a device, the server, the SuperLink."""
+"""A device, and a whole server, killed with SIGKILL in the middle of a run."""
 
-import sqlite3
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -124,23 +123,3 @@ def simulate(home, runs, *, kill_in_round=None, resume=None):
             lambda: len(rows_of(runs)) >= kill_in_round, f"round {kill_in_round}", 300
         )
         kill(flower.superlink_pid)
-
-
-def test_a_superlink_that_is_killed_and_started_again_knows_its_nodes(tmp_path):
-    federation = Federation(tmp_path)
-
-    def online_until():
-        database = f"file:{tmp_path / 'state' / 'superlink.db'}?mode=ro"
-        with closing(sqlite3.connect(database, uri=True)) as state:
-            return state.execute("SELECT max(online_until) FROM node").fetchone()[0]
-
-    with ExitStack() as stack:
-        with federation.server() as superlink:
-            stack.enter_context(federation.node(0))
-            wait_until(lambda: federation.online() == 1, "the node online")
-            kill(superlink.pid)
-        before = online_until()
-        # Nobody registers anything again, and the SuperNode was not touched.
-        stack.enter_context(federation.server(register=False))
-        wait_until(lambda: online_until() > before, "a sign of life")
-        assert federation.online() == 1
