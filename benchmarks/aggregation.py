@@ -1,11 +1,11 @@
 """Measure the aggregation of a large cohort, against Flower's FedAvg on dense replies.
 
-Each contender gets as many replies of as many parameters, in a process of its own:
-Flower's FedAvg dense arrays, SparseTransport(FedAvg) and Flasc payloads. The clock runs
-for ``aggregate_train`` alone. Memory is what the process holds above its level before
-the replies came: "held" once they are there, "peak" at most while they are aggregated,
-which holds the replies, too. In the larger cohort all replies share one payload, such
-that what grows is not the payloads.
+Each strategy gets the same number of replies of the same size, in its own process:
+Flower's FedAvg dense arrays, SparseTransport(FedAvg) and Flasc payloads. Timed is
+``aggregate_train``, and for Flasc, which runs whole rounds, its phase "aggregate".
+Memory is what the process holds above its level before the replies: "held" when they
+are there, "peak" at most while they are aggregated (which holds them too). In the
+larger cohort all replies share one payload, so memory does not grow by the payloads.
 
     OMP_NUM_THREADS=1 python benchmarks/aggregation.py
 """
@@ -28,16 +28,13 @@ from flasc_flwr import Flasc, SparseTransport
 from flasc_flwr.core.codec import encode
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.sparsity import top_k
+from flasc_flwr.flower.compat import set_metadata
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.transport.parcel import UPLOAD
 from flasc_flwr.flower.wire import CONTROL, INTRODUCE, PAYLOAD, STYPE, array_record
 
 LAYERS, DENSITY, VALUES, DISTINCT = 40, 1 / 16, "bfloat16", 5
-STRATEGIES = {
-    "FedAvg": lambda: FedAvg(fraction_evaluate=0),
-    "SparseTransport(FedAvg)": lambda: SparseTransport(FedAvg(fraction_evaluate=0)),
-    "Flasc": lambda: Flasc(weighting="examples", fraction_train=1.0),
-}
+STRATEGIES = ("FedAvg", "SparseTransport(FedAvg)", "Flasc")
 STYPES = {"SparseTransport(FedAvg)": UPLOAD, "Flasc": STYPE}
 
 
@@ -65,7 +62,7 @@ def main() -> None:
 
 
 def run(name: str, replies: int, given: argparse.Namespace, *more: str) -> dict:
-    """Measure one contender in a process of its own."""
+    """Measure one strategy in its own process."""
     options = {
         "--only": name,
         "--replies": replies,
@@ -95,21 +92,33 @@ def measure(given: argparse.Namespace) -> dict:
     updates = [as_sent(arrays(), STYPES.get(given.only)) for _ in range(DISTINCT)]
     seconds, held, peak = [], [], []
     for _ in range(given.repeats):
-        strategy: Strategy = STRATEGIES[given.only]()
         before = resident()
         cohort = Cohort(updates, given.replies, shared=given.shared)
-        messages = strategy.configure_train(1, weights, ConfigRecord(), cohort)
-        replies = cohort.send_and_receive(messages)
         held.append(resident() - before)
         with Peak() as watch:
-            began = time.perf_counter()
-            averaged, _ = strategy.aggregate_train(1, replies)
-            seconds.append(time.perf_counter() - began)
+            seconds.append(aggregate(given.only, cohort, weights))
         peak.append(watch.level - before)
-        assert averaged is not None
-        del strategy, cohort, messages, replies, averaged
+        del cohort
     best, median = min(seconds), float(np.median(seconds))
     return {"held": max(held), "peak": max(peak), "best": best, "median": median}
+
+
+def aggregate(name: str, cohort: "Cohort", weights: ArrayRecord) -> float:
+    """Run one round, and return the seconds that its aggregation took."""
+    if name == "Flasc":
+        rows: list[dict] = []
+        strategy = Flasc(weighting="examples", on_round=rows.append)
+        strategy.start(cohort, weights, num_rounds=1)
+        assert rows[-1]["replies"] == len(cohort.records), rows[-1]
+        return float(rows[-1]["seconds_aggregate"])
+    fedavg = FedAvg(fraction_evaluate=0)
+    inner: Strategy = fedavg if name == "FedAvg" else SparseTransport(fedavg)
+    messages = inner.configure_train(1, weights, ConfigRecord(), cohort)
+    replies = cohort.send_and_receive(messages)
+    began = time.perf_counter()
+    averaged, _ = inner.aggregate_train(1, replies)
+    assert averaged is not None
+    return time.perf_counter() - began
 
 
 def as_sent(arrays: dict[str, np.ndarray], stype: str | None) -> ArrayRecord:
@@ -122,33 +131,37 @@ def as_sent(arrays: dict[str, np.ndarray], stype: str | None) -> ArrayRecord:
 
 
 class Cohort(LocalGrid):
-    """Clients that answer with updates made before."""
+    """Clients that reply with updates made before."""
 
     def __init__(self, updates: list[ArrayRecord], size: int, *, shared: bool) -> None:
         super().__init__(lambda message, context: message, size)
-        self._updates = updates
-        self._shared = shared
+        self.records = [
+            updates[0] if shared else copied(updates[index % len(updates)])
+            for index in range(size)
+        ]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         ids = []
-        for index, message in enumerate(messages):
-            message.metadata.__dict__["_message_id"] = str(message.metadata.dst_node_id)
-            ids.append(message.metadata.message_id)
+        for message in messages:
+            node = message.metadata.dst_node_id
+            ids.append(f"{message.metadata.message_type} {node} {len(self._replies)}")
+            set_metadata(message, "message_id", ids[-1])
             content = RecordDict({CONTROL: ConfigRecord()})
             if INTRODUCE not in message.content.get(CONTROL, {}):
-                content = RecordDict({"arrays": self._arrays(index)})
-                content["metrics"] = MetricRecord({"num-examples": 10 + index})
+                content = RecordDict({"arrays": self.records[node - 1]})
+                content["metrics"] = MetricRecord({"num-examples": 10 + node})
             self._replies[ids[-1]] = Message(content, reply_to=message)
         return ids
 
-    def _arrays(self, index: int) -> ArrayRecord:
-        if self._shared:
-            return self._updates[0]
-        record = ArrayRecord()
-        for name, array in self._updates[index % len(self._updates)].items():
-            data = bytes(bytearray(array.data))
-            record[name] = Array(array.dtype, array.shape, array.stype, data)
-        return record
+
+def copied(record: ArrayRecord) -> ArrayRecord:
+    """Return the record with its own memory."""
+    return ArrayRecord(
+        {
+            name: Array(a.dtype, a.shape, a.stype, bytes(bytearray(a.data)))
+            for name, a in record.items()
+        }
+    )
 
 
 def resident() -> float:
@@ -158,7 +171,7 @@ def resident() -> float:
 
 
 class Peak:
-    """The most that the process holds within a block, looked at each millisecond."""
+    """The most that the process holds within a block, sampled every millisecond."""
 
     def __enter__(self) -> "Peak":
         self.level = resident()

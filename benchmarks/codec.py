@@ -1,21 +1,22 @@
 """Measure the codec: bits beside the entropy, and speed beside the alternatives.
 
-    python benchmarks/codec.py [--quick] [--json FILE] [--masks FILE.npz]
+    OMP_NUM_THREADS=1 python benchmarks/codec.py [--masks FILE.npz] [--into FOLDER]
 
-Every figure is measured: bytes are ``len(payload)``, times the best of some repeats on
-one thread. ``--masks`` adds vectors that ``benchmarks/record_masks.py``
-recorded in a real run.
+Every figure is measured: bytes are ``len(payload)``, times are the best of some repeats
+on one thread. ``--masks`` measures vectors that ``benchmarks/record_masks.py`` recorded
+in a real run instead. Writes ``codec.csv`` and ``codec-alternatives.csv``, or
+``codec-masks.csv``; docs/performance.md says what to read from them.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import csv
 import os
 import platform
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 from codec_vectors import GPT2_SIZE, Case, adapters, recorded, synthetic
 
-from flasc_flwr.core.codec import VALUE_FORMATS, decode, encode
+from flasc_flwr.core.codec import decode, encode
 from flasc_flwr.core.codec.blocks import block_bounds
 from flasc_flwr.core.codec.formats import FORMATS
 from flasc_flwr.core.codec.positions import encode_positions
@@ -31,38 +32,39 @@ from flasc_flwr.core.sparsity import SparseVector, top_k
 
 SIZES = (150_000, GPT2_SIZE, 10_000_000, 40_000_000)
 DENSITIES = tuple(2.0**-exponent for exponent in range(11))
+MASK_DENSITIES = (1 / 4, 1 / 16, 1 / 64)
 _PATIENCE = 1.0
-QUICK_SIZES = (150_000, GPT2_SIZE)
-QUICK_DENSITIES = (1 / 4, 1 / 16, 1 / 64)
+RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one value format costs on one mask."""
+    """What one value format costs on one mask.
+
+    Position and value bits are per entry kept; value bits include the header and the
+    scales. `ratio` is how many times fewer bytes than dense float32 values.
+    """
 
     case: str
     size: int
     density: float
-    kept: int
     values: str
     payload_bytes: int
+    ratio: float
+    bits_per_parameter: float
     position_bits: float
     position_entropy: float
     value_bits: float
     value_entropy: float
-    bits_per_parameter: float
-    ratio: float
     select_ms: float
     encode_ms: float
     decode_ms: float
     add_ms: float
-    encode_mparams_s: float
-    decode_mparams_s: float
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """What another way costs on one mask: bytes, or time, or both."""
+    """What another encoding or selection costs on one mask."""
 
     case: str
     size: int
@@ -126,29 +128,26 @@ def measure(case: Case, density: float, repeats: int) -> Iterator[Row]:
         )
         decoding = milliseconds(lambda data=payload: decode(data, size), repeats)
         yield Row(
-            case.name,
-            size,
-            density,
-            sparse.kept,
-            form.name,
-            len(payload),
-            8 * positions / kept,
-            position_entropy(sparse, case) / kept,
-            8 * (len(payload) - positions) / kept,
-            entropy(counts) / kept,
-            8 * len(payload) / size,
-            4 * size / len(payload),
-            select,
-            encoding,
-            decoding,
-            milliseconds(add, repeats),
-            size / (select + encoding) / 1000,
-            size / decoding / 1000,
+            case=case.name,
+            size=size,
+            density=density,
+            values=form.name,
+            payload_bytes=len(payload),
+            ratio=4 * size / len(payload),
+            bits_per_parameter=8 * len(payload) / size,
+            position_bits=8 * positions / kept,
+            position_entropy=position_entropy(sparse, case) / kept,
+            value_bits=8 * (len(payload) - positions) / kept,
+            value_entropy=entropy(counts) / kept,
+            select_ms=select,
+            encode_ms=encoding,
+            decode_ms=decoding,
+            add_ms=milliseconds(add, repeats),
         )
 
 
 def alternatives(case: Case, density: float, repeats: int) -> Iterator[Alternative]:
-    """Measure what else one could do with the same mask."""
+    """Measure other selections and encodings of the same mask."""
     vector = case.vector
     sparse = top_k(vector, density)
     size, kept = len(vector), sparse.kept
@@ -190,70 +189,33 @@ def alternatives(case: Case, density: float, repeats: int) -> Iterator[Alternati
         yield row("torch.topk(abs(x))", lambda: torch.topk(tensor.abs(), max(1, kept)))
 
 
-def cases(options: argparse.Namespace) -> Iterator[Case]:
+def cases(sizes: Sequence[int]) -> Iterator[Case]:
     """Yield the vectors to measure, one at a time: they are large."""
-    if options.only_masks:
-        yield from recorded(options.masks)
-        return
-    for size in QUICK_SIZES if options.quick else SIZES:
+    for size in sizes:
         yield synthetic("gauss", size)
         if size == GPT2_SIZE:
             yield synthetic("laplace", size)
+    if GPT2_SIZE not in sizes:
+        return
     try:
         yield from adapters()
     except ImportError as error:
         print(f"PEFT's adapters: skipped, {error}")
-    if options.masks is None:
-        print("recorded masks: skipped, no --masks file was given")
-    elif not options.masks.exists():
-        print(f"recorded masks: skipped, {options.masks} does not exist")
-    else:
-        yield from recorded(options.masks)
 
 
-def fraction(density: float) -> str:
-    return "1" if density == 1 else f"1/{round(1 / density)}"
-
-
-def table(rows: list[Row], others: list[Alternative]) -> str:
-    """Return the results as Markdown."""
-    lines = [
-        "| vector | N | d | values | bytes | x dense fp32 | bits/param | "
-        "pos. bits/nz | entropy | value bits/nz | entropy | select ms | encode ms | "
-        "decode ms | add ms | enc. Mparam/s | dec. Mparam/s |",
-        "|" + "---|" * 17,
-    ]
-    for row in rows:
-        lines.append(
-            f"| {row.case} | {row.size:,} | {fraction(row.density)} | {row.values} | "
-            f"{row.payload_bytes:,} | {row.ratio:.1f} | {row.bits_per_parameter:.4f} | "
-            f"{row.position_bits:.3f} | {row.position_entropy:.3f} | "
-            f"{row.value_bits:.3f} | {row.value_entropy:.3f} | {row.select_ms:.2f} | "
-            f"{row.encode_ms:.2f} | {row.decode_ms:.2f} | {row.add_ms:.2f} | "
-            f"{row.encode_mparams_s:.0f} | {row.decode_mparams_s:.0f} |"
-        )
-    names = list(dict.fromkeys(other.name for other in others))
-    lines += [
-        "",
-        "| vector | N | d | " + " | ".join(names) + " |",
-        "|" + "---|" * (3 + len(names)),
-    ]
-    masks: dict[tuple[str, int, float], dict[str, str]] = {}
-    for other in others:
-        length = "" if other.bytes is None else f"{other.bytes:,} B, "
-        cell = f"{length}{other.milliseconds:.2f} ms"
-        masks.setdefault((other.case, other.size, other.density), {})[other.name] = cell
-    for (case, size, density), cells in masks.items():
-        lines.append(
-            f"| {case} | {size:,} | {fraction(density)} | "
-            + " | ".join(cells.get(name, "") for name in names)
-            + " |"
-        )
-    return "\n".join(lines)
+def write(file: Path, rows: Sequence[Row] | Sequence[Alternative]) -> None:
+    """Write the rows as CSV, numbers to six significant digits."""
+    with file.open("w", newline="", encoding="utf-8") as opened:
+        writer = csv.writer(opened, lineterminator="\n")
+        writer.writerow(asdict(rows[0]))
+        for row in rows:
+            cells = asdict(row).values()
+            writer.writerow(f"{c:.6g}" if isinstance(c, float) else c for c in cells)
+    print(f"{len(rows)} rows: {file}")
 
 
 def machine() -> str:
-    """Return the processor as the system tells it, and the versions in use."""
+    """Return the processor and the versions in use."""
     fields: dict[str, str] = {}
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -269,29 +231,25 @@ def machine() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few sizes and densities")
-    parser.add_argument("--json", type=Path, help="also write the rows to this file")
-    parser.add_argument("--masks", type=Path, help="NPZ file of a run's adapters")
-    parser.add_argument("--only-masks", action="store_true", help="nothing but these")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--masks", type=Path, help="measure this file's vectors only")
+    parser.add_argument("--into", type=Path, default=RESULTS, help="folder of the CSV")
     parser.add_argument("--repeats", type=int, default=15, help="of a timing, at most")
-    options = parser.parse_args()
+    given = parser.parse_args()
     rows: list[Row] = []
     others: list[Alternative] = []
-    for case in cases(options):
-        for density in QUICK_DENSITIES if options.quick else DENSITIES:
-            rows += measure(case, density, options.repeats)
-            others += alternatives(case, density, options.repeats)
-    print(f"\n{machine()}")
-    print(table(rows, others))
-    if options.json:
-        content = {
-            "machine": machine(),
-            "formats": VALUE_FORMATS,
-            "rows": [asdict(row) for row in rows],
-            "alternatives": [asdict(other) for other in others],
-        }
-        options.json.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    for case in recorded(given.masks) if given.masks else cases(given.sizes):
+        for density in MASK_DENSITIES if given.masks else DENSITIES:
+            rows += measure(case, density, given.repeats)
+            if not given.masks:
+                others += alternatives(case, density, given.repeats)
+    print(machine())
+    if given.masks:
+        write(given.into / "codec-masks.csv", rows)
+    else:
+        write(given.into / "codec.csv", rows)
+        write(given.into / "codec-alternatives.csv", others)
 
 
 if __name__ == "__main__":

@@ -78,4 +78,4 @@ def recorded(path: Path) -> Iterator[Case]:
             rounds.setdefault(what, {})[name] = file[key]
     for what, arrays in rounds.items():
         layout = Layout.of(arrays)
-        yield Case(f"recorded, round {what}", layout, layout.flatten(arrays))
+        yield Case(f"round {what}", layout, layout.flatten(arrays))

@@ -1,7 +1,7 @@
-"""How far the frozen backbone of the digits task gets with a trained head alone.
+"""Accuracy of the digits task with a frozen backbone and only the head trained.
 
-Trains logistic regression on the backbone's features of the whole private part, in
-one place: more than any federated head could see. Run: python benchmarks/digits_head.py
+Trains logistic regression on the backbone's features of all private data in one
+place, more than any federated head sees. Run: python benchmarks/digits_head.py
 """
 
 import torch

@@ -3,7 +3,7 @@
 Runs the real ServerApp and ClientApp over a LocalGrid, and prints for each method the
 payload bytes of a client's download and upload, the mean over the cohort: in the first
 round, where B is zero, and in the last.
-Run: OMP_NUM_THREADS=1 python benchmarks/methods.py [--rounds 10] [--clients 10]
+Run: OMP_NUM_THREADS=1 python benchmarks/methods.py [--rounds 10] [--only flasc]
 """
 
 import argparse
@@ -36,11 +36,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--clients", type=int, default=10)
+    parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS))
     arguments = parser.parse_args()
     print("| method | first round, down | up | last round, down | up |")
     print("|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for method in METHODS:
+        for method in arguments.only:
             rows = history(method, arguments.rounds, arguments.clients, folder)
             cells = [
                 f"{row[f'payload_bytes_{way}'] / row['replies']:,.0f}"

@@ -1,4 +1,4 @@
-"""The floor: the same client trainings in one process, without Flower or messages.
+"""The lower bound: the same trainings in one process, without Flower or messages.
 
 Run by benchmarks/simulation.py with a run config, the number of clients and how many
 train in a round; prints the seconds of each round but the first.

@@ -1,9 +1,10 @@
 """Record vectors of a real run, for ``benchmarks/codec.py --masks``.
 
-Trains the digits task with FLASC at a quarter download, in one process, and records in
-some rounds the server vector (what downloads are selected from) and one client's whole
-update (what its upload would be selected from).
-Run: python benchmarks/record_masks.py masks.npz [--rounds 1 10 40]
+Trains the digits task with FLASC in one process (a quarter of the weights down, whole
+updates up) and records, after some rounds, the server vector (downloads are selected
+from it) and one client's whole update (its upload would be selected from it).
+
+    OMP_NUM_THREADS=1 PYTHONPATH=. python benchmarks/record_masks.py masks.npz
 """
 
 import argparse
@@ -38,30 +39,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("path", type=Path)
     parser.add_argument("--rounds", type=int, nargs="+", default=[1, 10, 40])
-    arguments = parser.parse_args()
-    config = RunConfig(upload_density=1.0, value_format="float32")
-    grid = LastUpdate(client_app.app, 20, run_config=config.to_dict())
-    recorded: dict[str, np.ndarray] = {}
+    parser.add_argument("--clients", type=int, default=20)
+    given = parser.parse_args()
+    np.savez_compressed(given.path, **recorded(given.rounds, given.clients))
 
-    def record(row):
-        if row["round"] not in arguments.rounds:
+
+def recorded(rounds: list[int], clients: int) -> dict[str, np.ndarray]:
+    """Return the arrays of the vectors after these rounds, ``round what/name``."""
+    config = RunConfig.parse({"upload-density": 1.0, "value-format": "float32"})
+    grid = LastUpdate(client_app.app, clients, run_config=config.to_dict())
+    arrays: dict[str, np.ndarray] = {}
+
+    def record(checkpoint):
+        if checkpoint.round not in rounds:
             return
-        layout = strategy.state.layout
+        layout, weights = checkpoint.state.layout, checkpoint.state.vector
         update = decode(grid.payload, size=layout.size).densify()
-        for what, vector in (("weights", strategy.state.vector), ("update", update)):
+        for what, vector in (("weights", weights), ("update", update)):
             for name, array in layout.unflatten(vector).items():
-                recorded[f"{row['round']} {what}/{name}"] = array
+                arrays[f"{checkpoint.round} {what}/{name}"] = array
 
     strategy = Flasc(
         upload_density=config.upload_density,
         values=config.value_format,
         fraction_train=config.sampling.fraction_train,
         server_optimizer=config.make_server_optimizer(),
-        on_round=record,
+        on_checkpoint=record,
     )
     initial = array_record(read_adapter(load_task(config).model))
-    strategy.start(grid, initial, max(arguments.rounds))
-    np.savez_compressed(arguments.path, **recorded)
+    strategy.start(grid, initial, max(rounds))
+    return arrays
 
 
 if __name__ == "__main__":

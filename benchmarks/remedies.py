@@ -1,8 +1,8 @@
 """FLASC's first rounds, and what helps: accuracy, bytes and dead modules.
 
 Runs the real ServerApp and ClientApp on the digits task over a LocalGrid, each remedy
-with several seeds, and prints a table. Ahead of it, without training, how many of
-GPT-2's 48 adapted modules the first download leaves dead.
+with several seeds, and prints a table. Before that, without training: how many of
+GPT-2's 48 adapted modules are dead after the first download.
 Run: OMP_NUM_THREADS=1 python benchmarks/remedies.py [--rounds 20] [--seeds 3]
 """
 

@@ -1,8 +1,8 @@
 """Make the runs behind docs/results.md, and its tables and figures from them.
 
-``run`` makes the runs that are not there yet, in the order of the table below, and
-keeps a small JSON of each in benchmarks/results, which is committed. ``draw`` makes
-tables and figures of these alone, without any run.
+``run`` makes the runs that are missing, and writes a small JSON file for each to
+benchmarks/results, which is committed. ``draw`` makes the tables and figures from these
+files, without any run.
 
     PYTHONPATH=. python benchmarks/reproduce.py run --only news --at-once 2
     PYTHONPATH=. python benchmarks/reproduce.py draw
@@ -29,8 +29,8 @@ RESULTS = HERE / "results"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(required=True)
-    run = commands.add_parser("run", help="make the runs that are not there yet")
-    run.add_argument("--only", nargs="*", help="names of runs begin with one of these")
+    run = commands.add_parser("run", help="make the missing runs")
+    run.add_argument("--only", nargs="*", help="prefixes of the runs to make")
     run.add_argument("--into", type=Path, default=Path("reproduce"), help="run folders")
     run.add_argument("--at-once", type=int, default=2)
     run.set_defaults(command=make_runs)

@@ -82,7 +82,7 @@ PRIVATE = {
     "dp-clip-norm": 1.0,
     "dp-population": 900,
     "dp-sampling": "poisson",
-    # The table is to be made again: nobody's data is in it.
+    # Public data: the noise may be seeded, so that the table can be reproduced.
     "dp-noise-seed": 1,
 }
 COMPARED = {

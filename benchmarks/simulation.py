@@ -1,13 +1,13 @@
 """Client trainings per second and peak memory of a simulation, beside two others.
 
 The same client trainings run (a) in a Flower simulation of this project, (b) in one of
-the pattern of Flower's own LLM examples (benchmarks/llm_example: the model loaded for
+the pattern of Flower's LLM examples (benchmarks/llm_example: the model loaded for
 each message, the whole adapter sent both ways, FedAvg), and (c) in a plain loop
-without Flower or messages, the floor. One client trains at a time, on one thread, or
-`--actors` of them: (c) is then as many processes. Rounds are timed after the first,
+without Flower or messages, the lower bound. One client trains at a time, on one thread,
+or `--actors` of them: (c) is then as many processes. Rounds are timed after the first,
 which loads models and data; (a), (b) and (c) take turns, and ratios are of medians.
 "(a) computes" is the fraction of (a)'s rounds in which its clients computed, by their
-own clocks: what a/c would be if Flower's processes had a core of their own.
+own clocks: a/c if Flower's processes had their own core.
 
 Run: PYTHONPATH=. python benchmarks/simulation.py [--json FILE] [--cases ...]
 The cases on 20NewsGroups + MiniLM need --model and --dataset.

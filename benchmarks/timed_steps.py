@@ -1,4 +1,4 @@
-"""Notes how long a client computes; put into a copy of the app by the benchmark."""
+"""Records how long a client computes; the benchmark copies it into the app."""
 
 import json
 import time

@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# Makes what a test federation needs to trust each other: a CA, the SuperLink's
-# certificate, a key pair for each SuperNode, and the secret that the SuperLink shares
-# with its SuperExec.
+# Makes the keys of a test federation: a CA, the SuperLink's certificate, a key pair for
+# each SuperNode, and the secret that the SuperLink shares with its SuperExec.
 #
 #   deploy/make-keys.sh FOLDER NODES [HOST...]
 #
-# HOST are the names and addresses under which the SuperLink is reached. It is always
-# good for localhost and for "superlink", its name in compose.yaml.
+# HOST are the names and addresses of the SuperLink. The certificate is always valid for
+# localhost and for "superlink", its name in compose.yaml.
 set -euo pipefail
 umask 077
 
@@ -17,7 +16,7 @@ fi
 folder=$1 nodes=$2
 shift 2
 if [[ -e "$folder" ]]; then
-    echo "$folder is there already: nothing is overwritten" >&2
+    echo "$folder exists: nothing was overwritten" >&2
     exit 1
 fi
 
@@ -62,9 +61,9 @@ openssl rand -out superexec.secret 32
 
 cat <<END
 In $folder:
-  ca.crt            for the SuperLink, every SuperNode, and whoever starts runs
+  ca.crt            for the SuperLink, every SuperNode, and everyone who starts runs
   ca.key            signs further certificates: keep it offline
   superlink.*       for the SuperLink: $names
   superexec.secret  for the SuperLink and its SuperExec
-  node-N            for SuperNode N, on its device alone; node-N.pub registers it
+  node-N            for SuperNode N, only on its device; node-N.pub registers it
 END

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from flasc_flwr.flower.mod import flasc_mod, trainable_entries
     from flasc_flwr.flower.sparse_transport import SparseTransport
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Flasc",
     "SparseTransport",

@@ -1,4 +1,4 @@
-"""The commands of ``deploy/compose.yaml``, read as an engine would read them."""
+"""The commands of ``deploy/compose.yaml``, read as Docker would read them."""
 
 import re
 from pathlib import Path
@@ -21,6 +21,6 @@ def command(service: dict) -> list[str]:
 
 
 def mounts(service: dict) -> dict[str, str]:
-    """Return what is mounted where: path in the container to its source."""
+    """Return the mounts: path in the container to its source."""
     pairs = [volume.split(":")[:2] for volume in service.get("volumes", [])]
     return {target: source for source, target in pairs}

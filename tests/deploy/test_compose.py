@@ -1,11 +1,10 @@
-"""What the compose file and the guide tell people to run is what Flower takes."""
+"""Flower accepts the commands of the compose file and of docs/deploy.md."""
 
 import re
 import shlex
 import subprocess
 
 import pytest
-from flwr.common.config import parse_config_args
 from flwr.supercore.cli.flower_superexec import _parse_args as superexec_parser
 from flwr.superlink.cli.flower_superlink import (
     _parse_args_run_superlink as superlink_parser,
@@ -14,6 +13,7 @@ from flwr.supernode.cli.flower_supernode import (
     _parse_args_run_supernode as supernode_parser,
 )
 
+from flasc_flwr.flower.compat import parse_config_args
 from flasc_flwr.flower.mod import OWN_SETTINGS
 from tests.deploy.compose import ROOT, command, mounts, services
 
@@ -54,7 +54,7 @@ def test_the_parts_of_the_compose_file_fit_together(keys):
         parsed(command(every[name])) for name in ("superlink", "superexec")
     )
     assert superlink.enable_supernode_auth and superlink.database
-    # Without a secret anybody who reaches the port could take the ServerApp's place.
+    # Without a secret, anyone who can reach the port could take the ServerApp's place.
     assert superlink.isolation == "process"
     assert superlink.superexec_auth_secret_file == superexec.superexec_auth_secret_file
     address = f"superlink:{superlink.port}"
@@ -65,7 +65,7 @@ def test_the_parts_of_the_compose_file_fit_together(keys):
     assert [config["partition-id"] for config in configs] == [0, 1, 2]
     for config in configs:
         assert config.keys() <= ALLOWED
-    # Each device has the CA's certificate, one key, which is its own, and no other.
+    # Each device has the CA's certificate, its own key, and no other.
     made = {path.name for path in keys.iterdir()}
     for i, name in enumerate(NODES):
         own = mounts(every[name])
@@ -78,7 +78,7 @@ def test_the_parts_of_the_compose_file_fit_together(keys):
                 assert source.removeprefix("./keys/") in made
 
 
-def test_the_certificate_is_good_for_the_hosts_and_signed_by_the_ca(keys):
+def test_the_certificate_is_valid_for_the_hosts_and_signed_by_the_ca(keys):
     certificate = keys / "superlink.crt"
     for option in (["-verify_hostname", h] for h in ("superlink", "fed.example.org")):
         check = ["openssl", "verify", "-x509_strict", "-CAfile", keys / "ca.crt"]
@@ -89,7 +89,7 @@ def test_the_certificate_is_good_for_the_hosts_and_signed_by_the_ca(keys):
     assert wrong.returncode != 0
 
 
-def test_secrets_are_readable_by_their_owner_alone_and_never_overwritten(keys):
+def test_only_the_owner_can_read_secrets_and_nothing_is_overwritten(keys):
     for path in keys.iterdir():
         shared = path.suffix in (".crt", ".pub")
         assert shared or path.stat().st_mode & 0o077 == 0, path.name

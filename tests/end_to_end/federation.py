@@ -22,7 +22,7 @@ def make_keys(folder: Path) -> Path:
 class Federation:
     """SuperLink, SuperExec and SuperNodes with the commands of the compose file.
 
-    What the file mounts lies under `base`: ``keys`` and ``data/node-<i>``.
+    What the file mounts is under `base`: ``keys`` and ``data/node-<i>``.
     """
 
     def __init__(self, base: Path) -> None:
@@ -57,13 +57,13 @@ class Federation:
         ca: Path | None = None,
         name: str = "",
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """Run a SuperNode, its own key or the CA's certificate replaced if asked."""
+        """Run a SuperNode, optionally with another key or CA certificate."""
         words = self._command(f"supernode-{number}")
         replaced = {self.keys / f"node-{number}": key, self.keys / "ca.crt": ca}
         for old, new in replaced.items():
             if new:
                 words[words.index(str(old))] = str(new)
-        # On one host each needs a port of its own.
+        # On one host each needs its own port.
         words += ["--port", str(free_port())]
         with self.flower.started(name or f"node-{number}", *words) as process:
             yield process
@@ -77,7 +77,7 @@ class Federation:
         return sum(node["status"] == "online" for node in nodes)
 
     def log(self, name: str) -> str:
-        """Return what a process has printed."""
+        """Return a process's output so far."""
         return (self.flower.home / f"{name}.log").read_text()
 
     def _command(self, name: str) -> list[str]:
@@ -95,7 +95,7 @@ class Federation:
         return words
 
     def _source(self, source: str) -> str:
-        """Return the path of what is mounted: a path, or a volume's name."""
+        """Return the path of a mount's source, which is a path or a volume's name."""
         path = self.base / source
         if not path.suffix and not source.startswith("./keys"):
             path.mkdir(parents=True, exist_ok=True)

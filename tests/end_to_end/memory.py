@@ -1,4 +1,4 @@
-"""The memory of processes and of all that they start."""
+"""The memory of processes and of their children."""
 
 import threading
 from collections.abc import Callable
@@ -8,14 +8,14 @@ import psutil
 
 
 class Memory:
-    """Watches memory while it is entered, every half a second.
+    """Samples memory every half second, inside its context.
 
     Parameters
     ----------
     *pids : int
-        Processes; those that they start are counted as well.
+        Processes; their children are counted as well.
     moment : Callable[[], int], optional
-        Tells what is going on, to find samples by.
+        Returns a number that is stored with each sample, such as the round.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class Memory:
 
     @property
     def peak(self) -> float:
-        """The most megabytes of a sample."""
+        """The largest sample, in megabytes."""
         return max(megabytes for _, megabytes in self.samples)
 
     def _watch(self) -> None:
@@ -51,10 +51,10 @@ class Memory:
 
 
 def memory_of(*pids: int) -> float:
-    """Return the megabytes of processes and of all that they started.
+    """Return the megabytes of processes and their children.
 
-    Pages that several processes share, Ray's object store among them, are counted
-    once: the proportional set size; where there is none (not Linux) the resident.
+    Shared pages, such as Ray's object store, are counted once (proportional set
+    size); outside Linux this is the resident set size.
     """
     total = 0
     for pid in pids:

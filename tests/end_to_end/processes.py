@@ -20,14 +20,14 @@ BIN = Path(sys.executable).parent
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on now."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class Flower:
-    """Flower's commands with a home, ports and processes of their own."""
+    """Flower's commands with their own home, ports and processes."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -43,7 +43,7 @@ class Flower:
         home.mkdir(parents=True, exist_ok=True)
 
     def run(self, *arguments: str, timeout: float = 600) -> str:
-        """Run a command to its end, and return what it printed."""
+        """Run a command, and return its output."""
         done = subprocess.run(
             arguments,
             cwd=ROOT,
@@ -91,14 +91,14 @@ class Flower:
             yield
 
     def stop_local_superlink(self) -> None:
-        """Stop the SuperLink that ``flwr run`` left behind."""
+        """Stop the SuperLink that ``flwr run`` started and left running."""
         for process in psutil.process_iter(["cmdline"]):
             words = process.info["cmdline"] or []
             if any("flower-superlink" in w for w in words) and str(self.port) in words:
                 stop(process.pid)
 
     def last_run(self, connection: str = "") -> dict:
-        """Return what ``flwr list`` says of the newest run."""
+        """Return what ``flwr list`` prints about the newest run."""
         arguments = [connection] if connection else []
         text = self.run("flwr", "list", *arguments, "--format", "json")
         return json.loads(text[text.index("{") :])["runs"][0]
@@ -120,7 +120,7 @@ def words(command: str) -> list[str]:
 
 
 def wait_for_health(port: int, ca: Path | None = None, timeout: float = 60) -> None:
-    """Wait until the SuperLink at `port` answers, with TLS if there is a CA."""
+    """Wait until the SuperLink at `port` responds, with TLS if there is a CA."""
     scheme, verify = ("https", ssl_context(cafile=ca)) if ca else ("http", True)
     url = f"{scheme}://127.0.0.1:{port}/health"
     deadline = time.monotonic() + timeout
@@ -135,7 +135,7 @@ def wait_for_health(port: int, ca: Path | None = None, timeout: float = 60) -> N
 
 
 def wait_until(true: Callable[[], bool], what: str, timeout: float = 120) -> None:
-    """Wait until something is true."""
+    """Wait until `true()`, or raise TimeoutError with `what`."""
     deadline = time.monotonic() + timeout
     while not true():
         if time.monotonic() >= deadline:
@@ -144,7 +144,7 @@ def wait_until(true: Callable[[], bool], what: str, timeout: float = 120) -> Non
 
 
 def kill(pid: int) -> None:
-    """Kill a process and all that it started, at once."""
+    """Kill a process and its children with SIGKILL."""
     parent = psutil.Process(pid)
     for process in [parent, *parent.children(recursive=True)]:
         with suppress(psutil.NoSuchProcess):
@@ -152,7 +152,7 @@ def kill(pid: int) -> None:
 
 
 def stop(pid: int) -> None:
-    """Stop a process and all that it started."""
+    """Stop a process and its children."""
     try:
         parent = psutil.Process(pid)
         family = [*parent.children(recursive=True), parent]
@@ -169,14 +169,14 @@ def stop(pid: int) -> None:
 
 
 def results(output_dir: Path) -> tuple[Path, dict, list[dict]]:
-    """Return the one run's folder, its summary and its history."""
+    """Return the only run's folder, its summary and its history."""
     (folder,) = output_dir.iterdir()
     summary = json.loads((folder / "summary.json").read_text())
     return folder, summary, history(folder)
 
 
 def history(folder: Path) -> list[dict]:
-    """Return the rows of a run's history so far."""
+    """Return the complete rows of a run's history so far."""
     file = folder / "history.jsonl"
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]

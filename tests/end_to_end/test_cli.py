@@ -31,7 +31,7 @@ def flower(tmp_path):
 
 @pytest.fixture
 def start(flower):
-    """Return a function that starts a run; all of them are ended after the test."""
+    """Return a function that starts a run; the test ends with all of them stopped."""
     started = []
 
     def starting(settings, *options):
@@ -52,7 +52,7 @@ def start(flower):
         stop(process.pid)
 
 
-def test_a_run_shows_how_it_goes_and_a_failing_one_why(start, tmp_path):
+def test_a_run_shows_how_it_goes_and_a_failing_one_why(flower, start, tmp_path):
     runs = tmp_path / "runs"
     began = time.monotonic()
     process = start(f"num-server-rounds=2 output-dir='{runs}'")
@@ -75,8 +75,9 @@ def test_a_run_shows_how_it_goes_and_a_failing_one_why(start, tmp_path):
     output, errors = process.communicate(timeout=600)
     assert process.returncode == 1
     (line,) = errors.splitlines()
-    assert "adapter is" in line and "which has no adapter_config.json" in line
+    assert "adapter must be" in line and str(tmp_path / "none") in line
     assert "Error: the run failed" in line
+    assert flower.last_run()["status"] == "finished:failed"
 
 
 def test_ctrl_c_stops_the_run(flower, start, tmp_path):

@@ -30,31 +30,3 @@ def test_the_main_job_learns_with_a_fraction_of_the_bytes(flower, tmp_path):
             key = f"{kind}_bytes_{way}"
             assert summary[key] == sum(row[key] for row in history)
     assert (folder / "adapter" / "adapter_model.safetensors").exists()
-
-
-@pytest.mark.parametrize("method", ["replication", "flora"])
-def test_unequal_clients_take_part_in_a_simulation(flower, tmp_path, method):
-    """Each Ray process trains adapters of several ranks in turn, on one backbone."""
-    config = (
-        f"method='{method}' num-server-rounds=3 low-rank=2 "
-        f"high-rank-fraction=0.5 output-dir='{tmp_path / 'runs'}'"
-    )
-    output = flower.run("flwr", "run", ".", "--stream", "--run-config", config)
-    folder, summary, history = results(tmp_path / "runs")
-    assert summary["ended"] == "all rounds done", output
-    assert not any(row["failures"] for row in history)
-    ranks = [row["ranks"] for row in history[1:]]
-    if method == "replication":
-        assert ranks == [{"2": 2}, {"2": 1, "16": 1}, {"2": 1, "16": 1}]
-    else:
-        assert ranks == [{"1": 1, "4": 1}] * 3
-    assert history[3]["loss"] < history[0]["loss"]
-    assert (folder / "adapter" / "adapter_model.safetensors").exists()
-
-
-def test_a_wrong_key_and_a_wrong_value_end_the_run_with_a_clear_error(flower):
-    output = flower.run(
-        "flwr", "run", ".", "--stream", "--run-config", "upload-density='abc'"
-    )
-    assert "upload-density must be a number in (0, 1]" in output
-    assert flower.last_run()["status"] == "finished:failed"

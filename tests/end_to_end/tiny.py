@@ -1,4 +1,4 @@
-"""A tiny text classifier and its data, for processes that start anew each message."""
+"""A tiny text classifier and its data: on a device, each message loads it again."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,7 +46,7 @@ def make_rows(file: Path, count: int, seed: int = 0) -> Path:
 
 
 def run_config(model: Path, dataset: Path, output: Path, *more: str) -> Sequence[str]:
-    """Return what follows ``flwr run . CONNECTION``."""
+    """Return the options of ``flwr run . CONNECTION``."""
     words = (
         f"task='text-classification' model='{model}' dataset='{dataset}' classes=2 "
         f"head='mean' output-dir='{output}' fraction-train=1.0 local-epochs=1 "
