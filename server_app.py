@@ -12,7 +12,7 @@ from flasc_flwr.app.reporting import RunFolder
 from flasc_flwr.app.reporting.summary import nothing_trained
 from flasc_flwr.core.layout import Arrays
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
-from flasc_flwr.flower.state.checkpoint import Checkpoints
+from flasc_flwr.flower.state.checkpoint_files import Checkpoints
 from flasc_flwr.flower.wire import array_record, arrays_of
 
 app = ServerApp()

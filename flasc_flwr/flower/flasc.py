@@ -80,7 +80,7 @@ class Flasc(OwnRounds):
     on_checkpoint : Callable[[Checkpoint], None], optional
         Called with the run's state after each round, such as
         ``Checkpoints(folder, every=10)`` from
-        :mod:`flasc_flwr.flower.state.checkpoint`.
+        :mod:`flasc_flwr.flower.state.checkpoint_files`.
     resume : Checkpoint, optional
         Resume from this state as if the run had never stopped.
     run_settings : Mapping[str, Any], optional

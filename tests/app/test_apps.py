@@ -23,7 +23,8 @@ from flasc_flwr.core.methods.table import METHODS
 from flasc_flwr.core.methods.trainable import SUPPORT
 from flasc_flwr.flower.compat import get_all_nested_objects
 from flasc_flwr.flower.local_grid import LocalGrid
-from flasc_flwr.flower.state.checkpoint import CheckpointError, read
+from flasc_flwr.flower.state.checkpoint import CheckpointError
+from flasc_flwr.flower.state.checkpoint_files import read
 from flasc_flwr.flower.wire import payload_of
 from tests.flower.apps import RecordingGrid
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flasc_flwr.app.runs.local_run import run_locally
-from flasc_flwr.flower.state.checkpoint import read
+from flasc_flwr.flower.state.checkpoint_files import read
 from tests.end_to_end.federation import CONNECTION, Federation
 from tests.end_to_end.processes import (
     ROOT,

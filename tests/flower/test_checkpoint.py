@@ -11,15 +11,9 @@ from flasc_flwr import Flasc
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
 from flasc_flwr.core.methods.schedules import Decay
 from flasc_flwr.flower.local_grid import LocalGrid
-from flasc_flwr.flower.state import checkpoint as module
-from flasc_flwr.flower.state.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    Checkpoints,
-    found,
-    read,
-    write,
-)
+from flasc_flwr.flower.state import checkpoint_files as module
+from flasc_flwr.flower.state.checkpoint import Checkpoint, CheckpointError
+from flasc_flwr.flower.state.checkpoint_files import Checkpoints, found, read, write
 from flasc_flwr.flower.wire import array_record
 from tests.flower.apps import adapter, client_app
 

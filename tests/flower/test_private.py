@@ -16,7 +16,7 @@ from flasc_flwr.core.privacy import Privacy
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.privacy.accounting import noise_for
 from flasc_flwr.flower.privacy.local_dp import local_dp
-from flasc_flwr.flower.state.checkpoint import Checkpoints, read
+from flasc_flwr.flower.state.checkpoint_files import Checkpoints, read
 from flasc_flwr.flower.wire import array_record, payload_of
 from tests.flower.apps import RecordingGrid, adapter, client_app
 

@@ -18,7 +18,8 @@ from flasc_flwr.app.reporting.summary import FAILED, as_line, as_table, summaris
 from flasc_flwr.app.reporting.trackers import TrackerError, Trackers
 from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.compat import log
-from flasc_flwr.flower.state.checkpoint import Checkpoint, CheckpointError, found, read
+from flasc_flwr.flower.state.checkpoint import Checkpoint, CheckpointError
+from flasc_flwr.flower.state.checkpoint_files import found, read
 from flasc_flwr.flower.state.run_state import RunState
 
 _CHECKPOINTS = "checkpoints"

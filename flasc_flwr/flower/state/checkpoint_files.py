@@ -1,0 +1,106 @@
+"""The checkpoints of a run as files, each written atomically."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from flasc_flwr.core.ranges import integer
+from flasc_flwr.flower.state.checkpoint import Checkpoint, CheckpointError
+
+_NAME = "checkpoint-{:06d}.flasc"
+_NAMED = re.compile(r"checkpoint-(\d{6})\.flasc")
+_KEPT = 2
+
+
+class Checkpoints:
+    """Writes the state of a run every few rounds.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder; the newest two checkpoints are kept.
+    every : int
+        Rounds between two checkpoints.
+    """
+
+    def __init__(self, folder: Path, every: int) -> None:
+        integer(1).require("checkpoint-every", every)
+        self._folder = folder
+        self._every = every
+
+    def __call__(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint, if its round is due."""
+        if checkpoint.round % self._every == 0:
+            write(self._folder, checkpoint)
+
+
+def write(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint into a folder, and keep the previous one.
+
+    The file appears under its name only when all of it is on the disk: a machine that
+    stops at any moment leaves the previous checkpoints intact.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _NAME.format(checkpoint.round)
+    scratch = path.with_suffix(".tmp")
+    with scratch.open("wb") as file:
+        file.write(checkpoint.to_bytes())
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(scratch, path)
+    _sync(folder)
+    for old in found(folder)[:-_KEPT]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def found(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder, the oldest first."""
+    return sorted(path for path in folder.glob("*") if _NAMED.fullmatch(path.name))
+
+
+def read(path: Path) -> Checkpoint:
+    """Read a checkpoint, or the newest of a folder.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none, or it is damaged; the message names the previous one if that
+        is intact.
+    """
+    if path.is_dir():
+        checkpoints = found(path)
+        if not checkpoints:
+            raise CheckpointError(f"{str(path)!r} has no checkpoint")
+        path = checkpoints[-1]
+    try:
+        return Checkpoint.from_bytes(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {str(path)!r}: {error.strerror}") from None
+    except ValueError as error:
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} is damaged ({error}){_offer(path)}"
+        ) from None
+
+
+def _offer(damaged: Path) -> str:
+    for older in reversed([p for p in found(damaged.parent) if p < damaged]):
+        try:
+            Checkpoint.from_bytes(older.read_bytes())
+        except (OSError, ValueError):
+            continue
+        return f"; the previous one is intact: {str(older)!r}"
+    return "; there is no intact one before it"
+
+
+def _sync(folder: Path) -> None:
+    """Flush a rename in a folder to the disk, if the system can open folders."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
