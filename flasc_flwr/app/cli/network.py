@@ -13,7 +13,7 @@ import typer
 from flasc_flwr.app.cli.common import RunsArgument
 
 if TYPE_CHECKING:
-    from flasc_flwr.app.reporting.runs import Run
+    from flasc_flwr.app.reporting.runs import SavedRun
     from flasc_flwr.app.runs.link_times import Exchanges, LinkOf
 
 
@@ -157,7 +157,7 @@ def _equal(down: float, up_slower: str, latency: float) -> Iterator[tuple[str, L
 
 
 def _times(
-    run: Run,
+    run: SavedRun,
     exchanges: Exchanges,
     name: str,
     link_of: LinkOf,

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from flasc_flwr.app.config import RunConfig
-from flasc_flwr.app.reporting.runs import Rows, Run
+from flasc_flwr.app.reporting.runs import Rows, SavedRun
 from flasc_flwr.core.methods.allotment import Allotment
 from flasc_flwr.core.methods.budget import Budget
 
@@ -47,22 +47,22 @@ class Group:
         What its runs have in common; densities are those of the first sparse round.
     differing : Mapping[str, Any]
         The settings that are not the same in all groups.
-    runs : Sequence[Run]
+    runs : Sequence[SavedRun]
         One for each seed.
     """
 
     label: str
     settings: Mapping[str, Any]
     differing: Mapping[str, Any]
-    runs: Sequence[Run]
+    runs: Sequence[SavedRun]
 
 
-def group(runs: Iterable[Run]) -> list[Group]:
+def group(runs: Iterable[SavedRun]) -> list[Group]:
     """Return the groups of runs, in the order of their first runs.
 
     A label has the method, and no more settings than the groups differ in.
     """
-    gathered: dict[str, tuple[dict[str, Any], list[Run]]] = {}
+    gathered: dict[str, tuple[dict[str, Any], list[SavedRun]]] = {}
     for run in runs:
         settings = {
             **in_effect(run.config),
@@ -200,14 +200,14 @@ def _row(one: Group, target: float | None) -> dict[str, Any]:
     return row
 
 
-def megabytes_to(run: Run, accuracy: float) -> float | None:
+def megabytes_to(run: SavedRun, accuracy: float) -> float | None:
     """Return the MB sent, both ways, until an accuracy was first reached."""
     rows, megabytes = run.known("accuracy")
     pairs = zip(rows, megabytes, strict=True)
     return next((mb for row, mb in pairs if row["accuracy"] >= accuracy), None)
 
 
-def times_less(run: Run) -> float | None:
+def times_less(run: SavedRun) -> float | None:
     """Return how many times fewer message bytes were sent than in dense float32.
 
     None if that is not known, or nothing was sent.
@@ -220,7 +220,7 @@ def times_less(run: Run) -> float | None:
     return dense / sent if sent and dense else None
 
 
-def _accuracies(run: Run) -> list[float]:
+def _accuracies(run: SavedRun) -> list[float]:
     return [row["accuracy"] for row in run.known("accuracy")[0]]
 
 

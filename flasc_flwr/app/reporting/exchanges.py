@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from flasc_flwr.app.reporting.runs import Rows, Run
+from flasc_flwr.app.reporting.runs import Rows, SavedRun
 from flasc_flwr.app.runs.link_times import Exchanges
 
 
-def exchanges_of(run: Run, *, even_split: bool = False) -> Exchanges:
+def exchanges_of(run: SavedRun, *, even_split: bool = False) -> Exchanges:
     """Return a run's message bytes by round and client.
 
     Parameters
     ----------
-    run : Run
+    run : SavedRun
         The run.
     even_split : bool
         If the folder has no ``traffic.json``, split each round's bytes evenly over its

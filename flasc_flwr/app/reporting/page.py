@@ -18,15 +18,17 @@ from flasc_flwr.app.reporting.cells import cells, megabytes, percent
 from flasc_flwr.app.reporting.comparison import Group, compare, group, in_words
 from flasc_flwr.app.reporting.figures import save
 from flasc_flwr.app.reporting.run_figures import Shown, all_figures
-from flasc_flwr.app.reporting.runs import Run
+from flasc_flwr.app.reporting.runs import SavedRun
 
 
-def write_report(runs: Sequence[Run], out: Path, target: float | None = None) -> None:
+def write_report(
+    runs: Sequence[SavedRun], out: Path, target: float | None = None
+) -> None:
     """Write the page, and beside it a folder with its figures as SVG and PNG.
 
     Parameters
     ----------
-    runs : Sequence[Run]
+    runs : Sequence[SavedRun]
         The runs to show; those that failed or have not finished are listed as such.
     out : Path
         The page's file; the figures go to ``STEM-figures/`` beside it.
@@ -71,7 +73,7 @@ def _word(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def _of_run(run: Run) -> dict[str, str]:
+def _of_run(run: SavedRun) -> dict[str, str]:
     rows, _ = run.known("accuracy")
     sent = run.megabytes[-1] if run.megabytes else None
     failures = sum(len(row["failures"]) for row in run.history)

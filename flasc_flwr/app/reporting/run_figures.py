@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from flasc_flwr.app.reporting.comparison import Group
 from flasc_flwr.app.reporting.figures import curves, dots, stacks
-from flasc_flwr.app.reporting.runs import Run
+from flasc_flwr.app.reporting.runs import SavedRun
 from flasc_flwr.app.reporting.series import Series
 from flasc_flwr.flower.state.phases import PHASES
 
@@ -123,7 +123,7 @@ def all_figures(groups: Sequence[Group]) -> list[Shown]:
 
 
 def _series(
-    groups: Iterable[Group], of: Callable[[Run], Series | None]
+    groups: Iterable[Group], of: Callable[[SavedRun], Series | None]
 ) -> dict[str, list[Series]]:
     """Return the series of each group's runs."""
     # A group without any keeps its place, so that colours are the same in all figures.
@@ -137,19 +137,19 @@ def _curves(series: Mapping[str, list[Series]], **options: Any) -> Figure | None
     return curves(series, **options) if any(series.values()) else None
 
 
-def _against_megabytes(run: Run, key: str) -> Series | None:
+def _against_megabytes(run: SavedRun, key: str) -> Series | None:
     rows, megabytes = run.known(key)
     return (megabytes, [row[key] for row in rows]) if rows else None
 
 
-def _against_round(run: Run, key: str) -> Series | None:
+def _against_round(run: SavedRun, key: str) -> Series | None:
     rows, _ = run.known(key)
     return (
         ([row["round"] for row in rows], [row[key] for row in rows]) if rows else None
     )
 
 
-def _by_client(run: Run) -> Series | None:
+def _by_client(run: SavedRun) -> Series | None:
     sums: dict[str, int] = {}
     for row in run.traffic:
         sums[row["client"]] = sums.get(row["client"], 0) + row["message"]

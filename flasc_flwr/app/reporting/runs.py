@@ -18,7 +18,7 @@ Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class SavedRun:
     """One run folder, finished or not.
 
     Attributes
@@ -128,7 +128,7 @@ def _below(path: Path) -> list[Path]:
     return sorted(p.parent for p in path.rglob("config.toml") if is_run(p.parent))
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> SavedRun:
     """Read a run folder.
 
     Raises
@@ -138,7 +138,7 @@ def read_run(folder: Path) -> Run:
     """
     try:
         config = RunConfig.parse(tomllib.loads((folder / "config.toml").read_text()))
-        return Run(folder, config, read_history(folder), read_summary(folder))
+        return SavedRun(folder, config, read_history(folder), read_summary(folder))
     except (OSError, ConfigError, ValueError) as error:
         raise ValueError(
             f"run folder {str(folder)!r} cannot be read: {error}"

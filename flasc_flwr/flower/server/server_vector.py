@@ -94,9 +94,9 @@ class ServerVector:
 
     def begin(self, arrays: ArrayRecord) -> None:
         """Start from a caller's arrays."""
-        plain = arrays_of(arrays)
-        layout = Layout.of(plain)
-        vector = self._initial(layout, layout.flatten(plain))
+        initial = arrays_of(arrays)
+        layout = Layout.of(initial)
+        vector = self._initial(layout, layout.flatten(initial))
         self.resume(RunState(layout, vector, self.optimizer.init(layout.size)))
 
     def resume(self, state: RunState) -> None:
