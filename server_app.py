@@ -12,9 +12,6 @@ from flasc_flwr.app.reporting import RunFolder
 from flasc_flwr.app.reporting.summary import nothing_trained
 from flasc_flwr.core.layout import Arrays
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
-from flasc_flwr.core.methods.schedules import Decay
-from flasc_flwr.core.stopping import Stop
-from flasc_flwr.flower.clients.guard import Guard
 from flasc_flwr.flower.state.checkpoint import Checkpoints
 from flasc_flwr.flower.wire import array_record, arrays_of
 
@@ -64,30 +61,14 @@ def main(grid: Grid, context: Context) -> None:
             ),
             download_density=config.download_density,
             upload_density=config.upload_density,
-            decay=Decay(
-                download=config.download_density_decay,
-                upload=config.upload_density_decay,
-                every=config.density_decay_every,
-            ),
+            decay=config.decay,
             values=config.value_format,
             weighting=config.weighting,
             server_optimizer=config.make_server_optimizer(),
-            seed=config.seed,
+            guard=config.guard,
+            stop=config.stop,
+            privacy=config.privacy,
             on_round=on_round,
-            guard=Guard(
-                min_replies=config.min_replies,
-                max_norm=config.max_update_norm,
-                norm_action=config.update_norm_action,
-                max_examples=config.max_examples,
-            ),
-            stop=Stop(
-                accuracy=config.stop_accuracy,
-                patience=config.stop_patience,
-                megabytes=config.stop_megabytes,
-                client_megabytes=config.stop_client_megabytes,
-            ),
-            privacy=config.make_privacy(),
-            oversample=config.oversample,
             on_checkpoint=(
                 Checkpoints(folder.checkpoints, config.checkpoint_every)
                 if config.checkpoint_every
@@ -96,11 +77,7 @@ def main(grid: Grid, context: Context) -> None:
             resume=checkpoint,
             run_settings=config.shared_by_resumed(),
             evaluate_every=config.evaluate_every,
-            fraction_train=config.fraction_train,
-            fraction_evaluate=config.fraction_evaluate,
-            min_train_nodes=config.min_nodes,
-            min_evaluate_nodes=config.min_nodes,
-            min_available_nodes=config.min_nodes,
+            **config.sampling.arguments(),
         )
 
         def evaluate_fn(server_round: int, arrays: ArrayRecord) -> MetricRecord:

@@ -18,7 +18,6 @@ from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks import load_task
 from flasc_flwr.app.training.lora import read_adapter
 from flasc_flwr.core.codec import decode
-from flasc_flwr.core.optimizers import AdamW
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import array_record, payload_of
 
@@ -61,10 +60,10 @@ def recorded(rounds: list[int], clients: int) -> dict[str, np.ndarray]:
                 arrays[f"{checkpoint.round} {what}/{name}"] = array
 
     strategy = Flasc(
-        upload_density=1.0,
-        values="float32",
-        fraction_train=0.5,
-        server_optimizer=AdamW(learning_rate=0.01),
+        upload_density=config.upload_density,
+        values=config.value_format,
+        fraction_train=config.sampling.fraction_train,
+        server_optimizer=config.make_server_optimizer(),
         on_checkpoint=record,
     )
     initial = array_record(read_adapter(load_task(config).model))

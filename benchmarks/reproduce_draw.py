@@ -9,7 +9,7 @@ from reproduce_results import Curve, Point, Setting, at, first, read, stays
 from reproduce_runs import ALPHAS
 
 from flasc_flwr.app.reporting.figures import curves, save
-from flasc_flwr.app.runs.network import Link
+from flasc_flwr.app.runs.link_times import Link
 
 MARGIN = 0.005
 # In the figures: with all of them these cannot be read.

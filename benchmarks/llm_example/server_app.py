@@ -48,9 +48,9 @@ def main(grid: Grid, context: Context) -> None:
     output.mkdir(parents=True)
     strategy = TimedFedAvg(
         output,
-        fraction_train=config.fraction_train,
+        fraction_train=config.sampling.fraction_train,
         fraction_evaluate=0.0,
-        min_train_nodes=config.min_nodes,
+        min_train_nodes=config.sampling.min_train_nodes,
     )
     strategy.start(
         grid=grid,

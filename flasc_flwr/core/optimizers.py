@@ -1,14 +1,15 @@
 """Server optimizers: one step of the server vector along the mean update.
 
 A step takes the server vector and a gradient, which in federated learning is the
-negative mean update, and gives the new vector and the new state. Optimizers are
-settings and nothing else; all that changes is in the state, which can be saved.
+negative mean update, and returns the new vector and the new state. An optimizer holds
+only settings; everything that changes is in the state, which can be saved.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -16,13 +17,20 @@ from numpy.typing import NDArray
 
 from flasc_flwr.core.layout import Vector
 from flasc_flwr.core.ranges import number
+from flasc_flwr.core.settings import check, setting
 
 Moment = NDArray[np.float32]
+
+LEARNING_RATE = number("(0, inf)")
+"""What the learning rate of a server optimizer may be."""
+
+_BETA = number("[0, 1)")
+_RATE_HELP = "learning rate of the server optimizer"
 
 
 @dataclass(frozen=True)
 class OptimizerState:
-    """How far an optimizer has come.
+    """What an optimizer remembers from step to step.
 
     Attributes
     ----------
@@ -31,7 +39,7 @@ class OptimizerState:
     moments : dict[str, Moment]
         The moments by name, each of shape (N,).
     part_steps : dict[str, int]
-        Steps that each part has taken, where parts step by themselves.
+        Steps taken by each part, where parts step separately.
     """
 
     step: int = 0
@@ -40,7 +48,7 @@ class OptimizerState:
 
 
 class ServerOptimizer(Protocol):
-    """What a server optimizer offers."""
+    """A server optimizer."""
 
     def init(self, size: int) -> OptimizerState:
         """Return the state before the first step, for vectors of length `size`."""
@@ -49,7 +57,7 @@ class ServerOptimizer(Protocol):
     def step(
         self, vector: Vector, gradient: Vector, state: OptimizerState
     ) -> tuple[Vector, OptimizerState]:
-        """Return the vector and the state after one step; the inputs stay as is."""
+        """Return the vector and the state after one step; the inputs stay unchanged."""
         ...
 
 
@@ -57,7 +65,13 @@ class ServerOptimizer(Protocol):
 class Sgd:
     """Plain gradient step; with learning rate 1 it is FedAvg."""
 
-    learning_rate: float = 1.0
+    learning_rate: float = setting(
+        1.0, LEARNING_RATE, _RATE_HELP, key="server-learning-rate"
+    )
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        check(self)
 
     def init(self, size: int) -> OptimizerState:
         """Return the state before the first step."""
@@ -75,16 +89,24 @@ class Sgd:
 class AdamW:
     """AdamW with PyTorch's semantics, as FLASC's code uses it on the server.
 
+    The defaults are PyTorch's, except for the learning rate.
+
     Bias-corrected moments, epsilon outside the square root, and decoupled weight
     decay, which acts on every coordinate every round (Loshchilov & Hutter, 2019,
     Algorithm 2; ``torch.optim.AdamW``).
     """
 
-    learning_rate: float = 1e-3
-    beta_1: float = 0.9
-    beta_2: float = 0.999
-    epsilon: float = 1e-8
-    weight_decay: float = 0.01
+    learning_rate: float = setting(
+        0.01, LEARNING_RATE, _RATE_HELP, key="server-learning-rate"
+    )
+    beta_1: float = setting(0.9, _BETA, "decay of the first moment")
+    beta_2: float = setting(0.999, _BETA, "decay of the second moment")
+    epsilon: float = setting(1e-8, number("(0, inf)"), "added to the denominator")
+    weight_decay: float = setting(0.01, number("[0, inf)"), "decoupled weight decay")
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        check(self)
 
     def init(self, size: int) -> OptimizerState:
         """Return zero moments."""
@@ -120,10 +142,16 @@ class AdaptiveOptimizer:
     """
 
     second_moment: SecondMoment
-    learning_rate: float = 1e-2
-    beta_1: float = 0.9
-    beta_2: float = 0.99
-    tau: float = 1e-3
+    learning_rate: float = setting(
+        0.01, LEARNING_RATE, _RATE_HELP, key="server-learning-rate"
+    )
+    beta_1: float = setting(0.9, _BETA, "decay of the first moment")
+    beta_2: float = setting(0.99, _BETA, "decay of the second moment")
+    tau: float = setting(1e-3, number("(0, inf)"), "added to the denominator")
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        check(self)
 
     def init(self, size: int) -> OptimizerState:
         """Return the moments before the first step."""
@@ -144,17 +172,17 @@ class AdaptiveOptimizer:
 
 @dataclass(frozen=True, kw_only=True)
 class Decaying:
-    """An optimizer whose learning rate falls: ``lr * decay ** t``, t = 0, 1, ...
+    """An optimizer with a decaying learning rate: ``lr * decay ** t``, t = 0, 1, ...
 
-    PyTorch's ``ExponentialLR``, a step of it after each of the optimizer's.
+    Equals PyTorch's ``ExponentialLR``, stepped after each step of the optimizer.
 
     Attributes
     ----------
     optimizer : ServerOptimizer
-        What steps, at first with its own learning rate. Its steps are in proportion to
-        that.
+        The optimizer, with its initial learning rate. Its steps have to be
+        proportional to that rate.
     decay : float
-        Factor from step to step, in (0, 1].
+        Factor on the learning rate after each step, in (0, 1].
 
     Raises
     ------
@@ -163,11 +191,16 @@ class Decaying:
     """
 
     optimizer: ServerOptimizer
-    decay: float
+    decay: float = setting(
+        1.0,
+        number("(0, 1]"),
+        "factor on the server learning rate after each step",
+        key="server-learning-rate-decay",
+    )
 
     def __post_init__(self) -> None:
-        """Check the factor."""
-        number("(0, 1]").require("server-learning-rate-decay", self.decay)
+        """Check the settings."""
+        check(self)
 
     def init(self, size: int) -> OptimizerState:
         """Return the optimizer's own state before the first step."""
@@ -178,7 +211,7 @@ class Decaying:
     ) -> tuple[Vector, OptimizerState]:
         """Return one step of the optimizer, at the learning rate of this step."""
         stepped, after = self.optimizer.step(vector, gradient, state)
-        # A step is in proportion to the learning rate, weight decay included.
+        # A step is proportional to the learning rate, weight decay included.
         part = np.float32(self.decay**state.step)
         return vector + part * (stepped - vector), after
 
@@ -196,28 +229,14 @@ def _yogi(v: Moment, square: Moment, beta: float) -> Moment:
     return v - np.float32(1 - beta) * square * sign
 
 
-def fedadam(*, learning_rate: float = 1e-2) -> AdaptiveOptimizer:
-    """FedAdam: ``v = b2 v + (1 - b2) D^2``."""
-    return AdaptiveOptimizer(second_moment=_blend, learning_rate=learning_rate)
-
-
-def fedyogi(*, learning_rate: float = 1e-2) -> AdaptiveOptimizer:
-    """FedYogi: ``v = v - (1 - b2) D^2 sign(v - D^2)``."""
-    return AdaptiveOptimizer(second_moment=_yogi, learning_rate=learning_rate)
-
-
-def fedadagrad(*, learning_rate: float = 1e-2) -> AdaptiveOptimizer:
-    """FedAdagrad: ``v = v + D^2``, without momentum."""
-    return AdaptiveOptimizer(
-        second_moment=_adagrad, learning_rate=learning_rate, beta_1=0.0
-    )
-
-
 SERVER_OPTIMIZERS: dict[str, Callable[..., ServerOptimizer]] = {
     "sgd": Sgd,
     "adamw": AdamW,
-    "fedadam": fedadam,
-    "fedyogi": fedyogi,
-    "fedadagrad": fedadagrad,
+    # v = b2 v + (1 - b2) D^2
+    "fedadam": partial(AdaptiveOptimizer, second_moment=_blend),
+    # v = v - (1 - b2) D^2 sign(v - D^2)
+    "fedyogi": partial(AdaptiveOptimizer, second_moment=_yogi),
+    # v = v + D^2, without momentum
+    "fedadagrad": partial(AdaptiveOptimizer, second_moment=_adagrad, beta_1=0.0),
 }
 """Server optimizers by name; each may be called with ``learning_rate=...``."""

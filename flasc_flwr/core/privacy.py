@@ -1,4 +1,4 @@
-"""Central differential privacy: clipped updates, and noise on their sum."""
+"""Central differential privacy: clipped updates with noise on their sum."""
 
 from __future__ import annotations
 
@@ -9,118 +9,157 @@ import numpy as np
 
 from flasc_flwr.core.layout import Vector
 from flasc_flwr.core.ranges import choice, integer, number
+from flasc_flwr.core.settings import REQUIRED, check, setting
 
 CLIPS = ("after", "before")
 """When a client's update is clipped: after its largest entries were chosen, as in
-FLASC's code, or before, by the client, and after it again."""
+FLASC's code, or before (by the client, and again after by the server)."""
 
 SAMPLINGS = ("fixed", "poisson")
-"""How cohorts are drawn: a fixed number without replacement, or each client by itself
-with the same probability."""
+"""How cohorts are drawn: a fixed number without replacement, or each client
+independently with the same probability."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Privacy:
-    """How much privacy, and at which price.
+    """Settings of differential privacy, with a client as the unit of privacy.
 
-    The sum of updates, each of norm `clip_norm` at most, is given Gaussian noise of
+    Updates are clipped to the norm `clip_norm`. Their sum gets Gaussian noise of
     standard deviation ``noise_multiplier * clip_norm`` on every coordinate, and is
-    divided by the size of the cohort that was drawn. A client is what is protected.
+    divided by the size of the cohort that was drawn.
 
     Attributes
     ----------
     clip_norm : float
-        L2 norm that an update is scaled down to, over the whole adapter; the first one
-        where it adapts.
+        L2 norm that an update is scaled down to, over the whole adapter; where it
+        adapts, the initial one.
     noise_multiplier : float
         Standard deviation of the noise on the sum, in units of the clipping norm; 0
-        clips alone, which is no privacy.
+        only clips, which is not private.
     population : int
-        How many clients cohorts are drawn from, at least.
+        Smallest number of clients that cohorts are drawn from.
     delta : float, optional
-        The delta that epsilon is told for, in (0, 1); by default
-        ``population ** -1.1``.
+        The delta at which epsilon is reported; by default ``population ** -1.1``.
     clip : str
         One of `CLIPS`.
     sampling : str
         How cohorts are drawn, one of `SAMPLINGS`.
     max_epsilon : float
-        End the run before it would spend more; 0 is no bound.
+        Stop before the run would spend more; 0 is unlimited.
     quantile : float
-        Fraction of the updates that the clipping norm is to leave as they are, by which
-        it adapts (Andrew et al., arXiv 1905.03871); 0 keeps it.
-    quantile_rate : float
-        How fast it adapts.
-    count_noise : float
-        Standard deviation of the noise on the number of updates left as they are, by
-        which it adapts.
+        Quantile of the updates' norms that the clipping norm adapts to (Andrew et al.,
+        arXiv 1905.03871); 0 keeps it fixed.
+    quantile_rate, count_noise : float
+        How fast the norm adapts, and the standard deviation of the noise on the number
+        of unclipped updates, which it adapts by.
     noise_seed : int, optional
-        Seed of noise and cohorts. Whoever knows it can take the noise off again: for
-        experiments alone. By default both come from the operating system.
+        Seed of noise and cohorts, for experiments only: anyone who knows it can remove
+        the noise. By default both come from the operating system.
 
     Raises
     ------
     ValueError
-        If one is out of range, or noise is asked for without a clipping norm.
+        If one is out of range, or two do not fit together.
     """
 
-    clip_norm: float
-    noise_multiplier: float
-    population: int
-    delta: float | None = None
-    clip: str = "after"
-    sampling: str = "fixed"
-    max_epsilon: float = 0.0
-    quantile: float = 0.0
-    quantile_rate: float = 0.2
-    count_noise: float = 1.0
-    noise_seed: int | None = None
+    clip_norm: float = setting(
+        REQUIRED,
+        number("(0, inf)"),
+        "L2 norm that every update is scaled down to; 0 turns privacy off",
+        key="dp-clip-norm",
+        off=0.0,
+    )
+    noise_multiplier: float = setting(
+        REQUIRED,
+        number("[0, inf)"),
+        "standard deviation of the noise on the sum of the updates; 0 only clips",
+        key="dp-noise-multiplier",
+        unit="dp-clip-norm",
+        off=0.0,
+    )
+    population: int = setting(
+        REQUIRED,
+        integer(1),
+        "smallest number of clients that cohorts are drawn from",
+        key="dp-population",
+        unit="clients",
+        off=0,
+    )
+    delta: float | None = setting(
+        None,
+        number("(0, 1)"),
+        "delta at which epsilon is reported; auto is dp-population^-1.1",
+        key="dp-delta",
+        off="auto",
+    )
+    clip: str = setting(
+        "after", choice(*CLIPS), "clip after or before selecting entries", key="dp-clip"
+    )
+    sampling: str = setting(
+        "fixed", choice(*SAMPLINGS), "how cohorts are drawn", key="dp-sampling"
+    )
+    max_epsilon: float = setting(
+        0.0,
+        number("[0, inf)"),
+        "stop before the run would spend more; 0 is unlimited",
+        key="dp-max-epsilon",
+    )
+    quantile: float = setting(
+        0.0,
+        number("[0, 1)"),
+        "quantile of the updates' norms that dp-clip-norm adapts to; 0 keeps it fixed",
+        key="dp-quantile",
+    )
+    quantile_rate: float = setting(
+        0.2, number("(0, inf)"), "how fast the norm adapts", key="dp-quantile-rate"
+    )
+    count_noise: float = setting(
+        1.0,
+        number("(0, inf)"),
+        "standard deviation of the noise on the number of unclipped updates, for "
+        "dp-quantile",
+        key="dp-count-noise",
+    )
+    noise_seed: int | None = setting(
+        None,
+        integer(0),
+        "seed of noise and cohorts, for experiments only: anyone who knows it can "
+        "remove the noise; auto draws from the operating system",
+        key="dp-noise-seed",
+        off="auto",
+    )
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        number("[0, inf)").require("dp-noise-multiplier", self.noise_multiplier)
-        if self.clip_norm == 0 and self.noise_multiplier > 0:
+        """Check the settings, and that they fit together."""
+        if self.clip_norm == 0 and self.noise_multiplier != 0:
             raise ValueError(
                 f"dp-noise-multiplier is {self.noise_multiplier!r} without a "
-                "dp-clip-norm: noise on updates of any size is no privacy; allowed is "
-                "a dp-clip-norm above 0"
+                "dp-clip-norm: noise on unbounded updates is not private; set a "
+                "dp-clip-norm above 0"
             )
-        number("(0, inf)").require("dp-clip-norm", self.clip_norm)
-        # Whom a client could be one of is what the accounting is about.
-        integer(1).require("dp-population", self.population)
-        if self.delta is not None:
-            number("(0, 1)").require("dp-delta", self.delta)
-        choice(*CLIPS).require("dp-clip", self.clip)
-        choice(*SAMPLINGS).require("dp-sampling", self.sampling)
-        number("[0, inf)").require("dp-max-epsilon", self.max_epsilon)
-        number("[0, 1)").require("dp-quantile", self.quantile)
-        number("(0, inf)").require("dp-quantile-rate", self.quantile_rate)
-        number("(0, inf)").require("dp-count-noise", self.count_noise)
-        if self.noise_seed is not None:
-            integer(0).require("dp-noise-seed", self.noise_seed)
+        check(self)
         if self.max_epsilon and not self.noise_multiplier:
             raise ValueError(
-                f"dp-max-epsilon is {self.max_epsilon!r} without noise, which spends "
-                "more than any bound: allowed is a dp-noise-multiplier above 0"
+                f"dp-max-epsilon is {self.max_epsilon!r} without noise: set a "
+                "dp-noise-multiplier above 0"
             )
         if self.adapts and self.clip == "before":
             raise ValueError(
-                f"dp-quantile is {self.quantile!r} with dp-clip 'before': the server "
-                "does not see which updates were clipped; allowed is dp-clip 'after'"
+                f"dp-quantile is {self.quantile!r} with dp-clip 'before', where the "
+                "server does not see which updates were clipped: set dp-clip 'after'"
             )
         if self.adapts and self.noise_multiplier and self.update_multiplier <= 0:
             raise ValueError(
-                f"dp-count-noise is {self.count_noise!r}, which spends more than "
-                f"all of dp-noise-multiplier {self.noise_multiplier!r}: allowed is "
-                f"above {self.noise_multiplier / 2:.4g}"
+                f"dp-count-noise must be above {self.noise_multiplier / 2:.4g}, half "
+                f"of dp-noise-multiplier, got {self.count_noise!r}"
             )
 
     @property
-    def told_delta(self) -> float:
-        """The delta that epsilon is told for."""
+    def reported_delta(self) -> float:
+        """The delta at which epsilon is reported."""
         if self.delta is not None:
             return self.delta
-        # Of one client alone, 1 would be no probability.
+        # With a population of 1, delta would be 1, which says nothing.
         return float(max(2, self.population) ** -1.1)
 
     @property
@@ -132,10 +171,10 @@ class Privacy:
     def update_multiplier(self) -> float:
         """Noise multiplier of the updates themselves.
 
-        Where the clipping norm adapts, the count of clipped updates is a release of
-        its own; the updates are given more noise, such that both together are one
-        release of `noise_multiplier`: ``z_u = (z^-2 - (2 s)^-2)^-1/2`` (Andrew et
-        al., Theorem 1). Negative if there is none left.
+        Where the clipping norm adapts, the count of clipped updates is released too.
+        The updates get more noise, so that both together count as one release of
+        `noise_multiplier`: ``z_u = (z^-2 - (2 s)^-2)^-1/2`` (Andrew et al.,
+        Theorem 1). Negative if the count spends more than that.
         """
         if not self.adapts or not self.noise_multiplier:
             return self.noise_multiplier
@@ -151,23 +190,23 @@ def released(
     deviation: float,
     generator: np.random.Generator,
 ) -> Vector:
-    """Return a mean of updates with noise, over the cohort that was drawn.
+    """Return the noisy mean of updates, over the cohort that was drawn.
 
     ``(sum of updates + N(0, deviation^2)) / cohort`` on every coordinate: divided by
-    the number that was drawn, so that fewer replies do not make the noise smaller.
+    the number that was drawn, so that fewer replies do not mean less noise.
 
     Parameters
     ----------
     mean : NDArray[np.float32], shape (N,)
         Mean over the replies.
     replies : int
-        How many there were.
+        Number of replies.
     cohort : int
-        How many clients were drawn, or are in expectation.
+        Clients drawn, or their expected number.
     deviation : float
         Standard deviation of the noise on the sum.
     generator : np.random.Generator
-        Where the noise comes from.
+        Source of the noise.
     """
     total = mean.astype(np.float64) * replies
     total += generator.normal(0.0, deviation, len(mean))
@@ -185,25 +224,25 @@ def adapted_norm(
 ) -> float:
     """Return the next clipping norm (Andrew et al., arXiv 1905.03871, Algorithm 1).
 
-    ``C exp(-rate (b - quantile))``, where b is the noisy fraction of the updates that
-    were within the norm.
+    ``C exp(-rate (b - quantile))``, where b is the noisy fraction of the updates
+    within the norm.
 
     Parameters
     ----------
     privacy : Privacy
-        Quantile, rate and the noise of the count.
+        Quantile, rate and noise of the count.
     norm : float
         C, the clipping norm of this round.
     unclipped : int
-        How many updates were within it.
+        Number of updates within it.
     replies : int
-        How many updates there were.
+        Number of updates.
     cohort : int
-        How many clients were drawn, or are in expectation.
+        Clients drawn, or their expected number.
     generator : np.random.Generator
-        Where the noise comes from.
+        Source of the noise.
     """
-    # Each counts one half more or less, which halves what one client can change.
+    # Each counts as plus or minus one half, which halves the effect of one client.
     noise = (
         generator.normal(0.0, privacy.count_noise) if privacy.noise_multiplier else 0
     )

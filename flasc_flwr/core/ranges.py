@@ -1,4 +1,4 @@
-"""Ranges: what a setting may be, in a form that can be checked and be told."""
+"""Ranges: what a setting may be, as a check and in words."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Range:
     allowed : str
         The range in words.
     check : Callable[[Any], Any]
-        Gives a value back in its proper type, or None if it is not allowed.
+        Returns a value in its proper type, or None if it is not allowed.
     """
 
     allowed: str
@@ -32,7 +32,8 @@ class Range:
         Raises
         ------
         ValueError
-            If it is not allowed; the message names it, its value and what is.
+            If it is not allowed; the message gives its name, what is allowed and the
+            value.
         """
         checked = self.check(value)
         if checked is None:
@@ -53,7 +54,7 @@ def choice(*names: str) -> Range:
 
 
 def integer(least: int) -> Range:
-    """Allow an integer from `least` up."""
+    """Allow an integer that is at least `least`."""
 
     def check(value: Any) -> int | None:
         if not isinstance(value, Integral) or isinstance(value, bool):
@@ -104,7 +105,7 @@ def text() -> Range:
 
 
 def several(*names: str) -> Range:
-    """Allow any of some names, separated by commas, each once; or none."""
+    """Allow some of the names, separated by commas, each once; or none."""
 
     def check(value: Any) -> str | None:
         if not isinstance(value, str):
@@ -118,20 +119,29 @@ def several(*names: str) -> Range:
 
 
 def listed(value: str) -> list[str]:
-    """Return the names in text that separates them by commas."""
+    """Return the names in a text that is separated by commas."""
     return [name.strip() for name in value.split(",")] if value.strip() else []
+
+
+def either(word: str | float, range: Range) -> Range:
+    """Allow one value beside a range: ``auto``, or 0 for none."""
+
+    def check(value: Any) -> Any:
+        if value == word and not isinstance(value, bool):
+            return word
+        return range.check(value)
+
+    shown = repr(word) if isinstance(word, str) else f"{word:g}"
+    return Range(f"{shown} or {range.allowed}", check)
 
 
 def automatic(range: Range) -> Range:
     """Allow ``auto`` beside a range."""
-    return Range(
-        f"'auto' or {range.allowed}",
-        lambda value: value if value == "auto" else range.check(value),
-    )
+    return either("auto", range)
 
 
 def folder() -> Range:
-    """Allow a folder's path that means the same to every process."""
+    """Allow a folder's path that means the same in every process."""
 
     def check(value: Any) -> str | None:
         if not isinstance(value, str) or not Path(value).expanduser().is_absolute():

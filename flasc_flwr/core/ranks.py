@@ -96,12 +96,6 @@ class Truncation:
         full[self.places] = vector if self.scales is None else vector / self.scales
         return full
 
-    def narrow(self, support: Positions) -> Positions:
-        """Return the part of a full support that is kept, as truncated positions."""
-        if self.places is None:
-            return support
-        return np.flatnonzero(np.isin(self.places, support)).astype(np.int64)
-
 
 @lru_cache(maxsize=64)
 def truncation(layout: Layout, rank: int | None, scale: str = "common") -> Truncation:

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flasc_flwr.core.layout import Vector
-from flasc_flwr.core.ranges import number
+from flasc_flwr.core.ranges import fraction
 
 Positions = NDArray[np.int64]
 _Run = tuple[Positions, NDArray[np.uint32]]
 
-DENSITY = number("(0, 1]")
+DENSITY = fraction("(0, 1]")
 """Range of a density, the fraction of entries kept."""
 
 _SIGN = np.uint32(0x7FFFFFFF)

@@ -1,4 +1,4 @@
-"""Stop conditions: when a run has done enough before its last round."""
+"""Stop conditions: when a run ends before its last round."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from flasc_flwr.core.ranges import integer, number
+from flasc_flwr.core.settings import check, setting
 from flasc_flwr.core.traffic import Traffic
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stop:
-    """When to end a run. A condition that is 0 is none.
+    """When to end a run early. A condition that is 0 is off.
 
     Attributes
     ----------
     accuracy : float
         Accuracy to reach, in [0, 1].
     patience : int
-        Evaluations without a better accuracy than any before.
+        Evaluations in a row without a new best accuracy.
     megabytes : float
         Message bytes of the run, both ways, in 10^6.
     client_megabytes : float
-        Message bytes of any one client, both ways, in 10^6.
+        Message bytes of a single client, both ways, in 10^6.
 
     Raises
     ------
@@ -31,20 +32,44 @@ class Stop:
         If one is out of range.
     """
 
-    accuracy: float = 0.0
-    patience: int = 0
-    megabytes: float = 0.0
-    client_megabytes: float = 0.0
+    accuracy: float = setting(
+        0.0,
+        number("[0, 1]"),
+        "stop at this accuracy; 0 is off",
+        key="stop-accuracy",
+        may_change=True,
+    )
+    patience: int = setting(
+        0,
+        integer(0),
+        "stop after this many evaluations without a new best accuracy; 0 is off",
+        key="stop-patience",
+        unit="evaluations",
+        may_change=True,
+    )
+    megabytes: float = setting(
+        0.0,
+        number("[0, inf)"),
+        "stop when the messages of all clients, both ways, add up to this; 0 is off",
+        key="stop-megabytes",
+        unit="MB (10^6 bytes)",
+        may_change=True,
+    )
+    client_megabytes: float = setting(
+        0.0,
+        number("[0, inf)"),
+        "stop when the messages of one client, both ways, add up to this; 0 is off",
+        key="stop-client-megabytes",
+        unit="MB (10^6 bytes)",
+        may_change=True,
+    )
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        number("[0, 1]").require("stop-accuracy", self.accuracy)
-        integer(0).require("stop-patience", self.patience)
-        number("[0, inf)").require("stop-megabytes", self.megabytes)
-        number("[0, inf)").require("stop-client-megabytes", self.client_megabytes)
+        """Check the settings."""
+        check(self)
 
     def reason(self, history: Sequence[dict[str, Any]], traffic: Traffic) -> str | None:
-        """Return why the run is to end now; None if it is not."""
+        """Return why the run should end now; None if it should continue."""
         measured = [
             row["accuracy"] for row in history if row.get("accuracy") is not None
         ]

@@ -19,6 +19,7 @@ from flasc_flwr.core.methods.table import compose
 from flasc_flwr.core.optimizers import ServerOptimizer
 from flasc_flwr.core.privacy import Privacy
 from flasc_flwr.core.ranges import choice, integer
+from flasc_flwr.core.sparsity import DENSITY
 from flasc_flwr.core.stopping import Stop
 from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.clients.guard import Guard
@@ -90,7 +91,8 @@ class Flasc(OwnRounds):
         Rounds between two calls of `evaluate_fn`; the last round always calls it.
         Default: 1.
     fraction_train, fraction_evaluate : float
-        Fraction of the nodes that train, and that evaluate, in a round.
+        Fraction of the nodes that train, and that evaluate, in a round. Default: 0.5
+        and 0.
     min_train_nodes, min_evaluate_nodes, min_available_nodes : int
         Least number of nodes in a round, and online before it begins. Default: 2.
     weighted_by_key : str
@@ -118,14 +120,14 @@ class Flasc(OwnRounds):
         self,
         *,
         method: str | Method = "flasc",
-        download_density: float = 1 / 4,
-        upload_density: float = 1 / 4,
+        download_density: float | str = Budget.download_density,
+        upload_density: float | str = Budget.upload_density,
         validation: ValidationRanks | None = None,
         decay: Decay | None = None,
         values: str = "auto",
         weighting: str = "uniform",
         server_optimizer: ServerOptimizer | None = None,
-        seed: int = 0,
+        seed: int = Sampling.seed,
         on_round: Callable[[dict[str, Any]], None] | None = None,
         guard: Guard | None = None,
         stop: Stop | None = None,
@@ -133,13 +135,13 @@ class Flasc(OwnRounds):
         on_checkpoint: Callable[[Checkpoint], None] | None = None,
         resume: Checkpoint | None = None,
         run_settings: Mapping[str, Any] | None = None,
-        oversample: float = 1.0,
+        oversample: float = Sampling.oversample,
         evaluate_every: int = 1,
-        fraction_train: float = 1.0,
-        fraction_evaluate: float = 0.0,
-        min_train_nodes: int = 2,
-        min_evaluate_nodes: int = 2,
-        min_available_nodes: int = 2,
+        fraction_train: float = Sampling.fraction_train,
+        fraction_evaluate: float = Sampling.fraction_evaluate,
+        min_train_nodes: int = Sampling.min_train_nodes,
+        min_evaluate_nodes: int = Sampling.min_evaluate_nodes,
+        min_available_nodes: int = Sampling.min_available_nodes,
         weighted_by_key: str = "num-examples",
         arrayrecord_key: str = "arrays",
         configrecord_key: str = "config",
@@ -160,7 +162,10 @@ class Flasc(OwnRounds):
             min_available_nodes = max(min_available_nodes, privacy.population)
         self.server = settings.build(
             chosen,
-            Budget(download_density=download_density, upload_density=upload_density),
+            Budget(
+                download_density=DENSITY.require("download-density", download_density),
+                upload_density=DENSITY.require("upload-density", upload_density),
+            ),
             decay=decay or Decay(),
             values=values,
             optimizer=server_optimizer,

@@ -1,4 +1,4 @@
-"""Tiny models and data, saved once, and caches of their own for them."""
+"""Tiny models and data, saved once per session, and separate caches."""
 
 import numpy as np
 import pytest

@@ -69,11 +69,11 @@ def test_a_smaller_adapter_is_the_same_model_as_the_padded_one(scale):
     np.testing.assert_allclose(logits(task.model), padded, rtol=0, atol=1e-11)
     # And back: ranks take turns on one model.
     task.load_adapter(arrays)
-    whole = logits(task.model)
-    assert np.abs(whole - padded).max() > 1e-3
+    full = logits(task.model)
+    assert np.abs(full - padded).max() > 1e-3
     task.load_adapter(cut.layout.unflatten(taken))
     task.load_adapter(arrays)
-    np.testing.assert_array_equal(logits(task.model), whole)
+    np.testing.assert_array_equal(logits(task.model), full)
 
 
 def test_a_smaller_adapter_really_trains_at_its_own_rank():
@@ -109,7 +109,7 @@ def test_what_was_merged_is_exported_as_part_of_the_adapter(tmp_path, rank):
     public = parts()[0]
     backbone = pretrained_backbone(public["pixel_values"], public["labels"])
     loaded = PeftModel.from_pretrained(backbone, str(tmp_path / "adapter"))
-    # Merged weights and saved factors are float32, each rounded by itself.
+    # Merged weights and saved factors are each rounded to float32.
     np.testing.assert_allclose(logits(loaded), expected, rtol=0, atol=3e-5)
     # Saving leaves the model as it was, and the backbone can be had back.
     np.testing.assert_allclose(logits(task.model), expected, rtol=0, atol=1e-11)
@@ -141,7 +141,7 @@ def test_without_lora_other_parameters_are_federated_and_saved(tmp_path, method)
     np.testing.assert_allclose(logits(loaded), logits(task.model), rtol=0, atol=1e-11)
 
 
-def test_a_tensor_that_is_frozen_whole_asks_for_no_gradient_and_stays():
+def test_a_frozen_tensor_needs_no_gradient_and_stays():
     task = task_of()
     start = randomised(task)
     task.load_adapter(start)

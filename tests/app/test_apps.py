@@ -77,8 +77,13 @@ def test_a_run_leaves_all_its_results(tmp_path):
     assert result.summary["reduction_vs_dense_float32"] == dense / sent
 
 
-def test_the_adapter_loads_in_peft_and_is_what_was_evaluated(tmp_path):
-    result = run(tmp_path)
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    """Return the results of a run with the default settings."""
+    return run(tmp_path_factory.mktemp("default"))
+
+
+def test_the_adapter_loads_in_peft_and_is_what_was_evaluated(result):
     public, _, test = parts()
     backbone = pretrained_backbone(public["pixel_values"], public["labels"])
     model = PeftModel.from_pretrained(backbone, str(result.folder / "adapter"))
@@ -87,8 +92,7 @@ def test_the_adapter_loads_in_peft_and_is_what_was_evaluated(tmp_path):
     assert outcome.loss == pytest.approx(result.summary["loss"], rel=1e-5)
 
 
-def test_the_adapter_names_a_backbone_that_loads(tmp_path):
-    result = run(tmp_path)
+def test_the_adapter_names_a_backbone_that_loads(result):
     config = json.loads((result.folder / "adapter/adapter_config.json").read_text())
     backbone = ViTForImageClassification.from_pretrained(
         config["base_model_name_or_path"]
@@ -96,13 +100,12 @@ def test_the_adapter_names_a_backbone_that_loads(tmp_path):
     PeftModel.from_pretrained(backbone, str(result.folder / "adapter"))
 
 
-def test_a_run_repeats_itself(tmp_path):
-    accuracies = []
-    for name in "ab":
-        (tmp_path / name).mkdir()
-        history = run(tmp_path / name).history
-        accuracies.append([(r["loss"], r["payload_bytes_up"]) for r in history])
-    assert accuracies[0] == accuracies[1]
+def test_a_run_repeats_itself(result, tmp_path):
+    first, again = (
+        [(row["loss"], row["payload_bytes_up"]) for row in each.history]
+        for each in (result, run(tmp_path))
+    )
+    assert first == again
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -166,14 +169,13 @@ def test_a_run_in_which_nobody_trained_fails(tmp_path):
     grid = LocalGrid(
         client_app.app, 2, run_config=config, node_configs=[nowhere, nowhere]
     )
-    with pytest.raises(
-        RuntimeError, match="2 rounds, and none .*; 4 were not .*: .* got 1 and 'two'"
-    ):
+    with pytest.raises(RuntimeError, match="4 .* most often.* num-partitions .* 'two'"):
         run(tmp_path, grid)
     (folder,) = tmp_path.iterdir()
     assert len((folder / "history.jsonl").read_text().splitlines()) == 3
     summary = json.loads((folder / "summary.json").read_text())
-    assert "none had enough usable" in summary["ended"]
+    assert summary["ended"].startswith("failed: ") and "'two'" in summary["ended"]
+    assert "no round had enough valid replies" in summary["ended"]
     assert summary["skipped_rounds"] == 2
 
 
@@ -193,12 +195,12 @@ def test_a_node_without_a_partition_says_how_to_start_it(tmp_path):
 
 @pytest.mark.parametrize("method", list(METHODS))
 def test_every_method_runs_by_name(tmp_path, method):
-    config = {"method": method, "download_density_decay": 0.5, "density_decay_every": 5}
+    config = {"method": method, "download_density_decay": 0.5, "density_decay_every": 2}
     settings = {k.replace("_", "-"): v for k, v in config.items()}
     grid = RecordingGrid(
         client_app.app, 4, run_config=RunConfig(lora_rank=4).to_dict() | settings
     )
-    result = run(tmp_path, grid, num_server_rounds=10, **config)
+    result = run(tmp_path, grid, num_server_rounds=4, **config)
     rows = result.history[1:]
     for way, messages in (("down", grid.down), ("up", grid.up)):
         sent = sum(
@@ -210,11 +212,11 @@ def test_every_method_runs_by_name(tmp_path, method):
     assert all(not row["failures"] and row["replies"] > 0 for row in rows)
     assert rows[-1]["loss"] < result.history[0]["loss"]
     if method in KEPT:
-        kept = [rows[i]["kept_down"] for i in (1, 6)]
+        kept = [rows[i]["kept_down"] for i in (1, 2)]
         assert kept == pytest.approx(KEPT[method], abs=1e-3)
     if METHODS[method].trainable == (SUPPORT,):
-        # What a sparse download leaves out is not trained: the upload is no larger.
-        for row in rows[6:]:
+        # Only downloaded entries are trained: the upload is not larger.
+        for row in rows[2:]:
             assert row["kept_up"] <= row["kept_down"] < 1
 
 
@@ -228,10 +230,10 @@ KEPT = {
     "full": [1.0, 1.0],
     "linear": [1.0, 1.0],
 }
-"""Which fraction travels in rounds 2 and 7, densities halved after every fifth."""
+"""The fraction sent in rounds 2 and 3, with densities halved every two rounds."""
 
 
-def test_what_flora_merged_is_in_the_adapter_that_is_saved(tmp_path):
+def test_what_flora_merged_is_in_the_saved_adapter(tmp_path):
     result = run(tmp_path, method="flora", lora_alpha=8.0)
     public, _, test = parts()
     backbone = pretrained_backbone(public["pixel_values"], public["labels"])
@@ -245,7 +247,7 @@ def test_tiers_are_evaluated_one_by_one(tmp_path):
     result = run(tmp_path, method="hetlora-tiers", lora_rank=8)
     row = result.history[2]
     assert len({row["loss"], row["tier_0_loss"], row["tier_1_loss"]}) == 3
-    # The strongest tier receives the whole server vector.
+    # The strongest tier receives the full server vector.
     assert row["loss"] == row["server_loss"]
 
 
@@ -257,25 +259,25 @@ def test_ranks_are_assigned_by_the_servers_own_data(tmp_path):
     assert first["low_rank_accuracy"] is not None
 
 
-def test_a_stopped_run_goes_on_in_its_folder(tmp_path):
+def test_a_stopped_run_resumes_in_its_folder(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
-    whole = run(tmp_path / "a", num_server_rounds=4, checkpoint_every=1)
+    uninterrupted = run(tmp_path / "a", num_server_rounds=4, checkpoint_every=1)
     run(tmp_path / "b", num_server_rounds=2, checkpoint_every=1)
     resumed = run(
         tmp_path / "b", num_server_rounds=4, resume="latest", checkpoint_every=1
     )
     assert [row["round"] for row in resumed.history] == [0, 1, 2, 3, 4]
     for key in ("accuracy", "loss", "server_loss", "rounds", "payload_bytes_up"):
-        assert resumed.summary[key] == whole.summary[key], key
+        assert resumed.summary[key] == uninterrupted.summary[key], key
     config = tomllib.loads((resumed.folder / "config.toml").read_text())
     assert config["num-server-rounds"] == 4
-    # The final vectors are the same, bit for bit.
+    # The final vectors are identical.
     ends = [read(next((tmp_path / n).iterdir()) / "checkpoints") for n in "ab"]
     np.testing.assert_array_equal(ends[0].state.vector, ends[1].state.vector)
 
 
-def test_a_run_goes_on_with_its_own_settings_alone(tmp_path):
+def test_a_run_resumes_only_with_its_settings(tmp_path):
     folder = run(tmp_path, checkpoint_every=1).folder
     files = {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()}
     with pytest.raises(CheckpointError, match="has batch-size = 16, this run has 8"):
@@ -294,7 +296,7 @@ def test_a_run_that_ends_early_says_why(tmp_path):
 
 
 def test_a_run_reports_the_bytes_that_travelled(tmp_path):
-    """Payload bytes are the sum of len(payload); message bytes, of whole messages."""
+    """Payload bytes are the sum of len(payload); message bytes, of full messages."""
     config = RunConfig(lora_rank=4).to_dict()
     grid = RecordingGrid(client_app.app, 4, run_config=config)
     summary = run(tmp_path, grid).summary

@@ -1,4 +1,4 @@
-"""Files and splits, whose rows are whose, and devices with their own."""
+"""Files and splits, the rows of each client, and devices with their own data."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ def test_a_split_is_a_word_in_file_names(tmp_path, monkeypatch):
     tmp_path.mkdir()
     for part, count in (("train", 8), ("test", 4)):
         write(tmp_path, "csv", count, part)
-    # No word of it: another split.
+    # "train" is not a word of "trainer".
     write(tmp_path, "csv", 2, "trainer")
     (tmp_path / "train.txt").write_text("not data")
     monkeypatch.setenv("FLASC_TEST_DATA", str(tmp_path))
@@ -74,7 +74,7 @@ def test_one_file_is_never_both_trained_and_tested_on(tmp_path, bert):
     assert everything(task.data.test)["labels"].tolist() == labels[16:]
 
 
-def test_what_is_not_there_is_named(tmp_path, monkeypatch):
+def test_what_is_missing_is_named(tmp_path, monkeypatch):
     monkeypatch.delenv("FLASC_NOWHERE", raising=False)
     missing = str(tmp_path / "absent.csv")
     with pytest.raises(ValueError, match="dataset .* got '.*absent.csv'"):
@@ -95,7 +95,7 @@ def test_what_is_not_there_is_named(tmp_path, monkeypatch):
         model_path("./absent")
 
 
-def test_offline_the_hub_says_what_to_do(tmp_path, bert):
+def test_the_error_offline_says_what_to_do(tmp_path, bert):
     expected = (
         r"dataset 'flasc-no/such-set' could not be loaded: .*"
         r"load_dataset\('flasc-no/such-set'\).* or set dataset to a local path"
@@ -122,7 +122,7 @@ def test_validation_rows_are_never_trained_on(tmp_path, bert):
         assert len(held) == 5 and len(trained) == 9
         assert set(held) | set(trained) == set(range(3, 17))
         seen.add(tuple(sorted(held)))
-    # For every seed the same: no run trains on what another was tuned on.
+    # The same for every seed: no run trains on rows that another was tuned on.
     assert len(seen) == 1
     none = text_task(bert, path, validation_fraction=0.0)
     assert len(none.data.partition(0, 1)) == 14
@@ -154,7 +154,7 @@ def test_each_user_is_a_client(tmp_path, gpt2):
         task.data.partition(0, 3)
 
 
-def test_only_what_is_split_needs_a_user_column(tmp_path, gpt2):
+def test_only_split_data_needs_a_user_column(tmp_path, gpt2):
     write(tmp_path, "csv", 30)
     write(tmp_path, "csv", 6, "test", author="nobody")
     settings = {"task": "causal-lm", "user_column": "author"}
@@ -184,7 +184,7 @@ print(count_tokenised(*sys.argv[2:4]))
 
 
 def count_tokenised(model, dataset, length=16, task="text-classification"):
-    """Return how many texts are tokenised when a task is used anew."""
+    """Return how many texts are tokenised when a task is built and used again."""
     calls, real = [], PreTrainedTokenizerFast.__call__
 
     def counted(self, given, **settings):
@@ -223,7 +223,9 @@ def test_texts_are_tokenised_once_for_all_processes(tmp_path, cache):
     assert count_tokenised(model, data) == 0
 
 
-def test_own_data_never_asks_the_hub_nor_the_runs_data(tmp_path, bert, monkeypatch):
+def test_a_devices_data_needs_neither_the_hub_nor_the_runs_data(
+    tmp_path, bert, monkeypatch
+):
     def forbidden(*args, **settings):
         raise AssertionError("the run's data was loaded")
 

@@ -1,4 +1,4 @@
-"""Whole runs on data of one's own: texts, users, images."""
+"""Runs on local data: texts, users, images."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_a_run_in_which_one_device_has_its_own_data(tmp_path, bert):
     assert last["replies"] == 2
     (failure,) = last["failures"]
     assert "on this node, got '/nowhere.csv'" in failure["reason"]
-    # 27 rows of training, of which the first of three clients has about 9.
+    # Of 27 training rows, the first of three clients has about 9.
     assert 5 < last["train_steps"] * 4 <= 2 * (16 + 8)
     assert first["loss"] != last["loss"]
 

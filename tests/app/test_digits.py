@@ -93,11 +93,11 @@ def test_only_the_adapter_is_trained(task):
             assert torch.equal(parameter, backbone[name]), name
     after = read_adapter(task.model)
     changed = [name for name in before if (before[name] != after[name]).any()]
-    # With B zero, A has no gradient in the first step, but in the later ones.
+    # While B is zero, A has no gradient: it changes after the first step.
     assert set(changed) == set(before)
 
 
-def test_training_repeats_itself_bit_for_bit(task):
+def test_training_repeats_bit_for_bit(task):
     start = read_adapter(task.model)
     results = []
     for seed in (7, 7, 8):
@@ -119,7 +119,7 @@ def test_training_counts_and_improves(task):
     assert task.evaluate(examples).loss < before.loss
 
 
-def test_an_empty_client_says_so(task):
+def test_a_client_without_examples_is_an_error(task):
     nothing = task.data.test.select([])
     with pytest.raises(ValueError, match="no training examples"):
         task.train(nothing, seed=0)

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from safetensors.numpy import load_file, save_file
+from typer.testing import CliRunner
 
 import client_app
-from flasc_flwr.app.runs import saved_adapter as evaluate
+from flasc_flwr.app.cli import app
 from flasc_flwr.app.tasks.task import load_task
 from flasc_flwr.app.training.export import load_into
 from flasc_flwr.app.training.lora import read_adapter
@@ -48,11 +49,15 @@ def simulate(root, folder, **changes):
     return run(folder, grid, **{k.replace("-", "_"): v for k, v in config.items()})
 
 
-def evaluated(capsys, *arguments):
+def evaluate(*arguments):
     load_task.cache_clear()
-    capsys.readouterr()
-    assert evaluate.main([str(a) for a in arguments]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    return CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
+
+
+def evaluated(*arguments):
+    result = evaluate(*arguments)
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
     return {name: float(value) for name, value in map(str.split, lines)}
 
 
@@ -74,32 +79,32 @@ def evaluated(capsys, *arguments):
     ids=str,
 )
 def test_evaluating_what_was_exported_gives_what_the_run_measured(
-    root, tmp_path, capsys, changes
+    root, tmp_path, changes
 ):
     result = simulate(root, tmp_path / "runs", **changes)
     first, last = result.history[0], result.history[-1]
-    given = evaluated(capsys, result.folder)
+    given = evaluated(result.folder)
     assert given["accuracy"] == pytest.approx(result.summary["accuracy"], abs=1e-6)
     assert given["loss"] == pytest.approx(result.summary["loss"], abs=1e-5)
     assert given["examples"] == (11 if "evaluate-examples" in changes else 31)
-    # What was trained is in it: the start would give another loss.
+    # It has been trained: the start would give another loss.
     assert abs(first["loss"] - last["loss"]) > 5e-5
 
 
-def test_settings_can_be_overridden(root, tmp_path, capsys):
+def test_settings_can_be_overridden(root, tmp_path):
     folder = simulate(root, tmp_path / "runs").folder
-    some = evaluated(capsys, folder, "--run-config", "evaluate-examples=7")
+    some = evaluated(folder, "--run-config", "evaluate-examples=7")
     assert some["examples"] == 7
 
 
-def test_adapters_of_rounds_on_the_way(root, tmp_path, capsys):
+def test_adapters_of_rounds_on_the_way(root, tmp_path):
     result = simulate(
         root, tmp_path / "runs", num_server_rounds=5, export_every=2, method="flasc"
     )
     there = sorted(p.name for p in result.folder.glob("adapter*"))
     assert there == ["adapter", "adapter-round-0002", "adapter-round-0004"]
     for round in (2, 4):
-        given = evaluated(capsys, result.folder / f"adapter-round-{round:04d}")
+        given = evaluated(result.folder / f"adapter-round-{round:04d}")
         assert given["loss"] == pytest.approx(result.history[round]["loss"], rel=1e-4)
 
 
@@ -111,7 +116,7 @@ def test_a_run_starts_from_what_another_exported(root, tmp_path, method):
         root,
         tmp_path / "second",
         adapter=str(first.folder / "adapter"),
-        # What was merged is in the adapter, which has a rank of its own.
+        # Merged products are in the adapter, which has a larger rank.
         method=method if method != "flora" else "dense",
         lora_rank=saved["r"],
         lora_alpha=float(saved["lora_alpha"]),
@@ -177,15 +182,14 @@ def test_no_adapter_is_named(root, tmp_path):
         load_into(other.model, str(tmp_path), other.config)
 
 
-def test_what_cannot_be_evaluated_is_named(root, tmp_path, capsys):
-    assert evaluate.main([str(tmp_path)]) == 1
-    assert "run folder" in capsys.readouterr().err
+def test_what_cannot_be_evaluated_is_named(root, tmp_path):
+    nothing = evaluate(tmp_path)
+    assert nothing.exit_code == 1 and "run folder" in nothing.stderr
     (tmp_path / "config.toml").write_text("")
-    assert evaluate.main([str(tmp_path)]) == 1
-    assert "has no adapter and no model" in capsys.readouterr().err
+    empty = evaluate(tmp_path)
+    assert empty.exit_code == 1 and "has no adapter and no model" in empty.stderr
     folder = simulate(root, tmp_path / "runs").folder
     load_task.cache_clear()
-    assert evaluate.main([str(folder), "--run-config", "lora-targets='key'"]) == 0
-    load_task.cache_clear()
-    assert evaluate.main([str(folder), "--run-config", f"model='{root}/gpt2'"]) == 1
+    assert evaluate(folder, "--run-config", "lora-targets='key'").exit_code == 0
+    assert evaluate(folder, "--run-config", f"model='{root}/gpt2'").exit_code == 1
     shutil.rmtree(folder)

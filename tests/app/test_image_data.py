@@ -13,7 +13,7 @@ from tests.app.tiny import (
 pytestmark = pytest.mark.usefixtures("cache")
 
 
-def test_a_folder_of_images_has_a_class_a_folder(tmp_path, vit):
+def test_each_folder_of_images_is_a_class(tmp_path, vit):
     image_folder(tmp_path, "train", ["ant", "bee", "cow"])
     image_folder(tmp_path, "test", ["ant", "bee", "cow"], 2)
     task = image_task(vit, tmp_path)

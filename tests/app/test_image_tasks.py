@@ -26,7 +26,7 @@ def multi_label_data(root, folder):
     return labels
 
 
-def test_several_classes_an_image_score_as_micro_f1(root, tmp_path):
+def test_several_classes_per_image_score_as_micro_f1(root, tmp_path):
     labels = multi_label_data(root, tmp_path)
     task = image_task(
         root,
@@ -38,7 +38,7 @@ def test_several_classes_an_image_score_as_micro_f1(root, tmp_path):
     )
     examples = task.data.partition(0, 2)
     task.train(examples, seed=0)
-    # Small batches: what is counted has to add up over them.
+    # Small batches: counts must add up over them.
     from flasc_flwr.app.training.local import evaluate_model
 
     outcome = evaluate_model(task.model, task.data.test, task.config, task.score, 5)
@@ -58,7 +58,7 @@ def test_several_classes_an_image_score_as_micro_f1(root, tmp_path):
     assert outcome.loss == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_images_are_scaled_and_normalised_as_the_model_was_trained(root, tmp_path):
+def test_images_are_scaled_and_normalised_as_in_the_models_training(root, tmp_path):
     task = image_task(root)
     batch = task.data.test.batch(torch.arange(5))
     pixels, labels = images(20, seed=1)

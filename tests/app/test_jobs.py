@@ -1,15 +1,17 @@
-"""Several runs into one folder, each in a process of its own."""
+"""Several runs in one folder, each in its own process where that matters."""
 
 import json
 import subprocess
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from flasc_flwr.app.cli import app
 from flasc_flwr.app.config import ConfigError
 from flasc_flwr.app.runs import jobs
 from flasc_flwr.app.runs.jobs import Job, JobError, finished, run_jobs
-from flasc_flwr.app.runs.local_run import main
+from tests.app import in_process
 
 APP = Path(__file__).parents[2]
 SHORT = {"num-server-rounds": 2, "lora-rank": 2, "local-epochs": 1}
@@ -23,10 +25,11 @@ def stamps(folders):
     return {f: (f / "summary.json").stat().st_mtime_ns for f in folders.values()}
 
 
-def test_runs_are_made_once_and_what_is_missing_is_made_later(tmp_path):
-    told = []
+def test_runs_are_made_once_and_what_is_missing_is_made_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "_start", in_process.start)
+    ended = []
     first = run_jobs(
-        {"a": job(seed=1)}, tmp_path, app=APP, on_end=lambda n, f: told.append(n)
+        {"a": job(seed=1)}, tmp_path, app=APP, on_end=lambda n, f: ended.append(n)
     )
     before = stamps(first)
     both = run_jobs(
@@ -34,9 +37,9 @@ def test_runs_are_made_once_and_what_is_missing_is_made_later(tmp_path):
         tmp_path,
         app=APP,
         at_once=2,
-        on_end=lambda name, folder: told.append(name),
+        on_end=lambda name, folder: ended.append(name),
     )
-    assert told == ["a", "b"]
+    assert ended == ["a", "b"]
     assert stamps({"a": both["a"]}) == before
     assert list(both) == ["a", "b"]
     for name, folder in both.items():
@@ -44,7 +47,8 @@ def test_runs_are_made_once_and_what_is_missing_is_made_later(tmp_path):
         assert json.loads((folder / "summary.json").read_text())["rounds"] == 2
 
 
-def test_a_run_broken_off_goes_on_from_its_checkpoint(tmp_path):
+def test_an_interrupted_run_resumes_from_its_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "_start", in_process.start)
     run_jobs({"a": job(**{"checkpoint-every": 1})}, tmp_path, app=APP)
     run = finished(tmp_path / "a")
     # As if it had been ended before its last round was over.
@@ -62,36 +66,37 @@ def test_other_settings_do_not_take_a_folder_over(tmp_path):
     (tmp_path / "a").mkdir()
     note = {"clients": 3, "settings": SHORT}
     (tmp_path / "a" / "job.json").write_text(json.dumps(note))
-    with pytest.raises(ValueError, match="holds a run of other settings"):
+    with pytest.raises(ValueError, match="holds a run with other settings"):
         run_jobs({"a": job(seed=5)}, tmp_path, app=APP)
 
 
-def test_wrong_settings_are_told_before_anything_starts(tmp_path):
-    jobs = {"a": job(), "b": job(method="flask")}
+def test_wrong_settings_are_refused_before_anything_starts(tmp_path):
+    wrong = {"a": job(), "b": job(method="flask")}
     with pytest.raises(ConfigError, match="method must be .*, got 'flask'"):
-        run_jobs(jobs, tmp_path, app=APP)
+        run_jobs(wrong, tmp_path, app=APP)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_run_is_named_and_the_others_are_made(tmp_path):
-    jobs = {"bad": job(adapter=str(tmp_path / "none")), "good": job()}
+    """With real processes, side by side."""
+    both = {"bad": job(adapter=str(tmp_path / "none")), "good": job()}
     with pytest.raises(JobError, match="1 of 2 runs failed") as raised:
-        run_jobs(jobs, tmp_path, app=APP)
+        run_jobs(both, tmp_path, app=APP, at_once=2)
     assert "bad: " in str(raised.value) and "none'" in str(raised.value)
     assert finished(tmp_path / "good")
 
 
-def test_a_run_that_was_killed_is_told_as_such(tmp_path, monkeypatch):
+def test_a_run_that_was_killed_is_reported_as_such(tmp_path, monkeypatch):
     def start(job, folder, app):
         return subprocess.Popen(["sh", "-c", "kill -TERM $$"])
 
     monkeypatch.setattr(jobs, "_start", start)
-    with pytest.raises(JobError, match="a: ended by SIGTERM; it said nothing"):
+    with pytest.raises(JobError, match="a: killed by SIGTERM; the log is empty"):
         run_jobs({"a": job()}, tmp_path, app=APP)
 
 
-def test_the_command_line_says_what_is_wrong(tmp_path, capsys):
-    assert main(["rounds=3"]) == 1
-    assert "rounds is not a key" in capsys.readouterr().err
-    assert main(["--app", str(tmp_path)]) == 1
-    assert "is no Flower app" in capsys.readouterr().err
+def test_the_command_line_refuses_wrong_settings_and_folders(tmp_path):
+    wrong = CliRunner().invoke(app, ["local-run", "rounds=3"])
+    assert wrong.exit_code == 1 and "rounds is not a key" in wrong.stderr
+    empty = CliRunner().invoke(app, ["local-run", "--app", str(tmp_path)])
+    assert empty.exit_code == 1 and "is not a Flower app" in empty.stderr

@@ -1,4 +1,4 @@
-"""The partitioners, against the laws of a partition and FLASC's own formula."""
+"""The partitioners, against the laws of a partition and FLASC's formula."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from flasc_flwr.app.tasks.flasc_dirichlet import (
 )
 from flasc_flwr.app.tasks.partitioning import PARTITIONERS, partitioner, split
 
-# Flower's word on the classes that the pathological partitioner leaves out.
+# Flower warns about classes that the pathological partitioner leaves out.
 pytestmark = pytest.mark.filterwarnings("ignore:Classes")
 
 ALPHAS = [0.01, 0.1, 1, 100]
@@ -27,7 +27,7 @@ def rows_of(counts, seed=0):
     return np.random.default_rng(seed).permutation(labels)
 
 
-# Classes of unlike size, one of them smaller than the most clients.
+# Classes of different sizes, one with fewer rows than the most clients.
 LABELS = rows_of([23, 40, 75, 90, 100, 110, 120, 130, 150, 200])
 USERS = [f"user{row % 60}" for row in range(len(LABELS))]
 DATA = Dataset.from_dict({"label": LABELS, "user": USERS, "index": LABELS})
@@ -79,7 +79,7 @@ def test_every_row_goes_to_exactly_one_client(alpha, num_partitions, shuffle):
 
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_counts_are_those_of_flascs_formula(alpha, monkeypatch):
-    """At one draw of the mixes, which is scipy's here, as it is in FLASC's code."""
+    """With mixes drawn by scipy, as in FLASC's code."""
     num_partitions, seed = 50, 3
     drawn = stats.dirichlet.rvs(
         np.repeat(alpha, CLASSES), size=num_partitions, random_state=seed
@@ -92,10 +92,10 @@ def test_counts_are_those_of_flascs_formula(alpha, monkeypatch):
     per_class = np.bincount(LABELS)
     expected = (drawn / drawn.sum(axis=0) * per_class).round().astype(int)
     assert np.abs(table(parts) - expected).max() <= 1
-    # FLASC's own rounding does not add up; ours has to.
+    # FLASC's rounding does not add up to all rows; ours must.
     assert (table(parts).sum(axis=0) == per_class).all()
     assert (expected.sum(axis=0) != per_class).any()
-    # A client's rows of a class are the next ones after the client's before it.
+    # A client's rows of a class follow those of the previous client.
     for label in range(CLASSES):
         in_turn = [row for part in parts for row in part if LABELS[row] == label]
         assert in_turn == np.flatnonzero(label == LABELS).tolist()
@@ -108,23 +108,23 @@ def test_the_draw_is_a_dirichlet_draw(alpha):
     drawn = np.exp(logs)
     np.testing.assert_allclose(drawn.sum(axis=1), 1, rtol=1e-9)
     marginal = stats.beta(alpha, (CLASSES - 1) * alpha)
-    # Down to 1e-300, where a draw that underflows would show; NumPy's does from 1e-16.
+    # Down to 1e-300, to find draws that underflow; NumPy's does from 1e-16.
     grid = np.concatenate([np.logspace(-300, -2, 300), np.linspace(0.01, 0.999, 200)])
     for column in drawn.T:
         seen = np.searchsorted(np.sort(column), grid, side="right") / len(column)
-        # The distance that one column in a thousand would exceed (Kolmogorov).
+        # One column in a thousand would exceed this distance (Kolmogorov).
         assert np.abs(seen - marginal.cdf(grid)).max() < 1.95 / np.sqrt(len(column))
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_sizes_are_nearly_equal_while_labels_are_skewed(seed):
-    """On CIFAR-10's counts and FLASC's 500 clients, unlike Flower's Dirichlet."""
+    """With CIFAR-10's counts and FLASC's 500 clients; not so in Flower's Dirichlet."""
     labels = rows_of([4000] * CLASSES)
     parts = flasc(500, 0.1, labels, seed=seed)
     sizes = np.array([len(part) for part in parts])
     assert sizes.mean() == 80 and sizes.std() < 10
     assert sizes.min() >= 60 and sizes.max() <= 130
-    # One class has most of a client's rows; with no skew it would have a tenth.
+    # One class has most of a client's rows; without skew it would have a tenth.
     assert np.mean(table(parts, labels).max(axis=1) / sizes) > 0.6
 
     library = DirichletPartitioner(500, "label", 0.1, min_partition_size=0, seed=seed)
@@ -132,7 +132,7 @@ def test_sizes_are_nearly_equal_while_labels_are_skewed(seed):
     assert np.std([len(part) for part in theirs]) > 5 * sizes.std()
 
 
-def test_large_alpha_shares_each_class_evenly():
+def test_large_alpha_divides_each_class_evenly():
     counts = table(flasc(7, 1e6))
     assert np.abs(counts - np.bincount(LABELS) / 7).max() <= 1
 
@@ -141,7 +141,7 @@ def test_shuffling_leaves_no_order():
     rows = flasc(1)[0]
     assert abs(np.corrcoef(rows, np.arange(len(rows)))[0, 1]) < 0.1
     assert abs(np.corrcoef(LABELS[rows], np.arange(len(rows)))[0, 1]) < 0.1
-    # The same counts as unshuffled, of other rows.
+    # The same counts as without shuffling, but other rows.
     assert (table(flasc(7)) == table(flasc(7, shuffle=False))).all()
     assert {*flasc(7)[0]} != {*flasc(7, shuffle=False)[0]}
 
@@ -168,7 +168,7 @@ def test_settings_out_of_range(settings, message):
         ColumnNormalisedDirichletPartitioner(**settings)
 
 
-def test_a_column_that_is_not_there():
+def test_a_missing_column():
     made = ColumnNormalisedDirichletPartitioner(2, "colour", 1.0)
     made.dataset = DATA
     with pytest.raises(
@@ -178,7 +178,7 @@ def test_a_column_that_is_not_there():
 
 
 def one_sided(draws):
-    """Return a stand-in draw: client 1 gets nothing in the first ``draws`` draws."""
+    """Return a fake draw: client 1 gets no rows in the first ``draws`` draws."""
     calls = []
 
     def draw(rng, alpha, clients, classes):
@@ -190,7 +190,7 @@ def one_sided(draws):
     return draw
 
 
-def test_small_clients_are_drawn_anew_ten_times(monkeypatch):
+def test_small_clients_are_redrawn_ten_times(monkeypatch):
     monkeypatch.setattr(flasc_dirichlet, "log_dirichlet", one_sided(10))
     assert len(flasc(3)[1]) > 300
     monkeypatch.setattr(flasc_dirichlet, "log_dirichlet", one_sided(11))
@@ -222,16 +222,16 @@ def test_every_name_splits_the_data(name):
     assert len(parts) == 7 and all(parts)
     assert all(type(row) is int for row in rows)
     assert len(set(rows)) == len(rows) and set(rows) <= set(range(len(DATA)))
-    # Natural ids have more users than were asked for; with the two classes of each of
-    # seven clients, some classes are nobody's.
+    # There are more users than clients; and with two classes for each of seven clients,
+    # some classes have no client.
     if name not in ("natural-id", "pathological"):
         assert len(rows) == len(DATA)
 
 
-def test_dirichlet_is_flowers_own():
+def test_dirichlet_is_flowers_partitioner():
     made = DirichletPartitioner(40, "label", 0.3, min_partition_size=1, seed=5)
     theirs = [part["row"][:] for part in load_all(made, with_rows(DATA))]
-    # Some are smaller than Flower would let them be if it were not told.
+    # Some are smaller than Flower's default minimum.
     assert min(len(part) for part in theirs) < 10
     assert split(DATA, build("dirichlet", 40, alpha=0.3, seed=5), 40) == theirs
 
@@ -243,7 +243,7 @@ def test_a_seed_repeats_and_another_differs(name):
 
 
 def test_row_numbers_are_those_of_the_data_given():
-    """Not those of the table below it, of which the data may be a selection."""
+    """Not those of the underlying table, of which the data may be a selection."""
     chosen = DATA.select(range(500, 100, -1)).with_format("torch")
     parts = split(chosen, build("pathological"), 7)
     for part in parts:
@@ -266,7 +266,7 @@ def test_pathological_parts_have_that_many_classes(classes):
     made = build("pathological", 10, classes_per_partition=classes)
     parts = split(DATA, made, 10)
     assert [len(set(LABELS[part])) for part in parts] == [classes] * 10
-    # Ten clients and ten classes: each class is somebody's.
+    # Ten clients and ten classes: each class has a client.
     assert len(sum(parts, [])) == len(DATA)
 
 
@@ -315,6 +315,6 @@ def test_the_run_config_knows_every_partitioner():
 
 
 def test_many_small_clients_with_equal_shares_are_not_left_empty():
-    """About six rows a client, at an alpha where all shares are nearly alike."""
+    """About six rows per client, at an alpha where all shares are nearly equal."""
     sizes = [len(part) for part in flasc(150, alpha=100, labels=rows_of([94] * 10))]
     assert min(sizes) >= 1 and max(sizes) < 20

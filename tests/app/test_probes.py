@@ -10,10 +10,12 @@ from typer.testing import CliRunner
 
 from flasc_flwr.app.cli.search import search
 from flasc_flwr.app.config import ConfigError, RunConfig
+from flasc_flwr.app.runs import jobs
 from flasc_flwr.app.search import probes as module
 from flasc_flwr.app.search.candidates import Candidate, Limits, Result
 from flasc_flwr.app.search.probes import Probes, configured, result_of, search_into
 from flasc_flwr.app.search.search import SearchError
+from tests.app import in_process
 
 APP = Path(__file__).parents[2]
 LIMITS = Limits(max_rank=4, megabytes=0.02)
@@ -73,7 +75,7 @@ def test_accuracy_is_that_within_the_bytes_and_cost_that_of_the_dearest_round():
     assert result_of(HISTORY, 0.599) == Result(0.5, 0.2)
     assert result_of(HISTORY, 0.6) == Result(0.8, 0.2)
     assert result_of(HISTORY, 9.0) == Result(0.9, 0.2)
-    with pytest.raises(SearchError, match=r"0.1, which does not pay .*\(0.2 MB\)"):
+    with pytest.raises(SearchError, match=r"must be .*\(0.2 MB\), got 0.1"):
         result_of(HISTORY, 0.1)
 
 
@@ -129,12 +131,12 @@ def test_a_search_leaves_a_profile_that_runs_and_all_its_steps(tmp_path, made):
     config = RunConfig.parse(profile)
     assert (config.lora_rank, config.lora_alpha) == (2, 2.0)
     assert config.download_density == config.upload_density == 1.0
-    assert (config.stop_accuracy, config.num_server_rounds) == (0.9, 7)
-    told = json.loads((tmp_path / "search.json").read_text())
-    assert told["best"] == {"rank": 2, "density": 1.0}
-    assert told["most_accurate"]["candidate"] == told["best"]
-    assert [step["chosen"] for step in told["steps"]] == [s.chosen for s in steps]
-    assert "0.04 MB a round of one client, the budget is 0.02" in told["ended"]
+    assert (config.stop.accuracy, config.num_server_rounds) == (0.9, 7)
+    saved = json.loads((tmp_path / "search.json").read_text())
+    assert saved["best"] == {"rank": 2, "density": 1.0}
+    assert saved["most_accurate"]["candidate"] == saved["best"]
+    assert [step["chosen"] for step in saved["steps"]] == [s.chosen for s in steps]
+    assert "costs 0.04 MB" in saved["ended"] and "of 0.02 MB" in saved["ended"]
 
     before = len(made)
     again = search_into(tmp_path, probes(tmp_path, base=base), **arguments)
@@ -157,8 +159,8 @@ def test_a_search_that_breaks_off_has_left_the_best_so_far(tmp_path, made):
     arguments = {"start": Candidate(1, 0.25), "limits": LIMITS, "seeds": [0]}
     with pytest.raises(Break):
         search_into(tmp_path, probes(tmp_path), on_step=stop, **arguments)
-    told = json.loads((tmp_path / "search.json").read_text())
-    assert (told["best"], told["ended"]) == ({"rank": 1, "density": 0.5}, None)
+    saved = json.loads((tmp_path / "search.json").read_text())
+    assert (saved["best"], saved["ended"]) == ({"rank": 1, "density": 0.5}, None)
     assert tomllib.loads((tmp_path / "best.toml").read_text())["lora-rank"] == 1
 
 
@@ -169,34 +171,34 @@ def test_a_search_that_breaks_off_has_left_the_best_so_far(tmp_path, made):
         ({"clients": 0}, ValueError, "clients must be .*, got 0"),
         ({"at_once": 0}, ValueError, "at-once must be .*, got 0"),
         ({"base": {"method": "flask"}}, ConfigError, "method must be .*, got 'flask'"),
-        ({"base": {"method": "dense"}}, ValueError, "'dense' sets a density itself"),
+        ({"base": {"method": "dense"}}, ValueError, "method must be .*, got 'dense'"),
         (
             {"base": {"method": "flasc-tiers"}},
             ValueError,
-            "'flasc-tiers' gives devices unequal budgets",
+            "method must .* the same budget .*, got 'flasc-tiers'",
         ),
-        ({"base": {"adapter": "/a"}}, ValueError, "adapter '/a' has a rank"),
+        ({"base": {"adapter": "/a"}}, ValueError, "adapter must be .*, got '/a'"),
     ],
 )
-def test_what_cannot_be_searched_is_told(tmp_path, change, error, message):
+def test_what_cannot_be_searched_is_refused(tmp_path, change, error, message):
     with pytest.raises(error, match=message):
         probes(tmp_path, **change)
 
 
-def said(tmp_path, *arguments):
+def invoked(tmp_path, *arguments):
     words = ["--into", tmp_path, "--per-round-megabytes", "0.02", "--probe-megabytes"]
     words += ["1", "--start-rank", "1", "--start-density", "1/4", "--max-rank", "4"]
     return CliRunner().invoke(app, [str(word) for word in [*words, *arguments]])
 
 
-def test_the_command_searches_and_tells_each_step(tmp_path, made):
-    result = said(tmp_path, "--run-config", "local-epochs=1", "--seeds", "0,1")
+def test_the_command_searches_and_shows_each_step(tmp_path, made):
+    result = invoked(tmp_path, "--run-config", "local-epochs=1", "--seeds", "0,1")
     assert result.exit_code == 0
     lines = result.output.splitlines()
-    assert lines[0] == "rank 1, density 0.25: start, rank 1, density 0.25"
-    assert lines[2] == "rank 1, density 0.25: density, rank 1, density 0.5"
+    assert lines[0] == "start: rank 1, density 0.25"
+    assert lines[2] == "rank 1, density 0.25: raise density: rank 1, density 0.5"
     assert lines[3].startswith("  rank 2, density 0.25 has accuracy 0.4500, rank 1, ")
-    assert lines[-1].startswith("The budget is spent at rank 2, density 1: ")
+    assert lines[-1].startswith("Best within the budget: rank 2, density 1: ")
     profile = tomllib.loads((tmp_path / "best.toml").read_text())
     assert profile["local-epochs"] == 1
 
@@ -204,27 +206,28 @@ def test_the_command_searches_and_tells_each_step(tmp_path, made):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--seeds", "0;1"], "seeds is '0;1', allowed are whole numbers"),
-        (["--seeds", "0,0"], "seeds are [0, 0]"),
+        (["--seeds", "0;1"], "seeds must be integers"),
+        (["--seeds", "0,0"], "seeds must be one or more distinct numbers, got [0, 0]"),
         (["--start-density", "2"], "start-density must be a number in (0,"),
         (["--start-density", "thin"], "start-density must be"),
         (["--start-rank", "0"], "rank must be"),
-        (["--start-rank", "5"], "start-rank 5 is above max-rank 4"),
+        (["--start-rank", "5"], "max-rank 4, got 5"),
         (["--per-round-megabytes", "0"], "per-round-megabytes must be"),
-        (["--per-round-megabytes", "0.001"], "already, the budget is 0.001"),
-        (["--probe-megabytes", "0.001"], "probe-megabytes is 0.001, which does not"),
+        (["--per-round-megabytes", "0.001"], "above the budget of 0.001 MB"),
+        (["--probe-megabytes", "0.001"], "probe-megabytes must be"),
         (["--run-config", "lora-rnak=2"], "did you mean lora-rank"),
     ],
 )
-def test_the_command_says_what_is_wrong(tmp_path, made, arguments, message):
-    result = said(tmp_path, *arguments)
+def test_the_command_refuses_wrong_options(tmp_path, made, arguments, message):
+    result = invoked(tmp_path, *arguments)
     assert result.exit_code == 1
     assert message in result.output
 
 
 @pytest.mark.slow
-def test_a_search_on_the_digits(tmp_path):
+def test_a_search_on_the_digits(tmp_path, monkeypatch):
     """Real runs: three and what the budget refuses."""
+    monkeypatch.setattr(jobs, "_start", in_process.start)
     base = {"local-epochs": 1, "fraction-train": 1.0}
     made = []
     real = probes(

@@ -57,7 +57,7 @@ def test_a_profile_says_what_it_is_and_needs(profile):
 
 def test_ten_clients_train_in_a_round_of_flascs_experiments():
     for name, nodes in (("flasc-cifar10", 500), ("flasc-20newsgroups", 350)):
-        fraction = config_of(CONF / f"{name}.toml").fraction_train
+        fraction = config_of(CONF / f"{name}.toml").sampling.fraction_train
         assert int(fraction * nodes) == 10
 
 

@@ -15,7 +15,7 @@ from tests.app.tiny import save_model, task_of, texts, write_jsonl
 
 pytestmark = pytest.mark.usefixtures("built_cache")
 
-# Width, layers: what CONFIGS says.
+# Width and layers are those of CONFIGS.
 WIDTH, LAYERS, RANK, CLASSES = 16, 2, 2, 2
 SQUARE = RANK * (WIDTH + WIDTH)
 
@@ -48,7 +48,7 @@ CLASSIFIERS = {
         WIDTH * (WIDTH + 1) + CLASSES * (WIDTH + 1),
         LAYERS * 3 * SQUARE,
     ),
-    # Its layers share one set of weights, and so one adapter.
+    # Its layers share their weights, and so one adapter.
     "albert": (
         {"query", "key", "value"},
         ["classifier"],
@@ -103,7 +103,7 @@ def test_a_language_model_keeps_its_tied_embeddings_frozen(root):
 
 @pytest.mark.parametrize("kind", [*CLASSIFIERS, "vit", "language"])
 def test_training_changes_the_adapter_and_nothing_else(root, kind):
-    # Through small new heads SGD's steps would be lost in rounding.
+    # With small new heads, SGD's steps would be lost in rounding.
     settings = {"client_optimizer": "adamw"}
     build = {"vit": image_task, "language": language_task}
     if kind in build:
@@ -113,7 +113,7 @@ def test_training_changes_the_adapter_and_nothing_else(root, kind):
     federated = {t.data_ptr() for t in adapter_tensors(task.model).values()}
     before = {n: p.detach().clone() for n, p in task.model.named_parameters()}
     task.train(task.data.partition(0, 4), seed=0)
-    # B is zero at first, which leaves A without a gradient: a second epoch moves it.
+    # While B is zero, A has no gradient: it changes in the second epoch.
     task.train(task.data.partition(0, 4), seed=1)
     for name, parameter in task.model.named_parameters():
         changed = not torch.equal(parameter, before[name])
@@ -122,7 +122,7 @@ def test_training_changes_the_adapter_and_nothing_else(root, kind):
 
 @pytest.mark.parametrize("kind", list(CLASSIFIERS))
 def test_accuracy_and_loss_are_those_of_one_text_at_a_time(root, kind):
-    """Padding changes nothing, wherever a model looks for the end of a text."""
+    """Padding has no effect, wherever a model looks for the end of a text."""
     task = text_task(root, kind)
     task.train(task.data.partition(0, 4), seed=0)
     outcome = task.evaluate(task.data.test)
@@ -283,11 +283,11 @@ def test_saved_modules_by_name(root):
         text_task(root, "distilbert", saved_modules="head")
 
 
-@pytest.mark.parametrize(("method", "whole"), [("linear", False), ("full", True)])
-def test_methods_without_lora_train_the_head_or_everything(root, method, whole):
+@pytest.mark.parametrize(("method", "everything"), [("linear", False), ("full", True)])
+def test_methods_without_lora_train_the_head_or_everything(root, method, everything):
     task = text_task(root, "distilbert", method=method)
-    everything = sum(p.numel() for p in task.model.parameters())
-    assert trainable(task) == (everything if whole else CLASSIFIERS["distilbert"][2])
+    size = sum(p.numel() for p in task.model.parameters())
+    assert trainable(task) == (size if everything else CLASSIFIERS["distilbert"][2])
 
 
 def test_texts_longer_than_the_model_are_refused_before_training(root):

@@ -1,11 +1,14 @@
 """The SuperLink's own count, in the summary beside ours."""
 
 import json
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from flasc_flwr.app.reporting import wire_bytes
-from flasc_flwr.app.reporting.summary import summarise
+from flasc_flwr.app.cli import app
+from flasc_flwr.app.reporting.summary import as_table, summarise
+from flasc_flwr.app.reporting.wire_bytes import add_wire_bytes
 from flasc_flwr.core.traffic import Direction, Sent, Traffic
 
 FLWR = """#!/bin/sh
@@ -38,35 +41,50 @@ def folder(tmp_path, monkeypatch):
     return path
 
 
-def test_the_three_counts_stand_side_by_side(folder, capsys):
-    assert wire_bytes.main([str(folder), "devices"]) == 0
+def test_the_three_counts_stand_side_by_side(folder):
+    returned = add_wire_bytes(folder, "devices")
     summary = json.loads((folder / "summary.json").read_text())
+    assert summary == returned
     counts = [summary[f"{kind}_bytes_up"] for kind in ("payload", "message", "wire")]
     assert counts == [100, 650, 700]
     assert summary["wire_bytes_down"] == 7000
-    printed = capsys.readouterr().out
-    assert "Payloads down, up                      0.000 MB, 0.000 MB" in printed
-    assert "SuperLink's own count down, up         0.007 MB, 0.001 MB" in printed
+    table = as_table(summary)
+    assert "Payloads down, up                      0.000 MB, 0.000 MB" in table
+    assert "SuperLink's own count down, up         0.007 MB, 0.001 MB" in table
 
 
 def test_the_parts_of_a_resumed_run_are_added(folder):
-    assert wire_bytes.main([str(folder), "devices", "7", "8"]) == 0
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = add_wire_bytes(folder, "devices", [7, 8])
     assert (summary["wire_bytes_down"], summary["wire_bytes_up"]) == (15000, 1500)
 
 
-def test_what_cannot_be_told_is_said(folder, capsys):
+def test_a_folder_may_be_named_from_within(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert add_wire_bytes(Path("."), "devices")["wire_bytes_down"] == 7000
+
+
+def test_what_has_no_counts_is_named_and_left_as_it_is(folder):
     before = (folder / "summary.json").read_text()
-    assert wire_bytes.main([str(folder), "devices", "9"]) == 1
-    assert "'devices' tells nothing of run 9" in capsys.readouterr().err
-    assert wire_bytes.main([str(folder / "nowhere"), "devices"]) == 1
+    with pytest.raises(ValueError, match=r"(?s)'devices'.* run 9.*Run ID not found"):
+        add_wire_bytes(folder, "devices", [9])
+    with pytest.raises(OSError, match="nowhere"):
+        add_wire_bytes(folder / "nowhere", "devices")
     assert (folder / "summary.json").read_text() == before
-    (folder / "summary.json").write_text('{"ended": "failed: no battery"}')
-    assert wire_bytes.main([str(folder), "devices"]) == 1
-    assert "of a run that failed" in capsys.readouterr().err
-    # One that failed later has its totals.
-    totals = json.loads(before) | {"ended": "failed: no battery"}
-    (folder / "summary.json").write_text(json.dumps(totals))
-    assert wire_bytes.main([str(folder), "devices"]) == 1
-    assert "of a run that failed" in capsys.readouterr().err
-    assert wire_bytes.main([str(folder)]) == 2
+    # One fails before its first round, the other after some: it has totals.
+    failed = {"ended": "failed: no battery"}
+    for summary in (failed, json.loads(before) | failed):
+        (folder / "summary.json").write_text(json.dumps(summary))
+        with pytest.raises(ValueError, match="summary.json' is of a run that failed"):
+            add_wire_bytes(folder, "devices")
+
+
+def test_the_command_prints_the_counts_or_what_is_wrong(folder):
+    def wire_bytes(*arguments):
+        return CliRunner().invoke(app, ["wire-bytes", *map(str, arguments)])
+
+    done = wire_bytes(folder, "devices")
+    assert done.exit_code == 0
+    assert "SuperLink's own count down, up         0.007 MB, 0.001 MB" in done.stdout
+    unknown = wire_bytes(folder, "devices", 9)
+    assert unknown.exit_code == 1 and "run 9" in unknown.stderr
+    assert wire_bytes(folder).exit_code == 2

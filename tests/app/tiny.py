@@ -1,4 +1,4 @@
-"""Tiny models and data, built from configs: no test asks the hub."""
+"""Tiny models and data, built from configs: no test needs the hub."""
 
 import json
 

@@ -25,21 +25,21 @@ def test_a_folder_with_something_in_it_is_left_alone(call, runs, tmp_path):
     for target in ("there", "there/mine"):
         result = call("export", runs["flasc-0"], "--to", tmp_path / target)
         assert result.exit_code == 1
-        assert "exists already and is not empty" in result.stderr
+        assert "must be a new or empty folder" in result.stderr
     assert contents(tmp_path / "there") == {"mine": b"x"}
 
 
-def test_which_rounds_there_are_is_told(call, runs, tmp_path):
+def test_the_available_rounds_are_listed(call, runs, tmp_path):
     result = call("export", runs["flasc-0"], "--round", 1, "--to", tmp_path / "to")
     assert result.exit_code == 1 and not (tmp_path / "to").exists()
     (line,) = result.stderr.splitlines()
-    assert "no adapter of round 1; it has of round 2, the last one" in line
+    assert "no adapter of round 1; available: round 2, the last one" in line
 
 
 def test_one_run_is_wanted(call, runs, tmp_path):
     result = call("export", runs["flasc-0"].parent, "--to", tmp_path / "to")
     assert result.exit_code == 1
-    assert "has 3 runs, and one is wanted: dense-0, flasc-0, flasc-1" in result.stderr
+    assert "with 3 runs: dense-0, flasc-0, flasc-1" in result.stderr
 
 
 @pytest.mark.parametrize("where", [".", "adapter"])
@@ -47,13 +47,13 @@ def test_an_evaluation_is_that_of_the_run(call, runs, where):
     result = call("evaluate", runs["flasc-0"] / where)
     assert result.exit_code == 0, result.output
     summary = json.loads((runs["flasc-0"] / "summary.json").read_text())
-    said = dict(line.split() for line in result.stdout.splitlines())
-    assert said["examples"] == "60"
-    assert float(said["accuracy"]) == pytest.approx(summary["accuracy"], abs=1e-6)
-    assert float(said["loss"]) == pytest.approx(summary["loss"], abs=1e-4)
+    printed = dict(line.split() for line in result.stdout.splitlines())
+    assert printed["examples"] == "60"
+    assert float(printed["accuracy"]) == pytest.approx(summary["accuracy"], abs=1e-6)
+    assert float(printed["loss"]) == pytest.approx(summary["loss"], abs=1e-4)
 
 
-def test_what_cannot_be_evaluated_is_told_in_one_line(call, runs, tmp_path):
+def test_what_cannot_be_evaluated_is_one_line_of_error(call, runs, tmp_path):
     for words in ([tmp_path], [runs["flasc-0"], "-c", "lora-rnak=2"]):
         result = call("evaluate", *words)
         assert result.exit_code == 1

@@ -16,7 +16,7 @@ def rows_of(folders, target=None):
     return compare(group([read_run(folder) for folder in folders]), target)
 
 
-def test_seeds_are_put_together_and_methods_are_not(runs):
+def test_seeds_are_grouped_and_methods_are_not(runs):
     flasc, dense = rows_of(runs.values())
     assert (flasc["label"], dense["label"]) == ("flasc", "dense")
     assert (flasc["seeds"], dense["seeds"]) == ([0, 1], [0])
@@ -41,13 +41,13 @@ def test_densities_and_values_are_those_in_effect(runs):
     assert "seed" not in dense["differing"]
 
 
-def test_the_rows_know_what_dense_float32_would_have_sent(runs):
-    """What is known while a run goes on ends as what its summary says."""
+def test_the_rows_have_what_dense_float32_would_have_sent(runs):
+    """The count during a run ends as the one in its summary."""
     run = read_run(runs["flasc-0"])
     assert run.total("dense_float32_bytes") == run.summary["dense_float32_bytes"]
 
 
-def test_labels_tell_what_is_needed_and_no_more(runs):
+def test_labels_have_what_differs_and_no_more(runs):
     config = runs["flasc-1"] / "config.toml"
     changed = config.read_text().replace(
         "upload-density = 0.25", "upload-density = 0.0625"
@@ -83,18 +83,18 @@ def test_the_table_and_the_json(call, runs):
     assert [row["label"] for row in rows] == ["dense", "flasc"]
 
 
-def test_runs_that_did_not_finish_are_told(call, runs, unfinished, failed):
+def test_runs_that_did_not_finish_are_listed(call, runs, unfinished, failed):
     result = call("compare", *runs.values())
-    assert f"Not finished: {unfinished}: unfinished: 2 of 3 rounds" in result.stdout
-    assert f"Not finished: {failed}: failed: the <disk> is full" in result.stdout
+    assert f"{unfinished}: unfinished: 2 of 3 rounds" in result.stdout
+    assert f"{failed}: failed: the <disk> is full" in result.stdout
     assert "flasc (unfinished)" in result.stdout and "dense (failed)" in result.stdout
 
 
-def test_what_is_no_run_is_named(call, tmp_path):
+def test_a_folder_without_runs_is_named(call, tmp_path):
     result = call("compare", tmp_path)
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
-    assert f"'{tmp_path}' is no run folder and has none below it" in line
+    assert f"'{tmp_path}' is not a run folder" in line
 
 
 def test_a_damaged_run_is_named(call, runs):

@@ -1,4 +1,4 @@
-"""What the command line says of itself, and what it costs to ask."""
+"""The help texts, and what they cost."""
 
 import re
 import subprocess
@@ -10,14 +10,17 @@ import pytest
 
 from flasc_flwr.app.cli import app
 
-COMMANDS = [command.callback.__name__ for command in app.registered_commands]
+COMMANDS = {
+    command.callback.__name__.replace("_", "-"): command.callback
+    for command in app.registered_commands
+}
 
 
 def test_all_commands_are_there(call):
     text = call("--help").output
     for name in (
         *("run", "report", "compare", "network", "sweep", "search"),
-        *("export", "evaluate", "check"),
+        *("export", "evaluate", "check", "noise", "local-run", "wire-bytes"),
         *COMMANDS,
     ):
         assert re.search(rf"\b{name}\b", text), name
@@ -27,8 +30,8 @@ def test_all_commands_are_there(call):
 def test_each_command_has_help_for_all_it_takes(call, name):
     result = call(name, "--help")
     assert result.exit_code == 0
-    command = next(c for c in app.registered_commands if c.callback.__name__ == name)
-    assert command.callback.__doc__.splitlines()[0] in result.output.replace("\n ", "")
+    text = " ".join(result.output.split())
+    assert COMMANDS[name].__doc__.splitlines()[0] in text
 
 
 def test_help_imports_nothing_heavy():

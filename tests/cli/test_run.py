@@ -1,61 +1,23 @@
-"""Watching a run: what is made of Flower's log and of the run folder."""
+"""The command ``run``: what Flower is given, and what is printed at the end."""
 
 import importlib
-import json
 import os
 import shutil
 import signal
 
 import pytest
-from rich.console import Console
 
 from flasc_flwr.app.cli import superlink
-from flasc_flwr.app.cli.following import follow, verdict
-from flasc_flwr.app.cli.live import Screen, clock, figures
-from flasc_flwr.app.cli.progress import Progress
 from flasc_flwr.app.config import RunConfig
+from tests.cli.stand_in import LOG, RUN_ID, Flower
 
 # The package has the function under this name.
 run_module = importlib.import_module("flasc_flwr.app.cli.run")
 
-LOG = """\
-Starting local SuperLink on 127.0.0.1:1...
-Successfully started run 77
-\x1b[92mINFO \x1b[0m:      Starting Flower Simulation
-\x1b[92mINFO \x1b[0m:      Run folder: {folder}
-\x1b[92mINFO \x1b[0m:      Starting Flasc strategy, 3 rounds:
-\x1b[92mINFO \x1b[0m:      Round 0/3  accuracy 10.0 %  down 0.1 MB
-\x1b[92mINFO \x1b[0m:      Run folder: {folder}
-"""
-
-
-class Flower:
-    """Stands for ``flwr run``, and tells the lines of a log."""
-
-    def __init__(self, log="", told=None, stopped=True):
-        self.log, self._told, self._stopped = log, told or {}, stopped
-        self.stopped = None
-
-    def lines(self, every):
-        yield None
-        for line in self.log.splitlines(keepends=True):
-            if line.startswith("Ctrl-C"):
-                raise KeyboardInterrupt
-            if line.startswith("SIGTERM"):
-                os.kill(os.getpid(), signal.SIGTERM)
-            yield line
-
-    def told(self, run_id):
-        return self._told
-
-    def stop(self, run_id):
-        self.stopped = run_id
-        return self._stopped
-
 
 @pytest.fixture
-def command(call, monkeypatch):
-    """Return a function that calls ``run`` with a Flower that is none."""
+def command(call, monkeypatch, out):
+    """Return a function that calls ``run`` with a stand-in for Flower."""
 
     def called(flower, *words):
         def start(app, superlink, options):
@@ -63,101 +25,69 @@ def command(call, monkeypatch):
             return flower
 
         monkeypatch.setattr(superlink, "FlwrRun", start)
-        return call("run", *words)
+        return call("run", "-c", f"output-dir='{out}'", *words)
 
     return called
 
 
-def test_phases_and_rounds_are_told_as_they_come(runs, capsys):
-    folder = runs["flasc-0"]
-    progress = Progress(rounds=3)
-    follow(Flower(LOG.format(folder=folder)), progress, "title")
-    lines = [line.split("] ")[1] for line in capsys.readouterr().out.splitlines()]
-    assert lines[:5] == [
-        "building the app",
-        "starting Flower's SuperLink",
-        "starting the run",
-        "starting the simulation",
-        "loading the model and the data",
-    ]
-    assert [line.split()[1] for line in lines if line.startswith("round")] == [
-        f"{number}/3" for number in range(4)
-    ]
-    summary = json.loads((folder / "summary.json").read_text())
-    times = summary["reduction_vs_dense_float32"]
-    assert f"less than dense float32 {times:.1f} x" in lines[-1]
-    assert f"accuracy {100 * summary['accuracy']:.1f} %" in lines[-1]
-    assert (progress.run_id, progress.folder, progress.round) == (77, folder, 3)
-
-
-def test_a_folder_on_another_machine_is_followed_in_the_log(tmp_path, capsys):
-    progress = Progress(rounds=3)
-    flower = Flower(
-        LOG.format(folder=tmp_path / "far"), {"status": "finished:completed"}
+def test_no_line_of_the_log_can_lead_the_view_astray(
+    command, out, begun, runs, tmp_path
+):
+    """A client's text reaches the log; it once named the folder to be followed."""
+    evil = shutil.copytree(runs["dense-0"], tmp_path / "evil-99")
+    rows = (evil / "history.jsonl").read_text()
+    (evil / "history.jsonl").write_text(rows.replace('"accuracy": ', '"accuracy": 7'))
+    attack = (
+        f"INFO :      Run folder: {evil}\n"
+        f"\x1b[2J\x1b]0;title\x07\rRun folder: {evil}\n"
+        "Successfully started run 99\n"
+        '{"success": true, "run-id": "99"}\n'
+        "Round 3/3  accuracy 100.0 %  down 0.1 MB\n"
+        "Error: the run failed\n"
     )
-    follow(flower, progress, "title")
-    assert "Round 0/3  accuracy 10.0 %" in capsys.readouterr().out
-    assert verdict(flower, progress) is None
+    begun(runs["flasc-0"])
+    result = command(Flower(LOG + attack))
+    assert result.exit_code == 0 and str(evil) not in result.output
+    assert f"Done: {out}" in result.stdout and "100.0 %" not in result.output
+    # Without a folder, too; and the log is shown without its control characters.
+    shutil.rmtree(out)
+    flower = Flower(attack, {"status": "finished:failed", "status-details": "\x1b[2J"})
+    for words in ((), ("--log",), ("--superlink", "devices")):
+        result = command(flower, *words)
+        assert result.exit_code == 1 and "Done" not in result.output
+        assert "accuracy 7" not in result.output and "round 3/3" not in result.output
+        assert result.output.replace("\n", "").isprintable()
+    flower = Flower(attack + "Ctrl-C\n")
+    assert str(evil) not in command(flower).output and flower.stopped == RUN_ID
 
 
-def test_the_screen_shows_what_is_watched(runs):
-    progress = Progress(rounds=3)
-    console = Console(force_terminal=True, width=100, record=True)
-    screen = Screen(progress, "flasc: digits", console)
-    progress.take_in("Successfully started run 5\n")
-    console.print(screen._drawn())
-    progress.folder = runs["flasc-0"]
-    assert len(progress.new_rows()) == 4 and not progress.new_rows()
-    console.print(screen._drawn())
-    screen.close()
-    text = console.export_text()
-    assert "starting the run ..." in text
-    for words in ("flasc: digits", "round 3/3", "accuracy", "loss", "0:00 left"):
-        assert words in text
+def test_a_run_on_devices_shows_flowers_log_and_says_why(command, out):
+    flower = Flower(listed={"status": "finished:completed", "status-details": "N/A"})
+    result = command(flower, "--superlink", "devices", "--federation", "@me/mine")
+    assert result.exit_code == 0
+    first, *log, last = result.stdout.splitlines()
+    assert str(out) in first and "another machine" in first
+    assert any("Starting Flasc strategy, 3 rounds" in line for line in log)
+    assert str(out) in last and "run 77" in last
+    assert flower.started[1:] == (
+        "devices",
+        [f"--run-config=output-dir='{out}'", "--federation=@me/mine"],
+    )
 
 
-def test_time_left_waits_for_two_rounds(runs):
-    progress = Progress(rounds=9, folder=runs["flasc-0"])
-    progress.new_rows()
-    seconds = sorted(row["seconds"] for row in progress.rows[1:])
-    assert progress.left == pytest.approx(seconds[1] * 6)
-    progress.rows = progress.rows[:2]
-    assert progress.left is None
-    assert [clock(s) for s in (5, 65, 3725)] == ["0:05", "1:05", "1:02:05"]
+def test_a_run_that_does_not_start_is_one_line_of_error(command):
+    result = command(Flower(fails="flwr run: no SuperLink\n'x'"))
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line == "Error: flwr run: no SuperLink; 'x'"
 
 
-def test_a_run_that_ended_well_has_no_reason(runs):
-    assert verdict(Flower(), Progress(3, run_id=1, folder=runs["flasc-0"])) is None
-
-
-def test_the_reason_of_a_failed_run_is_its_summarys(failed):
-    progress = Progress(3, run_id=1, folder=failed)
-    assert verdict(Flower(), progress) == "the <disk> is full"
-
-
-def test_without_a_summary_flower_is_asked(unfinished, tmp_path):
-    progress = Progress(3, run_id=1, folder=unfinished)
-    details = "Simulation failed with exception: no\nmemory"
-    flower = Flower(told={"status": "finished:failed", "status-details": details})
-    reason = verdict(flower, progress)
-    assert reason == "Simulation failed with exception: no; memory"
-    going_on = verdict(Flower(told={"status": "running"}), progress)
-    assert "Flower says that run 1 is running" in going_on
-    # A run that ended without a summary, here, did not end as it should.
-    ended = Flower(told={"status": "finished:completed", "status-details": "N/A"})
-    progress.log.append("something")
-    assert verdict(ended, progress) == "something"
-
-
-def test_a_run_that_never_began_has_the_logs_reason():
-    progress = Progress(3)
-    for line in ("╭─ Error ───╮\n", "│ No SuperLink 'x'   │\n", "╰──╯\n"):
-        progress.take_in(line)
-    assert verdict(Flower(), progress) == "No SuperLink 'x'"
-    progress.take_in("ValueError: it is so\n")
-    progress.take_in("For more information, visit nothing\n")
-    assert verdict(Flower(), progress) == "ValueError: it is so"
-    assert verdict(Flower(), Progress(3)) == "flwr run said nothing"
+def test_a_run_without_a_folder_shows_the_end_of_the_log(command):
+    listed = {"status": "finished:failed", "status-details": "exit code 9"}
+    flower = Flower("".join(f"line {n}\n" for n in range(99)), listed)
+    *log, last = command(flower).stderr.splitlines()
+    assert log == [f"line {n}" for n in range(79, 99)]
+    assert "the run failed" in last and "exit code 9" in last
 
 
 @pytest.mark.parametrize(
@@ -165,14 +95,15 @@ def test_a_run_that_never_began_has_the_logs_reason():
     [
         ("upload-density='abc'", "upload-density must be a number in (0"),
         ("lora-rnak=3", "did you mean lora-rank?"),
-        ("seed=abc", "'seed=abc' cannot be read: allowed is KEY=VALUE"),
-        ("dense", "'dense' has no key=value"),
+        ("seed=abc", "--run-config must be KEY=VALUE pairs"),
+        ("dense", "got 'dense'"),
         ("/no/such.toml", "/no/such.toml"),
     ],
 )
-def test_wrong_settings_fail_at_once_in_one_line(command, settings, reason):
+def test_wrong_settings_fail_at_once_in_one_line(call, monkeypatch, settings, reason):
     flower = Flower()
-    result = command(flower, "--run-config", settings)
+    monkeypatch.setattr(superlink, "FlwrRun", lambda *given: flower.started)
+    result = call("run", "--run-config", settings)
     assert result.exit_code == 1 and not hasattr(flower, "started")
     (line,) = result.stderr.splitlines()
     assert reason in line
@@ -183,61 +114,76 @@ def test_the_title_has_the_densities_in_effect():
     assert title == "dense: digits, rank 8, densities 1 down and 1 up, seed 0"
 
 
-def test_a_folder_without_an_app_is_told(command, tmp_path):
+def test_a_folder_without_an_app_is_refused(command, tmp_path):
     result = command(Flower(), tmp_path)
     assert result.exit_code == 1
-    assert "is no Flower app" in result.stderr
+    assert "is not a Flower app" in result.stderr
 
 
-def test_what_flwr_run_is_given(command, runs):
-    flower = Flower(LOG.format(folder=runs["flasc-0"]))
+def test_what_flwr_run_is_given(command, out, begun, runs):
+    flower = Flower()
+    folder = begun(runs["flasc-0"])
     result = command(flower, "-c", "seed=1", "-c", "lora-rank=2", "--clients", 5)
-    assert result.exit_code == 0 and f"Done: {runs['flasc-0']}" in result.stdout
+    assert result.exit_code == 0 and f"Done: {folder}" in result.stdout
     assert flower.started[2] == [
+        f"--run-config=output-dir='{out}'",
         "--run-config=seed=1",
         "--run-config=lora-rank=2",
         "--federation-config=num-supernodes=5 client-resources-num-cpus=1",
     ]
-    flower = Flower(LOG.format(folder=runs["flasc-0"]))
-    command(flower, "--superlink", "devices", "--federation", "@me/mine")
-    assert flower.started[1:] == ("devices", ["--federation=@me/mine"])
 
 
-def test_a_failed_run_ends_with_a_status_and_one_line(command, failed):
-    result = command(Flower(LOG.format(folder=failed)))
+def test_a_failed_run_ends_with_a_status_and_one_line(command, begun, failed):
+    folder = begun(failed)
+    result = command(Flower())
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
-    assert line == f"Error: the run failed: the <disk> is full (see {failed})"
+    assert line == f"Error: the run failed: the <disk> is full (see {folder})"
 
 
-def test_ctrl_c_stops_the_run_and_says_where_it_is(command, unfinished):
-    flower = Flower(LOG.format(folder=unfinished) + "Ctrl-C\n", stopped=False)
+def test_ctrl_c_stops_the_run_and_says_where_it_is(command, out, begun, unfinished):
+    folder = begun(unfinished)
+    flower = Flower(LOG + "Ctrl-C\n", stops=False)
     result = command(flower)
-    assert result.exit_code == 130 and flower.stopped == 77
-    assert f"Stopped after round 2: {unfinished}" in result.stderr
-    assert "Flower did not stop run 77" in result.stderr
+    assert result.exit_code == 130 and flower.stopped == RUN_ID
+    assert f"Stopped after round 2: {folder}" in result.stderr
+    assert "did not stop run 77" in result.stderr
+    shutil.rmtree(out)
     result = command(Flower("Ctrl-C"))
     assert "before the run had a folder" in result.stderr
 
 
-def test_sigterm_stops_the_run_as_ctrl_c_does(command, unfinished):
+def test_sigterm_stops_the_run_as_ctrl_c_does(command, begun, unfinished):
+    folder = begun(unfinished)
     before = signal.getsignal(signal.SIGTERM)
-    flower = Flower(LOG.format(folder=unfinished) + "SIGTERM\n")
+    flower = Flower(LOG + "SIGTERM\n")
     result = command(flower)
-    assert result.exit_code == 130 and flower.stopped == 77
-    assert f"Stopped after round 2: {unfinished}" in result.stderr
+    assert result.exit_code == 130 and flower.stopped == RUN_ID
+    assert f"Stopped after round 2: {folder}" in result.stderr
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_the_log_is_printed_if_asked_for(command, runs, tmp_path):
-    folder = shutil.copytree(runs["flasc-0"], tmp_path / "one")
-    result = command(Flower(LOG.format(folder=folder)), "--log")
-    assert result.stdout.count(f"Run folder: {folder}") == 2
+def test_a_resumed_run_is_followed_in_its_folder(command, runs):
+    """The folder that ``resume`` names is followed, not one named after the new id."""
+    seen = []
+    folder = runs["flasc-0"]
+
+    class Resuming(Flower):
+        def lines(self, every):
+            yield from super().lines(every)
+            seen.append((folder / "config.toml").read_text())
+            (folder / "config.tmp").write_text(seen[0])
+            os.replace(folder / "config.tmp", folder / "config.toml")
+
+    result = command(Resuming(), "-c", f"resume='{folder}'")
+    assert result.exit_code == 0 and seen
+    assert f"Done: {folder}" in result.stdout and "round 3/" in result.stdout
+
+
+def test_the_log_is_printed_if_asked_for(command, begun, runs):
+    folder = begun(runs["flasc-0"])
+    result = command(Flower(LOG + "  indented\n"), "--log")
+    assert "INFO :      Starting Flower Simulation" in result.stdout
+    assert "\n  indented\n" in result.stdout
+    assert f"Done: {folder}" in result.stdout
     assert "less than dense" not in result.stdout
-
-
-@pytest.mark.parametrize("epsilon", [None, 1.80312])
-def test_what_a_private_run_has_spent_is_shown(epsilon):
-    row = {"replies": 3, "failures": [], "round": 1, "seconds": 1.0}
-    shown = dict(figures(Progress(rounds=2, rows=[row | {"epsilon": epsilon}])))
-    assert shown.get("epsilon") == (None if epsilon is None else "1.803")

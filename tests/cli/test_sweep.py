@@ -1,13 +1,15 @@
-"""A grid of settings."""
+"""All combinations of some settings."""
 
 import pytest
 
-from flasc_flwr.app.cli.grid import axes, jobs
+from flasc_flwr.app.cli.combinations import axes, jobs
 from flasc_flwr.app.config import ConfigError
+from flasc_flwr.app.runs import jobs as runs
+from tests.app import in_process
 from tests.cli.conftest import APP, SHORT
 
 
-def test_every_combination_is_a_job_by_a_name_that_tells_it():
+def test_every_combination_is_a_job_named_after_its_values():
     values = axes(
         {"method": "flasc,dense", "upload-density": "1/4,0.0625"},
         ["weighting=uniform", "exact-residual=auto"],
@@ -30,19 +32,19 @@ def test_every_combination_is_a_job_by_a_name_that_tells_it():
     ("named", "grid", "reason"),
     [
         ({}, [], "a sweep needs values"),
-        ({}, ["seed"], "'seed', allowed is KEY=V1,V2"),
-        ({"seed": "0"}, ["seed=1"], "seed has its values already"),
-        ({}, ["output-dir=/tmp/a"], "output-dir: a sweep sets that itself"),
-        ({"upload-density": "1/4,0.25"}, [], "two runs of the grid are the same"),
-        ({}, ["model=/a/b,-a-b"], "two runs of the grid are the same"),
+        ({}, ["seed"], "KEY=V1,V2, got 'seed'"),
+        ({"seed": "0"}, ["seed=1"], "seed is given twice"),
+        ({}, ["output-dir=/tmp/a"], "output-dir: set by the sweep"),
+        ({"upload-density": "1/4,0.25"}, [], "two combinations are the same run"),
+        ({}, ["model=/a/b,-a-b"], "two combinations are the same run"),
     ],
 )
-def test_a_grid_that_is_none_is_told(named, grid, reason):
+def test_wrong_combinations_are_refused(named, grid, reason):
     with pytest.raises(ValueError, match=reason):
         jobs({}, axes(named, grid), clients=2)
 
 
-def test_a_wrong_value_is_told_before_anything_runs(call, tmp_path):
+def test_a_wrong_value_is_refused_before_anything_runs(call, tmp_path):
     with pytest.raises(ConfigError, match="lora-rank must be .*, got 0"):
         jobs({}, {"lora-rank": [4, 0]}, clients=2)
     result = call("sweep", "--into", tmp_path / "s", "--lora-rank", "4,0", "--app", APP)
@@ -51,7 +53,8 @@ def test_a_wrong_value_is_told_before_anything_runs(call, tmp_path):
     assert "lora-rank must be" in line
 
 
-def test_runs_are_made_compared_and_not_made_again(call, tmp_path):
+def test_runs_are_made_compared_and_not_made_again(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "_start", in_process.start)
     base = " ".join(f"{key}={value}" for key, value in SHORT.items())
     words = ["sweep", "--into", tmp_path, "--seed", "0", "--app", APP, "--clients", 3]
     words += ["-c", base, "--grid"]

@@ -90,7 +90,7 @@ def test_what_cannot_be_encoded():
         encode(sparse, "int2")
     with pytest.raises(ValueError, match="vector has 4 entries, its layout 5"):
         encode(sparse, layout=layout)
-    with pytest.raises(ValueError, match="no layout to carry"):
+    with pytest.raises(ValueError, match="carry_layout needs a layout"):
         encode(sparse, carry_layout=True)
     with pytest.raises(ValueError, match="too large for bfloat16"):
         encode(sparse_of(4, [1], [3.4e38]), "bfloat16")

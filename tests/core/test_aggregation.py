@@ -160,7 +160,7 @@ def mean_product(clients, weights, module):
 
 @pytest.mark.parametrize("exact", [False, True])
 def test_what_is_exact_reproduces_the_mean_product(exact):
-    """``stacking`` alone, and averages with the exact residual."""
+    """``stacking``, and averages with the exact residual."""
     for rule in AVERAGES if exact else ["stacking"]:
         weights = WEIGHTS
         ours, merged = aggregate(rule, CLIENTS, weights, exact)
@@ -170,7 +170,7 @@ def test_what_is_exact_reproduces_the_mean_product(exact):
             np.testing.assert_allclose(whole, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_stacking_begins_anew_from_the_same_a_and_a_zero_b():
+def test_stacking_resets_the_adapter_to_the_same_a_and_a_zero_b():
     ours, _ = aggregate("stacking", CLIENTS, WEIGHTS)
     for module in SIZES:
         np.testing.assert_allclose(ours[f"{module}.lora_B.weight"], 0, atol=1e-6)

@@ -19,7 +19,7 @@ HEAVY = ("torch", "transformers", "peft", "datasets", "ray", "sklearn")
         ),
         ("import flasc_flwr.app.config", (*HEAVY, "flwr")),
         (
-            "import flasc_flwr.app.runs.network, flasc_flwr.app.search.search",
+            "import flasc_flwr.app.runs.link_times, flasc_flwr.app.search.search",
             (*HEAVY, "flwr"),
         ),
     ],

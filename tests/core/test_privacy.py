@@ -108,7 +108,10 @@ def test_the_norm_finds_the_quantile(start):
         ({"clip": "never"}, "dp-clip must be one of 'after', 'before'"),
         ({"sampling": "all"}, "dp-sampling must be .*, got 'all'"),
         ({"quantile": 1.0}, "dp-quantile must be .*, got 1.0"),
-        ({"quantile": 0.5, "count_noise": 0.2}, "allowed is above 0.5"),
+        (
+            {"quantile": 0.5, "count_noise": 0.2},
+            "dp-count-noise must be above 0.5, .*got 0.2",
+        ),
         ({"quantile": 0.5, "clip": "before"}, "does not see which updates"),
         ({"noise_multiplier": 0, "max_epsilon": 8}, "without noise"),
         ({"noise_seed": -3}, "dp-noise-seed must be .*, got -3"),

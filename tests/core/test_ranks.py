@@ -23,15 +23,15 @@ def test_a_truncation_takes_rows_of_a_and_columns_of_b():
     assert rank_of(cut.layout) == 2 and rank_of(LAYOUT) == RANK
 
 
-def test_lifting_is_the_way_back():
+def test_padding_inverts_truncation():
     for rank in (1, 2, 5, 6, 99, None):
         for scale in ("common", "own"):
             cut = truncation(LAYOUT, rank, scale)
             vector = LAYOUT.flatten(START)
-            lifted = cut.pad_sparse(top_k(cut.truncate(vector), 1.0)).densify()
+            padded = cut.pad_sparse(top_k(cut.truncate(vector), 1.0)).densify()
             kept = components(LAYOUT) < (rank or RANK)
-            np.testing.assert_allclose(lifted, np.where(kept, vector, 0), rtol=1e-6)
-            np.testing.assert_allclose(cut.pad(cut.truncate(vector)), lifted, rtol=1e-6)
+            np.testing.assert_allclose(padded, np.where(kept, vector, 0), rtol=1e-6)
+            np.testing.assert_allclose(cut.pad(cut.truncate(vector)), padded, rtol=1e-6)
 
 
 def test_under_its_own_scale_the_product_means_the_same():
@@ -60,7 +60,7 @@ def test_a_truncation_of_convolutions_follows_their_rank_axes():
     )
 
 
-def test_bad_ranks_and_scales_are_told():
+def test_bad_ranks_and_scales_are_refused():
     with pytest.raises(ValueError, match="rank must be an integer"):
         truncation(LAYOUT, 0)
     with pytest.raises(ValueError, match="rank-scale must be one of"):

@@ -26,7 +26,8 @@ BAD = 2
 def run(rounds=2, mods=None, clients=6, present=None, **settings):
     app = client_app(mods=[*(mods or []), flasc_mod])
     strategy = Flasc(
-        method="dense", **{"server_optimizer": Sgd(), "seed": 1} | settings
+        method="dense",
+        **{"server_optimizer": Sgd(), "seed": 1, "fraction_train": 1.0} | settings,
     )
     grid = LocalGrid(app, clients)
     if present is not None:
@@ -266,7 +267,7 @@ def test_nobody_answers_twice_in_a_round():
             copies = [r for r in replies if "arrays" in r.content.array_records]
             return [*replies, *copies]
 
-    again = Flasc(method="dense", server_optimizer=Sgd(), seed=1)
+    again = Flasc(method="dense", server_optimizer=Sgd(), seed=1, fraction_train=1.0)
     again.start(Twice(client_app(), 6), array_record(adapter()), 1)
     np.testing.assert_array_equal(again.state.vector, strategy.state.vector)
     row = again.state.history[1]

@@ -27,7 +27,9 @@ CLIENTS = 6
 
 def run(method, rounds=3, app=None, node_configs=None, **settings):
     strategy = Flasc(
-        method=method, **{"values": "float32", "server_optimizer": Sgd()} | settings
+        method=method,
+        **{"values": "float32", "server_optimizer": Sgd(), "fraction_train": 1.0}
+        | settings,
     )
     grid = RecordingGrid(app or client_app(), CLIENTS, node_configs=node_configs)
     strategy.start(grid, array_record(adapter()), rounds)

@@ -59,7 +59,7 @@ def transcription(
 
 
 def flasc_vector(**settings):
-    strategy = Flasc(values="float32", **settings)
+    strategy = Flasc(**{"values": "float32", "fraction_train": 1.0} | settings)
     strategy.start(LocalGrid(client_app(), CLIENTS), array_record(adapter()), ROUNDS)
     return strategy.state.vector
 

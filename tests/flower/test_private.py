@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 from dp_accounting import NeighboringRelation, dp_event, rdp
+from typer.testing import CliRunner
 
 from flasc_flwr import Flasc, flasc_mod
-from flasc_flwr.app.cli.noise import main as find_noise
+from flasc_flwr.app.cli import app
 from flasc_flwr.core.codec import decode
 from flasc_flwr.core.methods.table import compose
 from flasc_flwr.core.optimizers import Sgd
@@ -263,19 +264,25 @@ def test_noise_and_cohorts_come_from_nobody_knows_where():
 
 
 @pytest.mark.parametrize("sampling", ["fixed", "poisson"])
-def test_the_noise_for_an_epsilon_spends_it_and_not_more(sampling, capsys):
+def test_the_noise_for_an_epsilon_spends_it_and_not_more(sampling):
     z = noise_for(4.0, rounds=4, cohort=3, population=CLIENTS, sampling=sampling)
     spent = epsilons(run(privacy(noise_multiplier=z, sampling=sampling), 4))[-1]
     assert 4.0 * 0.99 < spent <= 4.0
     words = f"--epsilon 4 --rounds 4 --cohort 3 --population {CLIENTS}".split()
-    assert find_noise([*words, "--sampling", sampling]) == 0
-    assert f"dp-noise-multiplier = {z:.4f}" in capsys.readouterr().out
-    assert find_noise([*words, "--epsilon", "-1"]) == 1
+    found = CliRunner().invoke(app, ["noise", *words, "--sampling", sampling])
+    assert found.exit_code == 0
+    assert f"dp-noise-multiplier = {z:.4f}" in found.stdout
+    assert CliRunner().invoke(app, ["noise", *words, "--epsilon", "-1"]).exit_code == 1
 
 
 def test_a_shared_mask_sends_the_same_positions_of_everyone():
     grid = RecordingGrid(client_app(), 4)
-    strategy = Flasc(method="flasc-shared-mask", download_density=0.3, values="float32")
+    strategy = Flasc(
+        method="flasc-shared-mask",
+        download_density=0.3,
+        values="float32",
+        fraction_train=1.0,
+    )
     seen = []
     strategy.server.step = spying(strategy.server.step, seen)
     strategy.start(grid, array_record(adapter()), 3)
@@ -300,7 +307,12 @@ def test_local_privacy_stands_behind_flasc_mod():
     for name, settings in (("private", config), ("open", {"local-dp-epsilon": 0.0})):
         app = client_app(leap, mods=[flasc_mod, local_dp])
         grid = RecordingGrid(app, 4, run_config=settings)
-        strategy = Flasc(upload_density=1, values="float32", download_density=1)
+        strategy = Flasc(
+            upload_density=1,
+            values="float32",
+            download_density=1,
+            fraction_train=1.0,
+        )
         seen = []
         strategy.server.step = spying(strategy.server.step, seen)
         strategy.start(grid, array_record(adapter()), 1)

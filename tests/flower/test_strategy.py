@@ -15,7 +15,7 @@ LAYOUT = Layout.of(adapter())
 
 def start(app=None, clients=4, rounds=2, grid=None, evaluate_fn=None, **settings):
     grid = grid or RecordingGrid(app or client_app(), clients)
-    strategy = Flasc(**settings)
+    strategy = Flasc(**{"fraction_train": 1.0} | settings)
     result = strategy.start(
         grid, array_record(adapter()), rounds, evaluate_fn=evaluate_fn
     )
@@ -228,9 +228,9 @@ def test_too_few_nodes_end_the_run_with_the_reason():
         ),
         (
             {"fraction_train": 2},
-            r"fraction_train must be a number in \[0, 1\]",
+            r"fraction-train must be a number in \[0, 1\]",
         ),
-        ({"fraction_evaluate": -1}, "fraction_evaluate must be .*, got -1"),
+        ({"fraction_evaluate": -1}, "fraction-evaluate must be .*, got -1"),
         ({"evaluate_every": 0}, "evaluate_every must be .*, got 0"),
     ],
 )

@@ -8,24 +8,27 @@ from flasc_flwr.app.cli.check import check
 from flasc_flwr.app.cli.compare import compare
 from flasc_flwr.app.cli.evaluate import evaluate
 from flasc_flwr.app.cli.export import export
+from flasc_flwr.app.cli.local_run import local_run
 from flasc_flwr.app.cli.network import network
+from flasc_flwr.app.cli.noise import noise
 from flasc_flwr.app.cli.report import report
 from flasc_flwr.app.cli.run import run
 from flasc_flwr.app.cli.search import search
 from flasc_flwr.app.cli.sweep import sweep
+from flasc_flwr.app.cli.wire_bytes import wire_bytes
 
 app = typer.Typer(
     help="Federated LoRA with sparse messages: run it, watch it, compare it.",
-    epilog="Each command has a --help of its own. All keys of the run config, with "
-    "their ranges, stand in the app's pyproject.toml.",
+    epilog="Run any command with --help for its options. The keys of the run config "
+    "and their ranges are listed in the app's pyproject.toml.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-# One line each. A command's module imports what it needs when it is called: --help is
-# quick, and works where the application is not installed.
+# The commands import what they need when called: --help is quick, and works where the
+# application's libraries are not installed.
 app.command()(run)
 app.command()(report)
 app.command()(compare)
@@ -35,6 +38,9 @@ app.command()(search)
 app.command()(export)
 app.command()(evaluate)
 app.command()(check)
+app.command()(noise)
+app.command()(local_run)
+app.command()(wire_bytes)
 
 
 def main() -> None:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
+from flasc_flwr.app.cli.common import SettingsArgument
 
-def check(
-    config: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[SETTINGS]...",
-            help="What would stand after --run-config.",
-            show_default=False,
-        ),
-    ] = None,
-) -> None:
-    """Check a run config without running it, and print what it comes to."""
-    from flasc_flwr.app.cli.common import parsed, told
+
+def check(config: SettingsArgument = None) -> None:
+    """Check a run config without running it, and print all its settings.
+
+    SETTINGS is as for --run-config: such as "method='dense' seed=1", or the
+    path of a TOML file.
+    """
+    from flasc_flwr.app.cli.common import parsed, user_errors
     from flasc_flwr.app.config import RunConfig
 
-    with told():
+    with user_errors():
         resolved = RunConfig.parse(parsed(config))
     for key, value in resolved.to_dict().items():
         typer.echo(f"{key} = {value!r}")

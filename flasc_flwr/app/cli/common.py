@@ -1,4 +1,4 @@
-"""What the commands share: options, and how they say what is wrong."""
+"""Shared by the commands: options, error messages, and reading ``--run-config``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,19 @@ RunConfigOption = Annotated[
         "--run-config",
         "-c",
         metavar="SETTINGS",
-        help="Settings such as \"method='dense' seed=1\", or the path of a profile.",
+        help="Settings that override the defaults, such as \"method='dense' seed=1\", "
+        "or the path of a TOML file. May be repeated.",
+        show_default=False,
+    ),
+]
+
+SettingsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[SETTINGS]...",
+        help="As for --run-config: such as \"method='dense' seed=1\", or the path of a "
+        "TOML file.",
+        show_default=False,
     ),
 ]
 
@@ -23,71 +35,82 @@ RunsArgument = Annotated[
     list[Path],
     typer.Argument(
         metavar="RUN...",
-        help="Run folders, or folders with run folders below, such as a sweep's.",
+        help="Run folders, or folders that contain them, such as a sweep's.",
         show_default=False,
     ),
 ]
+
+AppOption = Annotated[Path, typer.Option(help="Folder of the Flower app.")]
 
 TargetOption = Annotated[
     float | None,
     typer.Option(
         min=0.0,
         max=1.0,
-        help="Also tell the MB until this test accuracy was first reached, such as "
-        "0.8.",
+        help="Also show the MB sent until the run first reached this test accuracy, "
+        "such as 0.8.",
         show_default=False,
     ),
 ]
 
 
 def fail(reason: str, status: int = 1) -> NoReturn:
-    """Say in one line what is wrong, and end."""
+    """Print an error in one line, and exit."""
     typer.echo(f"Error: {one_line(reason)}", err=True)
     raise typer.Exit(status)
 
 
 def one_line(text: str) -> str:
-    """Return a text of several lines as one."""
-    lines = [" ".join(line.split()) for line in text.splitlines()]
+    """Return text as one line of printable characters."""
+    lines = [" ".join(printable(line).split()) for line in text.splitlines()]
     return "; ".join(line for line in lines if line).replace(":; ", ": ")
 
 
+def printable(text: str) -> str:
+    """Return a line without colours, control characters and trailing space.
+
+    Logs hold text that clients sent: escape codes in it would reach the terminal.
+    """
+    from click import unstyle
+
+    shown = (char if char.isprintable() else " " for char in unstyle(text))
+    return "".join(shown).rstrip()
+
+
 @contextmanager
-def told() -> Iterator[None]:
-    """End with one line where something is wrong that a user can put right."""
+def user_errors() -> Iterator[None]:
+    """Report errors that the user can fix in one line, with exit status 1."""
     try:
         yield
     except ModuleNotFoundError as error:
-        fail(f"{error.name} is not installed: pip install 'flasc-flwr[app]' brings it")
-    except (ValueError, OSError) as error:
+        fail(f"{error.name} is not installed: pip install 'flasc-flwr[app]'")
+    except (ValueError, OSError, ImportError) as error:
         fail(str(error))
 
 
 def parsed(overrides: list[str] | None) -> dict[str, Any]:
-    """Return settings of the run config from ``--run-config``.
+    """Return the settings that ``--run-config`` gives.
 
     Raises
     ------
     ValueError
-        If they are no settings, or the profile cannot be read.
+        If the text is not KEY=VALUE pairs, or the TOML file cannot be read.
     """
     from click import ClickException
 
     from flasc_flwr.flower.compat import parse_config_args
 
+    given = " ".join(overrides or [])
+    must_be = (
+        "--run-config must be KEY=VALUE pairs (numbers, true, false, or quoted text), "
+        "such as \"seed=1 method='dense'\", or the path of a .toml file"
+    )
     try:
         settings: dict[str, Any] = parse_config_args(overrides)
     except ClickException:
-        raise ValueError(
-            f"--run-config: {' '.join(overrides or [])!r} cannot be read: allowed is "
-            "KEY=VALUE with numbers, true, false, or text in quotes, such as "
-            "\"seed=1 method='dense'\""
-        ) from None
+        raise ValueError(f"{must_be}, got {given!r}") from None
     except ValueError as error:
         raise ValueError(f"--run-config: {error}") from None
-    if overrides and not settings and any(words.strip() for words in overrides):
-        raise ValueError(
-            f"--run-config: {' '.join(overrides)!r} has no key=value, and is no path "
-            "that ends in .toml"
-        )
+    if given.strip() and not settings:
+        raise ValueError(f"{must_be}, got {given!r}")
     return settings

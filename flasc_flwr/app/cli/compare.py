@@ -18,17 +18,17 @@ def compare(
     runs: RunsArgument,
     target: TargetOption = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON rather than a table.")
+        bool, typer.Option("--json", help="Print JSON instead of a table.")
     ] = False,
 ) -> None:
-    """Put runs side by side: accuracy, MB both ways, times less than dense.
+    """Compare runs: accuracy, MB both ways, reduction against dense float32.
 
-    RUN is a run folder, or a folder with run folders below it, such as a sweep's.
-    Runs that differ in their seed alone are one line, with the means over them.
+    RUN is a run folder, or a folder that contains some, such as a sweep's. Runs
+    that differ only in their seed are one row, with the means over the seeds.
     """
-    from flasc_flwr.app.cli.common import told
+    from flasc_flwr.app.cli.common import user_errors
 
-    with told():
+    with user_errors():
         from flasc_flwr.app.reporting import comparison
         from flasc_flwr.app.reporting.runs import find_runs, read_run
 
@@ -44,7 +44,7 @@ def show(rows: Sequence[Mapping[str, Any]], not_finished: Sequence[str]) -> None
     """Print the rows of a comparison, and the runs that did not finish."""
     from rich.console import Console
 
-    # In a file or a pipe the table has the width that it needs.
+    # Do not wrap the table in a file or a pipe.
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)

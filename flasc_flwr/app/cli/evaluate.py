@@ -15,33 +15,30 @@ def evaluate(
         Path,
         typer.Argument(
             metavar="RUN",
-            help="A run's folder, or an adapter's in it, or a folder with one run.",
+            help="A run folder, a folder that contains one, or the folder of one of "
+            "its adapters.",
             show_default=False,
         ),
     ],
     run_config: RunConfigOption = None,
 ) -> None:
-    """Evaluate a run's adapter on its test split, without Flower.
+    """Evaluate a run's adapter on the run's test split, without Flower.
 
-    RUN is a run folder, one with a run folder below it, or an adapter's folder in one.
+    RUN is a run folder, a folder that contains one, or the folder of an adapter
+    in a run folder.
     """
-    from click import ClickException
+    from flasc_flwr.app.cli.common import parsed, user_errors
 
-    from flasc_flwr.app.cli.common import fail, parsed, told
-
-    with told():
-        parsed(run_config)
+    with user_errors():
+        overrides = parsed(run_config)
 
         from flasc_flwr.app.cli.export import the_run
-        from flasc_flwr.app.runs import saved_adapter as evaluation
+        from flasc_flwr.app.runs.saved_adapter import evaluate_adapter
 
         path = folder.expanduser().absolute()
         if not (path.parent / "config.toml").is_file():
             path = the_run(path)
-        try:
-            outcome = evaluation.evaluate(path, run_config or [])
-        except ClickException as error:
-            fail(error.format_message())
-    typer.echo(f"examples {outcome.examples}")
-    typer.echo(f"accuracy {outcome.accuracy:.6f}")
-    typer.echo(f"loss {outcome.loss:.6f}")
+        result = evaluate_adapter(path, overrides)
+    typer.echo(f"examples {result.examples}")
+    typer.echo(f"accuracy {result.accuracy:.6f}")
+    typer.echo(f"loss {result.loss:.6f}")

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
+import time
 from contextlib import ExitStack
 
 import typer
 
-from flasc_flwr.app.cli.common import one_line
-from flasc_flwr.app.cli.live import Lines, view_of
+from flasc_flwr.app.cli.common import printable
+from flasc_flwr.app.cli.live import View, view_of
 from flasc_flwr.app.cli.progress import Progress
 from flasc_flwr.app.cli.superlink import FlwrRun
 from flasc_flwr.app.reporting.runs import read_summary
 from flasc_flwr.app.reporting.summary import failure
 
 _EVERY = 0.25
-_ERROR = re.compile(r"(?:[\w.]+(?:Error|Exception)|ERROR|Error): .+")
 
 
 def follow(
@@ -26,50 +25,60 @@ def follow(
     Parameters
     ----------
     flower : FlwrRun
-        The process.
+        The run.
     progress : Progress
-        Filled with what becomes known.
+        Updated from the run folder.
     title : str
-        What the run is.
+        One line about the run.
     show_log : bool
-        Print the log itself.
+        Print Flower's log instead of the live view.
+
+    Raises
+    ------
+    StartError
+        If Flower does not start the run.
     """
     with ExitStack() as stack:
-        view = Lines(progress) if show_log else view_of(progress, title)
-        stack.callback(view.close)
+        view = None
+        if not show_log:
+            view = view_of(progress, title)
+            stack.callback(view.close)
+        looked = 0.0
         for line in flower.lines(_EVERY):
-            news = progress.take_in(line) if line else None
-            if line and show_log:
-                typer.echo(line, nl=False)
-            elif news:
-                view.tell(news)
-            for row in progress.new_rows():
-                if not show_log:
-                    view.add(row)
+            if line and (text := printable(line)):
+                progress.log.append(text)
+                if show_log:
+                    typer.echo(text)
+            # A busy log must not slow the view down.
+            if time.monotonic() - looked >= _EVERY:
+                _update(flower, progress, view)
+                looked = time.monotonic()
+        _update(flower, progress, view)
+
+
+def _update(flower: FlwrRun, progress: Progress, view: View | None) -> None:
+    """Read the run folder, and show what is new."""
+    phase = progress.look(flower.run_id)
+    rows = progress.new_rows()
+    if view:
+        if phase:
+            view.enter(phase)
+        for row in rows:
+            view.add(row)
 
 
 def verdict(flower: FlwrRun, progress: Progress) -> str | None:
-    """Return why a run failed, in one line; None if it did not."""
+    """Return why a run failed; None if it did not, as far as this machine can know."""
     if progress.folder and (summary := read_summary(progress.folder)):
-        reason = failure(summary)
-        return None if reason is None else one_line(reason)
-    if progress.run_id is None:
-        return _last_error(progress)
-    said = flower.told(progress.run_id)
-    status = said.get("status", "")
-    if status == "finished:completed" and not progress.here:
+        return failure(summary)
+    listed = flower.listed()
+    status = str(listed.get("status", "unknown"))
+    if status == "finished:completed" and progress.folder is None:
         return None  # its folder is on another machine
+    details = str(listed.get("status-details", ""))
     if status.startswith("finished"):
-        details = str(said.get("status-details", ""))
-        return one_line(details) if "exception" in details else _last_error(progress)
+        return f"it wrote no summary; Flower reports {status}: {details}"
     return (
-        f"its log ended, but Flower says that run {progress.run_id} is "
-        f"{status or 'unknown'}; it may go on: flwr log {progress.run_id}"
+        f"its log ended, but Flower reports that run {flower.run_id} is {status}; it "
+        f"may still be running: flwr log {flower.run_id}"
     )
-
-
-def _last_error(progress: Progress) -> str:
-    """Return the last line of the log that tells of an error, or its last line."""
-    errors = [line for line in progress.log if _ERROR.fullmatch(line)]
-    lines = errors or list(progress.log) or ["flwr run said nothing"]
-    return one_line(lines[-1])

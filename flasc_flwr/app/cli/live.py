@@ -1,4 +1,4 @@
-"""The live view of a run in a terminal, and its plain lines elsewhere."""
+"""The live view of a run: a redrawn screen in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from flasc_flwr.app.reporting.cells import megabytes, percent
 class View(Protocol):
     """Shows a run that is under way."""
 
-    def tell(self, news: str) -> None:
-        """Show what happened."""
+    def enter(self, phase: str) -> None:
+        """Show that a phase begins."""
 
     def add(self, row: dict[str, Any]) -> None:
-        """Show a round that is over."""
+        """Show a finished round."""
 
     def close(self) -> None:
-        """Leave what was shown last."""
+        """Stop updating."""
 
 
 def view_of(progress: Progress, title: str) -> View:
-    """Return the view for what stdout is."""
+    """Return the view that suits stdout."""
     console = Console()
     return Screen(progress, title, console) if console.is_terminal else Lines(progress)
 
 
 class Lines:
-    """One plain line for each thing that happens, for files and pipes."""
+    """One plain line per phase and round, for files and pipes."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self.tell(progress.phase)
+        self.enter(progress.phase)
 
-    def tell(self, news: str) -> None:
-        """Print what happened, and when."""
-        self._print(news)
+    def enter(self, phase: str) -> None:
+        """Print the phase, and the time."""
+        self._print(phase)
 
     def add(self, row: dict[str, Any]) -> None:
-        """Print a round that is over, with the sums until then."""
+        """Print the round, with the totals so far."""
         parts = (
             f"round {row['round']}/{self._progress.rounds}",
             *(f"{name} {value}" for name, value in figures(self._progress)),
@@ -54,7 +54,7 @@ class Lines:
         self._print("  ".join(parts))
 
     def close(self) -> None:
-        """Leave all as it is."""
+        """Do nothing."""
 
     def _print(self, text: str) -> None:
         print(f"[{clock(self._progress.elapsed)}] {text}")
@@ -62,16 +62,16 @@ class Lines:
 
 
 class Screen:
-    """A view that is drawn anew, four times a second.
+    """A view that is redrawn four times a second.
 
     Parameters
     ----------
     progress : Progress
-        What it shows.
+        The run.
     title : str
-        What the run is.
+        One line about the run.
     console : Console
-        Where.
+        The terminal.
     """
 
     def __init__(self, progress: Progress, title: str, console: Console) -> None:
@@ -82,14 +82,14 @@ class Screen:
         )
         self._live.start()
 
-    def tell(self, news: str) -> None:
-        """Leave it to the next drawing."""
+    def enter(self, phase: str) -> None:
+        """Do nothing: the next redraw shows it."""
 
     def add(self, row: dict[str, Any]) -> None:
-        """Leave it to the next drawing."""
+        """Do nothing: the next redraw shows it."""
 
     def close(self) -> None:
-        """Draw once more, and give the terminal back."""
+        """Redraw a last time, and release the terminal."""
         self._live.stop()
 
     def _drawn(self) -> RenderableType:
@@ -98,7 +98,7 @@ class Screen:
         if not progress.rows:
             return Group(head, Text(f"{progress.phase} ... {clock(progress.elapsed)}"))
         left = progress.left
-        times = f"  {clock(progress.elapsed)} gone"
+        times = f"  {clock(progress.elapsed)} elapsed"
         times += f", {clock(left)} left" if left is not None else ""
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
@@ -113,7 +113,7 @@ class Screen:
 
 
 def figures(progress: Progress) -> list[tuple[str, str]]:
-    """Return what a person watches, by name."""
+    """Return the figures of the view, by name."""
     row, less, loss = progress.rows[-1], progress.times_less, progress.last("loss")
     epsilon = progress.last("epsilon")
     spent = [] if epsilon is None else [("epsilon", f"{epsilon:.4g}")]
@@ -130,7 +130,7 @@ def figures(progress: Progress) -> list[tuple[str, str]]:
 
 
 def clock(seconds: float) -> str:
-    """Return a time as minutes and seconds, with hours where there are some."""
+    """Return a time as M:SS, or H:MM:SS from one hour on."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

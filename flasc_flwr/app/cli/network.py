@@ -1,4 +1,4 @@
-"""``flasc-flwr network``: how long runs would have taken over given links."""
+"""``flasc-flwr network``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flasc_flwr.app.cli.common import RunsArgument
 
 if TYPE_CHECKING:
     from flasc_flwr.app.reporting.runs import Run
-    from flasc_flwr.app.runs.network import Exchanges, LinkOf
+    from flasc_flwr.app.runs.link_times import Exchanges, LinkOf
 
 
 def network(
@@ -24,52 +24,54 @@ def network(
     ] = 10.0,
     up_slower: Annotated[
         str,
-        typer.Option(help="How many times slower uploads are, one or more: 1,4,16."),
+        typer.Option(help="How many times slower uploads are; one or more values."),
     ] = "1,4,16",
     latency: Annotated[
-        float, typer.Option(help="Seconds that a message takes beside its bytes.")
+        float, typer.Option(help="Seconds per message, whatever its size.")
     ] = 0.05,
     compute: Annotated[
-        float, typer.Option(help="Seconds that a client computes in a round.")
+        float, typer.Option(help="Seconds of computation per client and round.")
     ] = 0.0,
     target: Annotated[
         float | None,
         typer.Option(
             min=0.0,
             max=1.0,
-            help="Also tell the seconds until this test accuracy, such as 0.8.",
+            help="Also show the seconds until this test accuracy, such as 0.8.",
             show_default=False,
         ),
     ] = None,
     links: Annotated[
         Path | None,
         typer.Option(
-            help="TOML file of unequal links, in place of --down, --up-slower and "
-            "--latency: tables [[link]] with download, upload and latency. With a "
-            "share in each they are drawn, else one is each tier's."
+            help="TOML file of unequal links, instead of --down, --up-slower and "
+            "--latency: tables [[link]] with download, upload and latency. If all have "
+            "a share, each client draws its link; otherwise there is one per tier.",
+            show_default=False,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the draw of unequal links.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for drawing links.")] = 0,
     even_split: Annotated[
         bool,
         typer.Option(
             "--even-split",
-            help="Share a round's bytes evenly among its clients where a run has no "
-            "traffic.json.",
+            help="If a run has no traffic.json, split each round's bytes evenly among "
+            "its clients.",
         ),
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON, with the seconds of each round.")
     ] = False,
 ) -> None:
-    """Tell how long runs would have taken over given links, from their bytes.
+    """Estimate how long finished runs would take over given links.
 
-    Evaluations are at the ends of rounds; "first" is the first that is at least the
-    target, "stays" the one from which on none is below it.
+    RUN is a run folder, or a folder that contains some, such as a sweep's. With
+    --target, "first" is the time of the first evaluation at or above it,
+    "stays" that of the first evaluation after which none is below it.
     """
-    from flasc_flwr.app.cli.common import told
+    from flasc_flwr.app.cli.common import user_errors
 
-    with told():
+    with user_errors():
         from flasc_flwr.app.reporting.exchanges import exchanges_of
         from flasc_flwr.app.reporting.runs import find_runs, read_run
 
@@ -77,8 +79,8 @@ def network(
             settings = dict(_equal(down, up_slower, latency))
         elif even_split:
             raise ValueError(
-                "an even split does not know the clients: allowed is either --links "
-                "or --even-split"
+                "--even-split cannot be combined with --links: it does not know which "
+                "client sent which bytes"
             )
         else:
             settings = {links.name: read_links(links, seed)}
@@ -96,21 +98,21 @@ def network(
 
 
 def read_links(path: Path, seed: int) -> LinkOf:
-    """Return the links that a file gives to clients.
+    """Read a TOML file of links, and return each client's link.
 
     Raises
     ------
     OSError
-        If there is no such file.
+        If the file cannot be read.
     ValueError
-        If it does not hold links as they have to be.
+        If it does not hold valid links.
     """
-    from flasc_flwr.app.runs.network import Link, by_tier, drawn
+    from flasc_flwr.app.runs.link_times import Link, by_tier, drawn
 
     try:
         tables = tomllib.loads(path.read_text()).get("link")
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{str(path)!r} is no TOML file: {error}") from None
+        raise ValueError(f"{str(path)!r} is not a TOML file: {error}") from None
     if (
         not isinstance(tables, list)
         or not tables
@@ -121,8 +123,8 @@ def read_links(path: Path, seed: int) -> LinkOf:
     for table in tables:
         if unknown := table.keys() - allowed:
             raise ValueError(
-                f"{str(path)!r}: {min(unknown)!r} is no key of a link, allowed are "
-                + ", ".join(sorted(allowed))
+                f"{str(path)!r}: keys of a link must be among "
+                f"{', '.join(sorted(allowed))}, got {min(unknown)!r}"
             )
         if missing := {"download", "upload"} - table.keys():
             raise ValueError(f"{str(path)!r}: a link has no {min(missing)!r}")
@@ -131,20 +133,24 @@ def read_links(path: Path, seed: int) -> LinkOf:
     if not shares:
         return by_tier(made)
     if len(shares) != len(made):
-        raise ValueError(f"{str(path)!r}: some links have a share; all or none may")
+        raise ValueError(
+            f"{str(path)!r}: either all links or none must have a share, got "
+            f"{len(shares)} of {len(made)}"
+        )
     return drawn(made, shares, seed)
 
 
 def _equal(down: float, up_slower: str, latency: float) -> Iterator[tuple[str, LinkOf]]:
-    """Yield one link for all clients, for each slowness of the upload, with a name."""
-    from flasc_flwr.app.runs.network import Link, same
+    """Yield a name and a link shared by all clients, for each upload factor."""
+    from flasc_flwr.app.runs.link_times import Link, same
 
     for word in up_slower.split(","):
         try:
             factor = float(word)
         except ValueError:
             raise ValueError(
-                f"up-slower is {up_slower!r}, allowed are numbers such as '1,4,16'"
+                "up-slower must be numbers separated by commas, such as 1,4,16, got "
+                f"{up_slower!r}"
             ) from None
         link = Link.slower_up(down, factor, latency)
         yield f"{link.download:g} / {link.upload:g} Mbit/s", same(link)
@@ -158,8 +164,8 @@ def _times(
     compute: float,
     target: float | None,
 ) -> dict[str, Any]:
-    """Return what is told of one run under one setting."""
-    from flasc_flwr.app.runs.network import elapsed, seconds_to
+    """Return the times of one run over one set of links."""
+    from flasc_flwr.app.runs.link_times import elapsed, seconds_to
 
     rounds = [row["round"] for row in run.history]
     seconds = elapsed(rounds, exchanges, link_of, compute=compute)
@@ -203,7 +209,7 @@ def _print(results: Sequence[Mapping[str, Any]], target: float | None) -> None:
             cells += [_seconds(result["first"]), _seconds(result["stays"])]
         table.add_row(*cells)
     console = Console()
-    # In a file or a pipe the table has the width that it needs.
+    # Do not wrap the table in a file or a pipe.
     (console if console.is_terminal else Console(width=200)).print(table)
 
 

@@ -1,8 +1,7 @@
-"""What is known of a run while it goes on, from Flower's log and the run folder."""
+"""The state of a run that is under way, read from its folder."""
 
 from __future__ import annotations
 
-import re
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -12,78 +11,61 @@ from typing import Any
 
 from flasc_flwr.app.reporting.runs import read_history
 
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-_LEVEL = re.compile(r"^(?:DEBUG|INFO|WARNING|ERROR)\s*:\s*")
-_STARTED = re.compile(r"Successfully started run (\d+)")
-_FOLDER = re.compile(r"Run folder: (.+)")
-_ROUND = re.compile(r"Round \d+/\d+ .*")
-_FRAME = "╭╮╰╯│─ "
-_LAST_LINES = 400
+_LAST_LINES = 20
 _RECENT = 5
 
-PHASES = {
-    "Starting local SuperLink": "starting Flower's SuperLink",
-    "Successfully started run": "starting the run",
-    "Starting Flower Simulation": "starting the simulation",
-    "Run folder:": "loading the model and the data",
-    "Starting Flasc strategy": "introductions, and a first evaluation",
-}
-"""What a line of the log begins with, and what goes on from there."""
 
-
-@dataclass
+@dataclass(kw_only=True)
 class Progress:
     """A run that is under way.
+
+    Everything shown comes from Flower's run id and the files of the run folder. Log
+    lines are kept only to be printed: clients can write what they like into them.
 
     Attributes
     ----------
     rounds : int
-        How many there will be.
+        Number of rounds.
+    runs : Path
+        ``output-dir``: the run makes its folder there, with its id at the end of the
+        name.
+    resumed : Path, optional
+        Folder of the run that is resumed.
     phase : str
-        What goes on now.
-    run_id : int or None
-        Flower's id, once it is known.
+        What is happening until the first row.
     folder : Path or None
-        The run folder, once it is known; it may lie on another machine.
+        The run folder, once the ServerApp has made it on this machine.
     rows : list[dict[str, Any]]
         The history so far.
     log : deque[str]
-        The last lines of the log, plain.
+        The last lines of Flower's log, printable characters only.
     """
 
     rounds: int
-    phase: str = "building the app"
-    run_id: int | None = None
+    runs: Path
+    resumed: Path | None = None
+    phase: str = "building the app and starting Flower"
     folder: Path | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
     log: deque[str] = field(default_factory=lambda: deque(maxlen=_LAST_LINES))
-    _place: int = 0
+    _before: tuple[int, int] | None = None
     _began: float = field(default_factory=time.monotonic)
 
-    def take_in(self, line: str) -> str | None:
-        """Take in a line of the log; return what is new for a person, if anything."""
-        text = _LEVEL.sub("", _COLOURS.sub("", line.rstrip())).strip(_FRAME)
-        if not text:
-            return None
-        self.log.append(text)
-        if found := _STARTED.search(text):
-            self.run_id = int(found[1])
-        if found := _FOLDER.fullmatch(text):
-            self.folder = Path(found[1])
-        for place, (beginning, phase) in enumerate(PHASES.items(), start=1):
-            # The folder is told once more at the end.
-            if text.startswith(beginning) and place > self._place:
-                self._place, self.phase = place, phase
-                return phase
-        if _ROUND.fullmatch(text) and not self.here:
-            self.phase = text
-            return text
-        return None
+    def __post_init__(self) -> None:
+        """Note the state of a resumed run's folder before the run opens it."""
+        if self.resumed:
+            self._before = _stamp(self.resumed)
 
-    @property
-    def here(self) -> bool:
-        """Whether the run folder is on this machine."""
-        return self.folder is not None and self.folder.is_dir()
+    def look(self, run_id: int | None) -> str | None:
+        """Look at what is on disk; return the phase if it has changed."""
+        if self.folder is None and run_id is not None:
+            self.folder = self._find(run_id)
+        last = self.phase
+        if self.folder is not None:
+            self.phase = "loading the model and the data"
+        elif run_id is not None:
+            self.phase = f"starting the simulation (Flower's log: flwr log {run_id})"
+        return self.phase if self.phase != last else None
 
     def new_rows(self) -> list[dict[str, Any]]:
         """Return the rows that were written since the last call."""
@@ -92,12 +74,12 @@ class Progress:
         rows = read_history(self.folder)
         new = rows[len(self.rows) :]
         if new:
-            self.rows, self.phase, self._place = rows, "training", len(PHASES)
+            self.rows = rows
         return new
 
     @property
     def round(self) -> int:
-        """The last round that is over."""
+        """The last finished round."""
         return int(self.rows[-1]["round"]) if self.rows else 0
 
     @property
@@ -107,19 +89,19 @@ class Progress:
 
     @property
     def left(self) -> float | None:
-        """Seconds that the rounds left will take, if they are as the last ones were."""
+        """Estimated seconds to the end: the median of the last rounds' times."""
         recent = [row["seconds"] for row in self.rows[-_RECENT:] if row["round"] > 0]
-        # The first round starts the clients, which happens once.
+        # The first round is slower: it starts the clients.
         if len(recent) < 2:
             return None
         return float(median(recent)) * (self.rounds - self.round)
 
     def total(self, key: str) -> float:
-        """Return the sum of a number over the rows."""
+        """Return the sum of a column over the rows."""
         return sum(row.get(key) or 0 for row in self.rows)
 
     def last(self, key: str) -> float | None:
-        """Return a number of the last row that has it."""
+        """Return the last known value of a column."""
         known = (row[key] for row in reversed(self.rows) if row.get(key) is not None)
         return next(known, None)
 
@@ -129,3 +111,21 @@ class Progress:
         sent = self.total("message_bytes_down") + self.total("message_bytes_up")
         dense = self.total("dense_float32_bytes")
         return dense / sent if sent and dense else None
+
+    def _find(self, run_id: int) -> Path | None:
+        """Return the run folder, once its config is written."""
+        if self.resumed is not None:
+            # The folder was there before: it is the run's once its config is rewritten.
+            changed = _stamp(self.resumed) not in (None, self._before)
+            return self.resumed if changed else None
+        found = (path for path in self.runs.glob(f"*-{run_id}") if _stamp(path))
+        return next(found, None)
+
+
+def _stamp(folder: Path) -> tuple[int, int] | None:
+    """Return what changes when a run folder's config is rewritten."""
+    try:
+        status = (folder / "config.toml").stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns

@@ -16,28 +16,29 @@ def report(
         Path | None,
         typer.Option(
             metavar="FILE.html",
-            help="The page; report.html in RUN, or here if there are several.",
+            help="Output file (default: report.html in RUN, or in the current folder "
+            "if there are several).",
             show_default=False,
         ),
     ] = None,
     target: TargetOption = None,
 ) -> None:
-    """Write a page with figures and tables of runs, which opens without a network.
+    """Write an HTML page with figures and tables of runs. It opens offline.
 
-    RUN is a run folder, or a folder with run folders below it, such as a sweep's.
-    Beside it lie the figures as SVG and PNG. Runs that differ in their seed alone are
-    drawn as one curve with a band.
+    RUN is a run folder, or a folder that contains some, such as a sweep's. The
+    figures are also saved beside the page as SVG and PNG. Runs that differ only
+    in their seed are drawn as one curve with a band.
     """
-    from flasc_flwr.app.cli.common import told
+    from flasc_flwr.app.cli.common import user_errors
 
-    with told():
+    with user_errors():
         from flasc_flwr.app.reporting.page import write_report
         from flasc_flwr.app.reporting.runs import find_runs, read_run
 
         found = [read_run(folder) for folder in find_runs(runs)]
         page = out or (runs[0] if len(runs) == 1 else Path()) / "report.html"
         if page.suffix != ".html":
-            raise ValueError(f"--out is {str(page)!r}, allowed is a name with .html")
+            raise ValueError(f"--out must end in .html, got {str(page)!r}")
         page = page.expanduser().absolute()
         write_report(found, page, target)
     typer.echo(f"{len(found)} runs: {page}")

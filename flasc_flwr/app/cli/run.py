@@ -29,46 +29,47 @@ def run(
         int | None,
         typer.Option(
             min=1,
-            help=f"How many clients are simulated; {_CLIENTS} if nothing is said.",
+            help=f"Number of simulated clients (default: {_CLIENTS}).",
             show_default=False,
         ),
     ] = None,
     superlink: Annotated[
         str | None,
         typer.Option(
-            help="Name of a connection in Flower's config, for a run on devices; by "
-            "default Flower's own default, a simulation on this machine.",
+            help="Name of a connection in Flower's config, for a run on devices "
+            "(default: Flower's default, a simulation on this machine).",
             show_default=False,
         ),
     ] = None,
     federation: Annotated[
         str | None,
         typer.Option(
-            help="Federation at the SuperLink, '@account/name'.", show_default=False
+            help="Federation at the SuperLink, as @account/name.", show_default=False
         ),
     ] = None,
     federation_config: Annotated[
         list[str] | None,
         typer.Option(
             metavar="SETTINGS",
-            help='More of the simulation, such as "client-resources-num-gpus=0.25".',
+            help="More settings of the simulation, such as "
+            '"client-resources-num-gpus=0.25". May be repeated.',
             show_default=False,
         ),
     ] = None,
     show_log: Annotated[
-        bool, typer.Option("--log", help="Print Flower's whole log, and no live view.")
+        bool, typer.Option("--log", help="Print Flower's log instead of the live view.")
     ] = False,
 ) -> None:
     """Run the app with Flower, and watch it.
 
-    APP is the folder of the app. Wraps "flwr run --stream": checks the run config
-    first, shows round, accuracy, MB and time left, and ends with an exit status other
-    than 0 if the run failed. Ctrl-C or SIGTERM stops the run. Without a terminal it
-    prints one line a round.
+    APP is the folder of the app. Like "flwr run --stream", but checks the run
+    config first, shows round, accuracy, MB and time left, and exits with 1 if
+    the run failed. Ctrl-C or SIGTERM stops the run. If stdout is not a
+    terminal, it prints one line per round.
     """
-    from flasc_flwr.app.cli.common import fail, told
+    from flasc_flwr.app.cli.common import fail, user_errors
 
-    with told():
+    with user_errors():
         from flasc_flwr.app.cli.following import follow, verdict
         from flasc_flwr.app.cli.progress import Progress
         from flasc_flwr.app.cli.superlink import FlwrRun
@@ -80,7 +81,16 @@ def run(
             options.append(f"--federation={federation}")
         simulation = _simulation(clients, federation_config, superlink)
         options += [f"--federation-config={words}" for words in simulation]
-        progress = Progress(config.num_server_rounds)
+        runs = Path(config.output_dir).expanduser()
+        progress = Progress(
+            rounds=config.num_server_rounds, runs=runs, resumed=_resumed(config)
+        )
+        if superlink and not show_log:
+            show_log = True
+            typer.echo(
+                "Printing Flower's log: with --superlink, the run folder in "
+                f"{runs} may be on another machine."
+            )
         flower = FlwrRun(folder, superlink, options)
         try:
             with _sigterm_as_ctrl_c():
@@ -89,15 +99,24 @@ def run(
             _stop(flower, progress)
             raise typer.Exit(_STOPPED) from None
         reason = verdict(flower, progress)
-    if reason:
-        where = f" (see {progress.folder})" if progress.here else ""
-        fail(f"the run failed: {reason}{where}")
-    typer.echo(f"Done: {progress.folder}")
+    if reason is None and progress.folder:
+        typer.echo(f"Done: {progress.folder}")
+    elif reason is None:
+        typer.echo(
+            f"Flower reports run {flower.run_id} as completed. How it ended is in its "
+            f"folder in {runs}, on the machine of the ServerApp."
+        )
+    elif progress.folder:
+        fail(f"the run failed: {reason} (see {progress.folder})")
+    else:
+        for line in () if show_log else progress.log:
+            typer.echo(line, err=True)
+        fail(f"the run failed: {reason}")
 
 
 @contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Let whatever ends this process, such as a job scheduler, stop the run, too."""
+    """Stop the run too if this process is terminated, as job schedulers do."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -110,7 +129,7 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 def _config(app: Path, overrides: list[str] | None) -> RunConfig:
-    """Return the run config that the app will see, checked."""
+    """Return the app's run config with the overrides, checked."""
     import tomllib
 
     from flasc_flwr.app.cli.common import parsed
@@ -121,7 +140,7 @@ def _config(app: Path, overrides: list[str] | None) -> RunConfig:
         declared = tomllib.loads(project.read_text())["tool"]["flwr"]["app"]
     except (OSError, KeyError):
         raise ValueError(
-            f"{str(app)!r} is no Flower app: it needs a pyproject.toml with "
+            f"{str(app)!r} is not a Flower app: it needs a pyproject.toml with "
             "[tool.flwr.app]"
         ) from None
     return RunConfig.parse({**declared.get("config", {}), **parsed(overrides)})
@@ -130,7 +149,7 @@ def _config(app: Path, overrides: list[str] | None) -> RunConfig:
 def _simulation(
     clients: int | None, given: list[str] | None, superlink: str | None
 ) -> list[str]:
-    """Return the settings of the simulation; none for a SuperLink with devices."""
+    """Return the settings of the simulation; a SuperLink with devices needs none."""
     settings = []
     if superlink is None:
         settings.append(
@@ -152,16 +171,32 @@ def _title(config: RunConfig) -> str:
     )
 
 
+def _resumed(config: RunConfig) -> Path | None:
+    """Return the folder of the run that is resumed, if it is on this machine."""
+    from flasc_flwr.app.reporting.run_folder import resumed_path
+    from flasc_flwr.flower.state.checkpoint import CheckpointError
+
+    if not config.resume:
+        return None
+    try:
+        path = resumed_path(config)
+    except CheckpointError:
+        return None
+    return path.parent.parent if path.is_file() else path
+
+
 def _stop(flower: FlwrRun, progress: Progress) -> None:
-    """Stop a run that the user does not want any more, and say what is left of it."""
+    """Stop the run, and print what it leaves behind."""
     typer.echo("Stopping the run ...", err=True)
-    if not flower.stop(progress.run_id):
-        typer.echo(f"Flower did not stop run {progress.run_id}", err=True)
+    if not flower.stop():
+        typer.echo(f"Flower did not stop run {flower.run_id}.", err=True)
+    progress.look(flower.run_id)
+    progress.new_rows()
     if progress.folder is None:
-        typer.echo("Stopped before the run had a folder.", err=True)
+        typer.echo("Stopped before the run had a folder on this machine.", err=True)
         return
     typer.echo(
-        f"Stopped after round {progress.round}: {progress.folder}. With checkpoints "
-        f"it goes on with --run-config \"resume='{progress.folder}'\"",
+        f"Stopped after round {progress.round}: {progress.folder}. If it has a "
+        f"checkpoint, resume with --run-config \"resume='{progress.folder}'\"",
         err=True,
     )

@@ -1,4 +1,4 @@
-"""``flasc-flwr search``: the rank and density that a byte budget is best spent on."""
+"""``flasc-flwr search``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flasc_flwr.app.cli.common import RunConfigOption
+from flasc_flwr.app.cli.common import AppOption, RunConfigOption
 
 if TYPE_CHECKING:
     from flasc_flwr.app.search.search import Step
@@ -18,42 +18,47 @@ def search(
     into: Annotated[
         Path,
         typer.Option(
-            help="Folder of the search. The same command goes on with what is there."
+            help="Output directory. Rerun the same command to resume.",
+            show_default=False,
         ),
     ],
     per_round_megabytes: Annotated[
         float,
         typer.Option(
-            help="The budget: what one round of one client may cost, both ways, in MB."
+            help="Budget of one round of one client, both ways, in MB.",
+            show_default=False,
         ),
     ],
     probe_megabytes: Annotated[
         float,
         typer.Option(
-            help="What each short run spends: messages of all clients, both ways, MB."
+            help="MB that each short run sends: all clients, both ways.",
+            show_default=False,
         ),
     ],
     run_config: RunConfigOption = None,
     clients: Annotated[int, typer.Option(help="Number of clients.")] = 20,
-    start_rank: Annotated[int, typer.Option(help="Where the rank starts.")] = 2,
+    start_rank: Annotated[int, typer.Option(help="Rank to start from.")] = 2,
     start_density: Annotated[
-        str, typer.Option(help="Where the density starts, as 0.0625 or 1/16.")
+        str, typer.Option(help="Density to start from, such as 0.0625 or 1/16.")
     ] = "1/64",
-    max_rank: Annotated[int, typer.Option(help="The highest rank.")] = 64,
+    max_rank: Annotated[int, typer.Option(help="Highest rank.")] = 64,
     seeds: Annotated[
-        str, typer.Option(help="Seeds whose mean is compared: 0,1,2.")
+        str, typer.Option(help="Seeds; their mean accuracies are compared.")
     ] = "0",
-    at_once: Annotated[int, typer.Option(help="How many runs side by side.")] = 1,
-    app: Annotated[Path, typer.Option(help="Folder of the Flower app.")] = Path(),
+    at_once: Annotated[int, typer.Option(help="Number of runs at a time.")] = 1,
+    app: AppOption = Path("."),
 ) -> None:
-    """Raise rank or density, whichever is worth its bytes, until a budget is spent.
+    """Search for the rank and density to use within a byte budget.
 
-    Leaves best.toml, a profile for --run-config, and search.json, which has all steps
-    and reasons. The procedure is this project's own, after the idea of FLASC-Search.
+    Doubles the rank or the density, whichever gains more accuracy for the same
+    bytes, until the budget of a round is spent. Writes best.toml, a profile for
+    --run-config, and search.json with all steps and reasons. The procedure is
+    this project's own, after the idea of FLASC-Search.
     """
-    from flasc_flwr.app.cli.common import fail, parsed, told
+    from flasc_flwr.app.cli.common import fail, parsed, user_errors
 
-    with told():
+    with user_errors():
         from flasc_flwr.app.runs.jobs import JobError
         from flasc_flwr.app.search.candidates import Candidate, Limits
         from flasc_flwr.app.search.probes import Probes, search_into
@@ -76,27 +81,32 @@ def search(
                 probes,
                 start=start,
                 limits=limits,
-                seeds=_whole_numbers(seeds),
-                on_step=_tell,
+                seeds=_integers(seeds),
+                on_step=_show,
             )
         except JobError as error:
             fail(str(error))
         except KeyboardInterrupt:
-            typer.echo("Stopped: the same command goes on", err=True)
+            typer.echo("Stopped. Rerun the same command to resume.", err=True)
             raise typer.Exit(130) from None
     end, most = steps[-1].next, most_accurate(steps, limits)
-    typer.echo(f"The budget is spent at {end}: {into / 'best.toml'}")
+    typer.echo(f"Best within the budget: {end}: {into / 'best.toml'}")
     if most.candidate != end:
         typer.echo(
-            f"For {probe_megabytes:g} MB, {most.candidate} was more accurate "
-            f"({most.results[0].accuracy:.4f}, first seed): if runs are to be this "
-            "short, take it"
+            f"After {probe_megabytes:g} MB, {most.candidate} was more accurate "
+            f"({most.results[0].accuracy:.4f}, first seed): prefer it for runs this "
+            "short"
         )
 
 
-def _tell(step: Step) -> None:
-    raised = f"{step.chosen}, {step.next}" if step.chosen else "the end"
-    typer.echo(f"{step.at}: {raised}\n  {step.reason}")
+def _show(step: Step) -> None:
+    if step.chosen == "start":
+        head = f"start: {step.at}"
+    elif step.chosen:
+        head = f"{step.at}: raise {step.chosen}: {step.next}"
+    else:
+        head = f"{step.at}: end"
+    typer.echo(f"{head}\n  {step.reason}")
 
 
 def _density(text: str) -> float:
@@ -109,10 +119,10 @@ def _density(text: str) -> float:
     return checked
 
 
-def _whole_numbers(text: str) -> list[int]:
+def _integers(text: str) -> list[int]:
     try:
         return [int(word) for word in text.split(",")]
     except ValueError:
         raise ValueError(
-            f"seeds is {text!r}, allowed are whole numbers such as '0,1,2'"
+            f"seeds must be integers separated by commas, such as 0,1,2, got {text!r}"
         ) from None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flasc_flwr.app.cli.common import RunConfigOption, TargetOption
+from flasc_flwr.app.cli.common import AppOption, RunConfigOption, TargetOption
 
 if TYPE_CHECKING:
     from flasc_flwr.app.runs.jobs import Job
@@ -16,14 +16,20 @@ if TYPE_CHECKING:
 
 def _values(key: str) -> typer.models.OptionInfo:
     option: typer.models.OptionInfo = typer.Option(
-        metavar="V1,V2", help=f"Values of {key}.", show_default=False
+        metavar="V1,V2",
+        help=f"Values of {key}, separated by commas.",
+        show_default=False,
     )
     return option
 
 
 def sweep(
     into: Annotated[
-        Path, typer.Option(help="Where the runs go; the same again goes on with it.")
+        Path,
+        typer.Option(
+            help="Output directory. Rerun the same command to resume.",
+            show_default=False,
+        ),
     ],
     method: Annotated[str | None, _values("method")] = None,
     download_density: Annotated[str | None, _values("download-density")] = None,
@@ -34,27 +40,29 @@ def sweep(
         list[str] | None,
         typer.Option(
             metavar="KEY=V1,V2",
-            help="Values of any other key of the run config; may be given repeatedly.",
+            help="Values of any other key of the run config. May be repeated.",
             show_default=False,
         ),
     ] = None,
     run_config: RunConfigOption = None,
-    clients: Annotated[int, typer.Option(min=1, help="How many clients.")] = 20,
+    clients: Annotated[
+        int, typer.Option(min=1, help="Number of simulated clients.")
+    ] = 20,
     at_once: Annotated[
-        int, typer.Option(min=1, help="How many runs side by side, each on one core.")
+        int, typer.Option(min=1, help="Number of runs at a time, each on one core.")
     ] = 1,
-    app: Annotated[Path, typer.Option(help="Folder of the app.")] = Path("."),
+    app: AppOption = Path("."),
     target: TargetOption = None,
 ) -> None:
-    """Make a run for each combination of values, and compare them.
+    """Make one run per combination of values, and compare them.
 
-    Each run is one process without Ray, and has a folder of its own. What is there
-    already is not made again, and what was broken off goes on.
+    Each run is one process without Ray, with its own folder. Finished runs are
+    not repeated; interrupted ones resume from their last checkpoint.
     """
-    from flasc_flwr.app.cli.common import fail, parsed, told
+    from flasc_flwr.app.cli.common import fail, parsed, user_errors
 
-    with told():
-        from flasc_flwr.app.cli import grid as grids
+    with user_errors():
+        from flasc_flwr.app.cli import combinations
         from flasc_flwr.app.runs.jobs import JobError
 
         named = {
@@ -64,15 +72,16 @@ def sweep(
             "lora-rank": lora_rank,
             "seed": seed,
         }
-        axes = grids.axes({k: v for k, v in named.items() if v is not None}, grid or [])
-        jobs = grids.jobs(parsed(run_config), axes, clients)
+        given = {key: text for key, text in named.items() if text is not None}
+        values = combinations.axes(given, grid or [])
+        jobs = combinations.jobs(parsed(run_config), values, clients)
         failed = None
         try:
             _make(jobs, into, app, at_once)
         except JobError as error:
             failed = str(error)
         except KeyboardInterrupt:
-            _tell_left(jobs, into)
+            _print_left(jobs, into)
             raise typer.Exit(130) from None
         _show(jobs, into, target)
     if failed:
@@ -80,7 +89,7 @@ def sweep(
 
 
 def _make(jobs: Mapping[str, Job], into: Path, app: Path, at_once: int) -> None:
-    """Make the runs, and show how many are there."""
+    """Make the runs, and show the progress."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -135,19 +144,19 @@ def _reached(folder: Path) -> str:
     return f"{percent(summary.get('accuracy'))}, {megabytes(sent / 1e6)} MB"
 
 
-def _tell_left(jobs: Mapping[str, Job], into: Path) -> None:
+def _print_left(jobs: Mapping[str, Job], into: Path) -> None:
     from flasc_flwr.app.runs.jobs import finished
 
     left = sum(finished(into / name) is None for name in jobs)
     typer.echo(
-        f"Stopped: {len(jobs) - left} of {len(jobs)} runs are in {into}, {left} are "
-        "left; the same command goes on",
+        f"Stopped: {len(jobs) - left} of {len(jobs)} runs in {into} are done, {left} "
+        "left. Rerun the same command to resume.",
         err=True,
     )
 
 
 def _show(jobs: Mapping[str, Job], into: Path, target: float | None) -> None:
-    """Compare this grid's runs that are there."""
+    """Print the comparison of the finished runs."""
     from flasc_flwr.app.cli.compare import show
     from flasc_flwr.app.reporting import comparison
     from flasc_flwr.app.reporting.runs import read_run

@@ -1,4 +1,4 @@
-"""What a run leaves behind, for people and for programs."""
+"""The results of a run: its folder, comparisons, reports and trackers."""
 
 from flasc_flwr.app.reporting.run_folder import RunFolder
 

@@ -1,4 +1,4 @@
-"""The rows of a comparison as people read them, in a terminal or on a page."""
+"""The rows of a comparison as text, for a terminal or a page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flasc_flwr.app.reporting.comparison import in_words
 
 
 def cells(row: Mapping[str, Any]) -> dict[str, str]:
-    """Return a row of :func:`flasc_flwr.app.reporting.comparison.compare`, in words.
+    """Return a row of :func:`flasc_flwr.app.reporting.comparison.compare` as text.
 
     Column title to text; all rows of one comparison have the same columns.
     """
@@ -34,12 +34,12 @@ def cells(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def percent(fraction: float | None) -> str:
-    """Return a fraction in per cent; ``-`` for none."""
+    """Return a fraction as a percentage; ``-`` for None."""
     return "-" if fraction is None else f"{100 * fraction:.1f} %"
 
 
 def megabytes(count: float | None) -> str:
-    """Return a number of MB with three digits; ``-`` for none."""
+    """Return a number of MB with three digits; ``-`` for None."""
     if count is None:
         return "-"
     return f"{count:,.0f}" if count >= 100 else f"{count:#.3g}"

@@ -1,4 +1,4 @@
-"""Runs side by side: groups that differ in their seed alone, and what they reached."""
+"""Runs side by side, grouped by all settings but the seed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.reporting.runs import Rows, Run
 from flasc_flwr.core.methods.allotment import Allotment
 from flasc_flwr.core.methods.budget import Budget
-from flasc_flwr.core.methods.schedules import Decay
 
 _APART = (
     "checkpoint-every",
@@ -25,7 +24,7 @@ _APART = (
     "upload-density",
     "value-format",
 )
-"""Settings that do not tell groups apart, or do as `in_effect` gives them."""
+"""Settings that do not separate groups, or only through `in_effect`."""
 
 _SHORT = {
     "lora-rank": "rank {}",
@@ -38,17 +37,16 @@ _FIRST = ("method", "densities", "lora-rank", "value format", "clients", "task")
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Runs of the same settings but for the seed, and of the same status.
+    """Runs that differ only in their seed, and have the same status.
 
     Attributes
     ----------
     label : str
-        What tells it from the groups beside it.
+        The method, and the settings in which it differs from the other groups.
     settings : Mapping[str, Any]
-        What its runs have in common; densities are those of the first round that is
-        sparse.
+        What its runs have in common; densities are those of the first sparse round.
     differing : Mapping[str, Any]
-        Those of its settings that are not the same in all groups.
+        The settings that are not the same in all groups.
     runs : Sequence[Run]
         One for each seed.
     """
@@ -62,7 +60,7 @@ class Group:
 def group(runs: Iterable[Run]) -> list[Group]:
     """Return the groups of runs, in the order of their first runs.
 
-    Their labels name the method, and no more settings than tell them apart.
+    A label has the method, and no more settings than the groups differ in.
     """
     gathered: dict[str, tuple[dict[str, Any], list[Run]]] = {}
     for run in runs:
@@ -85,7 +83,7 @@ def group(runs: Iterable[Run]) -> list[Group]:
 
 
 def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the keys that differ, those first that tell most."""
+    """Return the keys that differ, the most telling first."""
     keys = [*_FIRST, *(key for key in settings[0] if key not in _FIRST)]
     # The number of clients of a run that has not ended is not known yet.
     known = {key: {repr(s[key]) for s in settings} - {"None"} for key in keys}
@@ -93,21 +91,16 @@ def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def in_effect(config: RunConfig) -> dict[str, Any]:
-    """Return what a run's settings come to, without the seed.
+    """Return a run's settings in effect, without the seed.
 
-    ``densities`` are the two of the first round that is sparse, and ``value format``
-    is never ``auto``.
+    ``densities`` are the two of the first sparse round, and ``value format`` is never
+    ``auto``.
     """
     method = config.compose()
     own = Budget(
         download_density=config.download_density, upload_density=config.upload_density
     )
-    decay = Decay(
-        download=config.download_density_decay,
-        upload=config.upload_density_decay,
-        every=config.density_decay_every,
-    )
-    allotment = Allotment(method=method, most=own, decay=decay)
+    allotment = Allotment(method=method, most=own, decay=config.decay)
     budget = allotment.at(method.dense_rounds + 1, own)
     auto = config.value_format == "auto"
     return {
@@ -119,13 +112,13 @@ def in_effect(config: RunConfig) -> dict[str, Any]:
 
 
 def _label(settings: Mapping[str, Any], everyone: Sequence[Mapping[str, Any]]) -> str:
-    """Return the method, and as few settings as tell a group from all others."""
+    """Return the method, and as few settings as identify a group."""
     parts = [str(settings["method"])]
     alike = [other for other in everyone if other["method"] == settings["method"]]
     for key in _differing(alike):
         left = [other for other in alike if other[key] == settings[key]]
         telling = len(left) < len(alike) and settings[key] is not None
-        # A status is always told.
+        # A status is added below in any case.
         if telling and key != "status":
             parts.append(_in_label(key, settings))
             alike = left
@@ -152,7 +145,7 @@ def in_words(density: float) -> str:
 
 
 def compare(groups: Iterable[Group], target: float | None = None) -> Rows:
-    """Return one row a group, for people and for programs.
+    """Return one row for each group.
 
     Parameters
     ----------
@@ -168,9 +161,8 @@ def compare(groups: Iterable[Group], target: float | None = None) -> Rows:
         ``best_accuracy`` the highest; both with ``_min`` and ``_max``. Bytes are those
         of whole messages, in MB (10**6 bytes). ``times_less_than_dense`` is as
         ``reduction_vs_dense_float32`` of the summary. With a `target`,
-        ``megabytes_to_target`` is what was sent, both ways, until a run first
-        reached it, and ``reached_target`` in how many runs: the mean is of those
-        alone.
+        ``reached_target`` is the number of runs that reached it, and
+        ``megabytes_to_target`` their mean MB, both ways, until they first did.
     """
     return [_row(one, target) for one in groups]
 
@@ -218,7 +210,7 @@ def megabytes_to(run: Run, accuracy: float) -> float | None:
 def times_less(run: Run) -> float | None:
     """Return how many times fewer message bytes were sent than in dense float32.
 
-    None where that is not known, or nothing was sent.
+    None if that is not known, or nothing was sent.
     """
     if "reduction_vs_dense_float32" in run.summary:
         known: float | None = run.summary["reduction_vs_dense_float32"]
@@ -233,7 +225,7 @@ def _accuracies(run: Run) -> list[float]:
 
 
 def _spread(name: str, values: list[list[float]]) -> dict[str, float | None]:
-    """Return mean, least and most over the runs of the highest value of each."""
+    """Return mean, minimum and maximum over the runs of the best value of each."""
     highest = [max(of_run) for of_run in values if of_run]
     return {
         name: _mean(highest),

@@ -1,7 +1,7 @@
-"""Figures that all look alike: curves with bands, dots by name, stacked bars.
+"""Figures in one style: curves with bands, dots by name, stacked bars.
 
-Colours are Okabe and Ito's, which people of all kinds of colour vision can tell
-apart; line styles and markers tell the same without colour.
+Colours are Okabe and Ito's, which can be told apart with any kind of colour vision;
+line styles and markers differ too. Labels are to the right of the axes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
-from numpy.typing import NDArray
+
+from flasc_flwr.app.reporting.line_labels import label_ends
+from flasc_flwr.app.reporting.series import Series, integer_x, on_one_axis
 
 PALETTE = (
     "#0072B2",
@@ -34,7 +36,8 @@ _LINES = ("-", "--", "-.", ":")
 _MARKERS = "osD^vPX*<>"
 _MARKS = 6
 _HATCHES = ("", "///", "...", "xxx", "\\\\\\")
-_WIDTH = 4.6
+_WIDTH = 6.4
+_HEIGHT = 3.4
 _DPI = 200
 _STYLE: dict[Any, Any] = {
     "axes.grid": True,
@@ -50,9 +53,6 @@ _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "flasc-flwr",
 }
 
-Series = tuple[Sequence[float], Sequence[float]]
-"""x and y of one run; x ascending."""
-
 
 def curves(
     series: Mapping[str, Sequence[Series]],
@@ -61,48 +61,49 @@ def curves(
     y_label: str,
     log_x: bool = False,
     y_percent: bool = False,
-    y_whole: bool = False,
+    y_counts: bool = False,
 ) -> Figure:
     """Draw one curve for each label: the mean of its series, with a band.
 
     Parameters
     ----------
     series : Mapping[str, Sequence[Series]]
-        Label to the ``(x, y)`` of each seed. The band is from the least to the most
-        over the seeds. Where their x differ, as megabytes do, they are interpolated,
-        over the range that all of them have.
+        Label to the ``(x, y)`` of each seed. The band spans the lowest to the highest
+        seed. Seeds whose x differ, as megabytes do, are interpolated, over the range
+        that all of them have.
     x_label, y_label : str
-        What the axes are, with units.
+        Labels of the axes, with units.
     log_x : bool
-        Logarithmic x axis; x that are not above 0 are left out.
+        Logarithmic x axis, without points whose x is not above 0.
     y_percent : bool
-        y are fractions, shown in per cent.
-    y_whole : bool
-        y are numbers of things, from 0.
+        y are fractions, shown as percentages.
+    y_counts : bool
+        y are counts: the axis starts at 0 and has integers.
 
     Returns
     -------
     Figure
-        4.6 inches wide, to be read on a phone; higher for many labels.
+        6.4 inches wide; higher for many labels.
     """
     with mpl.rc_context(_STYLE):
-        figure = _figure(3.2 + 0.2 * len(series))
+        figure = _figure(max(_HEIGHT, 0.2 * len(series)))
         axes = figure.subplots()
+        lines = []
         lasting = zip(cycle(_LINES), cycle(_MARKERS), strict=False)
         styles = zip(series.items(), cycle(PALETTE), lasting, strict=False)
-        for (label, seeds), colour, (line, marker) in styles:
-            x, ys = _on_one_axis(seeds, positive=log_x)
+        for (label, seeds), colour, (style, marker) in styles:
+            x, ys = on_one_axis(seeds, positive=log_x)
             if not len(x):
                 continue
-            axes.plot(
+            lines += axes.plot(
                 x,
                 ys.mean(axis=0),
                 color=colour,
-                linestyle=line,
+                linestyle=style,
                 marker=marker,
                 markersize=4,
                 markevery=max(1, len(x) // _MARKS),
-                label=label,
+                label=_literal(label),
             )
             if len(ys) > 1:
                 axes.fill_between(
@@ -111,50 +112,22 @@ def curves(
         if log_x:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        elif _counts(series):
+        elif integer_x(series):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if y_percent:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        if y_whole:
+        if y_counts:
             axes.yaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_ylim(bottom=0, top=max(1.0, axes.get_ylim()[1]))
         axes.set(xlabel=x_label, ylabel=y_label)
-        _legend(figure, axes)
+        label_ends(axes, lines, gap=0.2 / (figure.get_figheight() - 0.7))
     return figure
-
-
-def _counts(series: Mapping[str, Sequence[Series]]) -> bool:
-    """Tell whether all x are whole, as rounds are."""
-    return all(
-        float(x).is_integer()
-        for seeds in series.values()
-        for xs, _ in seeds
-        for x in xs
-    )
-
-
-def _on_one_axis(
-    seeds: Sequence[Series], *, positive: bool
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return x, shape (n,), and y of each seed there, shape (seeds, n)."""
-    arrays = [(np.asarray(x, float), np.asarray(y, float)) for x, y in seeds]
-    if positive:
-        arrays = [(x[x > 0], y[x > 0]) for x, y in arrays]
-    arrays = [(x, y) for x, y in arrays if len(x)]
-    if not arrays:
-        return np.empty(0), np.empty((0, 0))
-    first = max(x[0] for x, _ in arrays)
-    last = min(x[-1] for x, _ in arrays)
-    every = np.unique(np.concatenate([x for x, _ in arrays]))
-    shared = every[(every >= first) & (every <= last)]
-    ys = np.array([np.interp(shared, x, y) for x, y in arrays])
-    return shared, ys.reshape(len(arrays), len(shared))
 
 
 def dots(
     values: Mapping[str, Mapping[str, float]], *, x_label: str, x_percent: bool = False
 ) -> Figure:
-    """Draw one line of dots for each name, a dot for each label.
+    """Draw a row for each name, with a dot for each label.
 
     Parameters
     ----------
@@ -163,11 +136,11 @@ def dots(
     x_label : str
         What the values are, with their unit.
     x_percent : bool
-        They are fractions, shown in per cent.
+        They are fractions, shown as percentages.
     """
     names = list(dict.fromkeys(name for of in values.values() for name in of))
     with mpl.rc_context(_STYLE):
-        figure = _figure(1.2 + 0.17 * len(names) + 0.2 * len(values))
+        figure = _figure(max(0.8 + 0.17 * len(names), 0.2 * len(values)))
         axes = figure.subplots()
         styles = zip(values.items(), cycle(PALETTE), cycle(_MARKERS), strict=False)
         for (label, of), colour, marker in styles:
@@ -182,9 +155,9 @@ def dots(
                 markersize=5,
                 alpha=0.85,
                 clip_on=False,
-                label=label,
+                label=_literal(label),
             )
-        axes.set_yticks(range(len(names)), names, fontsize=7.5)
+        axes.set_yticks(range(len(names)), map(_literal, names), fontsize=7.5)
         axes.invert_yaxis()
         axes.set_xlim(left=0)
         if x_percent:
@@ -196,7 +169,7 @@ def dots(
 
 
 def stacks(values: Mapping[str, Mapping[str, float]], *, x_label: str) -> Figure:
-    """Draw one bar for each label, of one part for each name.
+    """Draw a bar for each label, with a part for each name.
 
     Parameters
     ----------
@@ -208,14 +181,14 @@ def stacks(values: Mapping[str, Mapping[str, float]], *, x_label: str) -> Figure
     labels = list(values)
     names = list(dict.fromkeys(name for of in values.values() for name in of))
     with mpl.rc_context(_STYLE):
-        figure = _figure(1.5 + 0.32 * len(labels))
+        figure = _figure(max(0.8 + 0.32 * len(labels), 0.2 * len(names)))
         axes = figure.subplots()
         begin = np.zeros(len(labels))
         styles = zip(names, cycle(PALETTE), cycle(_HATCHES), strict=False)
         for name, colour, hatch in styles:
             part = np.array([values[label].get(name, 0.0) for label in labels])
             axes.barh(
-                labels,
+                [_literal(label) for label in labels],
                 part,
                 left=begin,
                 color=colour,
@@ -229,20 +202,25 @@ def stacks(values: Mapping[str, Mapping[str, float]], *, x_label: str) -> Figure
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.set(xlabel=x_label)
-        _legend(figure, axes, columns=3)
+        _legend(figure, axes)
     return figure
+
+
+def _literal(text: str) -> str:
+    """Return a label whose dollar signs do not begin a formula."""
+    return text.replace("$", r"\$")
 
 
 def _figure(height: float) -> Figure:
     return Figure(figsize=(_WIDTH, height), layout="constrained")
 
 
-def _legend(figure: Figure, axes: Axes, columns: int = 1) -> None:
-    """Put the legend below the axes, where it hides nothing."""
+def _legend(figure: Figure, axes: Axes) -> None:
+    """Put the legend to the right of the axes, where it hides nothing."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        options: dict[str, Any] = {"loc": "outside lower left", "ncols": columns}
-        figure.legend(handles, labels, handlelength=3.2, **options)
+        where: Any = "outside right upper"
+        figure.legend(handles, labels, loc=where)
 
 
 def save(figure: Figure, stem: Path) -> tuple[Path, Path]:

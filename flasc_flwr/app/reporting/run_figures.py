@@ -1,4 +1,4 @@
-"""The figures of a report: what groups of runs reached, sent and kept."""
+"""The figures of a report: what groups of runs reached, and what they sent."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from flasc_flwr.app.reporting.comparison import Group
-from flasc_flwr.app.reporting.figures import Series, curves, dots, stacks
+from flasc_flwr.app.reporting.figures import curves, dots, stacks
 from flasc_flwr.app.reporting.runs import Run
+from flasc_flwr.app.reporting.series import Series
 from flasc_flwr.flower.state.phases import PHASES
 
 _MANY_TENSORS = 32
@@ -30,9 +31,9 @@ class Shown:
     name : str
         Its file's name.
     title, caption : str
-        What stands around it.
+        The texts above and below it.
     figure : Figure or None
-        None where no run has what it shows.
+        None if no run has recorded what it shows.
     """
 
     name: str
@@ -44,12 +45,12 @@ class Shown:
 def all_figures(groups: Sequence[Group]) -> list[Shown]:
     """Return all figures of a report, in the order of its page."""
     by_bytes = _series(groups, lambda run: _against_megabytes(run, "accuracy"))
-    band = "Mean over the seeds; the band is from the least to the most."
+    band = "Mean over the seeds; the band spans the lowest to the highest."
     return [
         Shown(
             "accuracy-by-megabytes",
-            "Accuracy by what was sent",
-            f"Test accuracy against all messages so far, both ways. {band}",
+            "Accuracy by megabytes sent",
+            f"Test accuracy against the bytes of all messages so far. {band}",
             _curves(
                 by_bytes,
                 x_label="message bytes sent, down and up (MB)",
@@ -61,7 +62,7 @@ def all_figures(groups: Sequence[Group]) -> list[Shown]:
         Shown(
             "accuracy-by-round",
             "Accuracy by round",
-            f"Test accuracy of what clients receive. {band}",
+            f"Test accuracy of the adapter as clients receive it. {band}",
             _curves(
                 _series(groups, lambda run: _against_round(run, "accuracy")),
                 x_label="round",
@@ -71,40 +72,40 @@ def all_figures(groups: Sequence[Group]) -> list[Shown]:
         ),
         Shown(
             "kept-down",
-            "Kept of each tensor: download",
-            "Fraction of its entries in what a client receives after the last round.",
+            "Density of each tensor: download",
+            "Fraction of its entries that a client receives after the last round.",
             _dots(groups, "kept_down", "fraction kept of the download", percent=True),
         ),
         Shown(
             "kept-up",
-            "Kept of each tensor: uploads",
-            "Fraction of its entries in the uploads of the last round, as a mean.",
+            "Density of each tensor: uploads",
+            "Mean fraction of its entries in the uploads of the last round.",
             _dots(groups, "kept_up", "fraction kept of the uploads", percent=True),
         ),
         Shown(
             "bits-by-tensor",
             "Bits per parameter",
-            "Of each tensor's part of the download, encoded alone. "
+            "Each tensor's part of the download, encoded separately. "
             + _whole_payloads(groups),
             _dots(groups, "bits_down", "bits per parameter (32: dense float32)"),
         ),
         Shown(
             "dead-modules",
             "Dead modules",
-            "LoRA modules that come to a client with both factors zero: they cannot "
-            "learn. Of the client that received most of them.",
+            "LoRA modules that a client received with both factors zero: they cannot "
+            "learn. Of the client with the most of them.",
             _curves(
                 _series(groups, lambda run: _against_round(run, "dead_modules")),
                 x_label="round",
                 y_label="dead modules",
-                y_whole=True,
+                y_counts=True,
             ),
         ),
         Shown(
             "traffic-by-client",
             "Traffic by client",
-            "Message bytes of each client in the whole run, both ways; the clients "
-            "with most traffic first.",
+            "Message bytes of each client in the whole run, both ways. Clients with "
+            "the most traffic are first.",
             _curves(
                 _series(groups, _by_client),
                 x_label="client, by its traffic",
@@ -114,7 +115,7 @@ def all_figures(groups: Sequence[Group]) -> list[Shown]:
         Shown(
             "time-by-phase",
             "Time of a round",
-            "Mean seconds: selecting and encoding, waiting for the clients, taking in "
+            "Mean seconds: selecting and encoding, waiting for the clients, adding "
             "their replies, evaluating, and the rest.",
             _times(groups),
         ),
@@ -125,7 +126,7 @@ def _series(
     groups: Iterable[Group], of: Callable[[Run], Series | None]
 ) -> dict[str, list[Series]]:
     """Return the series of each group's runs."""
-    # A group without any keeps its place, and so each its colour in all figures.
+    # A group without any keeps its place, so that colours are the same in all figures.
     return {
         group.label: [series for run in group.runs if (series := of(run))]
         for group in groups
@@ -159,7 +160,7 @@ def _by_client(run: Run) -> Series | None:
 
 
 def _is_wide(series: Mapping[str, list[Series]]) -> bool:
-    """Tell whether some curves end at several times the x of others."""
+    """Return whether some curves end at several times the x of others."""
     ends = [x[-1] for seeds in series.values() for x, _ in seeds]
     return bool(ends) and max(ends) >= _WIDE_RANGE * min(ends) > 0
 
@@ -176,8 +177,8 @@ def _dots(
 def _by_tensor(group: Group, key: str) -> dict[str, float]:
     """Return a number of each tensor, as a mean over the group's runs.
 
-    Where there are many tensors, those whose names differ in a number alone, such as
-    that of the layer, are put together: the mean is of their entries.
+    If there are many tensors, those whose names differ only in a number, such as that
+    of the layer, are combined: the mean is over their entries.
     """
     sums: dict[str, float] = {}
     entries: dict[str, int] = {}
@@ -193,7 +194,7 @@ def _by_tensor(group: Group, key: str) -> dict[str, float]:
 
 
 def _short_names(names: list[str]) -> list[str]:
-    """Return the names without what all begin with, and without ``.weight``."""
+    """Return the names without their common prefix and without ``.weight``."""
     shared = os.path.commonprefix(names) if len(names) > 1 else ""
     shared = shared[: shared.rfind(".") + 1]
     short = [name.removeprefix(shared).removesuffix(".weight") for name in names]
@@ -224,7 +225,7 @@ def _times(groups: Iterable[Group]) -> Figure | None:
 
 
 def _seconds(group: Group) -> dict[str, float]:
-    """Return the mean seconds of a round by phase; none where they are not known."""
+    """Return the mean seconds of a round by phase; empty if they are not known."""
     rows = [
         row
         for run in group.runs

@@ -30,9 +30,9 @@ class RunFolder:
 
     ``config.toml`` (resolved), ``history.jsonl`` (one row a round, written as it
     ends), ``summary.json``, ``traffic.json`` (bytes by round, client and direction),
-    ``tensors.json`` (what is kept of each) and ``adapter/`` (PEFT's format). As a
+    ``tensors.json`` (density and bits of each) and ``adapter/`` (PEFT's format). As a
     context manager it logs the folder's path at the start and at the end; if the run
-    fails, it leaves the reason in ``summary.json``, and what was sent until then.
+    fails, it writes the reason and the totals so far into ``summary.json``.
     """
 
     def __init__(
@@ -55,21 +55,18 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, config: RunConfig) -> tuple[RunFolder, Checkpoint]:
-        """Open the folder of an earlier run, to go on from its newest checkpoint.
+        """Open the folder of an earlier run, to resume from its newest checkpoint.
 
-        Its history is cut back to the checkpoint, so that it has each round once.
-        What was written at its end goes. Nothing is touched where it cannot go on.
+        Its history is cut back to the checkpoint, so that it has each round once, and
+        files written at its end are deleted. If it cannot be resumed, nothing changes.
 
         Raises
         ------
         CheckpointError
-            If ``resume`` names no run with a whole checkpoint, or one with other
+            If ``resume`` names a run without a valid checkpoint, or with other
             settings.
         """
-        path = Path(config.resume).expanduser()
-        if config.resume == "latest":
-            path = _latest(Path(config.output_dir).expanduser())
-        # A checkpoint may be named itself.
+        path = resumed_path(config)
         checkpoint = read(path if path.is_file() else path / _CHECKPOINTS)
         checkpoint.require_settings(config.shared_by_resumed())
         state = checkpoint.state
@@ -117,17 +114,17 @@ class RunFolder:
         self._trackers.log(row)
 
     def adapter(self, round: int | None = None) -> Path:
-        """Return where the adapter goes: that of a round, or the final one."""
+        """Return the folder for the adapter after a round, or for the final one."""
         return adapter_of(self.path, round)
 
     def finish(self, ended: str, tensors: dict[str, Any]) -> None:
-        """Write what was kept by tensor, the traffic and the summary, and log it."""
+        """Write the tensors, the traffic and the summary, and log the summary."""
         write_json(self.path / "tensors.json", tensors)
         for line in as_table(self._close(ended)).splitlines():
             log(INFO, line)
 
     def _close(self, ended: str) -> dict[str, Any]:
-        """Write the traffic, if there was any round, and return the summary."""
+        """Write the traffic, if there was a round, and the summary; return that."""
         summary: dict[str, Any] = {"ended": ended}
         if state := self._state:
             write_text(self.path / "traffic.json", _lines_of(state.traffic))
@@ -137,8 +134,21 @@ class RunFolder:
         return summary
 
 
+def resumed_path(config: RunConfig) -> Path:
+    """Return what ``resume`` names: a run folder, or the file of a checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        If it is ``latest`` and no run in ``output-dir`` has a checkpoint.
+    """
+    if config.resume == "latest":
+        return _latest(Path(config.output_dir).expanduser())
+    return Path(config.resume).expanduser()
+
+
 def _latest(runs: Path) -> Path:
-    """Return the newest run's folder that has checkpoints."""
+    """Return the newest run folder that has a checkpoint."""
     having = sorted(f for f in runs.glob("*") if found(f / _CHECKPOINTS))
     if not having:
         raise CheckpointError(
@@ -148,7 +158,7 @@ def _latest(runs: Path) -> Path:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a file whole, or not at all."""
+    """Write a file atomically."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
@@ -167,7 +177,7 @@ def _lines_of(traffic: Traffic) -> str:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write a file whole, or not at all."""
+    """Write a file atomically."""
     scratch = path.with_suffix(".tmp")
     scratch.write_text(content)
     os.replace(scratch, path)

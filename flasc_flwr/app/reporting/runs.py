@@ -26,11 +26,11 @@ class Run:
     folder : Path
         Where it is.
     config : RunConfig
-        What was run.
+        Its settings.
     history : list[dict[str, Any]]
         Its rows so far, one a round.
     summary : dict[str, Any]
-        What ``summary.json`` holds; empty where there is none.
+        The content of ``summary.json``; empty if there is none.
     """
 
     folder: Path
@@ -54,12 +54,12 @@ class Run:
 
     @property
     def rounds(self) -> int:
-        """The last round of the history; 0 where there is none."""
+        """The last round of the history; 0 if there is none."""
         return max((row["round"] for row in self.history), default=0)
 
     @cached_property
     def megabytes(self) -> list[float]:
-        """Message bytes that were sent until the end of each row, both ways, in MB."""
+        """Message bytes sent up to the end of each row, both ways, in MB."""
         sent = (
             row["message_bytes_down"] + row["message_bytes_up"] for row in self.history
         )
@@ -70,46 +70,46 @@ class Run:
         return sum(row.get(key) or 0 for row in self.history)
 
     def known(self, key: str) -> tuple[Rows, list[float]]:
-        """Return the rows in which a number is known, with their megabytes."""
+        """Return the rows that have a number, and the megabytes at their end."""
         pairs = zip(self.history, self.megabytes, strict=True)
         chosen = [(row, mb) for row, mb in pairs if row.get(key) is not None]
         return [row for row, _ in chosen], [mb for _, mb in chosen]
 
     @cached_property
     def traffic(self) -> Rows:
-        """The rows of ``traffic.json`` by name; empty where there is none."""
+        """The rows of ``traffic.json`` by column; empty if there is none."""
         content = _json(self.folder / "traffic.json")
         columns = content.get("columns", [])
         return [dict(zip(columns, row, strict=True)) for row in content.get("rows", [])]
 
     @cached_property
     def tensors(self) -> dict[str, Any]:
-        """What ``tensors.json`` holds; empty where there is none."""
+        """The content of ``tensors.json``; empty if there is none."""
         return _json(self.folder / "tensors.json")
 
     @property
     def clients(self) -> int | None:
-        """How many clients there were; None where that is not known."""
+        """The number of clients; None if that is not known."""
         return len({row["client"] for row in self.traffic}) or None
 
 
 def adapter_of(run: Path, round: int | None = None) -> Path:
-    """Return where a run's adapter is: that of a round, or the final one."""
+    """Return the folder of a run's adapter after a round, or of the final one."""
     return run / ("adapter" if round is None else f"adapter-round-{round:04d}")
 
 
 def is_run(folder: Path) -> bool:
-    """Tell a run's folder from others, such as that of a job of a sweep."""
+    """Return whether this is a run's folder, and not that of a job of a sweep."""
     return (folder / "config.toml").is_file() and not (folder / "job.json").exists()
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """Return the run folders that these are, or that lie below them, each once.
+    """Return the run folders at or below these paths, each once.
 
     Raises
     ------
     ValueError
-        If one is no run folder and has none below it.
+        If one is not a run folder and has none below it.
     """
     found: dict[Path, None] = {}
     for path in paths:
@@ -117,8 +117,8 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
         below = [path] if is_run(path) else _below(path)
         if not below:
             raise ValueError(
-                f"{str(path)!r} is no run folder and has none below it: a run folder "
-                "holds config.toml and history.jsonl"
+                f"{str(path)!r} is not a run folder and has none below it: a run "
+                "folder has config.toml and history.jsonl"
             )
         found |= dict.fromkeys(below)
     return list(found)
@@ -134,24 +134,26 @@ def read_run(folder: Path) -> Run:
     Raises
     ------
     ValueError
-        If it is none, or a file in it cannot be read.
+        If it is not a run folder, or a file in it cannot be read.
     """
     try:
         config = RunConfig.parse(tomllib.loads((folder / "config.toml").read_text()))
         return Run(folder, config, read_history(folder), read_summary(folder))
     except (OSError, ConfigError, ValueError) as error:
-        raise ValueError(f"{str(folder)!r} cannot be read: {error}") from None
+        raise ValueError(
+            f"run folder {str(folder)!r} cannot be read: {error}"
+        ) from None
 
 
 def read_history(folder: Path) -> Rows:
-    """Return a run's rows so far; a line that is still being written is left out."""
+    """Return a run's rows so far, without a line that is still being written."""
     file = folder / "history.jsonl"
     lines = file.read_text().splitlines(keepends=True) if file.is_file() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """Return what a run's ``summary.json`` holds; empty where there is none."""
+    """Return the content of a run's ``summary.json``; empty if there is none."""
     return _json(folder / "summary.json")
 
 

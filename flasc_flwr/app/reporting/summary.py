@@ -1,4 +1,4 @@
-"""The summary of a run: its totals, beside dense float32's, and whether it failed."""
+"""The summary of a run: its totals, compared with dense float32, and how it ended."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from flasc_flwr.core.traffic import Traffic
 
 FAILED = "failed: "
-"""What ``ended`` begins with where a run failed."""
+"""How ``ended`` begins if a run failed."""
 
 
 def summarise(
     history: Sequence[dict[str, Any]], traffic: Traffic, size: int, ended: str
 ) -> dict[str, Any]:
-    """Return what ``summary.json`` holds.
+    """Return the content of ``summary.json``.
 
     Parameters
     ----------
@@ -33,9 +33,9 @@ def summarise(
     dict[str, Any]
         The last metrics that were measured, the byte totals, and
         ``reduction_vs_dense_float32``: how many times fewer message bytes were sent
-        than ``4 * N`` for every adapter sent either way. The dense side is granted
-        free headers, names and control values; this run's are counted. ``failures``
-        counts replies that were not used, by reason.
+        than ``4 * N`` for every adapter sent either way. Headers, names and control
+        values are counted for this run, but not for the dense one. ``failures`` counts
+        rejected replies by reason.
     """
     metrics: dict[str, Any] = {}
     for row in history:
@@ -60,52 +60,52 @@ def summarise(
 
 
 def failure(summary: Mapping[str, Any]) -> str | None:
-    """Return why a run failed, from its summary; None if it did not."""
+    """Return why a run failed, from its summary; None if it did not fail."""
     ended = str(summary["ended"])
     return ended.removeprefix(FAILED) if ended.startswith(FAILED) else None
 
 
 def nothing_trained(history: Sequence[dict[str, Any]]) -> str | None:
-    """Return why a run made no step in any round; None if it made one.
+    """Return why no round of a run updated the model; None if one did.
 
     Parameters
     ----------
     history : Sequence[dict[str, Any]]
-        The rows of the history; round 0 is of no training.
+        The rows of the history; there is no training in round 0.
 
     Returns
     -------
     str or None
-        With the most frequent reason for which replies were not used.
+        With the most frequent reason why replies were rejected.
     """
     rounds = [row for row in history if row["round"] > 0]
     if not rounds or not all(row["skipped"] for row in rounds):
         return None
     reasons = _reasons(history)
-    said = f"{len(rounds)} rounds, and none had enough usable replies for a step"
+    counts = f"{len(rounds)} rounds, {reasons.total()} replies rejected"
     for reason, _ in reasons.most_common(1):
-        said += f"; {reasons.total()} were not used, most often because: {reason}"
-    return said
+        counts += f", most often: {reason}"
+    return f"no round had enough valid replies to update the model ({counts})"
 
 
 def _reasons(history: Sequence[dict[str, Any]]) -> Counter[str]:
-    """Count the replies that were not used, by reason."""
+    """Count the rejected replies by reason."""
     return Counter(f["reason"] for row in history for f in row["failures"])
 
 
 _LAST = ("accuracy", "loss", "server_accuracy", "server_loss", "epsilon", "delta")
-"""Of the history, what the summary has the last of."""
+"""The metrics of which a summary has the last value."""
 
 _COUNTS = {
     "payload": "Payloads",
     "message": "Messages",
     "wire": "SuperLink's own count",
 }
-"""The counts of bytes; the last is there once it has been asked for."""
+"""The counts of bytes; the last is there once it was added (`wire_bytes`)."""
 
 
 def as_table(summary: dict[str, Any]) -> str:
-    """Return a summary as the table a person reads."""
+    """Return a summary as a table for the log."""
     reduction = summary["reduction_vs_dense_float32"]
     rows = [
         ("Ended", summary["ended"]),
@@ -121,7 +121,10 @@ def as_table(summary: dict[str, Any]) -> str:
             for kind, name in _COUNTS.items()
             if f"{kind}_bytes_down" in summary
         ),
-        ("Dense float32 LoRA, both ways", megabytes(summary["dense_float32_bytes"])),
+        (
+            "Dense float32 LoRA, both ways",
+            _mb(summary["dense_float32_bytes"]),
+        ),
         ("Times less than dense", f"{reduction:.1f} x" if reduction else "-"),
         *(
             [("Epsilon", f"{summary['epsilon']:.4g} at delta {summary['delta']:.3g}")]
@@ -141,21 +144,21 @@ def as_line(row: dict[str, Any], rounds: int) -> str:
     spent = "" if epsilon is None else f"epsilon {epsilon:.4g}  "
     return (
         f"Round {row['round']}/{rounds}  accuracy {accuracy}  "
-        f"down {megabytes(row['message_bytes_down'])}  "
-        f"up {megabytes(row['message_bytes_up'])}  "
+        f"down {_mb(row['message_bytes_down'])}  "
+        f"up {_mb(row['message_bytes_up'])}  "
         f"replies {row['replies']}  failures {len(row['failures'])}  "
         f"{spent}{row['seconds']:.1f} s"
     )
 
 
-def megabytes(count: int) -> str:
+def _mb(count: int) -> str:
     """Return a number of bytes in MB (10^6 bytes)."""
     return f"{count / 1e6:.3f} MB"
 
 
 def _both_ways(kind: str, summary: dict[str, Any]) -> str:
     """Return the bytes of one count, either way."""
-    return ", ".join(megabytes(summary[f"{kind}_bytes_{w}"]) for w in ("down", "up"))
+    return ", ".join(_mb(summary[f"{kind}_bytes_{w}"]) for w in ("down", "up"))
 
 
 def _percent(fraction: float | None) -> str:

@@ -1,1 +1,1 @@
-"""Making runs: one in this process, or many side by side."""
+"""Run the app in this process or in many, and evaluate what runs saved."""

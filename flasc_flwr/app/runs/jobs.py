@@ -1,4 +1,4 @@
-"""Many runs into one folder, some at once, for sweeps, searches and benchmarks."""
+"""Many runs in one folder, several at a time: for sweeps, searches and benchmarks."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _POLL_SECONDS = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One run to be made.
+    """One run to make.
 
     Attributes
     ----------
     settings : Mapping[str, Any]
-        What differs from the defaults of the run config; not ``output-dir`` and
+        Settings that override the defaults of the run config; not ``output-dir`` and
         ``resume``, which :func:`run_jobs` sets.
     clients : int
         Number of clients.
@@ -41,11 +41,11 @@ class Job:
 
 
 class JobError(RuntimeError):
-    """A run that failed: which, why, and where its log is."""
+    """Runs failed; the message names them, the reasons, and the logs."""
 
 
 def finished(folder: Path) -> Path | None:
-    """Return the finished run in a job's folder; None if there is none."""
+    """Return the run folder of a finished job; None if it has not finished."""
     for path in sorted(folder.glob("*/summary.json")):
         if failure(read_summary(path.parent)) is None:
             return path.parent
@@ -60,33 +60,33 @@ def run_jobs(
     at_once: int = 1,
     on_end: Callable[[str, Path], None] | None = None,
 ) -> dict[str, Path]:
-    """Make each run that is not there yet, and return all their folders.
+    """Make each run that has not finished yet, and return all run folders.
 
-    Each run has a folder of its own, ``into/NAME``, with its log. One that was broken
-    off goes on from its newest checkpoint. Runs are made with
-    :mod:`flasc_flwr.app.runs.local_run`, each in a process with one thread.
+    Each job has its folder ``into/NAME``, with the log. An interrupted run resumes from
+    its newest checkpoint. Each run is a ``flasc-flwr local-run`` process with one
+    thread.
 
     Parameters
     ----------
     jobs : Mapping[str, Job]
-        The runs, by a name that is a file name.
+        The jobs by name; a name must be a valid file name.
     into : Path
-        Where their folders go.
+        Output directory.
     app : Path
         Folder of the app.
     at_once : int
-        How many run side by side.
+        Number of runs at a time.
     on_end : Callable[[str, Path], None], optional
-        Told the name and the run folder of each that ends.
+        Called with the name and the run folder of each run that finishes.
 
     Raises
     ------
     ConfigError
-        If the settings of one cannot be run; nothing was started then.
+        If a job's settings are not valid; nothing has been started.
     ValueError
-        If a folder holds a run of other settings.
+        If a folder holds a run with other settings.
     JobError
-        If runs failed; the others are made nonetheless.
+        If runs failed; the others were still made.
     """
     for job in jobs.values():
         RunConfig.parse(job.settings)
@@ -103,8 +103,8 @@ def run_jobs(
         found = finished(into / name)
         if status or found is None:
             words = _last_words(into / name / "log")
-            # A run that was killed does not say so itself.
-            killed = f"ended by {Signals(-status).name}; " if status < 0 else ""
+            # A run that was killed has not logged it.
+            killed = f"killed by {Signals(-status).name}; " if status < 0 else ""
             failed.append(f"{name}: {killed}{words}")
             continue
         done[name] = found
@@ -112,20 +112,20 @@ def run_jobs(
             on_end(name, found)
     if failed:
         raise JobError(
-            f"{len(failed)} of {len(jobs)} runs failed; their logs are "
-            f"{str(into)}/NAME/log:\n  " + "\n  ".join(failed)
+            f"{len(failed)} of {len(jobs)} runs failed; logs in {into}/NAME/log:\n  "
+            + "\n  ".join(failed)
         )
     return {name: done[name] for name in jobs}
 
 
 def _claim(folder: Path, job: Job) -> None:
-    """Note what a job's folder is for, so that no other job takes it for its own."""
+    """Record which job a folder belongs to, so that no other job reuses it."""
     what = {"clients": job.clients, "settings": dict(job.settings)}
     note = folder / "job.json"
     if note.is_file() and json.loads(note.read_text()) != what:
         raise ValueError(
-            f"{str(folder)!r} holds a run of other settings (see {note.name}): choose "
-            "another folder, or remove it"
+            f"{str(folder)!r} holds a run with other settings (see {note.name}): "
+            "choose another folder, or remove it"
         )
     folder.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(what, indent=1) + "\n")
@@ -134,7 +134,7 @@ def _claim(folder: Path, job: Job) -> None:
 def _run(
     jobs: Mapping[str, Job], into: Path, app: Path, at_once: int
 ) -> Iterator[tuple[str, int]]:
-    """Run jobs, and yield the name and the exit status of each as it ends."""
+    """Run jobs; yield the name and exit status of each as it ends."""
     waiting = dict(jobs)
     running: dict[str, subprocess.Popen[bytes]] = {}
     try:
@@ -156,13 +156,19 @@ def _run(
             process.wait()
 
 
-def _start(job: Job, folder: Path, app: Path) -> subprocess.Popen[bytes]:
+def write_profile(job: Job, folder: Path) -> Path:
+    """Write a job's settings as a profile; with a checkpoint, it resumes."""
     settings = {**job.settings, "output-dir": str(folder.resolve())}
     if list(folder.glob("*/checkpoints/*")):
         settings["resume"] = "latest"
     profile = folder / "config.toml"
     profile.write_text(tomli_w.dumps(settings))
-    command = [sys.executable, "-m", "flasc_flwr.app.runs.local_run", str(profile)]
+    return profile
+
+
+def _start(job: Job, folder: Path, app: Path) -> subprocess.Popen[bytes]:
+    profile = write_profile(job, folder)
+    command = [sys.executable, "-m", "flasc_flwr.app.cli", "local-run", str(profile)]
     command += ["--app", str(app), "--clients", str(job.clients)]
     with (folder / "log").open("ab") as log:
         return subprocess.Popen(
@@ -174,8 +180,8 @@ def _start(job: Job, folder: Path, app: Path) -> subprocess.Popen[bytes]:
 
 
 def _last_words(log: Path) -> str:
-    """Return the last line of a log that says something."""
+    """Return the last line of a log that is not empty."""
     with suppress(OSError):
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
-        return next((line for line in reversed(lines) if line), "it said nothing")
-    return "it said nothing"
+        return next((line for line in reversed(lines) if line), "the log is empty")
+    return "the log is empty"

@@ -1,1 +1,1 @@
-"""The search for a rank and a density within a byte budget."""
+"""Search for the best rank and density within a byte budget."""

@@ -1,4 +1,4 @@
-"""What a search compares: configurations, what short runs told of them, and limits."""
+"""What a search compares: configurations, their measured results, and limits."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from flasc_flwr.core.sparsity import DENSITY
 
 @dataclass(frozen=True, order=True)
 class Candidate:
-    """A configuration: a rank, and a density for both ways.
+    """A configuration: a rank, and one density for both directions.
 
     Raises
     ------
     ValueError
-        If one is out of range.
+        If a value is out of range.
     """
 
     rank: int
@@ -29,20 +29,20 @@ class Candidate:
         DENSITY.require("density", self.density)
 
     def __str__(self) -> str:
-        """Return it in words."""
+        """Return it as text."""
         return f"rank {self.rank}, density {self.density:g}"
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a short run told.
+    """The result of one short run.
 
     Attributes
     ----------
     accuracy : float
-        As clients receive it, when the bytes were spent.
+        Test accuracy of the adapter as clients receive it, when the bytes were spent.
     megabytes : float
-        What one round of one client cost, both ways, in 10^6 bytes.
+        Cost of one round of one client, both ways, in 10^6 bytes.
     """
 
     accuracy: float
@@ -56,14 +56,14 @@ class Limits:
     Attributes
     ----------
     max_rank : int
-        The highest rank.
+        Highest rank.
     megabytes : float
-        The budget: what one round of one client may cost, both ways, in 10^6 bytes.
+        Budget of one round of one client, both ways, in 10^6 bytes.
 
     Raises
     ------
     ValueError
-        If one is out of range.
+        If a value is out of range.
     """
 
     max_rank: int
@@ -75,7 +75,7 @@ class Limits:
         number("(0, inf)").require("per-round-megabytes", self.megabytes)
 
     def raised(self, candidate: Candidate) -> dict[str, Candidate]:
-        """Return what `candidate` can be raised to: ``rank``, ``density``, or both."""
+        """Return the next candidates: with the ``rank`` or the ``density`` doubled."""
         higher = min(2 * candidate.rank, self.max_rank)
         denser = min(2 * candidate.density, 1.0)
         found = {}
@@ -87,18 +87,18 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """The results of one candidate, by seed."""
+class Measured:
+    """A candidate and its results, one per seed."""
 
     candidate: Candidate
     results: tuple[Result, ...]
 
     @property
     def accuracy(self) -> float:
-        """The mean over the seeds."""
+        """Mean accuracy over the seeds."""
         return fmean(result.accuracy for result in self.results)
 
     @property
     def megabytes(self) -> float:
-        """What a round of a client costs, as the first seed told it."""
+        """Cost of one round of one client, from the first seed."""
         return self.results[0].megabytes

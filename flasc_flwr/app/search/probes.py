@@ -1,4 +1,4 @@
-"""Probes: the short runs of a search, and the files that it leaves behind."""
+"""Probes: the short runs of a search, and the files that the search writes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flasc_flwr.app.search.search import SearchError, Step, most_accurate, searc
 from flasc_flwr.core.ranges import integer, number
 
 _ENDLESS = 1_000_000
-"""Rounds of a probe: its bytes end it."""
+"""Rounds of a probe. The byte limit ends it first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,26 +29,26 @@ class Probes:
     Attributes
     ----------
     base : Mapping[str, Any]
-        Settings of the run config that all share.
+        Run-config settings shared by all runs.
     clients : int
         Number of clients.
     megabytes : float
-        What each run spends: message bytes of all clients, both ways, in 10^6.
+        Message bytes that each run spends, all clients, both ways, in 10^6.
     into : Path
-        Where their folders go; those that are there are not made again.
+        Output directory. Finished runs in it are not repeated.
     app : Path
         Folder of the app.
     at_once : int
-        How many run side by side.
+        Number of runs at a time.
     on_end : Callable[[str, Path], None], optional
-        Told the name and the folder of each run that ends.
+        Called with the name and the run folder of each run that finishes.
 
     Raises
     ------
     ConfigError
-        If the settings cannot be run.
+        If the settings are not valid.
     ValueError
-        If they fix what is searched, or a number is out of range.
+        If they leave rank or density no choice, or a number is out of range.
     """
 
     base: Mapping[str, Any]
@@ -69,14 +69,14 @@ class Probes:
     def __call__(
         self, candidates: Sequence[Candidate], seeds: Sequence[int]
     ) -> dict[Candidate, list[Result]]:
-        """Make the runs that are not there yet, and return the results of all.
+        """Make the runs that have not finished yet, and return all results.
 
         Raises
         ------
         JobError
             If runs failed.
         SearchError
-            If the bytes do not pay a round.
+            If the bytes do not suffice for one round.
         """
         names = {
             (candidate, seed): f"r{candidate.rank}-d{candidate.density:g}-s{seed}"
@@ -112,10 +112,10 @@ class Probes:
 
 
 def configured(base: Mapping[str, Any], candidate: Candidate) -> dict[str, Any]:
-    """Return the settings of a run config with a candidate in them.
+    """Return run-config settings with a candidate's rank and density.
 
-    The adapter's scale, alpha / rank, stays as it is: a higher rank is more capacity,
-    not a smaller step.
+    The adapter's scale alpha / rank is kept, so that a higher rank adds capacity and
+    does not shrink the steps.
     """
     config = RunConfig.parse(base)
     scale = config.lora_alpha / config.lora_rank
@@ -129,31 +129,33 @@ def configured(base: Mapping[str, Any], candidate: Candidate) -> dict[str, Any]:
 
 
 def require_searchable(config: RunConfig) -> None:
-    """See whether rank and densities are a run config's to set.
+    """Check that a run config leaves rank and densities to the search.
 
     Raises
     ------
     ValueError
-        If they are not.
+        If the method or the adapter fixes one of them.
     """
     method = config.compose()
     if method.download_density is not None or method.upload_density is not None:
         raise ValueError(
-            f"method {config.method!r} sets a density itself: a search needs one that "
-            "takes both, such as 'flasc'"
+            "method must be one whose densities can be set, such as 'flasc', got "
+            f"{config.method!r}"
         )
     if method.tiers != "none" or method.rank_assignment != "own":
         raise ValueError(
-            f"method {config.method!r} gives devices unequal budgets (tiers "
-            f"{method.tiers!r}, rank-assignment {method.rank_assignment!r}): a search "
-            "needs tiers 'none' and rank-assignment 'own'"
+            "method must give all devices the same budget (tiers 'none', "
+            f"rank-assignment 'own'), got {config.method!r} (tiers {method.tiers!r}, "
+            f"rank-assignment {method.rank_assignment!r})"
         )
     if config.adapter:
-        raise ValueError(f"adapter {config.adapter!r} has a rank: allowed is ''")
+        raise ValueError(
+            f"adapter must be '' because it would fix the rank, got {config.adapter!r}"
+        )
 
 
 def result_of(history: Sequence[Mapping[str, Any]], megabytes: float) -> Result:
-    """Return what a run reached for some bytes, and what a round of a client cost.
+    """Return a run's accuracy after so many bytes, and its cost per round and client.
 
     Parameters
     ----------
@@ -161,13 +163,12 @@ def result_of(history: Sequence[Mapping[str, Any]], megabytes: float) -> Result:
         The rows of its history.
     megabytes : float
         Message bytes, both ways, in 10^6. The accuracy is that of the last evaluation
-        before more had been sent; the cost is of the dearest round, a mean over its
-        replies.
+        within them; the cost is the mean over the replies of the most expensive round.
 
     Raises
     ------
     SearchError
-        If they do not pay a round that was evaluated.
+        If the bytes do not suffice for one evaluated round.
     """
     sent = accumulate(message_bytes(row) for row in history)
     within = [
@@ -179,14 +180,14 @@ def result_of(history: Sequence[Mapping[str, Any]], megabytes: float) -> Result:
     if not within or not costs:
         least = sum(message_bytes(row) for row in history[:2]) / 1e6
         raise SearchError(
-            f"probe-megabytes is {megabytes:.4g}, which does not pay one round of all "
-            f"clients ({least:.4g} MB): allow many times more"
+            "probe-megabytes must be many times the cost of one round of all clients "
+            f"({least:.4g} MB), got {megabytes:.4g}"
         )
     return Result(within[-1]["accuracy"], max(costs) / 1e6)
 
 
 def message_bytes(row: Mapping[str, Any]) -> int:
-    """Return the message bytes of a row of the history, both ways."""
+    """Return the message bytes of a history row, both ways."""
     return int(row["message_bytes_down"] + row["message_bytes_up"])
 
 
@@ -199,20 +200,20 @@ def search_into(
     seeds: Sequence[int],
     on_step: Callable[[Step], None] | None = None,
 ) -> list[Step]:
-    """Search, and leave ``search.json`` and the profile ``best.toml`` in a folder.
+    """Search, and write ``search.json`` and the profile ``best.toml`` to a folder.
 
-    Both are written anew after every step, so that a search that was broken off has
-    left the best so far.
+    Both are rewritten after every step, so an interrupted search leaves the best
+    configuration so far.
 
     Returns
     -------
     list[Step]
-        All steps; the last has the configuration where the search ended.
+        All steps; the last one holds the final configuration.
 
     Raises
     ------
     SearchError
-        If the start is beyond the limits, or the probes are too short.
+        If the start exceeds the limits, or the probes are too short.
     JobError
         If runs failed.
     """

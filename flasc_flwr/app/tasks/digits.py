@@ -30,7 +30,7 @@ _PUBLIC, _TEST = 500, 360
 
 def load(config: RunConfig) -> Task:
     """Build the digits task."""
-    public, private, test = parts()
+    public, _, _ = parts()
     model = make_trainable(
         pretrained_backbone(public["pixel_values"], public["labels"]),
         config,
@@ -40,7 +40,6 @@ def load(config: RunConfig) -> Task:
         r"|attention\.query|attention\.key|attention\.value|output\.dense)",
         head=["classifier"],
     )
-
     move_to_device(model, config)
     return Task(config, model, DigitsData(config))
 

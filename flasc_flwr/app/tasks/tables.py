@@ -14,11 +14,7 @@ from datasets import Dataset
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.labels import class_names, names_in_data
 from flasc_flwr.app.tasks.partitioning import Partitions
-from flasc_flwr.app.tasks.sources import (
-    device_rows,
-    load_rows,
-    require_columns,
-)
+from flasc_flwr.app.tasks.sources import device_rows, load_rows, require_columns
 from flasc_flwr.app.training.examples import Batch, Examples
 
 LABELS = "labels"

@@ -74,7 +74,7 @@ class Average:
     def result(self) -> Aggregate:
         """Return the average update, shape (N,)."""
         if self.count == 0:
-            raise ValueError("there is no average of no updates")
+            raise ValueError("there are no updates to average")
         total = self._weight_of_rank.sum()
         # Clients of rank above j have component j.
         fraction = np.cumsum(self._weight_of_rank[::-1])[::-1][1:] / total

@@ -63,7 +63,7 @@ class Products:
             If there was no contribution.
         """
         if self.count == 0:
-            raise ValueError("there is no product of no updates")
+            raise ValueError("there are no updates to aggregate")
         mean = (self._sum / self._weight).astype(np.float32)
         for tensor, place in self.layout.slices():
             if tensor.role in (Role.A, Role.B):

@@ -47,11 +47,11 @@ def block_bounds(positions: Positions, size: int, layout: Layout | None) -> list
     """
     starts = {place.start for _, place in layout.slices()} if layout else set()
     edges = sorted(starts | set(range(0, size, _PIECE)) | {0, size})
-    counts = np.searchsorted(positions, edges).tolist()
+    indices = np.searchsorted(positions, edges).tolist()
     bounds = [0]
     kept, cost = 0, 0.0
     for (start, end), (first, last) in zip(
-        pairwise(edges), pairwise(counts), strict=True
+        pairwise(edges), pairwise(indices), strict=True
     ):
         own = _entropy(end - start, last - first)
         length = end - bounds[-1]

@@ -72,7 +72,7 @@ def encode(
     if layout is not None and layout.size != sparse.size:
         raise ValueError(f"vector has {sparse.size} entries, its layout {layout.size}")
     if carry_layout and layout is None:
-        raise ValueError("there is no layout to carry")
+        raise ValueError("carry_layout needs a layout, got None")
     if not np.isfinite(sparse.values).all():
         raise ValueError("values are not all finite")
     number = VALUE_FORMATS.index(values)

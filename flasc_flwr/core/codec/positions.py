@@ -51,13 +51,13 @@ def encode_positions(positions: Positions, bounds: list[int]) -> CodedPositions:
     bounds : list[int]
         Bounds of the blocks, from 0 to N: see `blocks.block_bounds`.
     """
-    counts = np.searchsorted(positions, bounds).tolist()
+    indices = np.searchsorted(positions, bounds).tolist()
     table, bitmaps = [], []
     high: list[Integers] = []
     low: dict[int, list[Integers]] = {}
     for i in range(len(bounds) - 1):
         start, length = bounds[i], bounds[i + 1] - bounds[i]
-        own = (positions[counts[i] : counts[i + 1]] - start).astype(np.uint32)
+        own = (positions[indices[i] : indices[i + 1]] - start).astype(np.uint32)
         block, gaps = _choose(own, start, length)
         table.append(block.to_bytes())
         if block.kind is Kind.BITMAP:

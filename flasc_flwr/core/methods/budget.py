@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flasc_flwr.core.ranges import integer
+from flasc_flwr.core.settings import check, setting
 from flasc_flwr.core.sparsity import DENSITY
 
 RANK = integer(1)
@@ -30,16 +31,25 @@ class Budget:
         If one is out of range.
     """
 
-    download_density: float
-    upload_density: float
-    rank: int | None = None
+    download_density: float = setting(
+        1 / 4,
+        DENSITY,
+        "fraction of the adapter's entries that a client receives",
+        used_by="methods with a sparse download",
+    )
+    upload_density: float = setting(
+        1 / 4,
+        DENSITY,
+        "fraction of the update's entries that a client sends",
+        used_by="methods with a sparse upload",
+    )
+    rank: int | None = setting(
+        None, RANK, "components of a client's adapter", key="lora-rank"
+    )
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        DENSITY.require("download-density", self.download_density)
-        DENSITY.require("upload-density", self.upload_density)
-        if self.rank is not None:
-            RANK.require("lora-rank", self.rank)
+        """Check the settings."""
+        check(self)
 
     def limited_by(self, own: Mapping[str, Any]) -> Budget:
         """Return this budget with a device's own settings applied.

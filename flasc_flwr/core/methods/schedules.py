@@ -6,9 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from flasc_flwr.core.ranges import integer, number
+from flasc_flwr.core.settings import check, setting
 
 Schedule = Callable[[float, float, int], float]
-"""Takes a density, the decay and how often it has acted; gives the round's density."""
+"""Takes a density, the decay and how often it was applied; returns the density now."""
+
+
+_FACTOR = number("(0, 1]")
 
 
 def decaying(density: float, decay: float, times: int) -> float:
@@ -30,7 +34,7 @@ class Decay:
     download, upload : float
         Factor each time, in (0, 1]; 1 is no decay.
     every : int
-        Rounds between two times, at least 1.
+        Rounds from one time to the next, at least 1.
 
     Raises
     ------
@@ -38,16 +42,34 @@ class Decay:
         If one is out of range.
     """
 
-    download: float = 1.0
-    upload: float = 1.0
-    every: int = 1
+    download: float = setting(
+        1.0,
+        _FACTOR,
+        "factor on the download density each time; adapter-lth starts at 1 and ends at "
+        "the density",
+        key="download-density-decay",
+        used_by="methods with a sparse download",
+    )
+    upload: float = setting(
+        1.0,
+        _FACTOR,
+        "factor on the upload density each time",
+        key="upload-density-decay",
+        used_by="methods with a sparse upload",
+    )
+    every: int = setting(
+        1,
+        integer(1),
+        "how often the densities decay",
+        key="density-decay-every",
+        unit="rounds",
+        used_by="methods with a sparse download or upload",
+    )
 
     def __post_init__(self) -> None:
-        """Check the factors."""
-        number("(0, 1]").require("download-density-decay", self.download)
-        number("(0, 1]").require("upload-density-decay", self.upload)
-        integer(1).require("density-decay-every", self.every)
+        """Check the settings."""
+        check(self)
 
     def times(self, turn: int) -> int:
-        """Return how often the decay has acted at a turn, counted from 1."""
+        """Return how often the decay was applied by a turn, counted from 1."""
         return (turn - 1) // self.every

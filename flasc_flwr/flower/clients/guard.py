@@ -1,4 +1,4 @@
-"""Guard: which updates are let in."""
+"""Guard: which updates are accepted."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from flasc_flwr.core.clipping import clip_to_norm, l2_norm
 from flasc_flwr.core.ranges import choice, integer, number
+from flasc_flwr.core.settings import check, setting
 from flasc_flwr.core.sparsity import SparseVector
 
 NORM_ACTIONS = ("reject", "clip")
@@ -22,14 +23,14 @@ class Guard:
     Attributes
     ----------
     min_replies : int
-        A round with fewer updates that can be used is skipped.
+        A round with fewer valid updates is skipped.
     max_norm : float
-        Largest L2 norm of an update; 0 is no bound.
+        Largest L2 norm of an update; 0 is unlimited.
     norm_action : str
-        What becomes of a larger one, one of `NORM_ACTIONS`: it is rejected, or scaled
+        What happens to a larger one, one of `NORM_ACTIONS`: it is rejected, or scaled
         down to the bound.
     max_examples : float
-        Largest number of examples that a client may say it has.
+        Largest number of examples that a client may report.
 
     Raises
     ------
@@ -37,17 +38,31 @@ class Guard:
         If one is out of range.
     """
 
-    min_replies: int = 1
-    max_norm: float = 0.0
-    norm_action: str = "reject"
-    max_examples: float = 1e7
+    min_replies: int = setting(
+        1, integer(1), "a round with fewer valid replies is skipped", unit="replies"
+    )
+    max_norm: float = setting(
+        0.0,
+        number("[0, inf)"),
+        "largest L2 norm of an update; 0 is unlimited",
+        key="max-update-norm",
+    )
+    norm_action: str = setting(
+        "reject",
+        choice(*NORM_ACTIONS),
+        "what happens to an update with a larger norm",
+        key="update-norm-action",
+    )
+    max_examples: float = setting(
+        1e7,
+        number("(0, inf)"),
+        "largest number of examples that a client may report",
+        unit="examples",
+    )
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        integer(1).require("min-replies", self.min_replies)
-        number("[0, inf)").require("max-update-norm", self.max_norm)
-        choice(*NORM_ACTIONS).require("update-norm-action", self.norm_action)
-        number("(0, inf)").require("max-examples", self.max_examples)
+        """Check the settings."""
+        check(self)
 
     def let_in(self, update: SparseVector, examples: float) -> SparseVector:
         """Return an update that is within bounds.
@@ -55,7 +70,7 @@ class Guard:
         Raises
         ------
         RejectedReplyError
-            If it is not, and is not to be clipped.
+            If it is out of bounds and not clipped.
         """
         if examples > self.max_examples:
             raise RejectedReplyError(

@@ -1,19 +1,21 @@
-"""Sampling: which nodes take part in a round, and how many there must be."""
+"""Sampling: which nodes take part in a round, and how many are needed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 import numpy as np
 
 from flasc_flwr.core.ranges import integer, number
+from flasc_flwr.core.settings import check, setting, settings_of
 from flasc_flwr.flower.clients.participant import Participant
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How cohorts are drawn: seeded, and uniformly.
+    """How cohorts are drawn: uniformly, with a seed.
 
     A fixed number without replacement, or a Poisson sample.
 
@@ -22,16 +24,17 @@ class Sampling:
     seed : int
         Seed of the run.
     fraction_train, fraction_evaluate : float
-        Fraction of the nodes that train, and that evaluate, rounded down.
+        Fraction of the nodes that train and that evaluate in a round, rounded down.
     min_train_nodes, min_evaluate_nodes : int
-        Least number of each, or all nodes; not where the fraction is 0.
+        Smallest number of each, if there are as many; without effect where the
+        fraction is 0.
     min_available_nodes : int
-        Least number online before a round begins.
+        Nodes that must be online before a round starts.
     oversample : float
-        How many times as many nodes train as replies are waited for, at least 1.
+        How many times more nodes train than the round waits for, at least 1.
     poisson : bool
-        Let each node train by itself with the probability `fraction_train`: cohorts
-        have no fixed size then, and `min_train_nodes` is without effect.
+        Each node trains independently with probability `fraction_train`: the cohort
+        size varies, and `min_train_nodes` has no effect.
 
     Raises
     ------
@@ -39,28 +42,51 @@ class Sampling:
         If one is out of range; the message names it.
     """
 
-    seed: int
-    fraction_train: float
-    fraction_evaluate: float
-    min_train_nodes: int
-    min_evaluate_nodes: int
-    min_available_nodes: int
-    oversample: float = 1.0
+    seed: int = setting(
+        0, integer(0), "seed of the adapter, partitions, cohorts and shuffling"
+    )
+    fraction_train: float = setting(
+        0.5, number("[0, 1]"), "fraction of the nodes that train in a round"
+    )
+    fraction_evaluate: float = setting(
+        0.0, number("[0, 1]"), "fraction of the nodes that evaluate in a round"
+    )
+    min_available_nodes: int = setting(
+        2,
+        integer(1),
+        "nodes that must be online, and smallest number of nodes in a round",
+        key="min-nodes",
+        unit="nodes",
+    )
+    # The run config has one key for all three, as the first describes it.
+    min_train_nodes: int = setting(
+        2, integer(0), "smallest number of nodes that train", key="min-nodes"
+    )
+    min_evaluate_nodes: int = setting(
+        2, integer(0), "smallest number of nodes that evaluate", key="min-nodes"
+    )
+    oversample: float = setting(
+        1.0,
+        number("[1, inf)"),
+        "how many times more nodes train than the round waits for",
+    )
     poisson: bool = False
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        number("[0, 1]").require("fraction_train", self.fraction_train)
-        number("[0, 1]").require("fraction_evaluate", self.fraction_evaluate)
-        integer(0).require("min_train_nodes", self.min_train_nodes)
-        integer(0).require("min_evaluate_nodes", self.min_evaluate_nodes)
-        integer(1).require("min_available_nodes", self.min_available_nodes)
-        number("[1, inf)").require("oversample", self.oversample)
+        """Check the settings."""
+        check(self)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the settings as keyword arguments of a strategy.
+
+        All but `poisson`, which is the strategy's to choose.
+        """
+        return {name: getattr(self, name) for name in settings_of(self)}
 
     def training(
         self, present: list[Participant], round: int, *, everyone: bool = False
     ) -> list[Participant]:
-        """Draw those who train in a round; `everyone`, where the method asks for it."""
+        """Draw the nodes that train in a round; `everyone` draws all of them."""
         fraction = 1.0 if everyone else self.fraction_train
         if self.poisson:
             drawn = self._generator(round, 0).random(len(present))
@@ -69,11 +95,11 @@ class Sampling:
         return self._draw(present, round, ceil(needed * self.oversample), 0)
 
     def enough(self, cohort: list[Participant]) -> int | None:
-        """Return how many replies of a cohort that trains are enough; None: all."""
+        """Return how many replies of a training cohort are enough; None for all."""
         return ceil(len(cohort) / self.oversample) if self.oversample > 1 else None
 
     def evaluating(self, present: list[Participant], round: int) -> list[Participant]:
-        """Draw those who evaluate in a round, not always those who train."""
+        """Draw the nodes that evaluate in a round, separately from those that train."""
         count = self._count(present, self.fraction_evaluate, self.min_evaluate_nodes)
         return self._draw(present, round, count, 1)
 

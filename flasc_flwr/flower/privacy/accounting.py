@@ -46,7 +46,7 @@ def accountant(privacy: Privacy) -> RdpAccountant:
     try:
         return RdpAccountant(
             PrivacyConfig(
-                target_delta=privacy.told_delta,
+                target_delta=privacy.reported_delta,
                 population_size=privacy.population,
                 neighboring_relation=neighbours,
                 sampling_method=sampling,
@@ -66,7 +66,7 @@ def spent(privacy: Privacy, releases: Mapping[GaussianPrivacyEvent, int]) -> flo
     ledger = accountant(privacy)
     for release, count in releases.items():
         ledger.compose(release, count)
-    return float(ledger.get_epsilon(privacy.told_delta))
+    return float(ledger.get_epsilon(privacy.reported_delta))
 
 
 def release_of(privacy: Privacy, cohort: int) -> GaussianPrivacyEvent:

@@ -111,7 +111,7 @@ class Private:
         """Epsilon spent so far; None without noise."""
         if not self.privacy.noise_multiplier:
             return None
-        return float(self._accountant.get_epsilon(self.privacy.told_delta))
+        return float(self._accountant.get_epsilon(self.privacy.reported_delta))
 
     def sampling(self, sampling: Sampling) -> Sampling:
         """Return how cohorts are drawn: from a secret seed."""
@@ -163,7 +163,8 @@ class Private:
         return (
             f"Privacy: noise multiplier {privacy.noise_multiplier:g}, clipping norm "
             f"{self.clip_norm:.4g} ({privacy.clip} selection), {privacy.sampling} "
-            f"cohorts of {privacy.population} clients, delta {privacy.told_delta:.3g}"
+            f"cohorts of {privacy.population} clients, "
+            f"delta {privacy.reported_delta:.3g}"
         )
 
     def exhausted(self) -> str | None:
@@ -238,7 +239,7 @@ class Private:
             )
         report = {
             "epsilon": self.epsilon,
-            "delta": privacy.told_delta,
+            "delta": privacy.reported_delta,
             "clip_norm": norm,
         }
         return Aggregate(noisy), report

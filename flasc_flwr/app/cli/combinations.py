@@ -1,4 +1,4 @@
-"""A grid of settings, as jobs."""
+"""All combinations of values of some settings, as jobs of a sweep."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flasc_flwr.app.cli.common import parsed
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.runs.jobs import Job
 
-_NO_FILE_NAME = re.compile(r"[^\w.=+-]+")
+_NOT_IN_FILE_NAMES = re.compile(r"[^\w.=+-]+")
 
 
 def axes(named: Mapping[str, str], others: Iterable[str]) -> dict[str, list[Any]]:
@@ -20,22 +20,22 @@ def axes(named: Mapping[str, str], others: Iterable[str]) -> dict[str, list[Any]
     Parameters
     ----------
     named : Mapping[str, str]
-        Values, separated by commas, by key.
+        Comma-separated values by key, from options such as ``--seed``.
     others : Iterable[str]
-        More of them, as ``key=v1,v2``.
+        Texts of the form ``key=v1,v2``, from ``--grid``.
 
     Raises
     ------
     ValueError
-        If a word is no such text, or a key stands there twice.
+        If a text has another form, or a key is given twice.
     """
     texts = dict(named)
     for word in others:
         key, equals, values = word.partition("=")
         if not equals or not key or not values:
-            raise ValueError(f"--grid is {word!r}, allowed is KEY=V1,V2")
+            raise ValueError(f"--grid must be KEY=V1,V2, got {word!r}")
         if key in texts:
-            raise ValueError(f"--grid {word!r}: {key} has its values already")
+            raise ValueError(f"--grid {word!r}: {key} is given twice")
         texts[key] = values
     return {key: [_value(v) for v in text.split(",")] for key, text in texts.items()}
 
@@ -43,12 +43,12 @@ def axes(named: Mapping[str, str], others: Iterable[str]) -> dict[str, list[Any]
 def jobs(
     base: Mapping[str, Any], values: Mapping[str, list[Any]], clients: int
 ) -> dict[str, Job]:
-    """Return one job for each combination, by a name that tells it.
+    """Return one job per combination, named after its values.
 
     Parameters
     ----------
     base : Mapping[str, Any]
-        Settings that all have.
+        Settings shared by all.
     values : Mapping[str, list[Any]]
         The values of each key.
     clients : int
@@ -57,29 +57,31 @@ def jobs(
     Raises
     ------
     ConfigError
-        If one cannot be run.
+        If the settings of one are not valid.
     ValueError
         If there is no key, or two combinations are the same run.
     """
     if not values:
-        raise ValueError("a sweep needs values: --method flasc,dense, or --grid KEY=V1")
+        raise ValueError(
+            "a sweep needs values, such as --method flasc,dense or --grid KEY=V1,V2"
+        )
     if taken := {"output-dir", "resume"} & {*base, *values}:
-        raise ValueError(f"{', '.join(sorted(taken))}: a sweep sets that itself")
+        raise ValueError(f"{', '.join(sorted(taken))}: set by the sweep, remove it")
     made: dict[str, Job] = {}
     for combination in product(*values.values()):
         chosen = dict(zip(values, combination, strict=True))
         settings = {**base, **chosen}
         resolved = RunConfig.parse(settings).to_dict()
         parts = [f"{key}={resolved[key]}" for key in chosen]
-        name = _NO_FILE_NAME.sub("-", "_".join(parts))
+        name = _NOT_IN_FILE_NAMES.sub("-", "_".join(parts))
         if name in made:
-            raise ValueError(f"two runs of the grid are the same: {name}")
+            raise ValueError(f"two combinations are the same run: {name}")
         made[name] = Job(settings=settings, clients=clients)
     return made
 
 
 def _value(text: str) -> Any:
-    """Return a value as the run config has it: a number, a switch, or text."""
+    """Return a value with the type of the run config: number, true/false, or text."""
     try:
         return parsed([f"value={text.strip()}"])["value"]
     except ValueError:

@@ -1,7 +1,7 @@
-"""The network model: how long a run's recorded messages take over given links.
+"""How long a run's messages take over given links.
 
-It is applied after the fact, to bytes that were measured: one run tells its time over
-any links. A round takes as long as its slowest client, and rounds follow each other.
+The model is applied afterwards, to recorded bytes, so one run gives its time over any
+links. A round takes as long as its slowest client; rounds do not overlap.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from flasc_flwr.core.ranges import number
 BYTES_PER_MEGABIT = 1e6 / 8
 
 Exchanges = Mapping[int, Mapping[str, tuple[int, int]]]
-"""Message bytes down and up, by round and client."""
+"""Message bytes (down, up), by round and client."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +27,14 @@ class Link:
     Attributes
     ----------
     download, upload : float
-        Bandwidths in Mbit/s (10^6 bits a second), > 0.
+        Bandwidths in Mbit/s (10^6 bits per second), > 0.
     latency : float
-        Seconds that a message takes beside its bytes, either way.
+        Seconds added to each message in either direction, >= 0.
 
     Raises
     ------
     ValueError
-        If one is out of range.
+        If a value is out of range.
     """
 
     download: float
@@ -56,7 +56,7 @@ class Link:
     def seconds(self, down: int, up: int) -> float:
         """Return how long `down` bytes to the client and `up` bytes back take.
 
-        A way on which nothing was sent costs nothing, not even latency.
+        A direction in which nothing was sent adds no latency.
         """
         return self._one_way(down, self.download) + self._one_way(up, self.upload)
 
@@ -65,19 +65,19 @@ class Link:
 
 
 LinkOf = Callable[[str], Link]
-"""Gives a client's link by its name."""
+"""Returns the link of a client, given its name."""
 
 
 def same(link: Link) -> LinkOf:
-    """Give all clients one link."""
+    """Give all clients the same link."""
     return lambda client: link
 
 
 def by_tier(links: Sequence[Link]) -> LinkOf:
     """Give each tier its link, the first to tier 0.
 
-    Tiers are those of the methods with unequal devices: a client's number modulo how
-    many there are, where a device did not name its own.
+    A client's tier is its number modulo the number of links, as in the methods with
+    unequal devices.
     """
     return lambda client: links[tier_of(client, {}, len(links))]
 
@@ -85,16 +85,18 @@ def by_tier(links: Sequence[Link]) -> LinkOf:
 def drawn(links: Sequence[Link], shares: Sequence[float], seed: int) -> LinkOf:
     """Draw each client's link, with probabilities in proportion to `shares`.
 
-    The draw depends on the seed and the client's name alone: it is the same in every
-    round and in every run.
+    The draw depends only on the seed and the client's name, so a client has the same
+    link in every round and every run.
 
     Raises
     ------
     ValueError
-        If a share is not a number above 0, or there is not one for each link.
+        If a share is not > 0, or the number of shares is not that of the links.
     """
     if len(shares) != len(links):
-        raise ValueError(f"{len(links)} links have {len(shares)} shares")
+        raise ValueError(
+            f"shares must be {len(links)}, one per link, got {len(shares)}"
+        )
     weights = [number("(0, inf)").require("share", share) for share in shares]
     return lambda client: Random(f"{seed}/{client}").choices(links, weights)[0]
 
@@ -111,13 +113,13 @@ def round_seconds(
     Parameters
     ----------
     round : int
-        The round; in round 0, of introductions, nothing is computed.
+        The round. In round 0, clients introduce themselves and compute nothing.
     clients : Mapping[str, tuple[int, int]]
         Message bytes down and up of each client.
     link_of : LinkOf
         The clients' links.
     compute : float
-        Seconds that a client computes before it answers.
+        Seconds that each client computes before it replies.
     """
     number("[0, inf)").require("compute", compute)
     return max(
@@ -143,11 +145,11 @@ def elapsed(
     rounds : Sequence[int]
         The rounds in order, as the history has them.
     exchanges : Exchanges
-        The bytes; a round that is missing sent nothing.
+        The bytes. A missing round sent nothing.
     link_of : LinkOf
         The clients' links.
     compute : float
-        Seconds that a client computes in a round.
+        Seconds that each client computes in a round.
     """
     return list(
         accumulate(
@@ -164,9 +166,9 @@ class Reached:
     Attributes
     ----------
     first : float, optional
-        At the first evaluation that is at least the target.
+        Time of the first evaluation at or above the target.
     stays : float, optional
-        At the first from which on none is below it.
+        Time of the first evaluation after which none is below the target.
     """
 
     first: float | None
@@ -176,14 +178,14 @@ class Reached:
 def seconds_to(
     target: float, accuracies: Sequence[float | None], seconds: Sequence[float]
 ) -> Reached:
-    """Return when a target accuracy was reached, and when for good.
+    """Return when a target accuracy was first reached, and from when it was kept.
 
     Parameters
     ----------
     target : float
         Accuracy, in [0, 1].
     accuracies : Sequence[float | None]
-        One a round; None where nothing was evaluated.
+        One per round; None in rounds without an evaluation.
     seconds : Sequence[float]
         When each round ended.
 

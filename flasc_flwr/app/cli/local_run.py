@@ -1,0 +1,32 @@
+"""``flasc-flwr local-run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flasc_flwr.app.cli.common import AppOption, SettingsArgument
+
+
+def local_run(
+    config: SettingsArgument = None,
+    app: AppOption = Path("."),
+    clients: Annotated[
+        int, typer.Option(min=1, help="Number of simulated clients.")
+    ] = 20,
+) -> None:
+    """Run the app in one process, without Ray and without a SuperLink.
+
+    SETTINGS is as for --run-config: such as "method='dense' seed=1", or the
+    path of a TOML file. Clients train one after the other. Message bytes are
+    those of "flwr run". Suits many small runs side by side; for a single large
+    one, use "flasc-flwr run".
+    """
+    from flasc_flwr.app.cli.common import parsed, user_errors
+
+    with user_errors():
+        from flasc_flwr.app.runs.local_run import run_locally
+
+        run_locally(app.expanduser().resolve(), parsed(config), clients)

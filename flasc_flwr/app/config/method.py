@@ -1,0 +1,176 @@
+"""Settings of the adapter and of the method that federates it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flasc_flwr.core.aggregation import AGGREGATIONS, WEIGHTINGS
+from flasc_flwr.core.codec import VALUE_FORMATS
+from flasc_flwr.core.initial import INITS
+from flasc_flwr.core.methods.budget import RANK, Budget
+from flasc_flwr.core.methods.method import RANK_ASSIGNMENTS, Method
+from flasc_flwr.core.methods.rank_assignment import ValidationRanks
+from flasc_flwr.core.methods.scores import QUOTAS, SCORES
+from flasc_flwr.core.methods.table import METHODS, compose
+from flasc_flwr.core.methods.tiers import TIERS
+from flasc_flwr.core.optimizers import (
+    LEARNING_RATE,
+    SERVER_OPTIMIZERS,
+    AdamW,
+    Decaying,
+    ServerOptimizer,
+    Sgd,
+)
+from flasc_flwr.core.ranges import automatic, choice, integer, number, switch, text
+from flasc_flwr.core.ranks import RANK_SCALES
+from flasc_flwr.core.settings import same_setting, setting
+
+_LORA = "all methods but `full` and `linear`"
+_SPARSE = "methods with a sparse download"
+_UNEQUAL = "methods with unequal ranks"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterSettings:
+    """The LoRA adapter, as the run config gives it."""
+
+    lora_rank: int = setting(16, RANK, "rank of the adapter", used_by=_LORA)
+    lora_alpha: float = setting(
+        16.0,
+        number("(0, inf)"),
+        "the adapter's scale is lora-alpha / lora-rank",
+        used_by=_LORA,
+    )
+    lora_dropout: float = setting(
+        0.0,
+        number("[0, 0.95]"),
+        "probability of dropout, in the adapter only",
+        used_by=_LORA,
+    )
+    lora_targets: str = setting(
+        "auto",
+        text(),
+        'modules to adapt, such as "query,value"; auto depends on the model',
+        used_by=_LORA,
+    )
+    saved_modules: str = setting(
+        "auto",
+        text(),
+        'modules that are fully trained, such as "classifier"; auto is the head',
+    )
+    adapter: str = setting(
+        "", text(), 'PEFT folder to start from; "" is a new adapter', used_by=_LORA
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodSettings:
+    """The method and what replaces parts of it; ``auto`` is the method's own part."""
+
+    method: str = setting(
+        "flasc", choice(*METHODS), "federated method (docs/methods.md compares them)"
+    )
+    download_density: float = same_setting(Budget, "download_density")
+    upload_density: float = same_setting(Budget, "upload_density")
+    value_format: str = setting(
+        "auto", choice("auto", *VALUE_FORMATS), "how values are encoded in messages"
+    )
+    dense_rounds: int | str = setting(
+        "auto",
+        automatic(integer(0)),
+        "rounds at the start that download every entry",
+        unit="rounds",
+        used_by=_SPARSE,
+    )
+    score: str = setting(
+        "auto",
+        choice("auto", *SCORES),
+        "what entries are ranked by: |w|, or |w| sqrt(fan-in)",
+        used_by=_SPARSE,
+    )
+    quota: str = setting(
+        "auto",
+        choice("auto", *QUOTAS),
+        "rank entries over the whole adapter, or within each tensor",
+        used_by=_SPARSE,
+    )
+    init: str = setting(
+        "auto",
+        choice("auto", *INITS),
+        "how clients get the initial A: downloaded, or rebuilt from the seed",
+        used_by=_LORA,
+    )
+    tiers: str = setting(
+        "auto",
+        choice("auto", *TIERS),
+        "simulate unequal devices, by density or by rank",
+        used_by=_LORA,
+    )
+    rank_assignment: str = setting(
+        "auto",
+        choice("auto", *RANK_ASSIGNMENTS),
+        "ranks are each device's own, or assigned by validation loss",
+        used_by=_LORA,
+    )
+    low_rank: int = same_setting(ValidationRanks, "low_rank")
+    high_rank_fraction: float = same_setting(ValidationRanks, "fraction")
+    rank_scale: str = setting(
+        "auto",
+        choice("auto", *RANK_SCALES),
+        "scale of B A: lora-alpha / lora-rank for all, or by each client's own rank",
+        used_by=_UNEQUAL,
+    )
+    aggregation: str = setting(
+        "auto",
+        choice("auto", *AGGREGATIONS),
+        "how updates are combined (docs/methods.md compares them)",
+    )
+    exact_residual: bool | str = setting(
+        "auto",
+        automatic(switch()),
+        "merge into the backbone what averaging the factors misses",
+        used_by=_LORA,
+    )
+    weighting: str = setting(
+        "uniform", choice(*WEIGHTINGS), "weights of the clients in the mean"
+    )
+    server_optimizer: str = setting(
+        "auto", choice("auto", *SERVER_OPTIMIZERS), "optimizer of the server's step"
+    )
+    server_learning_rate: float | str = setting(
+        "auto",
+        automatic(LEARNING_RATE),
+        f"learning rate of that step; auto is {Sgd.learning_rate:g} for sgd, "
+        f"{AdamW.learning_rate:g} for the others",
+    )
+    server_learning_rate_decay: float = same_setting(Decaying, "decay")
+
+    def compose(self) -> Method:
+        """Return the method, with the parts that the run config puts into it.
+
+        Raises
+        ------
+        ValueError
+            If they do not fit together.
+        """
+        return compose(
+            self.method,
+            score=self.score,
+            quota=self.quota,
+            init=self.init,
+            dense_rounds=self.dense_rounds,
+            tiers=self.tiers,
+            rank_assignment=self.rank_assignment,
+            rank_scale=self.rank_scale,
+            aggregation=self.aggregation,
+            exact_residual=self.exact_residual,
+            server_optimizer=self.server_optimizer,
+        )
+
+    def make_server_optimizer(self) -> ServerOptimizer:
+        """Return the server optimizer; ``auto`` is its own default learning rate."""
+        make = SERVER_OPTIMIZERS[self.compose().server_optimizer]
+        rate = self.server_learning_rate
+        optimizer = make() if isinstance(rate, str) else make(learning_rate=rate)
+        decay = self.server_learning_rate_decay
+        return optimizer if decay == 1 else Decaying(optimizer=optimizer, decay=decay)

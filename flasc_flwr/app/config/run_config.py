@@ -1,0 +1,218 @@
+"""The run config: all settings of a run, parsed from its flat keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+from flasc_flwr.app.config.method import AdapterSettings, MethodSettings
+from flasc_flwr.app.config.run import RunSettings
+from flasc_flwr.app.config.task import TaskSettings
+from flasc_flwr.app.config.training import LocalPrivacySettings, TrainingSettings
+from flasc_flwr.core.methods.schedules import Decay
+from flasc_flwr.core.privacy import Privacy
+from flasc_flwr.core.settings import Setting, check, settings_of
+from flasc_flwr.core.stopping import Stop
+from flasc_flwr.flower.clients.guard import Guard
+from flasc_flwr.flower.clients.sampling import Sampling
+
+
+class ConfigError(ValueError):
+    """A run config that cannot be run: the key, what is allowed, and the value."""
+
+
+class Section(NamedTuple):
+    """A group of settings, with its title in the documentation.
+
+    `member` is the attribute of `RunConfig` that holds it; empty for settings that are
+    attributes themselves.
+    """
+
+    title: str
+    group: type
+    member: str = ""
+
+
+SECTIONS = (
+    Section("Task and data", TaskSettings),
+    Section("Adapter", AdapterSettings),
+    Section("Method", MethodSettings),
+    Section("Density decay", Decay, "decay"),
+    Section("Training on a client", TrainingSettings),
+    Section("Run", RunSettings),
+    Section("Cohorts", Sampling, "sampling"),
+    Section("Bounds on replies", Guard, "guard"),
+    Section("Early stop", Stop, "stop"),
+    Section("Differential privacy of each client", Privacy, "privacy"),
+    Section("Local differential privacy", LocalPrivacySettings),
+)
+
+
+class Place(NamedTuple):
+    """Where `RunConfig` holds the value of a key: `member`.`name`, or `name`."""
+
+    member: str
+    name: str
+    setting: Setting
+
+
+def _places() -> dict[str, list[Place]]:
+    found: dict[str, list[Place]] = {}
+    for section in SECTIONS:
+        for name, declared in settings_of(section.group).items():
+            place = Place(section.member, name, declared)
+            found.setdefault(declared.key, []).append(place)
+    return found
+
+
+PLACES = _places()
+"""Every key with the places that hold its value. The first one describes the key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(
+    TaskSettings,
+    AdapterSettings,
+    MethodSettings,
+    TrainingSettings,
+    RunSettings,
+    LocalPrivacySettings,
+):
+    """A run's settings, checked.
+
+    Settings of the application are attributes: `lora_rank` is the key ``lora-rank``.
+    Those that the strategy takes in groups are members.
+
+    Attributes
+    ----------
+    decay : Decay
+        How fast the densities decay.
+    sampling : Sampling
+        How cohorts are drawn; its seed is the run's.
+    guard : Guard
+        Bounds on replies.
+    stop : Stop
+        When the run ends early.
+    privacy : Privacy, optional
+        Differential privacy of each client; None if it is off.
+
+    Raises
+    ------
+    ValueError
+        If a setting is out of range.
+    """
+
+    decay: Decay = Decay()
+    sampling: Sampling = Sampling()
+    guard: Guard = Guard()
+    stop: Stop = Stop()
+    privacy: Privacy | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        check(self)
+        object.__setattr__(self, "sampling", replace(self.sampling, seed=self.seed))
+
+    @classmethod
+    def parse(cls, run_config: Mapping[str, Any]) -> RunConfig:
+        """Check a run config and return its settings.
+
+        Parameters
+        ----------
+        run_config : Mapping[str, Any]
+            Values by kebab-case key; a missing key has its default.
+
+        Raises
+        ------
+        ConfigError
+            If a key is unknown, a value is not allowed, or settings do not fit
+            together. Lists every such key, with what is allowed and its value.
+        """
+        checked: dict[str, Any] = {}
+        wrong = []
+        for key, value in run_config.items():
+            if key not in PLACES:
+                wrong.append(_unknown(key, value))
+                continue
+            allowed = PLACES[key][0].setting.run_config_range
+            checked[key] = allowed.check(value)
+            if checked[key] is None:
+                wrong.append(allowed.refusal(key, value))
+        if not wrong:
+            try:
+                return cls._of(checked)
+            except ValueError as error:
+                wrong.append(str(error))
+        raise ConfigError("The run config is wrong:\n  " + "\n  ".join(wrong))
+
+    @classmethod
+    def _of(cls, values: Mapping[str, Any]) -> RunConfig:
+        arguments: dict[str, Any] = {}
+        members: dict[str, dict[str, Any]] = {
+            section.member: {} for section in SECTIONS if section.member
+        }
+        for key, value in values.items():
+            for place in PLACES[key]:
+                target = members[place.member] if place.member else arguments
+                target[place.name] = value
+        config = cls(
+            decay=Decay(**members["decay"]),
+            sampling=Sampling(**members["sampling"]),
+            guard=Guard(**members["guard"]),
+            stop=Stop(**members["stop"]),
+            privacy=_privacy(members["privacy"]),
+            **arguments,
+        )
+        config.compose()
+        if not config.sampling.fraction_train:
+            raise ValueError("fraction-train must be above 0 to train, got 0.0")
+        return config
+
+    def shared_by_resumed(self) -> dict[str, Any]:
+        """Return the settings in which a run and the one that it resumes are equal.
+
+        These are all but how long it runs, what it leaves behind, and where.
+        """
+        return {
+            key: value
+            for key, value in self.to_dict().items()
+            if not PLACES[key][0].setting.may_change
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings by their kebab-case keys; `parse` is the inverse."""
+        return {key: self._value(places[0]) for key, places in PLACES.items()}
+
+    def _value(self, place: Place) -> Any:
+        holder = getattr(self, place.member) if place.member else self
+        if holder is None:  # privacy is off
+            return place.setting.run_config_default
+        return place.setting.to_run_config(getattr(holder, place.name))
+
+
+def _privacy(given: Mapping[str, Any]) -> Privacy | None:
+    """Return the settings of privacy; None if no key turns it on."""
+    settings = settings_of(Privacy)
+    values = {name: s.run_config_default for name, s in settings.items()} | dict(given)
+    if not values["clip_norm"] and not values["noise_multiplier"]:
+        for name, declared in settings.items():
+            if values[name] != declared.run_config_default:
+                raise ValueError(
+                    f"{declared.key} is {values[name]!r} without a dp-clip-norm, so "
+                    "nothing is private: set a dp-clip-norm above 0"
+                )
+        return None
+    return Privacy(
+        **{name: s.from_run_config(values[name]) for name, s in settings.items()}
+    )
+
+
+def _unknown(key: str, value: Any) -> str:
+    close = get_close_matches(key, PLACES, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return (
+        f"{key} is not a key of the run config, {hint}got {value!r}; the keys are "
+        + ", ".join(PLACES)
+    )

@@ -1,0 +1,107 @@
+"""Settings of the task: what is learned, from which model and on which data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flasc_flwr.core.ranges import choice, integer, number, switch, text
+from flasc_flwr.core.settings import setting
+
+TASKS = ("digits", "text-classification", "causal-lm", "image-classification")
+HEADS = ("stock", "mean")
+PARTITIONERS = ("dirichlet", "flasc-dirichlet", "iid", "pathological", "natural-id")
+
+_PRETRAINED = "all tasks but `digits`"
+_TEXT = "`text-classification`, `causal-lm`"
+_CLASSES = "`text-classification`, `image-classification`"
+_IMAGE = "`image-classification`"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSettings:
+    """The task and its data, as the run config gives them."""
+
+    task: str = setting(
+        "digits", choice(*TASKS), "what is learned (docs/tasks.md describes each)"
+    )
+    model: str = setting(
+        "",
+        text(),
+        'id on the hub, a folder, or "package:NAME/FOLDER"',
+        used_by=_PRETRAINED,
+    )
+    dataset: str = setting(
+        "", text(), "name on the hub, or a file or folder", used_by=_PRETRAINED
+    )
+    dataset_config: str = setting(
+        "", text(), 'configuration of it on the hub; "" is none', used_by=_PRETRAINED
+    )
+    train_split: str = setting(
+        "train", text(), "rows that clients train on", used_by=_PRETRAINED
+    )
+    test_split: str = setting(
+        "test", text(), "rows that the server tests on", used_by=_PRETRAINED
+    )
+    validation_fraction: float = setting(
+        0.1, number("[0, 1)"), "fraction of the training rows kept for the server"
+    )
+    text_column: str = setting("text", text(), "name of the column", used_by=_TEXT)
+    image_column: str = setting("image", text(), "name of the column", used_by=_IMAGE)
+    label_column: str = setting("label", text(), "name of the column", used_by=_CLASSES)
+    user_column: str = setting(
+        "",
+        text(),
+        'column that says whose row it is; "" is none',
+        used_by='partitioner = "natural-id"',
+    )
+    classes: int = setting(
+        0,
+        integer(0),
+        "number of classes; 0 counts them in the training rows",
+        used_by=_CLASSES,
+    )
+    class_names: str = setting(
+        "",
+        text(),
+        'all of them in order, such as "cat,dog", where the data has names',
+        used_by=_CLASSES,
+    )
+    multi_label: bool = setting(
+        False, switch(), "rows have lists of classes", used_by=_IMAGE
+    )
+    max_length: int = setting(
+        128,
+        integer(1),
+        "longer texts are truncated to this length",
+        unit="tokens",
+        used_by=_TEXT,
+    )
+    augment: bool = setting(
+        False, switch(), "flip and crop training images at random", used_by=_IMAGE
+    )
+    head: str = setting(
+        "stock",
+        choice(*HEADS),
+        "the model's own head, or a linear layer on the mean token vector",
+        used_by="`text-classification`",
+    )
+    partitioner: str = setting(
+        "dirichlet",
+        choice(*PARTITIONERS),
+        "how the data is split over simulated clients: dirichlet is Flower's (sizes "
+        "differ), flasc-dirichlet is FLASC's (nearly equal sizes), natural-id makes a "
+        "client of each user",
+    )
+    classes_per_partition: int = setting(
+        2,
+        integer(1),
+        "classes of each client",
+        unit="classes",
+        used_by='partitioner = "pathological"',
+    )
+    dirichlet_alpha: float = setting(
+        1.0,
+        number("(0, inf)"),
+        "label skew between clients; smaller is more skewed",
+        used_by="the two Dirichlet partitioners",
+    )
