@@ -107,7 +107,7 @@ def aggregate(name: str, cohort: "Cohort", weights: ArrayRecord) -> float:
     """Run one round, and return the seconds that its aggregation took."""
     if name == "Flasc":
         rows: list[dict] = []
-        strategy = Flasc(weighting="examples", on_round=rows.append)
+        strategy = Flasc(weighting="examples", fraction_train=1.0, on_round=rows.append)
         strategy.start(cohort, weights, num_rounds=1)
         assert rows[-1]["replies"] == len(cohort.records), rows[-1]
         return float(rows[-1]["seconds_aggregate"])
