@@ -35,13 +35,13 @@ def test_the_folder_of_a_resumed_run_counts_once_the_run_has_opened_it(runs):
     folder = runs["flasc-0"]
     progress = progress_of(folder.parent, resumed=folder)
     progress.look(RUN_ID)
-    assert progress.folder is None and not progress.new_rows()
+    assert progress.folder is None and not list(progress.new_rows())
     config = folder / "config.toml"
     rewritten = folder / "config.tmp"
     rewritten.write_text(config.read_text())
     os.replace(rewritten, config)
     progress.look(RUN_ID)
-    assert progress.folder == folder and len(progress.new_rows()) == 4
+    assert progress.folder == folder and len(list(progress.new_rows())) == 4
 
 
 def test_phases_and_rounds_are_shown_as_they_come(out, begun, runs, capsys):
@@ -56,7 +56,7 @@ def test_phases_and_rounds_are_shown_as_they_come(out, begun, runs, capsys):
             folder = begun(runs["flasc-0"])
             rows = (folder / "history.jsonl").read_text()
             (folder / "history.jsonl").unlink()
-            assert not progress.new_rows()
+            assert not list(progress.new_rows())
             (folder / "history.jsonl").write_text(rows)
 
     follow(Slow(), progress, "title")
@@ -64,6 +64,9 @@ def test_phases_and_rounds_are_shown_as_they_come(out, begun, runs, capsys):
     assert lines[0].startswith("building the app")
     assert lines[1] == "loading the model and the data"
     assert [line.split()[1] for line in lines[2:]] == [f"{n}/3" for n in range(4)]
+    # Each line has the totals up to its round, even if several rows come at once.
+    sent = [line.split("down ")[1].split(" MB")[0] for line in lines[2:]]
+    assert sorted(set(sent), key=float) == sent
     summary = json.loads((progress.folder / "summary.json").read_text())
     times = summary["reduction_vs_dense_float32"]
     assert f"less than dense float32 {times:.1f} x" in lines[-1]
@@ -79,7 +82,7 @@ def test_the_screen_shows_what_is_watched(out, begun, runs):
     console.print(screen._drawn())
     begun(runs["flasc-0"])
     progress.look(RUN_ID)
-    assert len(progress.new_rows()) == 4 and not progress.new_rows()
+    assert len(list(progress.new_rows())) == 4 and not list(progress.new_rows())
     console.print(screen._drawn())
     screen.close()
     text = console.export_text()
@@ -90,7 +93,7 @@ def test_the_screen_shows_what_is_watched(out, begun, runs):
 
 def test_time_left_waits_for_two_rounds(runs, out):
     progress = Progress(rounds=9, runs=out, folder=runs["flasc-0"])
-    progress.new_rows()
+    list(progress.new_rows())
     seconds = sorted(row["seconds"] for row in progress.rows[1:])
     assert progress.left == pytest.approx(seconds[1] * 6)
     progress.rows = progress.rows[:2]

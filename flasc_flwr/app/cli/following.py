@@ -59,11 +59,10 @@ def follow(
 def _update(flower: FlwrRun, progress: Progress, view: View | None) -> None:
     """Read the run folder, and show what is new."""
     phase = progress.look(flower.run_id)
-    rows = progress.new_rows()
-    if view:
-        if phase:
-            view.enter(phase)
-        for row in rows:
+    if view and phase:
+        view.enter(phase)
+    for row in progress.new_rows():
+        if view:
             view.add(row)
 
 

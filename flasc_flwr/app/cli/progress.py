@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -67,15 +68,12 @@ class Progress:
             self.phase = f"starting the simulation (Flower's log: flwr log {run_id})"
         return self.phase if self.phase != last else None
 
-    def new_rows(self) -> list[dict[str, Any]]:
-        """Return the rows that were written since the last call."""
-        if self.folder is None:
-            return []
-        rows = read_history(self.folder)
-        new = rows[len(self.rows) :]
-        if new:
-            self.rows = rows
-        return new
+    def new_rows(self) -> Iterator[dict[str, Any]]:
+        """Add the rows written since the last call one by one, and yield each."""
+        written = read_history(self.folder) if self.folder else []
+        for row in written[len(self.rows) :]:
+            self.rows.append(row)
+            yield row
 
     @property
     def round(self) -> int:

@@ -191,7 +191,7 @@ def _stop(flower: FlwrRun, progress: Progress) -> None:
     if not flower.stop():
         typer.echo(f"Flower did not stop run {flower.run_id}.", err=True)
     progress.look(flower.run_id)
-    progress.new_rows()
+    list(progress.new_rows())
     if progress.folder is None:
         typer.echo("Stopped before the run had a folder on this machine.", err=True)
         return

@@ -14,9 +14,6 @@ TRACKERS = (
     "mlflow",
     "comet_ml",
     "aim",
-    "clearml",
-    "dvclive",
-    "swanlab",
     "trackio",
 )
 
