@@ -26,11 +26,10 @@ from flasc_flwr.flower.privacy.private import Private
 from flasc_flwr.flower.server.downloads import Download
 from flasc_flwr.flower.server.evaluation import EvaluateFn, evaluate_received
 from flasc_flwr.flower.server.inbox import Inbox
-from flasc_flwr.flower.server.messages import make_messages
 from flasc_flwr.flower.server.records import Records
 from flasc_flwr.flower.server.server_vector import ServerVector
 from flasc_flwr.flower.state.ledger import Ledger
-from flasc_flwr.flower.wire import Instructions
+from flasc_flwr.flower.wire import CONTROL, MERGED, Instructions
 
 
 class Waiting(TypedDict):
@@ -112,17 +111,13 @@ class Run:
         self, cohort: list[Participant], downloads: Mapping[Budget, Download]
     ) -> list[Message]:
         """Return what each client is to train."""
+        server = self.server
         clip_norm = self.private.client_clip_norm if self.private else None
         for client in cohort:
             download = downloads[client.budget]
             self.ledger.downloaded(download.kept, download.dead_modules)
-        return self._messages(
-            cohort,
-            downloads,
-            MessageType.TRAIN,
-            self.train_config,
-            partial(self.server.instructions, clip_norm=clip_norm),
-        )
+        instructions = {b: server.instructions(b, clip_norm) for b in downloads}
+        return self._messages(cohort, downloads, instructions, MessageType.TRAIN)
 
     def inbox(self, cohort: Iterable[Participant]) -> Inbox:
         """Return what reads the replies of a cohort."""
@@ -187,12 +182,13 @@ class Run:
         with self.ledger.phase("select"):
             drawn = self.sampling.evaluating(self._online(), current)
             cohort = self._with_budgets(drawn)
+            downloads = {one.budget: server.encode(one.budget) for one in cohort}
+            only_seed = Instructions(init_seed=server.init_seed)
             messages = self._messages(
                 cohort,
-                {client.budget: server.encode(client.budget) for client in cohort},
+                downloads,
+                dict.fromkeys(downloads, only_seed),
                 MessageType.EVALUATE,
-                self.evaluate_config,
-                lambda budget: Instructions(init_seed=server.init_seed),
             )
         with self.ledger.phase("aggregate"):
             replies = exchange(self.grid, messages, self.timeout, **self.waiting())
@@ -227,19 +223,34 @@ class Run:
         self,
         cohort: list[Participant],
         downloads: Mapping[Budget, Download],
+        instructions: Mapping[Budget, Instructions],
         message_type: str,
-        config: ConfigRecord,
-        instructions_for: Callable[[Budget], Instructions],
     ) -> list[Message]:
-        messages = make_messages(
-            cohort,
-            downloads,
-            self.server.downloads.merged_record,
-            message_type,
-            server_round=self.ledger.round,
-            instructions_for=instructions_for,
-            config=config,
-            records=self.records,
-        )
-        self.ledger.sent(messages, [client.name for client in cohort])
+        """Return one message for each client, one content for each budget.
+
+        Clients with the same budget share a content, which is serialized once.
+        """
+        trains = message_type == MessageType.TRAIN
+        config = self.train_config if trains else self.evaluate_config
+        settings = ConfigRecord({**config, "server-round": self.ledger.round})
+        merged = self.server.downloads.merged_record
+        contents: dict[Budget, RecordDict] = {}
+        for budget, download in downloads.items():
+            content = RecordDict(
+                {
+                    self.records.arrayrecord_key: download.record,
+                    self.records.configrecord_key: settings,
+                }
+            )
+            if merged:
+                content[MERGED] = merged
+            if control := instructions[budget].to_record():
+                content[CONTROL] = control
+            contents[budget] = content
+        group = str(self.ledger.round)
+        messages = [
+            Message(contents[one.budget], one.node_id, message_type, group_id=group)
+            for one in cohort
+        ]
+        self.ledger.sent(messages, [one.name for one in cohort])
         return messages
