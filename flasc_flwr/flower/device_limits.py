@@ -154,8 +154,7 @@ class DeviceLimits:
         RefusedDownloadError
             If the rank is above `lora_rank`, or `kept` above `download_density` * N.
         """
-        rank = _rank_of(layout)
-        if self.lora_rank is not None and rank > self.lora_rank:
+        if self.lora_rank is not None and (rank := _rank_of(layout)) > self.lora_rank:
             raise RefusedDownloadError(
                 f"rank of the download must be <= {self.lora_rank}, this device's "
                 f"lora-rank, got {rank}"

@@ -17,6 +17,7 @@ SPARSE = "sparse/"
 """Prefix of the entries that list, by ArrayRecord, the arrays inside the payload."""
 
 _MOST_INDICES = 1 << 16
+_MOST_SHOWN = 3
 _LONGEST = 60
 """Longest text of a message that an error quotes, in characters."""
 
@@ -51,8 +52,9 @@ def read_instructions(record: dict[str, Any]) -> dict[str, Any]:
         if key.startswith(SPARSE)
     }
     if record:
-        first = printable(min(record), _LONGEST)
-        raise ValueError(f"unknown entries, {len(record)} in all, such as {first!r}")
+        shown = [printable(key, _LONGEST) for key in sorted(record)[:_MOST_SHOWN]]
+        more = len(record) - len(shown)
+        raise ValueError(f"unknown entries {shown}" + f" and {more} more" * bool(more))
     return found
 
 

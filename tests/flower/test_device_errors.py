@@ -1,4 +1,4 @@
-"""Errors that leave a device have names, shapes and limits, and no value of an array."""
+"""Errors that leave a device have names, shapes and limits, no value of an array."""
 
 import re
 import string
