@@ -37,6 +37,7 @@ class Waiting(TypedDict):
 
     enough: int | None
     waiting: Callable[[], AbstractContextManager[None]]
+    surplus: Callable[[Message], None]
 
 
 @dataclass(kw_only=True)
@@ -136,6 +137,7 @@ class Run:
         return {
             "enough": None if cohort is None else self.sampling.enough(cohort),
             "waiting": partial(self.ledger.phase, "clients"),
+            "surplus": self.ledger.received,
         }
 
     def has_enough(self, aggregator: Aggregator) -> bool:
@@ -183,12 +185,14 @@ class Run:
             drawn = self.sampling.evaluating(self._online(), current)
             cohort = self._with_budgets(drawn)
             downloads = {one.budget: server.encode(one.budget) for one in cohort}
-            only_seed = Instructions(init_seed=server.init_seed)
+            instructions = {
+                budget: Instructions(
+                    init_seed=server.init_seed, prescribed=budget.prescribed
+                )
+                for budget in downloads
+            }
             messages = self._messages(
-                cohort,
-                downloads,
-                dict.fromkeys(downloads, only_seed),
-                MessageType.EVALUATE,
+                cohort, downloads, instructions, MessageType.EVALUATE
             )
         with self.ledger.phase("aggregate"):
             replies = exchange(self.grid, messages, self.timeout, **self.waiting())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flasc_flwr.core.ranges import integer
@@ -12,6 +12,9 @@ from flasc_flwr.core.sparsity import DENSITY
 
 RANK = integer(1)
 """What a rank may be."""
+
+DENSITIES = ("download-density", "upload-density")
+"""Keys of the densities."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +27,10 @@ class Budget:
         Fractions of its adapter that it receives and sends, in (0, 1].
     rank : int, optional
         Number of components of its adapter; None: as many as the server's.
+    set_by_device : frozenset[str]
+        Keys of the densities that the device has set itself.
+    prescribed : frozenset[str]
+        Those of them that the method exceeds: the device may refuse that.
 
     Raises
     ------
@@ -46,6 +53,8 @@ class Budget:
     rank: int | None = setting(
         None, RANK, "components of a client's adapter", key="lora-rank"
     )
+    set_by_device: frozenset[str] = field(default=frozenset(), compare=False)
+    prescribed: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -65,6 +74,7 @@ class Budget:
             download_density=own.get("download-density", self.download_density),
             upload_density=own.get("upload-density", self.upload_density),
             rank=self.rank,
+            set_by_device=frozenset(own) & frozenset(DENSITIES),
         )
         if "lora-rank" not in own:
             return budget

@@ -23,6 +23,7 @@ def exchange(
     *,
     enough: int | None = None,
     waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
+    surplus: Callable[[Message], None] = lambda reply: None,
 ) -> Iterator[Message]:
     """Send `messages`, and yield each reply as soon as its turn has come.
 
@@ -43,6 +44,9 @@ def exchange(
         Stop after so many replies without an error; by default wait for all.
     waiting : Callable[[], AbstractContextManager[None]]
         Entered while this waits for the clients, to measure the time.
+    surplus : Callable[[Message], None]
+        Called with replies that came together with the last one that was needed: they
+        are not yielded, but their bytes have travelled.
     """
     messages = list(messages)
     if not messages:
@@ -59,9 +63,10 @@ def exchange(
             arrived = list(grid.pull_messages(list(missing)))
         for reply in arrived:
             missing.discard(reply.metadata.reply_to_message_id)
-            yield from early.add(reply)
             if early.has(enough):
-                break
+                surplus(reply)
+            else:
+                yield from early.add(reply)
         elapsed = time.monotonic() - began
         if elapsed >= timeout:
             break

@@ -135,6 +135,7 @@ class ServerVector:
             init_seed=self.init_seed,
             clip_norm=clip_norm,
             on_support=shared,
+            prescribed=budget.prescribed,
         )
 
     def shared_support(self, budget: Budget) -> Positions | None:
