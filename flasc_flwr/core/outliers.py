@@ -15,17 +15,21 @@ ENOUGH = 5
 RATIO = either(0.0, number("[1, inf)"))
 """What a multiple of the median may be; 0 is no bound."""
 
+MOST_HELD = 5
+"""Most outliers that wait for the median of the whole cohort."""
+
 T = TypeVar("T")
 
 
 class MedianBound(Generic[T]):
-    """Finds the largest value that each item may have: some times the median.
+    """Finds the largest value that each item may have: some times the cohort's median.
 
-    Items come one by one and leave in the same order. The first are held until
-    `ENOUGH` of them have a value above zero; all of these are compared with their
-    median. From then on each item is compared with the median of the values so far that
-    were within their bound. Zeros are never counted: they say nothing about the
-    others' size.
+    Items come one by one and leave in the same order, except for outliers: an item
+    beyond the bound so far waits until the median allows it or no more items come. Of
+    more than `MOST_HELD` that wait, the largest leaves with the bound so far: memory
+    does not grow with the cohort. The first items wait until `ENOUGH` have a value
+    above zero; with fewer there is no bound. Zeros are not counted, as they say nothing
+    about the size of the others, and wait only behind an item that does.
 
     Parameters
     ----------
@@ -36,11 +40,11 @@ class MedianBound(Generic[T]):
     def __init__(self, ratio: float) -> None:
         self._ratio = ratio
         self._held: list[tuple[T, float]] = []
-        self._within: list[float] = []
+        self._values: list[float] = []
 
     @property
     def held(self) -> int:
-        """Number of items that wait for a median."""
+        """Number of items that wait."""
         return len(self._held)
 
     def take(self, item: T, value: float) -> Iterator[tuple[T, float]]:
@@ -55,32 +59,34 @@ class MedianBound(Generic[T]):
         """
         if not self._ratio:
             yield item, inf
-        elif self._within:
-            largest = self._largest
-            if 0 < value <= largest:
-                insort(self._within, value)
-            yield item, largest
-        else:
-            self._held.append((item, value))
-            values = sorted(value for _, value in self._held if value > 0)
-            if len(values) == ENOUGH:
-                self._within = values
-                largest = self._largest
-                self._within = [value for value in values if value <= largest]
-                yield from self._released(largest)
+            return
+        if value > 0:
+            insort(self._values, value)
+        held, self._held = [*self._held, (item, value)], []
+        largest = self._largest
+        for waiting in held:
+            first_zero = not waiting[1] and not self._held
+            if first_zero or waiting[1] <= largest < inf:
+                yield waiting[0], largest
+            else:
+                self._held.append(waiting)
+        if largest < inf and len(self._held) > MOST_HELD:
+            outlier = max(self._held, key=lambda waiting: waiting[1])
+            self._held.remove(outlier)
+            yield outlier[0], largest
 
     def rest(self) -> Iterator[tuple[T, float]]:
-        """Yield the items still held: there are too few for a bound."""
-        yield from self._released(inf)
+        """Yield the items that still wait: no more will come."""
+        held, self._held = self._held, []
+        for item, _ in held:
+            yield item, self._largest
 
     @property
     def _largest(self) -> float:
-        return self._ratio * _median(self._within)
-
-    def _released(self, largest: float) -> Iterator[tuple[T, float]]:
-        held, self._held = self._held, []
-        for item, _ in held:
-            yield item, largest
+        """The bound so far; infinite without enough values."""
+        if len(self._values) < ENOUGH:
+            return inf
+        return self._ratio * _median(self._values)
 
 
 def capped_weights(weights: Sequence[float], ratio: float) -> list[float]:

@@ -173,10 +173,13 @@ def test_a_weight_is_capped_by_the_cohorts_median(name, exact):
         weights = [1.0, 2.0, 3.0, 4.0, 5.0]
         weights.insert(place, 1e8)
         capped = list(weights)
-        # The last is compared with the median of the five before it.
-        capped[place] = 10 * float(np.median(weights[:5]))
+        capped[place] = 10 * float(np.median(weights))
         ours, merged = aggregate(name, SIX, weights, exact, ratio=10.0)
-        theirs, expected = aggregate(name, SIX, capped, exact)
+        # It waits for the median of all, and is added last.
+        order = [i for i in range(6) if i != place] + [place]
+        theirs, expected = aggregate(
+            name, [SIX[i] for i in order], [capped[i] for i in order], exact
+        )
         for key in ours:
             np.testing.assert_array_equal(ours[key], theirs[key])
         for key in merged:
@@ -198,7 +201,7 @@ def test_a_huge_frobenius_weight_is_capped():
     norms = [
         np.sqrt(sum(np.linalg.norm(product(c, m)) ** 2 for m in SIZES)) for c in clients
     ]
-    norms[1] = 10 * np.median(norms[:5])
+    norms[1] = 10**2 * np.median(norms)
     ours, _ = aggregate("frobenius", clients, ratio=10.0)
     expected = average([pad(c) for c in clients], norms)
     head = "classifier.weight"

@@ -103,6 +103,7 @@ def aggregator(
         Whether FedEx-LoRA's residual is merged into the backbone.
     weight_ratio : float
         Largest weight of a client, in multiples of the cohort's median; 0 is unlimited.
+        Squared for the weight of a rule, the norm of a product of two factors.
     """
     rule = AGGREGATIONS[name]
 
@@ -110,7 +111,8 @@ def aggregator(
         made = rule.make(layout, vector)
         if rule.weigh:
             weigh = partial(rule.weigh, layout, vector)
-            made = Weighted(made, layout, weigh, weight_ratio)
+            # The weight is quadratic in the update, and so is its bound.
+            made = Weighted(made, layout, weigh, weight_ratio**2)
         if exact_residual:
             made = ExactResidual(made, layout, vector)
         if weight_ratio:

@@ -24,12 +24,13 @@ class Weighted:
 
     No client counts more than `ratio` times the cohort's median: one that claims to
     have a million examples, or sends a huge adapter, is not the whole mean. The first
-    contributions wait until the median is known (:class:`~.MedianBound`).
+    contributions and those that may be capped wait for the median
+    (:class:`~.MedianBound`).
 
     Parameters
     ----------
     inner : Aggregator
-        Takes the contributions, in the same order, with their new weights.
+        Takes the contributions, with their new weights.
     layout : Layout
         The server's adapter.
     weigh : Weigh

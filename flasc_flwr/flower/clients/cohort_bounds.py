@@ -45,11 +45,10 @@ class Update:
 def within_norms(
     updates: Iterable[Update], ratio: float, reject: Callable[[Message, str], None]
 ) -> Iterator[Update]:
-    """Yield the updates whose norm is within the cohort's bound, in order.
+    """Yield the updates whose norm is within the cohort's bound.
 
-    The first five wait until all can be compared with their median, each further one
-    is compared with the median of those before it (:class:`~.MedianBound`): memory
-    does not grow with the cohort.
+    In the order of the cohort, except for those that had to wait for the median of the
+    whole cohort (:class:`~.MedianBound`). Memory does not grow with the cohort.
 
     Parameters
     ----------
