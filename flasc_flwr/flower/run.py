@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from logging import WARNING
 from typing import TypedDict
 
 import numpy as np
@@ -24,7 +23,6 @@ from flasc_flwr.flower.clients.guard import Guard
 from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.clients.roster import Roster
 from flasc_flwr.flower.clients.sampling import Sampling
-from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.privacy.private import Private
 from flasc_flwr.flower.server.downloads import Download
 from flasc_flwr.flower.server.evaluation import EvaluateFn, evaluate_received
@@ -156,7 +154,7 @@ class Run:
             fewest = self.private.fewest(fewest)
         if aggregator.count >= fewest:
             return True
-        self._skip(f"{aggregator.count} valid replies, at least {fewest} needed")
+        self.ledger.skip(f"{aggregator.count} valid replies, at least {fewest} needed")
         return False
 
     @np.errstate(over="ignore", invalid="ignore")  # the step checks what comes of it
@@ -175,7 +173,7 @@ class Run:
         try:
             self.server.step(aggregate)
         except NotFiniteError as error:
-            self._skip(str(error))
+            self.ledger.skip(str(error))
             return False
         return True
 
@@ -220,10 +218,6 @@ class Run:
                 metrics = evaluate_received(self.server, current, self.evaluate_fn)
             self.ledger.measured(metrics)
             self.result.evaluate_metrics_serverapp[current] = MetricRecord(metrics)
-
-    def _skip(self, reason: str) -> None:
-        log(WARNING, "Round %d skipped: %s", self.ledger.round, reason)
-        self.ledger.skip(reason)
 
     def _capped(self, metrics: list[RecordDict]) -> list[RecordDict]:
         """Return clients' metrics with weights within the cohort's bound."""

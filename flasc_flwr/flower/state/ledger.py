@@ -112,6 +112,7 @@ class Ledger:
     def skip(self, reason: str) -> None:
         """Note that the round made no step, and why."""
         self._skipped = reason
+        log(WARNING, "Round %d skipped: %s", self.round, reason)
 
     def measured(self, metrics: Mapping[str, Any]) -> None:
         """Add metrics to the row."""
