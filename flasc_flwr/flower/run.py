@@ -6,22 +6,23 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from logging import WARNING
 from typing import TypedDict
 
+import numpy as np
 from flwr.app import ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from flasc_flwr.core.aggregation import Aggregate, Aggregator
+from flasc_flwr.core.finite import NotFiniteError
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.traffic import Traffic
+from flasc_flwr.flower.clients.cohort_bounds import with_capped_weights
 from flasc_flwr.flower.clients.exchange import exchange
 from flasc_flwr.flower.clients.guard import Guard
 from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.clients.roster import Roster
 from flasc_flwr.flower.clients.sampling import Sampling
-from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.privacy.private import Private
 from flasc_flwr.flower.server.downloads import Download
 from flasc_flwr.flower.server.evaluation import EvaluateFn, evaluate_received
@@ -132,6 +133,14 @@ class Run:
             ledger=self.ledger,
         )
 
+    def aggregator(self) -> Aggregator:
+        """Return what adds up the updates; weights are capped by the cohort's median.
+
+        In a private run all weights are 1.
+        """
+        ratio = 0.0 if self.private else self.guard.examples_ratio
+        return self.server.aggregator(weight_ratio=ratio)
+
     def waiting(self, cohort: list[Participant] | None = None) -> Waiting:
         """Return how long to wait for the replies of a cohort that trains."""
         return {
@@ -147,16 +156,10 @@ class Run:
             fewest = self.private.fewest(fewest)
         if aggregator.count >= fewest:
             return True
-        log(
-            WARNING,
-            "Round %d skipped: %d valid replies, at least %d needed",
-            self.ledger.round,
-            aggregator.count,
-            fewest,
-        )
-        self.ledger.skip()
+        self.ledger.skip(f"{aggregator.count} valid replies, at least {fewest} needed")
         return False
 
+    @np.errstate(over="ignore", invalid="ignore")  # the step checks what comes of it
     def release(self, aggregator: Aggregator) -> Aggregate:
         """Return the cohort's aggregate; in a private run with noise, accounted for."""
         if not self.private:
@@ -167,6 +170,15 @@ class Run:
         self.ledger.measured(spent)
         return aggregate
 
+    def step(self, aggregate: Aggregate) -> bool:
+        """Step along a cohort's aggregate; note it if that is not finite."""
+        try:
+            self.server.step(aggregate)
+        except NotFiniteError as error:
+            self.ledger.skip(str(error))
+            return False
+        return True
+
     def report_training(self, current: int, metrics: list[RecordDict]) -> None:
         """Note what clients measured while they trained, averaged.
 
@@ -174,7 +186,7 @@ class Run:
         """
         if self.private or not metrics:
             return
-        averaged = self.records.train_metrics(metrics)
+        averaged = self.records.train_metrics(self._capped(metrics))
         self.ledger.measured({f"train_{name}": averaged[name] for name in averaged})
         self.result.train_metrics_clientapp[current] = averaged
 
@@ -199,7 +211,7 @@ class Run:
             metrics = self.inbox(cohort).metrics_in(replies)
             if not metrics:
                 return
-            averaged = self.records.evaluate_metrics(metrics)
+            averaged = self.records.evaluate_metrics(self._capped(metrics))
         self.ledger.measured({f"clients_{name}": averaged[name] for name in averaged})
         self.result.evaluate_metrics_clientapp[current] = averaged
 
@@ -210,6 +222,12 @@ class Run:
                 metrics = evaluate_received(self.server, current, self.evaluate_fn)
             self.ledger.measured(metrics)
             self.result.evaluate_metrics_serverapp[current] = MetricRecord(metrics)
+
+    def _capped(self, metrics: list[RecordDict]) -> list[RecordDict]:
+        """Return clients' metrics with weights within the cohort's bound."""
+        return with_capped_weights(
+            metrics, self.records.weighted_by_key, self.guard.examples_ratio
+        )
 
     def _online(self) -> list[Participant]:
         return self._roster.present(

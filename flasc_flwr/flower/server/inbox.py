@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -12,6 +12,7 @@ from flwr.app import Message, MetricRecord, RecordDict
 from flasc_flwr.core.aggregation import Contribution
 from flasc_flwr.core.codec import decode
 from flasc_flwr.core.sparsity import SparseVector
+from flasc_flwr.flower.clients.cohort_bounds import Update, within_norms
 from flasc_flwr.flower.clients.guard import Guard, RejectedReplyError
 from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.privacy.private import Private
@@ -56,7 +57,21 @@ class Inbox:
     ledger: Ledger
     metrics: list[RecordDict] = field(default_factory=list)
 
-    def take(self, reply: Message) -> Contribution | None:
+    def updates(self, replies: Iterable[Message]) -> Iterator[Contribution]:
+        """Yield the updates that are let in, in the order of the replies.
+
+        Not bounded by each other in a private run: the clipping norm bounds each, and
+        a rejection would depend on the other clients' data.
+        """
+        taken = filter(None, map(self.take, replies))
+        ratio = 0.0 if self.private else self.guard.norm_ratio
+        for update in within_norms(taken, ratio, self.ledger.rejected):
+            self.ledger.uploaded(update.contribution)
+            self.server.measure(update.client, update.contribution)
+            self.metrics.append(update.metrics)
+            yield update.contribution
+
+    def take(self, reply: Message) -> Update | None:
         """Decode and check a reply to a training message; None if it is rejected."""
         self.ledger.received(reply)
         try:
@@ -71,10 +86,7 @@ class Inbox:
             return None
         del self.asked[client.node_id]  # a second reply is rejected
         contribution = Contribution(update, rank, 1.0 if self.uniform else examples)
-        self.ledger.uploaded(contribution)
-        self.server.measure(client.name, contribution)
-        self.metrics.append(metrics)
-        return contribution
+        return Update(reply, client.name, metrics, contribution)
 
     def metrics_in(self, replies: Iterable[Message]) -> list[RecordDict]:
         """Return the metrics of the replies that can be used."""
@@ -82,7 +94,9 @@ class Inbox:
         for reply in replies:
             self.ledger.received(reply)
             try:
-                metrics.append(metrics_of(reply, self.weighted_by_key)[0])
+                measured, examples = metrics_of(reply, self.weighted_by_key)
+                self.guard.require_examples(examples)
+                metrics.append(measured)
             except RejectedReplyError as error:
                 self.ledger.rejected(reply, str(error))
         return metrics

@@ -52,7 +52,7 @@ class Ledger:
         self._dead: int | None = None
         self._ranks: Counter[int] = Counter()
         self._failures: list[dict[str, Any]] = []
-        self._skipped = False
+        self._skipped = ""
         self._names: dict[int, str] = {}
         self._asked: list[Metadata] = []
         self._metrics: dict[str, Any] = {}
@@ -109,9 +109,10 @@ class Ledger:
         self._ranks[contribution.rank] += 1
         self.kept.add(update)
 
-    def skip(self) -> None:
-        """Note that the round had too few valid replies for a step."""
-        self._skipped = True
+    def skip(self, reason: str) -> None:
+        """Note that the round made no step, and why."""
+        self._skipped = reason
+        log(WARNING, "Round %d skipped: %s", self.round, reason)
 
     def measured(self, metrics: Mapping[str, Any]) -> None:
         """Add metrics to the row."""
@@ -124,6 +125,7 @@ class Ledger:
         the largest number of modules that any client received with both factors zero.
         ``ranks`` counts clients by rank. ``dense_float32_bytes`` is what the same
         messages would weigh with ``4 * N`` bytes for each adapter and nothing else.
+        Only a skipped round has a ``skip_reason``.
         """
         return {
             "round": self.round,
@@ -142,7 +144,8 @@ class Ledger:
             "ranks": {str(rank): self._ranks[rank] for rank in sorted(self._ranks)},
             "replies": len(self._kept[Direction.UP]),
             "failures": self._failures,
-            "skipped": self._skipped,
+            "skipped": bool(self._skipped),
+            **({"skip_reason": self._skipped} if self._skipped else {}),
             **self._phases.seconds(),
         }
 
