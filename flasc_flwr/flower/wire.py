@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from flasc_flwr.core.codec import PayloadError
 from flasc_flwr.core.layout import Role
 from flasc_flwr.core.methods.trainable import ALL, Trainable
+from flasc_flwr.core.printable import printable
 from flasc_flwr.core.ranges import integer, number
 from flasc_flwr.core.sparsity import DENSITY
 from flasc_flwr.flower.compat import (
@@ -43,6 +44,9 @@ UNCHANGED = "plain"
 as they are, because their arrays are not the ones received."""
 
 _SPARSE = "sparse/"
+
+_RAISED = "Exception ClientAppException occurred. Message: "
+"""How Flower begins the reason of an app that raised."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,9 +160,10 @@ def payload_of(record: ArrayRecord) -> bytes:
     """
     if not holds_payload(record):
         kinds = sorted({array.stype for array in record.values()}) or ["nothing"]
+        got = printable(", ".join(kinds[:10]), 100)
         raise PayloadError(
-            f"expected one payload, got {', '.join(kinds)}: the ClientApp needs "
-            "flasc_mod, ClientApp(mods=[flasc_mod])"
+            f"expected one payload, got {got}: the ClientApp needs flasc_mod, "
+            "ClientApp(mods=[flasc_mod])"
         )
     return record[PAYLOAD].data
 
@@ -179,13 +184,14 @@ def arrays_of(record: ArrayRecord) -> dict[str, NDArray[Any]]:
 
 
 def reason_of(message: Message) -> str:
-    """Return why a message carries an error, in one line.
+    """Return why a message carries an error, in one printable line.
 
     In simulation Flower's reason is a traceback; its last line says why.
     """
-    reason = message.error.reason or f"error code {message.error.code}"
-    last = [line for line in reason.splitlines() if line.strip()][-1]
-    return last.removeprefix("Exception ClientAppException occurred. Message: ")
+    for line in reversed((message.error.reason or "").rstrip().splitlines()):
+        if reason := printable(line.removeprefix(_RAISED)):
+            return reason
+    return f"error code {message.error.code}"
 
 
 def message_bytes(messages: Iterable[Message]) -> list[int]:

@@ -9,6 +9,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 
 from flasc_flwr.core.codec import PayloadError, decode, encode, read_layout
+from flasc_flwr.core.printable import printable
 from flasc_flwr.core.sparsity import SparseVector, top_k
 from flasc_flwr.flower.transport.form import Form
 from flasc_flwr.flower.wire import PAYLOAD, STYPE
@@ -16,6 +17,9 @@ from flasc_flwr.flower.wire import PAYLOAD, STYPE
 # Flower's error quotes these where something else reads a payload as numbers.
 DOWNLOAD = f"{STYPE} (read by flasc_mod: ClientApp(mods=[flasc_mod, ...]))"
 UPLOAD = f"{STYPE} (read by SparseTransport, which must be the outermost strategy)"
+
+_DIGITS = 9
+"""Most digits of an index: Python refuses to read a number of thousands."""
 
 Sent = TypeVar("Sent")
 
@@ -147,7 +151,8 @@ def _whole_of(parcel: ArrayRecord) -> dict[int, tuple[str, Array]]:
         if key == PAYLOAD:
             continue
         index, slash, name = key.partition("/")
-        if not (slash and index.isdecimal()):
-            raise PayloadError(f"array {key!r} has no index before its name")
+        if not (slash and index.isdecimal() and len(index) <= _DIGITS):
+            shown = printable(key, 100)
+            raise PayloadError(f"array {shown!r} has no index before its name")
         whole[int(index)] = name, array
     return whole
