@@ -26,7 +26,7 @@ from tests.hostile import (
     exhaustive,
     recorded,
 )
-from tests.plug_in.numpy_app import client_app, mixed
+from tests.plug_in.numpy_app import NotingFedAvg, client_app, mixed
 
 # In the dtype that every strategy keeps, so that replies fit all rounds.
 ARRAYS = {name: np.asarray(array, np.float64) for name, array in mixed().items()}
@@ -191,6 +191,19 @@ def test_row_4_an_array_key_of_5000_digits_is_no_index():
     with pytest.raises(PayloadError, match="has no index before its name") as raised:
         open_upload(content["arrays"], form)
     assert len(str(raised.value)) < 200
+
+
+def test_row_4_under_a_strategy_of_the_users_own():
+    """Its code reads what SparseTransport hands it, which is what could be read."""
+    random.seed(0)
+    content = copied(HONEST["FedAvg"][BAD, "train"])
+    extra_array(content)
+    grid = Replaying(HONEST["FedAvg"], {"train": content})
+    inner = NotingFedAvg()
+    SparseTransport(inner, **SPARSE).start(grid, array_record(ARRAYS), 1)
+    reasons = dict(inner.outcomes)
+    assert "has no index before its name" in reasons.pop(BAD + 1)
+    assert set(reasons.values()) == {""}
 
 
 def test_row_4_the_metrics_of_an_evaluation_unlike_the_others():
