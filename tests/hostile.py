@@ -96,59 +96,81 @@ dtypes = st.one_of(st.sampled_from(["float32", "uint8", "O", "float64", "U4"]), 
 stypes = st.one_of(st.sampled_from(["numpy.ndarray", STYPE, UPLOAD, DOWNLOAD]), texts)
 
 
-def arrays(honest: bytes):
-    """Return Arrays of anything; some hold an honest payload, whole or damaged."""
-    payloads = st.one_of(
-        st.just(honest),
-        st.integers(0, len(honest)).map(lambda n: honest[:n]),
-        st.tuples(st.integers(0, len(honest) - 1), st.integers(1, 255)).map(
-            lambda hit: (
-                honest[: hit[0]]
-                + bytes([honest[hit[0]] ^ hit[1]])
-                + honest[hit[0] + 1 :]
-            )
-        ),
-    )
-    return st.builds(Array, dtypes, shapes, stypes, st.one_of(plain_data, payloads))
+def damaged(data: bytes):
+    """Return the bytes of an array, or a payload, cut short or with one changed."""
+
+    def flipped(hit):
+        at, mask = hit
+        return data[:at] + bytes([data[at] ^ mask]) + data[at + 1 :]
+
+    places = st.tuples(st.integers(0, len(data) - 1), st.integers(1, 255))
+    cut = st.integers(0, len(data)).map(lambda size: data[:size])
+    return st.one_of(st.just(data), places.map(flipped), cut)
+
+
+def arrays(like: Array):
+    """Return Arrays of anything; many differ from a given one in a single field."""
+    data = st.one_of(damaged(like.data), plain_data)
+    made_up = st.builds(Array, dtypes, shapes, stypes, data)
+    same = st.just(like.dtype), st.just(like.shape), st.just(like.stype)
+    one_field = [
+        st.builds(Array, *same, data),
+        st.builds(Array, dtypes, *same[1:], st.just(like.data)),
+        st.builds(Array, same[0], shapes, same[2], st.just(like.data)),
+        st.builds(Array, *same[:2], stypes, st.just(like.data)),
+    ]
+    return st.one_of(made_up, one_field[0], *one_field)
 
 
 def contents(honest: RecordDict):
     """Return contents of anything: all made up, or an honest one with changes."""
-    held = [array for one in honest.array_records.values() for array in one.values()]
+    entries = [(key, name) for key, record in honest.items() for name in record]
+    held = [a for record in honest.array_records.values() for a in record.values()]
     # The payload, where there is one.
     held.sort(key=lambda array: not array.stype.startswith(STYPE))
-    payload = held[0].data if held else b"0"
+    like = held[0] if held else Array(np.ones(2))
     array_records = st.builds(
-        ArrayRecord, st.dictionaries(names, arrays(payload), max_size=3)
+        ArrayRecord, st.dictionaries(names, arrays(like), max_size=3)
     )
     records = st.one_of(metric_records, config_records, array_records)
     made_up = st.dictionaries(keys, records, max_size=4)
 
-    def changed(additions, dropped, inside):
-        base = {k: r for k, r in copied(honest).items() if k not in dropped}
-        for key, more in inside.items():
-            if key in base:
-                for name, value in more.items():
-                    if isinstance(value, Array) == isinstance(base[key], ArrayRecord):
-                        base[key][name] = value
-        return base | additions
+    def value_for(entry):
+        """Return another value of one entry, or a second one beside it."""
+        key, name = entry
+        old = honest[key][name]
+        new = (
+            arrays(old)
+            if isinstance(old, Array)
+            else st.one_of(numbers, numbers, number_lists)
+        )
+        where = st.sampled_from([name, name, name, None]).flatmap(
+            lambda chosen: names if chosen is None else st.just(chosen)
+        )
+        return st.tuples(st.just(key), where, new)
 
-    one_change = st.builds(
+    def changed(values, dropped, additions):
+        content = copied(honest)
+        for key, name, value in values:
+            content[key][name] = value
+        for key, name in dropped:
+            content[key].pop(name, None)
+        return dict(content) | additions
+
+    changes = st.builds(
         changed,
-        st.dictionaries(keys, records, max_size=2),
-        st.sets(st.sampled_from(KEYS), max_size=1),
-        st.dictionaries(
-            st.sampled_from(KEYS), st.one_of(metric_records, array_records), max_size=2
-        ),
+        st.lists(st.sampled_from(entries).flatmap(value_for), max_size=2),
+        st.one_of(st.just([]), st.lists(st.sampled_from(entries), max_size=1)),
+        st.one_of(st.just({}), st.dictionaries(keys, records, max_size=2)),
     )
-    return st.one_of(one_change, made_up).map(RecordDict)
+    return st.one_of(changes, changes, changes, made_up).map(RecordDict)
 
 
 def replies(honest: RecordDict):
     """Return what a client may reply: a content, or an error."""
     reasons = st.one_of(st.none(), texts)
     errors = st.builds(Error, st.integers(-5, 500), reasons)
-    return st.one_of(contents(honest), contents(honest), contents(honest), errors)
+    return st.one_of(*[contents(honest)] * 9, errors)
 
 
 def copied(content: RecordDict) -> RecordDict:

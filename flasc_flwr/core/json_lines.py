@@ -8,17 +8,17 @@ from math import isfinite
 from typing import Any
 
 
-def finite(value: Any) -> Any:
+def json_safe(value: Any) -> Any:
     """Return a value, or nested values, with null for numbers that are not finite."""
     if isinstance(value, float):
         return value if isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: finite(one) for key, one in value.items()}
+        return {key: json_safe(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(one) for one in value]
+        return [json_safe(one) for one in value]
     return value
 
 
 def as_json(value: Any, indent: int | None = None) -> str:
     """Return a value as standard JSON, with null for numbers that are not finite."""
-    return json.dumps(finite(value), indent=indent, allow_nan=False)
+    return json.dumps(json_safe(value), indent=indent, allow_nan=False)

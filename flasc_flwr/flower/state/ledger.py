@@ -12,7 +12,7 @@ import numpy as np
 from flwr.app import Message, Metadata
 
 from flasc_flwr.core.aggregation import Contribution
-from flasc_flwr.core.json_lines import finite
+from flasc_flwr.core.json_lines import json_safe
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.printable import printable
 from flasc_flwr.core.traffic import Direction, Sent, Traffic
@@ -154,7 +154,7 @@ class Ledger:
         """
         counts = self._counts()
         row = {"round": self.round, **dict.fromkeys(_FREE), **self._metrics, **counts}
-        return {name: finite(value) for name, value in row.items()}
+        return {name: json_safe(value) for name, value in row.items()}
 
     def _counts(self) -> dict[str, Any]:
         """Return the fields of the row that are counted here."""
