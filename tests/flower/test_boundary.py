@@ -8,7 +8,8 @@ import pytest
 from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
 
 from flasc_flwr import Flasc, flasc_mod
-from flasc_flwr.app.reporting.run_folder import write_json
+from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.reporting.run_folder import RunFolder, write_json
 from flasc_flwr.app.reporting.summary import nothing_trained, summarise
 from flasc_flwr.core.json_lines import as_json
 from flasc_flwr.core.optimizers import Sgd
@@ -227,6 +228,15 @@ def test_row_7_the_name_of_a_client():
     (failure,) = ledger.row()["failures"]
     assert failure["client"].isprintable() and failure["reason"].isprintable()
     assert all(name.isprintable() for name in ledger._traffic.by_client())
+
+
+def test_row_7_the_files_of_a_run_that_failed(tmp_path, logged):
+    config = RunConfig.parse({"output-dir": str(tmp_path)})
+    with pytest.raises(RuntimeError), RunFolder.create(config, run_id=1) as folder:
+        raise RuntimeError(NASTY + "x" * 5_000_000)
+    summary = json.loads((folder.path / "summary.json").read_text())
+    assert summary["ended"].isprintable() and len(summary["ended"]) < 2100
+    assert all(line.isprintable() for line in logged())
 
 
 def test_row_8_a_reason_of_5_mb():

@@ -1,6 +1,6 @@
 """One client of six replies anything at all: the other five are not affected.
 
-200 generated replies for each case, and with ``-m exhaustive`` another 3,000.
+200 generated replies for each case, and with ``-m exhaustive`` another 1,000.
 """
 
 import json

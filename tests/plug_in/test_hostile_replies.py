@@ -1,6 +1,6 @@
 """One client of six replies anything at all: the inner strategy is not affected.
 
-150 generated replies for each strategy, and with ``-m exhaustive`` another 3,000.
+150 generated replies for each strategy, and with ``-m exhaustive`` another 1,000.
 """
 
 import random
