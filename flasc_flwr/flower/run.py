@@ -187,6 +187,8 @@ class Run:
         if self.private or not metrics:
             return
         averaged = self.records.train_metrics(self._capped(metrics))
+        if averaged is None:
+            return
         self.ledger.measured({f"train_{name}": averaged[name] for name in averaged})
         self.result.train_metrics_clientapp[current] = averaged
 
@@ -212,6 +214,8 @@ class Run:
             if not metrics:
                 return
             averaged = self.records.evaluate_metrics(self._capped(metrics))
+        if averaged is None:
+            return
         self.ledger.measured({f"clients_{name}": averaged[name] for name in averaged})
         self.result.evaluate_metrics_clientapp[current] = averaged
 
@@ -220,7 +224,7 @@ class Run:
         if self.evaluate_fn and self.evaluate_at(current):
             with self.ledger.phase("evaluate"):
                 metrics = evaluate_received(self.server, current, self.evaluate_fn)
-            self.ledger.measured(metrics)
+            self.ledger.evaluated(metrics)
             self.result.evaluate_metrics_serverapp[current] = MetricRecord(metrics)
 
     def _capped(self, metrics: list[RecordDict]) -> list[RecordDict]:

@@ -41,6 +41,9 @@ UNCHANGED = "plain"
 """Entry of the CONTROL record in a reply: keys of the ArrayRecords that the mod sent
 as they are, because their arrays are not the ones received."""
 
+_RAISED = "Exception ClientAppException occurred. Message: "
+"""How Flower begins the reason of an app that raised."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Instructions:
@@ -133,9 +136,10 @@ def payload_of(record: ArrayRecord) -> bytes:
     """
     if not holds_payload(record):
         kinds = sorted({array.stype for array in record.values()}) or ["nothing"]
+        got = printable(", ".join(kinds[:10]), 100)
         raise PayloadError(
-            f"expected one payload, got {', '.join(kinds)}: the ClientApp needs "
-            "flasc_mod, ClientApp(mods=[flasc_mod])"
+            f"expected one payload, got {got}: the ClientApp needs flasc_mod, "
+            "ClientApp(mods=[flasc_mod])"
         )
     return record[PAYLOAD].data
 
@@ -156,13 +160,14 @@ def arrays_of(record: ArrayRecord) -> dict[str, NDArray[Any]]:
 
 
 def reason_of(message: Message) -> str:
-    """Return why a message carries an error, in one line.
+    """Return why a message carries an error, in one printable line.
 
     In simulation Flower's reason is a traceback; its last line says why.
     """
-    reason = message.error.reason or f"error code {message.error.code}"
-    last = [line for line in reason.splitlines() if line.strip()][-1]
-    return last.removeprefix("Exception ClientAppException occurred. Message: ")
+    for line in reversed((message.error.reason or "").rstrip().splitlines()):
+        if reason := printable(line.removeprefix(_RAISED)):
+            return reason
+    return f"error code {message.error.code}"
 
 
 def message_bytes(messages: Iterable[Message]) -> list[int]:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flasc_flwr.core.printable import printable
 from flasc_flwr.core.traffic import Traffic
 
 FAILED = "failed: "
@@ -90,7 +91,7 @@ def nothing_trained(history: Sequence[dict[str, Any]]) -> str | None:
 
 def _reasons(history: Sequence[dict[str, Any]]) -> Counter[str]:
     """Count the rejected replies by reason."""
-    return Counter(f["reason"] for row in history for f in row["failures"])
+    return Counter(printable(f["reason"]) for row in history for f in row["failures"])
 
 
 _LAST = ("accuracy", "loss", "server_accuracy", "server_loss", "epsilon", "delta")

@@ -12,7 +12,9 @@ import numpy as np
 from flwr.app import Message, Metadata
 
 from flasc_flwr.core.aggregation import Contribution
+from flasc_flwr.core.json_lines import json_safe
 from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.printable import printable
 from flasc_flwr.core.traffic import Direction, Sent, Traffic
 from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.state.phases import Phases
@@ -20,6 +22,9 @@ from flasc_flwr.flower.state.tensor_report import Kept
 from flasc_flwr.flower.wire import holds_payload, message_bytes, payload_of
 
 _NOTHING = Layout(())
+_LONGEST_NAME = 100
+_FREE = ("accuracy", "loss")
+"""Fields of a row that the evaluation at the server fills in."""
 
 
 class Ledger:
@@ -63,6 +68,7 @@ class Ledger:
 
     def sent(self, messages: Sequence[Message], names: Sequence[str]) -> None:
         """Count messages sent, each to the client of the same index."""
+        names = [_shown(name) for name in names]
         nodes = [message.metadata.dst_node_id for message in messages]
         self._names.update(zip(nodes, names, strict=True))
         self._asked += [message.metadata for message in messages]
@@ -73,9 +79,10 @@ class Ledger:
 
     def introduced(self, names: Mapping[int, str]) -> None:
         """Set the names under which nodes are counted, also earlier in this round."""
-        self._names.update(names)
+        shown = {node: _shown(name) for node, name in names.items()}
+        self._names.update(shown)
         self._traffic.rename(
-            self.round, {str(node): name for node, name in names.items()}
+            self.round, {str(node): name for node, name in shown.items()}
         )
 
     def received(self, reply: Message) -> None:
@@ -85,7 +92,7 @@ class Ledger:
     def rejected(self, reply: Message, reason: str) -> None:
         """Note a rejected reply, and why."""
         client = self._name(reply)
-        node = self._node(reply)
+        node, reason = self._node(reply), printable(reason)
         self._failures.append({"client": client, "node": node, "reason": reason})
         log(WARNING, "Rejected reply of client %s (%d): %s", client, node, reason)
 
@@ -118,6 +125,25 @@ class Ledger:
         """Add metrics to the row."""
         self._metrics |= metrics
 
+    def evaluated(self, metrics: Mapping[str, Any]) -> None:
+        """Add the metrics of the evaluation at the server.
+
+        Raises
+        ------
+        ValueError
+            If one has the name of another field of the row.
+        """
+        # Clients cannot reserve a name: what they report has a prefix.
+        own = {n for n in self._metrics if not n.startswith(("train_", "clients_"))}
+        reserved = own | self._counts().keys()
+        for name in metrics:
+            if name in reserved:
+                raise ValueError(
+                    f"evaluate_fn must not name a metric {name!r}, which is another "
+                    f"field of the history; reserved are {', '.join(sorted(reserved))}"
+                )
+        self.measured(metrics)
+
     def row(self) -> dict[str, Any]:
         """Return the round's row of the history.
 
@@ -125,13 +151,17 @@ class Ledger:
         the largest number of modules that any client received with both factors zero.
         ``ranks`` counts clients by rank. ``dense_float32_bytes`` is what the same
         messages would weigh with ``4 * N`` bytes for each adapter and nothing else.
-        Only a skipped round has a ``skip_reason``.
+        Numbers that are not finite are null. Only a skipped round has a
+        ``skip_reason``.
         """
+        counts = self._counts()
+        row = {"round": self.round, **dict.fromkeys(_FREE), **self._metrics, **counts}
+        return {name: json_safe(value) for name, value in row.items()}
+
+    def _counts(self) -> dict[str, Any]:
+        """Return the fields of the row that are counted here."""
         return {
             "round": self.round,
-            "accuracy": None,
-            "loss": None,
-            **self._metrics,
             **self._traffic.totals(self.round),
             "dense_float32_bytes": self._traffic.dense_float32_bytes(
                 self._size, self.round
@@ -178,3 +208,7 @@ class Ledger:
                 vectors=len(payloads),
             )
         )
+
+
+def _shown(name: str) -> str:
+    return printable(name, _LONGEST_NAME)
