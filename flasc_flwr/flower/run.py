@@ -15,8 +15,9 @@ from flwr.serverapp.strategy import Result
 
 from flasc_flwr.core.aggregation import Aggregate, Aggregator
 from flasc_flwr.core.methods.budget import Budget
+from flasc_flwr.core.methods.served import served
 from flasc_flwr.core.traffic import Traffic
-from flasc_flwr.flower.clients.exchange import exchange
+from flasc_flwr.flower.clients.exchange import exchange, lifetime
 from flasc_flwr.flower.clients.guard import Guard
 from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.clients.roster import Roster
@@ -37,6 +38,8 @@ class Waiting(TypedDict):
 
     enough: int | None
     waiting: Callable[[], AbstractContextManager[None]]
+    meanwhile: Callable[[], None]
+    away: Callable[[int], None]
 
 
 @dataclass(kw_only=True)
@@ -88,7 +91,7 @@ class Run:
 
     def __post_init__(self) -> None:
         """Begin with clients that have not introduced themselves."""
-        self._roster = Roster(self.server.allotment.of)
+        self._roster = Roster(self.server.allotment.of, self.timeout)
 
     def open_round(self, current: int) -> None:
         """Begin a round's row, once enough clients are online."""
@@ -136,6 +139,8 @@ class Run:
         return {
             "enough": None if cohort is None else self.sampling.enough(cohort),
             "waiting": partial(self.ledger.phase, "clients"),
+            "meanwhile": partial(self._roster.listen, self.grid, self.ledger),
+            "away": self._roster.away,
         }
 
     def has_enough(self, aggregator: Aggregator) -> bool:
@@ -209,15 +214,21 @@ class Run:
 
     def _online(self) -> list[Participant]:
         return self._roster.present(
-            self.grid,
-            self.ledger,
-            at_least=self.sampling.min_available_nodes,
-            timeout=self.timeout,
+            self.grid, self.ledger, at_least=self.sampling.min_available_nodes
         )
 
     def _with_budgets(self, drawn: list[Participant]) -> list[Participant]:
-        """Return the clients, each with its budget of this turn."""
-        return [replace(one, budget=self.server.budget_of(one)) for one in drawn]
+        """Return the clients, each with its budget of this turn.
+
+        Only so many distinct ones are served: each is encoded once and kept until the
+        round is over, and a node chooses its own.
+        """
+        budgets = [self.server.budget_of(one) for one in drawn]
+        instead = served(budgets)
+        return [
+            replace(one, budget=instead[budget])
+            for one, budget in zip(drawn, budgets, strict=True)
+        ]
 
     def _messages(
         self,
@@ -247,9 +258,14 @@ class Run:
             if control := instructions[budget].to_record():
                 content[CONTROL] = control
             contents[budget] = content
-        group = str(self.ledger.round)
         messages = [
-            Message(contents[one.budget], one.node_id, message_type, group_id=group)
+            Message(
+                contents[one.budget],
+                one.node_id,
+                message_type,
+                ttl=lifetime(self.timeout),
+                group_id=str(self.ledger.round),
+            )
             for one in cohort
         ]
         self.ledger.sent(messages, [one.name for one in cohort])

@@ -106,8 +106,7 @@ class ServerVector:
 
     def budget_of(self, client: Participant) -> Budget:
         """Return what a client uses in this turn, at the rank that it was given."""
-        rank = self.state.ranks.get(client.name, self.allotment.low_rank)
-        return self.allotment.at(self.turn, client.budget, rank)
+        return self.allotment.at(self.turn, client.budget, self._rank_of(client))
 
     def cut(self, rank: int | None) -> Truncation:
         """Return the adapter cut to a rank, as the method scales it."""
@@ -170,13 +169,14 @@ class ServerVector:
         state.merged = merge(state.merged, aggregate.terms)
         self._reset_downloads()
 
-    def measure(self, client: str, contribution: Contribution) -> None:
+    def measure(self, client: Participant, contribution: Contribution) -> None:
         """Measure a client's validation loss, in the turn that decides the ranks."""
         if self.validation and self.assigns_ranks:
             state = self.state
             trained = contribution.trained(state.layout, state.vector)
             arrays = state.layout.unflatten(trained)
-            self._losses[client] = self.validation.loss_of(arrays)
+            self._losses[client.name] = self.validation.loss_of(arrays)
+            state.rank_nodes[client.name] = client.node_id
 
     def received(self) -> ArrayRecord:
         """Return the adapter as clients receive it now: masked and rounded."""
@@ -185,6 +185,19 @@ class ServerVector:
     def merged(self) -> Merged:
         """Return what clients merge into the backbone now: rounded."""
         return self.downloads.merged
+
+    def _rank_of(self, client: Participant) -> int | None:
+        """Return the rank that the server has given to a client, None for none.
+
+        It belongs to the node that earned it, not to any that has its name later. A
+        resumed run knows only names: the first node of a name has its rank.
+        """
+        state = self.state
+        if client.name in state.ranks:
+            node = state.rank_nodes.setdefault(client.name, client.node_id)
+            if node == client.node_id:
+                return state.ranks[client.name]
+        return self.allotment.low_rank
 
     def _assign_ranks(self) -> None:
         if self.validation and self._losses:

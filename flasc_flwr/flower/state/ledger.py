@@ -21,6 +21,12 @@ from flasc_flwr.flower.wire import holds_payload, message_bytes, payload_of
 
 _NOTHING = Layout(())
 
+UNNAMED = "node "
+"""How names of nodes begin that have not introduced themselves."""
+
+_MOST_WAITING = 20
+"""So many nodes that are waited for are named in a row."""
+
 
 class Ledger:
     """Counts everything that happens in one round.
@@ -55,6 +61,7 @@ class Ledger:
         self._skipped = False
         self._names: dict[int, str] = {}
         self._asked: list[Metadata] = []
+        self._waiting: dict[int, str] = {}
         self._metrics: dict[str, Any] = {}
 
     def phase(self, name: str) -> AbstractContextManager[None]:
@@ -75,12 +82,17 @@ class Ledger:
         """Set the names under which nodes are counted, also earlier in this round."""
         self._names.update(names)
         self._traffic.rename(
-            self.round, {str(node): name for node, name in names.items()}
+            self.round, {unnamed(node): name for node, name in names.items()}
         )
 
-    def received(self, reply: Message) -> None:
-        """Count a reply."""
-        self._count(reply, self._name(reply), message_bytes([reply])[0], Direction.UP)
+    def missing(self, reasons: Mapping[int, str]) -> None:
+        """Note nodes that are online and do not take part, and why."""
+        self._waiting |= reasons
+
+    def received(self, reply: Message, client: str | None = None) -> None:
+        """Count a reply, of `client` where the caller knows whose it is."""
+        client = self._name(reply) if client is None else client
+        self._count(reply, client, message_bytes([reply])[0], Direction.UP)
 
     def rejected(self, reply: Message, reason: str) -> None:
         """Note a rejected reply, and why."""
@@ -124,6 +136,8 @@ class Ledger:
         the largest number of modules that any client received with both factors zero.
         ``ranks`` counts clients by rank. ``dense_float32_bytes`` is what the same
         messages would weigh with ``4 * N`` bytes for each adapter and nothing else.
+        ``waiting`` is there only where nodes were online and did not take part; it
+        names the first of them, and ``waiting_nodes`` is how many there were.
         """
         return {
             "round": self.round,
@@ -143,7 +157,17 @@ class Ledger:
             "replies": len(self._kept[Direction.UP]),
             "failures": self._failures,
             "skipped": self._skipped,
+            **self._who_is_missing(),
             **self._phases.seconds(),
+        }
+
+    def _who_is_missing(self) -> dict[str, Any]:
+        if not self._waiting:
+            return {}
+        named = sorted(self._waiting.items())[:_MOST_WAITING]
+        return {
+            "waiting": [{"node": node, "reason": reason} for node, reason in named],
+            "waiting_nodes": len(self._waiting),
         }
 
     def _node(self, reply: Message) -> int:
@@ -175,3 +199,11 @@ class Ledger:
                 vectors=len(payloads),
             )
         )
+
+
+def unnamed(node: int) -> str:
+    """Return the name under which a node is counted until it has introduced itself.
+
+    No client can have it: see :func:`~flasc_flwr.flower.clients.participant.named`.
+    """
+    return f"{UNNAMED}{node}"
