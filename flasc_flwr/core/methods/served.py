@@ -28,13 +28,20 @@ def served(wanted: Iterable[Budget], most: int = MOST_SERVED) -> dict[Budget, Bu
         How many distinct budgets are served, at least 1.
     """
     counts = Counter(wanted)
-    if len(counts) <= most:
-        return {budget: budget for budget in counts}
-    by_size = sorted(counts, key=lambda budget: (counts[budget], _key(budget)))
-    chosen = by_size[len(by_size) - (most - 1) :]
-    instead = {budget: _highest(budget, chosen) for budget in counts}
-    lonely = [budget for budget, lower in instead.items() if lower is None]
-    return {budget: lower or _lowest(lonely) for budget, lower in instead.items()}
+    # The rarest first; of equally common ones the lowest.
+    ordered = sorted(counts, key=lambda budget: (counts[budget], _key(budget)))
+    instead = _moved(ordered, most)
+    if all(instead.values()):
+        return {budget: lower for budget, lower in instead.items() if lower}
+    instead = _moved(ordered, most - 1)
+    lowest = _lowest([budget for budget, lower in instead.items() if not lower])
+    return {budget: lower or lowest for budget, lower in instead.items()}
+
+
+def _moved(ordered: list[Budget], most: int) -> dict[Budget, Budget | None]:
+    """Return for each budget the highest of the last `most` that is within it."""
+    chosen = ordered[max(0, len(ordered) - most) :]
+    return {budget: _highest(budget, chosen) for budget in ordered}
 
 
 def _highest(budget: Budget, chosen: Iterable[Budget]) -> Budget | None:

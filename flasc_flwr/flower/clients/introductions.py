@@ -136,9 +136,9 @@ class Introductions:
         self._open = {i: q for i, q in self._open.items() if q.node != node}
 
     def awaited(self, nodes: Iterable[int]) -> bool:
-        """Return whether the first answer of one of the nodes may still come."""
+        """Return whether the answer of one of the nodes may still come."""
         asked = (self._asked.get(node) for node in nodes)
-        return any(one and one.times == 1 and not one.error for one in asked)
+        return any(one and not one.error for one in asked)
 
     def reason(self, node: int) -> str:
         """Return why a node has not introduced itself."""
