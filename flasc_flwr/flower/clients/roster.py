@@ -18,7 +18,10 @@ from flasc_flwr.flower.state.ledger import Ledger, unnamed
 from flasc_flwr.flower.wire import reason_of
 
 _GRACE = 30.0
+"""Seconds without an answer after which the first round waits for no more nodes."""
+
 _LISTEN_EVERY = 10.0
+"""Seconds between two looks while a round waits for its replies."""
 
 
 class Roster:
@@ -153,9 +156,9 @@ class Roster:
 
     def _take(self, node: int, reply: Message, ledger: Ledger) -> bool:
         """Take one answer; return whether the node takes part."""
-        ledger.received(reply, self._name(node))
         self._last_answer = self._clock()
         try:
+            ledger.received(reply, self._name(node))
             if unreachable(reply):
                 reason = printable(f"unreachable ({reason_of(reply)})")
                 self._introductions.failed(node, reason)
