@@ -9,7 +9,7 @@ from logging import INFO, WARNING
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from flasc_flwr.core.printable import printable
+from flasc_flwr.core.printable import printable, why
 from flasc_flwr.flower.clients.exchange import unreachable
 from flasc_flwr.flower.clients.introductions import Introductions
 from flasc_flwr.flower.clients.participant import BudgetOf, Participant, introduced
@@ -167,8 +167,8 @@ class Roster:
         # Whatever a node sends: it stays out, and the run continues.
         except Exception as error:
             self._leave_out(node)
-            self._refused[node] = printable(error)
-            log(WARNING, "%s cannot take part: %s", self._shown(node), printable(error))
+            self._refused[node] = why(error)
+            log(WARNING, "%s cannot take part: %s", self._shown(node), why(error))
             return False
         return self._admit(participant)
 

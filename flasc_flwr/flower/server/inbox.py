@@ -72,7 +72,7 @@ class Inbox:
         del self.asked[client.node_id]  # a second reply is rejected
         contribution = Contribution(update, rank, 1.0 if self.uniform else examples)
         self.ledger.uploaded(contribution)
-        self.server.measure(client, contribution)
+        self.server.measure(client.name, contribution)
         self.metrics.append(metrics)
         return contribution
 

@@ -169,14 +169,13 @@ class ServerVector:
         state.merged = merge(state.merged, aggregate.terms)
         self._reset_downloads()
 
-    def measure(self, client: Participant, contribution: Contribution) -> None:
+    def measure(self, client: str, contribution: Contribution) -> None:
         """Measure a client's validation loss, in the turn that decides the ranks."""
         if self.validation and self.assigns_ranks:
             state = self.state
             trained = contribution.trained(state.layout, state.vector)
             arrays = state.layout.unflatten(trained)
-            self._losses[client.name] = self.validation.loss_of(arrays)
-            state.rank_nodes[client.name] = client.node_id
+            self._losses[client] = self.validation.loss_of(arrays)
 
     def received(self) -> ArrayRecord:
         """Return the adapter as clients receive it now: masked and rounded."""
@@ -192,12 +191,12 @@ class ServerVector:
         It belongs to the node that earned it, not to any that has its name later. A
         resumed run knows only names: the first node of a name has its rank.
         """
-        state = self.state
-        if client.name in state.ranks:
-            node = state.rank_nodes.setdefault(client.name, client.node_id)
-            if node == client.node_id:
-                return state.ranks[client.name]
-        return self.allotment.low_rank
+        ranks, nodes = self.state.ranks, self.state.rank_nodes
+        if client.name not in ranks:
+            nodes[client.name] = client.node_id
+            return self.allotment.low_rank
+        earned = nodes.setdefault(client.name, client.node_id) == client.node_id
+        return ranks[client.name] if earned else self.allotment.low_rank
 
     def _assign_ranks(self) -> None:
         if self.validation and self._losses:

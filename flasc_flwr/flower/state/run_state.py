@@ -29,8 +29,9 @@ class RunState:
     ranks : dict[str, int]
         Ranks that the server assigned, by the client's name.
     rank_nodes : dict[str, int]
-        The node that each of them belongs to. Not in checkpoints: node ids may differ
-        in a resumed run, and do in every simulation.
+        The node of each client, as it last took part before it was assigned a rank:
+        the rank is that node's. Not in checkpoints: node ids may differ in a resumed
+        run, and do in every simulation.
     merged : Merged
         What was merged into the backbone.
     privacy : dict[str, Any]
