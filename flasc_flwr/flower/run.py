@@ -16,9 +16,10 @@ from flwr.serverapp.strategy import Result
 from flasc_flwr.core.aggregation import Aggregate, Aggregator
 from flasc_flwr.core.finite import NotFiniteError
 from flasc_flwr.core.methods.budget import Budget
+from flasc_flwr.core.methods.served import served
 from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.clients.cohort_bounds import with_capped_weights
-from flasc_flwr.flower.clients.exchange import exchange
+from flasc_flwr.flower.clients.exchange import exchange, lifetime
 from flasc_flwr.flower.clients.guard import Guard
 from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.clients.roster import Roster
@@ -39,6 +40,8 @@ class Waiting(TypedDict):
     enough: int | None
     waiting: Callable[[], AbstractContextManager[None]]
     surplus: Callable[[Message], None]
+    meanwhile: Callable[[], None]
+    away: Callable[[int], None]
 
 
 @dataclass(kw_only=True)
@@ -90,7 +93,7 @@ class Run:
 
     def __post_init__(self) -> None:
         """Begin with clients that have not introduced themselves."""
-        self._roster = Roster(self.server.allotment.of)
+        self._roster = Roster(self.server.allotment.of, self.timeout)
 
     def open_round(self, current: int) -> None:
         """Begin a round's row, once enough clients are online."""
@@ -147,6 +150,8 @@ class Run:
             "enough": None if cohort is None else self.sampling.enough(cohort),
             "waiting": partial(self.ledger.phase, "clients"),
             "surplus": self.ledger.received,
+            "meanwhile": partial(self._roster.listen, self.grid, self.ledger),
+            "away": self._roster.away,
         }
 
     def has_enough(self, aggregator: Aggregator) -> bool:
@@ -235,15 +240,22 @@ class Run:
 
     def _online(self) -> list[Participant]:
         return self._roster.present(
-            self.grid,
-            self.ledger,
-            at_least=self.sampling.min_available_nodes,
-            timeout=self.timeout,
+            self.grid, self.ledger, at_least=self.sampling.min_available_nodes
         )
 
     def _with_budgets(self, drawn: list[Participant]) -> list[Participant]:
-        """Return the clients, each with its budget of this turn."""
-        return [replace(one, budget=self.server.budget_of(one)) for one in drawn]
+        """Return the clients, each with its budget of this turn.
+
+        Only so many distinct ones are served: each is encoded once and kept until the
+        round is over, and a node chooses its own.
+        """
+        budgets = [self.server.budget_of(one) for one in drawn]
+        instead = served(budgets)
+        # What a method prescribes is declared to each device by its own settings.
+        return [
+            replace(one, budget=replace(instead[own], prescribed=own.prescribed))
+            for one, own in zip(drawn, budgets, strict=True)
+        ]
 
     def _messages(
         self,
@@ -273,9 +285,14 @@ class Run:
             if control := instructions[budget].to_record():
                 content[CONTROL] = control
             contents[budget] = content
-        group = str(self.ledger.round)
         messages = [
-            Message(contents[one.budget], one.node_id, message_type, group_id=group)
+            Message(
+                contents[one.budget],
+                one.node_id,
+                message_type,
+                ttl=lifetime(self.timeout),
+                group_id=str(self.ledger.round),
+            )
             for one in cohort
         ]
         self.ledger.sent(messages, [one.name for one in cohort])

@@ -107,8 +107,7 @@ class ServerVector:
 
     def budget_of(self, client: Participant) -> Budget:
         """Return what a client uses in this turn, at the rank that it was given."""
-        rank = self.state.ranks.get(client.name, self.allotment.low_rank)
-        return self.allotment.at(self.turn, client.budget, rank)
+        return self.allotment.at(self.turn, client.budget, self._rank_of(client))
 
     def cut(self, rank: int | None) -> Truncation:
         """Return the adapter cut to a rank, as the method scales it."""
@@ -209,6 +208,19 @@ class ServerVector:
     def merged(self) -> Merged:
         """Return what clients merge into the backbone now: rounded."""
         return self.downloads.merged
+
+    def _rank_of(self, client: Participant) -> int | None:
+        """Return the rank that the server has given to a client, None for none.
+
+        It belongs to the node that earned it, not to any that has its name later. A
+        resumed run knows only names: the first node of a name has its rank.
+        """
+        ranks, nodes = self.state.ranks, self.state.rank_nodes
+        if client.name not in ranks:
+            nodes[client.name] = client.node_id
+            return self.allotment.low_rank
+        earned = nodes.setdefault(client.name, client.node_id) == client.node_id
+        return ranks[client.name] if earned else self.allotment.low_rank
 
     def _assign_ranks(self) -> None:
         if self.validation and self._losses:

@@ -26,6 +26,12 @@ _LONGEST_NAME = 100
 _FREE = ("accuracy", "loss")
 """Fields of a row that the evaluation at the server fills in."""
 
+UNNAMED = "node "
+"""How names of nodes begin that have not introduced themselves."""
+
+_MOST_WAITING = 20
+"""So many nodes that are waited for are named in a row."""
+
 
 class Ledger:
     """Counts everything that happens in one round.
@@ -60,6 +66,7 @@ class Ledger:
         self._skipped = ""
         self._names: dict[int, str] = {}
         self._asked: list[Metadata] = []
+        self._waiting: dict[int, str] = {}
         self._metrics: dict[str, Any] = {}
 
     def phase(self, name: str) -> AbstractContextManager[None]:
@@ -82,12 +89,17 @@ class Ledger:
         shown = {node: _shown(name) for node, name in names.items()}
         self._names.update(shown)
         self._traffic.rename(
-            self.round, {str(node): name for node, name in shown.items()}
+            self.round, {unnamed(node): name for node, name in shown.items()}
         )
 
-    def received(self, reply: Message) -> None:
-        """Count a reply."""
-        self._count(reply, self._name(reply), message_bytes([reply])[0], Direction.UP)
+    def missing(self, reasons: Mapping[int, str]) -> None:
+        """Note nodes that are online and do not take part, and why."""
+        self._waiting |= reasons
+
+    def received(self, reply: Message, client: str | None = None) -> None:
+        """Count a reply, of `client` where the caller knows whose it is."""
+        client = self._name(reply) if client is None else client
+        self._count(reply, client, message_bytes([reply])[0], Direction.UP)
 
     def rejected(self, reply: Message, reason: str) -> None:
         """Note a rejected reply, and why."""
@@ -152,7 +164,9 @@ class Ledger:
         ``ranks`` counts clients by rank. ``dense_float32_bytes`` is what the same
         messages would weigh with ``4 * N`` bytes for each adapter and nothing else.
         Numbers that are not finite are null. Only a skipped round has a
-        ``skip_reason``.
+        ``skip_reason``. ``waiting`` is there only where nodes were online and did not
+        take part; it names the first of them, and ``waiting_nodes`` is how many there
+        were.
         """
         counts = self._counts()
         row = {"round": self.round, **dict.fromkeys(_FREE), **self._metrics, **counts}
@@ -176,7 +190,17 @@ class Ledger:
             "failures": self._failures,
             "skipped": bool(self._skipped),
             **({"skip_reason": self._skipped} if self._skipped else {}),
+            **self._who_is_missing(),
             **self._phases.seconds(),
+        }
+
+    def _who_is_missing(self) -> dict[str, Any]:
+        if not self._waiting:
+            return {}
+        named = sorted(self._waiting.items())[:_MOST_WAITING]
+        return {
+            "waiting": [{"node": node, "reason": reason} for node, reason in named],
+            "waiting_nodes": len(self._waiting),
         }
 
     def _node(self, reply: Message) -> int:
@@ -212,3 +236,11 @@ class Ledger:
 
 def _shown(name: str) -> str:
     return printable(name, _LONGEST_NAME)
+
+
+def unnamed(node: int) -> str:
+    """Return the name under which a node is counted until it has introduced itself.
+
+    No client can have it: see :func:`~flasc_flwr.flower.clients.participant.named`.
+    """
+    return f"{UNNAMED}{node}"
