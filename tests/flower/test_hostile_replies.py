@@ -13,7 +13,7 @@ from flwr.app import Error
 from flasc_flwr import Flasc
 from flasc_flwr.flower.wire import array_record
 from tests.flower.apps import adapter, client_app
-from tests.hostile import (
+from tests.replaying import (
     BAD,
     CLIENTS,
     Lines,

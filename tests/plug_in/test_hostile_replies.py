@@ -16,17 +16,17 @@ from flasc_flwr.core.codec import PayloadError
 from flasc_flwr.flower.transport.form import Form
 from flasc_flwr.flower.transport.parcel import UPLOAD, open_upload
 from flasc_flwr.flower.wire import PAYLOAD, array_record
-from tests.hostile import (
+from tests.hostile import copied
+from tests.plug_in.numpy_app import NotingFedAvg, client_app, mixed
+from tests.replaying import (
     BAD,
     CLIENTS,
     Lines,
     Replaying,
     attack,
-    copied,
     exhaustive,
     recorded,
 )
-from tests.plug_in.numpy_app import NotingFedAvg, client_app, mixed
 
 # In the dtype that every strategy keeps, so that replies fit all rounds.
 ARRAYS = {name: np.asarray(array, np.float64) for name, array in mixed().items()}
