@@ -249,12 +249,13 @@ class Run:
         Only so many distinct ones are served: each is encoded once and kept until the
         round is over, and a node chooses its own.
         """
-        budgets = [self.server.budget_of(one) for one in drawn]
-        instead = served(budgets)
-        # What a method prescribes is declared to each device by its own settings.
+        own = [self.server.budget_of(one) for one in drawn]
+        plain = [replace(budget, prescribed=frozenset()) for budget in own]
+        instead = served(plain)
+        # What the method prescribes is declared to each device by its own settings.
         return [
-            replace(one, budget=replace(instead[own], prescribed=own.prescribed))
-            for one, own in zip(drawn, budgets, strict=True)
+            replace(one, budget=replace(instead[key], prescribed=budget.prescribed))
+            for one, budget, key in zip(drawn, own, plain, strict=True)
         ]
 
     def _messages(

@@ -11,8 +11,9 @@ from flwr.serverapp import Grid
 
 from flasc_flwr.core.printable import printable, why
 from flasc_flwr.flower.clients.exchange import unreachable
+from flasc_flwr.flower.clients.introduced import BudgetOf, introduced
 from flasc_flwr.flower.clients.introductions import Introductions
-from flasc_flwr.flower.clients.participant import BudgetOf, Participant, introduced
+from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.compat import NodeInfo, log, nodes_online
 from flasc_flwr.flower.state.ledger import Ledger, unnamed
 from flasc_flwr.flower.wire import reason_of

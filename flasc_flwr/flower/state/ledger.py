@@ -241,6 +241,6 @@ def _shown(name: str) -> str:
 def unnamed(node: int) -> str:
     """Return the name under which a node is counted until it has introduced itself.
 
-    No client can have it: see :func:`~flasc_flwr.flower.clients.participant.named`.
+    No client can have it: see :func:`~flasc_flwr.flower.clients.introduced.named`.
     """
     return f"{UNNAMED}{node}"
