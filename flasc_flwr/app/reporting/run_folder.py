@@ -60,8 +60,9 @@ class RunFolder:
         """
         now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         name = f"{now}-{config.method}-seed{config.seed}"
-        path = _new_folder(Path(config.output_dir).expanduser(), name, run_id)
-        folder = cls(path, config)
+        runs = Path(config.output_dir).expanduser()
+        folder = cls(runs, config)  # fails without a folder if a tracker is missing
+        folder.path = _new_folder(runs, name, run_id)
         (folder.path / "config.toml").write_text(tomli_w.dumps(config.to_dict()))
         return folder
 
