@@ -6,13 +6,18 @@ from datetime import UTC, datetime
 
 import pytest
 
+import client_app
 from flasc_flwr.app.config import ConfigError, RunConfig
 from flasc_flwr.app.reporting import RunFolder, run_folder
+from flasc_flwr.app.reporting.page import write_report
+from flasc_flwr.app.reporting.runs import read_run
 from flasc_flwr.app.reporting.summary import how_it_ended, nothing_trained
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.methods.table import METHODS
 from flasc_flwr.core.optimizers import OptimizerState
+from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.state.run_state import RunState
+from tests.app.test_apps import run
 
 PRIVATE = {"dp-clip-norm": 1.0, "dp-noise-multiplier": 1.0, "dp-population": 4}
 
@@ -151,3 +156,46 @@ def test_central_privacy_is_refused_before_a_run_begins():
             RunConfig.parse(settings)
     RunConfig.parse({**PRIVATE, "min-replies": 2})
     RunConfig.parse({**poisson, "min-replies": 1})
+
+
+def failing_from(round):
+    """Return the app, whose clients fail from a round on."""
+
+    def app(message, context):
+        config = message.content.config_records.get("config", {})
+        if config.get("server-round", 0) >= round:
+            raise OSError("the battery is empty")
+        return client_app.app(message, context)
+
+    config = RunConfig(lora_rank=4, local_epochs=1).to_dict()
+    return LocalGrid(app, 4, run_config=config)
+
+
+def test_a_run_that_stood_still_at_its_end_says_so(tmp_path):
+    result = run(tmp_path, failing_from(2), num_server_rounds=4)
+    assert result.summary["ended"] == (
+        "all rounds done; the last 3 rounds were skipped: the battery is empty"
+    )
+    assert result.summary["skipped_rounds"] == 3
+
+
+def test_a_private_run_in_which_nothing_trained_fails(tmp_path):
+    private = {key.replace("-", "_"): value for key, value in PRIVATE.items()}
+    with pytest.raises(RuntimeError, match="most often: the battery is empty"):
+        run(tmp_path, failing_from(1), **private)
+
+
+def test_a_private_run_leaves_its_releases_and_no_density_of_uploads(tmp_path):
+    private = {key.replace("-", "_"): value for key, value in PRIVATE.items()}
+    result = run(tmp_path / "private", **private)
+    lines = (result.folder / "releases.jsonl").read_text().splitlines()
+    assert [json.loads(line)["round"] for line in lines] == [1, 2]
+    tensors = json.loads((result.folder / "tensors.json").read_text())
+    assert {tensor["kept_up"] for tensor in tensors["tensors"]} == {None}
+    assert tensors["bits_per_parameter"]["up"] is None
+    assert {one["kept_up"] for one in result.history} == {None}
+    assert result.summary["epsilon"] == result.history[-1]["epsilon"] > 0
+    write_report([read_run(result.folder)], tmp_path / "report.html")
+    other = run(tmp_path / "open")
+    assert not (other.folder / "releases.jsonl").exists()
+    assert other.history[1]["kept_up"] > 0
