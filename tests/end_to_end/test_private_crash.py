@@ -160,7 +160,8 @@ def kill_and_resume(runs, start, seed):
         before = runs.now()
         process = start(runs)
         # Some moments are in the first seconds, most between two checkpoints.
-        enough = before.releases + rng.randrange(6)
+        # The first one needs a checkpoint to resume from.
+        enough = before.releases + max(rng.randrange(6), not before.file)
         while len(runs.lines()) < enough and process.alive():
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.3))
