@@ -36,9 +36,14 @@ class LoraModule:
 
     def factors(self, vector: Vector) -> tuple[Matrix, Matrix]:
         """Return B of shape (out, r) and A of shape (r, in), as float64."""
-        a = vector[self.a_place].reshape(self.rank, -1)
-        b = vector[self.b_place].reshape(-1, self.rank)
-        return b.astype(np.float64), a.astype(np.float64)
+        return self.as_matrices(vector[self.b_place], vector[self.a_place])
+
+    def as_matrices(self, b: Vector, a: Vector) -> tuple[Matrix, Matrix]:
+        """Return B and A from their entries; the same shapes as :meth:`factors`."""
+        return (
+            b.reshape(-1, self.rank).astype(np.float64),
+            a.reshape(self.rank, -1).astype(np.float64),
+        )
 
 
 @lru_cache(maxsize=16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
+from math import prod
 
 import numpy as np
 
@@ -47,4 +48,4 @@ def _uniform(tensor: Tensor, seed: int) -> Vector:
 
 def fan_in(tensor: Tensor) -> int:
     """Return the number of inputs of one output of a tensor; 1 for a bias."""
-    return max(1, tensor.size // tensor.shape[0]) if len(tensor.shape) > 1 else 1
+    return max(1, prod(tensor.shape[1:]))

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flasc_flwr.core.finite import require_finite, require_finite_product
+
 Merged = dict[str, NDArray[np.float32]]
 """``<module>.merged_B`` (out, R) and ``<module>.merged_A`` (R, in), or
 ``<module>.merged`` (out, in)."""
@@ -39,6 +41,23 @@ def merge(merged: Merged, terms: Terms) -> Merged:
         else:
             result[module + _PRODUCT] = (b @ a).astype(np.float32)
     return result
+
+
+def require_finite_merged(merged: Merged, modules: Iterable[str]) -> None:
+    """Check that what is merged into some modules is finite, as a product too.
+
+    Raises
+    ------
+    NotFiniteError
+        If it is not.
+    """
+    for module in modules:
+        if module + _PRODUCT in merged:
+            require_finite("the merged products", merged[module + _PRODUCT])
+        else:
+            require_finite_product(
+                "the merged products", merged[module + _B], merged[module + _A]
+            )
 
 
 def product_of(merged: Mapping[str, NDArray[Any]], module: str) -> NDArray[Any]:

@@ -40,11 +40,15 @@ class OptimizerState:
         The moments by name, each of shape (N,).
     part_steps : dict[str, int]
         Steps taken by each part, where parts step separately.
+    run_steps : int, optional
+        Steps taken by the whole run, in the state of a part that has taken fewer; by
+        default `step`. Schedules follow the run, bias correction the part.
     """
 
     step: int = 0
     moments: dict[str, Moment] = field(default_factory=dict)
     part_steps: dict[str, int] = field(default_factory=dict)
+    run_steps: int | None = None
 
 
 class ServerOptimizer(Protocol):
@@ -174,7 +178,9 @@ class AdaptiveOptimizer:
 class Decaying:
     """An optimizer with a decaying learning rate: ``lr * decay ** t``, t = 0, 1, ...
 
-    Equals PyTorch's ``ExponentialLR``, stepped after each step of the optimizer.
+    Equals PyTorch's ``ExponentialLR``, stepped after each step of the optimizer. t
+    counts the steps of the run: parts that step in some turns only have the same rate
+    as the others.
 
     Attributes
     ----------
@@ -211,8 +217,9 @@ class Decaying:
     ) -> tuple[Vector, OptimizerState]:
         """Return one step of the optimizer, at the learning rate of this step."""
         stepped, after = self.optimizer.step(vector, gradient, state)
+        taken = state.step if state.run_steps is None else state.run_steps
         # A step is proportional to the learning rate, weight decay included.
-        part = np.float32(self.decay**state.step)
+        part = np.float32(self.decay**taken)
         return vector + part * (stepped - vector), after
 
 

@@ -85,7 +85,8 @@ class Truncation:
             return sparse
         values = sparse.values
         if self.scales is not None:
-            values = values / self.scales[sparse.positions]
+            with np.errstate(over="ignore"):  # bounds on updates refuse infinity
+                values = values / self.scales[sparse.positions]
         return SparseVector(self.full.size, self.places[sparse.positions], values)
 
     def pad(self, vector: Vector) -> Vector:

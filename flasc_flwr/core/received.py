@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from flasc_flwr.core.codec import decode
+import numpy as np
+
+from flasc_flwr.core.codec import PayloadError, decode
 from flasc_flwr.core.initial import seeded_factors
-from flasc_flwr.core.layout import Layout, Vector
+from flasc_flwr.core.layout import Arrays, Layout, Vector
 from flasc_flwr.core.sparsity import SparseVector
 
 
@@ -37,3 +39,20 @@ def received_vector(
     if init_seed is not None:
         vector += seeded_factors(layout, init_seed)
     return sparse, vector
+
+
+def received_arrays(layout: Layout, vector: Vector) -> Arrays:
+    """Return a received vector as the arrays that a ClientApp sees.
+
+    Raises
+    ------
+    PayloadError
+        If a value is too large for the dtype of its array.
+    """
+    with np.errstate(over="ignore"):
+        arrays = layout.unflatten(vector)
+    for name, array in arrays.items():
+        # A finite float32 is finite in the other dtypes.
+        if array.dtype == np.float16 and not np.isfinite(array).all():
+            raise PayloadError(f"array {name!r} has a value too large for float16")
+    return arrays

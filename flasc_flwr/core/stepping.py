@@ -58,7 +58,8 @@ def step_parts(
 
     All other entries and their moments stay unchanged: weight decay and momentum would
     move entries without a gradient, too. Each part counts its steps, as PyTorch's
-    optimizers do for each parameter, for bias correction.
+    optimizers do for each parameter, for bias correction. A decaying learning rate
+    follows the steps of the run, so that it is the same for all parts.
 
     Parameters
     ----------
@@ -86,7 +87,7 @@ def step_parts(
         stepped, after = optimizer.step(
             vector[places],
             -update[places],
-            OptimizerState(steps.get(part, 0), own),
+            OptimizerState(steps.get(part, 0), own, run_steps=state.step),
         )
         vector[places] = stepped
         steps[part] = after.step

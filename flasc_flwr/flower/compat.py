@@ -15,6 +15,7 @@ from flwr.common.config import parse_config_args
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode, SType
 from flwr.common.logger import log
 from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
@@ -40,6 +41,7 @@ __all__ = [
     "load_app",
     "log",
     "no_object_id_recompute",
+    "nodes_online",
     "parse_config_args",
     "set_metadata",
     "travel",
@@ -50,6 +52,14 @@ READS_REPLIES = ("aggregate_train", "_check_and_log_replies")
 
 FLWR_COMMAND = "from flwr.cli.app import app; app()"
 """Python code that runs the ``flwr`` command of this environment."""
+
+
+def nodes_online(grid: Grid) -> dict[int, NodeInfo]:
+    """Return the nodes online now, with what the SuperLink knows of each.
+
+    A grid that does not know more than their ids returns empty fields.
+    """
+    return {node.node_id: node for node in grid.get_nodes()}
 
 
 def set_metadata(message: Message, name: str, value: Any) -> None:

@@ -273,7 +273,8 @@ class Flasc(OwnRounds):
         evaluate_fn : EvaluateFn, optional
             Evaluates arrays at the server: what clients receive (metrics keep their
             names), and the dense server vector (prefix ``server_``). Called once
-            where the two are equal.
+            where the two are equal. Names of other fields of the history, such as
+            ``round``, are refused.
 
         Returns
         -------
@@ -285,6 +286,8 @@ class Flasc(OwnRounds):
         ------
         CheckpointError
             If the run to resume had another adapter or other settings.
+        ValueError
+            If `evaluate_fn` names a metric as another field of the history.
         """
         log(INFO, "Starting %s strategy, %d rounds:", type(self).__name__, num_rounds)
         self.summary()

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from math import floor
 
 import numpy as np
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from numpy.typing import NDArray
 
 from flasc_flwr.core.clipping import clip_to_norm
 from flasc_flwr.core.codec import encode, read_layout
 from flasc_flwr.core.layout import Arrays, Layout, Vector
-from flasc_flwr.core.received import received_vector
+from flasc_flwr.core.received import received_arrays, received_vector
 from flasc_flwr.core.sparsity import Positions, SparseVector, top_k
+from flasc_flwr.flower.device_errors import download_errors, upload_errors
+from flasc_flwr.flower.device_limits import DeviceLimits
 from flasc_flwr.flower.transport.client import run_client_app
 from flasc_flwr.flower.transport.parcel import DOWNLOAD, is_parcel
 from flasc_flwr.flower.wire import (
     CONTROL,
     INTRODUCE,
+    MERGED,
     Instructions,
     array_record,
     arrays_of,
@@ -42,7 +47,9 @@ def flasc_mod(
     ``top_k(trained - received)``. `received` is the masked download: an entry that was
     not downloaded counts from zero (FLASC's code: ``x0 - x``).
 
-    Messages without a payload pass unchanged.
+    Messages without a payload pass unchanged. What the server sends is checked before
+    the app sees it, also against the device's own limits
+    (:class:`~flasc_flwr.flower.device_limits.DeviceLimits`).
 
     Parameters
     ----------
@@ -62,22 +69,26 @@ def flasc_mod(
     ------
     PayloadError
         If the download cannot be decoded.
+    RefusedDownloadError
+        If it is beyond the device's own limits.
     ValueError
-        If the reply's arrays do not fit those received, or hold NaN or infinity.
+        If the reply's arrays do not fit those received, or hold NaN or infinity. No
+        error holds a value of an array: Flower sends its text to the server.
     """
     content = message.content
     control = content.config_records.pop(CONTROL, None)
     if control and INTRODUCE in control:
         return _introduce(message, context)
     instructions = Instructions.from_record(control) if control else Instructions()
+    limits = DeviceLimits.of(context.node_config)
     records = content.array_records
+    limits.let_in_records(records.values())
     if instructions.sparse or any(is_parcel(r, DOWNLOAD) for r in records.values()):
-        return run_client_app(message, context, call_next, instructions)
-    received: dict[str, _Received] = {}
-    for key, record in records.items():
-        if holds_payload(record):
-            received[key] = _receive(payload_of(record), instructions)
-            content[key] = array_record(received[key].arrays())
+        return run_client_app(message, context, call_next, instructions, limits)
+    with download_errors():
+        received = _receive_all(records, instructions, limits)
+        for key, download in received.items():
+            content[key] = array_record(download.arrays())
     if instructions.density is None:
         return call_next(message, context)
     token = _TRAINABLE.set(received)
@@ -87,14 +98,15 @@ def flasc_mod(
         _TRAINABLE.reset(token)
     if reply.has_error():
         return reply
-    for key, record in reply.content.array_records.items():
-        if key not in received:
-            raise ValueError(
-                f"the reply's arrays {key!r} were not in the message, which has "
-                f"{', '.join(received) or 'none'}"
-            )
-        payload = _upload(received[key], arrays_of(record), instructions)
-        reply.content[key] = payload_record(payload)
+    with upload_errors():
+        for key, record in reply.content.array_records.items():
+            if key not in received:
+                raise ValueError(
+                    f"the reply's arrays {key!r} were not in the message, which has "
+                    f"{', '.join(received) or 'none'}"
+                )
+            payload = _upload(received[key], arrays_of(record), instructions)
+            reply.content[key] = payload_record(payload)
     return reply
 
 
@@ -128,7 +140,7 @@ class _Received:
     entries: NDArray[np.bool_] | None
 
     def arrays(self) -> Arrays:
-        return self.layout.unflatten(self.start)
+        return received_arrays(self.layout, self.start)
 
     def trainable(self) -> dict[str, NDArray[np.bool_]] | None:
         if self.entries is None:
@@ -140,6 +152,12 @@ class _Received:
 
     def update(self, trained: Arrays) -> Vector:
         """Return trained minus received, zero in frozen entries."""
+        for name, array in trained.items():
+            # numpy would read text as numbers, and quote what it cannot read.
+            if array.dtype.kind not in "fiub":
+                raise ValueError(
+                    f"array {name!r} of the reply must hold numbers, got {array.dtype}"
+                )
         update = self.layout.flatten(trained) - self.start
         return update if self.entries is None else np.where(self.entries, update, 0)
 
@@ -156,6 +174,36 @@ def _upload(received: _Received, trained: Arrays, instructions: Instructions) ->
     assert instructions.density is not None
     kept = top_k(update, instructions.density)
     return encode(kept, instructions.value_format, layout=received.layout)
+
+
+def _receive_all(
+    records: Mapping[str, ArrayRecord],
+    instructions: Instructions,
+    limits: DeviceLimits,
+) -> dict[str, _Received]:
+    """Decode the payloads of a message, once their sizes are known and allowed."""
+    payloads = {k: payload_of(r) for k, r in records.items() if holds_payload(r)}
+    limits.let_in_layouts(map(read_layout, payloads.values()))
+    received = {k: _receive(p, instructions) for k, p in payloads.items()}
+    for key, download in received.items():
+        # What is merged into the backbone has no rank, and travels dense.
+        if key != MERGED:
+            _let_in(download, instructions, limits)
+    return received
+
+
+def _let_in(
+    received: _Received, instructions: Instructions, limits: DeviceLimits
+) -> None:
+    """Check what a download is, and what it asks for, against the device's limits."""
+    layout, kept = received.layout, len(received.support)
+    limits.let_in_adapter(layout, kept, instructions.prescribed)
+    if instructions.density is None:
+        return
+    asked = max(1, floor(layout.size * instructions.density))
+    if instructions.on_support and instructions.density < 1:
+        asked = kept
+    limits.let_in_upload(layout, asked, instructions.prescribed)
 
 
 def _receive(payload: bytes, instructions: Instructions) -> _Received:

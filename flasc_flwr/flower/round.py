@@ -21,14 +21,14 @@ def run_round(run: Run, current: int) -> None:
         messages = run.training_messages(cohort, downloads)
     # Each client trains all of P_k, and replies with the top-k of |W_k - P_k|
     # (flower/mod.py). Each reply is decoded, checked and added when it arrives.
-    inbox, aggregator = run.inbox(cohort), server.aggregator()
+    inbox, aggregator = run.inbox(cohort), run.aggregator()
     with clock("aggregate"):
-        for reply in exchange(run.grid, messages, run.timeout, **run.waiting(cohort)):
-            if update := inbox.take(reply):  # None: rejected, with the reason
-                aggregator.add(update)
-        # Step: the aggregate is the negative gradient of the server optimizer.
-        if run.has_enough(aggregator):
-            server.step(run.release(aggregator))
+        replies = exchange(run.grid, messages, run.timeout, **run.waiting(cohort))
+        for update in inbox.updates(replies):
+            aggregator.add(update)
+        # Step: the aggregate is the negative gradient of the server optimizer. Nothing
+        # is stepped along that is not finite.
+        if run.has_enough(aggregator) and run.step(run.release(aggregator)):
             run.report_training(current, inbox.metrics)
     # Evaluate what clients receive now: at some of them, and at the server.
     run.evaluate_at_clients(current)

@@ -6,22 +6,24 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from logging import WARNING
 from typing import TypedDict
 
+import numpy as np
 from flwr.app import ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from flasc_flwr.core.aggregation import Aggregate, Aggregator
+from flasc_flwr.core.finite import NotFiniteError
 from flasc_flwr.core.methods.budget import Budget
+from flasc_flwr.core.methods.served import served
 from flasc_flwr.core.traffic import Traffic
-from flasc_flwr.flower.clients.exchange import exchange
+from flasc_flwr.flower.clients.cohort_bounds import with_capped_weights
+from flasc_flwr.flower.clients.exchange import exchange, lifetime
 from flasc_flwr.flower.clients.guard import Guard
 from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.clients.roster import Roster
 from flasc_flwr.flower.clients.sampling import Sampling
-from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.privacy.private import Private
 from flasc_flwr.flower.server.downloads import Download
 from flasc_flwr.flower.server.evaluation import EvaluateFn, evaluate_received
@@ -37,6 +39,9 @@ class Waiting(TypedDict):
 
     enough: int | None
     waiting: Callable[[], AbstractContextManager[None]]
+    surplus: Callable[[Message], None]
+    meanwhile: Callable[[], None]
+    away: Callable[[int], None]
 
 
 @dataclass(kw_only=True)
@@ -88,7 +93,7 @@ class Run:
 
     def __post_init__(self) -> None:
         """Begin with clients that have not introduced themselves."""
-        self._roster = Roster(self.server.allotment.of)
+        self._roster = Roster(self.server.allotment.of, self.timeout)
 
     def open_round(self, current: int) -> None:
         """Begin a round's row, once enough clients are online."""
@@ -131,11 +136,22 @@ class Run:
             ledger=self.ledger,
         )
 
+    def aggregator(self) -> Aggregator:
+        """Return what adds up the updates; weights are capped by the cohort's median.
+
+        In a private run all weights are 1.
+        """
+        ratio = 0.0 if self.private else self.guard.examples_ratio
+        return self.server.aggregator(weight_ratio=ratio)
+
     def waiting(self, cohort: list[Participant] | None = None) -> Waiting:
         """Return how long to wait for the replies of a cohort that trains."""
         return {
             "enough": None if cohort is None else self.sampling.enough(cohort),
             "waiting": partial(self.ledger.phase, "clients"),
+            "surplus": self.ledger.received,
+            "meanwhile": partial(self._roster.listen, self.grid, self.ledger),
+            "away": self._roster.away,
         }
 
     def has_enough(self, aggregator: Aggregator) -> bool:
@@ -145,16 +161,10 @@ class Run:
             fewest = self.private.fewest(fewest)
         if aggregator.count >= fewest:
             return True
-        log(
-            WARNING,
-            "Round %d skipped: %d valid replies, at least %d needed",
-            self.ledger.round,
-            aggregator.count,
-            fewest,
-        )
-        self.ledger.skip()
+        self.ledger.skip(f"{aggregator.count} valid replies, at least {fewest} needed")
         return False
 
+    @np.errstate(over="ignore", invalid="ignore")  # the step checks what comes of it
     def release(self, aggregator: Aggregator) -> Aggregate:
         """Return the cohort's aggregate; in a private run with noise, accounted for."""
         if not self.private:
@@ -165,6 +175,15 @@ class Run:
         self.ledger.measured(spent)
         return aggregate
 
+    def step(self, aggregate: Aggregate) -> bool:
+        """Step along a cohort's aggregate; note it if that is not finite."""
+        try:
+            self.server.step(aggregate)
+        except NotFiniteError as error:
+            self.ledger.skip(str(error))
+            return False
+        return True
+
     def report_training(self, current: int, metrics: list[RecordDict]) -> None:
         """Note what clients measured while they trained, averaged.
 
@@ -172,7 +191,9 @@ class Run:
         """
         if self.private or not metrics:
             return
-        averaged = self.records.train_metrics(metrics)
+        averaged = self.records.train_metrics(self._capped(metrics))
+        if averaged is None:
+            return
         self.ledger.measured({f"train_{name}": averaged[name] for name in averaged})
         self.result.train_metrics_clientapp[current] = averaged
 
@@ -183,19 +204,23 @@ class Run:
             drawn = self.sampling.evaluating(self._online(), current)
             cohort = self._with_budgets(drawn)
             downloads = {one.budget: server.encode(one.budget) for one in cohort}
-            only_seed = Instructions(init_seed=server.init_seed)
+            instructions = {
+                budget: Instructions(
+                    init_seed=server.init_seed, prescribed=budget.prescribed
+                )
+                for budget in downloads
+            }
             messages = self._messages(
-                cohort,
-                downloads,
-                dict.fromkeys(downloads, only_seed),
-                MessageType.EVALUATE,
+                cohort, downloads, instructions, MessageType.EVALUATE
             )
         with self.ledger.phase("aggregate"):
             replies = exchange(self.grid, messages, self.timeout, **self.waiting())
             metrics = self.inbox(cohort).metrics_in(replies)
             if not metrics:
                 return
-            averaged = self.records.evaluate_metrics(metrics)
+            averaged = self.records.evaluate_metrics(self._capped(metrics))
+        if averaged is None:
+            return
         self.ledger.measured({f"clients_{name}": averaged[name] for name in averaged})
         self.result.evaluate_metrics_clientapp[current] = averaged
 
@@ -204,20 +229,33 @@ class Run:
         if self.evaluate_fn and self.evaluate_at(current):
             with self.ledger.phase("evaluate"):
                 metrics = evaluate_received(self.server, current, self.evaluate_fn)
-            self.ledger.measured(metrics)
+            self.ledger.evaluated(metrics)
             self.result.evaluate_metrics_serverapp[current] = MetricRecord(metrics)
+
+    def _capped(self, metrics: list[RecordDict]) -> list[RecordDict]:
+        """Return clients' metrics with weights within the cohort's bound."""
+        return with_capped_weights(
+            metrics, self.records.weighted_by_key, self.guard.examples_ratio
+        )
 
     def _online(self) -> list[Participant]:
         return self._roster.present(
-            self.grid,
-            self.ledger,
-            at_least=self.sampling.min_available_nodes,
-            timeout=self.timeout,
+            self.grid, self.ledger, at_least=self.sampling.min_available_nodes
         )
 
     def _with_budgets(self, drawn: list[Participant]) -> list[Participant]:
-        """Return the clients, each with its budget of this turn."""
-        return [replace(one, budget=self.server.budget_of(one)) for one in drawn]
+        """Return the clients, each with its budget of this turn.
+
+        Only so many distinct ones are served: each is encoded once and kept until the
+        round is over, and a node chooses its own.
+        """
+        budgets = [self.server.budget_of(one) for one in drawn]
+        instead = served(budgets)
+        # What a method prescribes is declared to each device by its own settings.
+        return [
+            replace(one, budget=replace(instead[own], prescribed=own.prescribed))
+            for one, own in zip(drawn, budgets, strict=True)
+        ]
 
     def _messages(
         self,
@@ -247,9 +285,14 @@ class Run:
             if control := instructions[budget].to_record():
                 content[CONTROL] = control
             contents[budget] = content
-        group = str(self.ledger.round)
         messages = [
-            Message(contents[one.budget], one.node_id, message_type, group_id=group)
+            Message(
+                contents[one.budget],
+                one.node_id,
+                message_type,
+                ttl=lifetime(self.timeout),
+                group_id=str(self.ledger.round),
+            )
             for one in cohort
         ]
         self.ledger.sent(messages, [one.name for one in cohort])

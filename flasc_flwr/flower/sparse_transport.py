@@ -16,8 +16,10 @@ from flasc_flwr.core.sparsity import DENSITY
 from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.flasc import Flasc
+from flasc_flwr.flower.transport.alike import Reader
 from flasc_flwr.flower.transport.encoded_content import TransportSettings
 from flasc_flwr.flower.transport.encoding_grid import EncodingGrid
+from flasc_flwr.flower.transport.incoming_reply import IncomingReply
 from flasc_flwr.flower.transport.round_trip import RoundTrip
 from flasc_flwr.flower.transport.streaming_mean import (
     StreamingMean,
@@ -161,7 +163,7 @@ class SparseTransport(Strategy):
             If nothing was sent, or a reply answers no message of this round.
         """
         trip, inner = self._current_trip(), self.inner
-        inspected = trip.inspect(replies)
+        inspected = self._inspected(replies, trains=True)
         sent = common_sent_record(inspected)
         if sent and isinstance(inner, FedAvg) and needs_only_the_mean(inner):
             mean = StreamingMean(sent, inner.weighted_by_key)
@@ -191,7 +193,7 @@ class SparseTransport(Strategy):
             If nothing was sent, or a reply answers no message of this round.
         """
         trip = self._current_trip()
-        messages = trip.restore(trip.inspect(replies))
+        messages = trip.restore(self._inspected(replies, trains=False))
         result = self.inner.aggregate_evaluate(server_round, messages)
         trip.report()
         return result
@@ -202,6 +204,14 @@ class SparseTransport(Strategy):
         return RoundTrip(
             messages, self._settings, server_round=server_round, traffic=self.traffic
         )
+
+    def _inspected(
+        self, replies: Iterable[Message], *, trains: bool
+    ) -> list[IncomingReply]:
+        """Return the replies, without the odd ones if Flower's own code reads them."""
+        inspected = self._current_trip().inspect(replies)
+        reader = Reader.of(self.inner, trains=trains)
+        return reader.without_odd_ones(inspected) if reader else inspected
 
     def _current_trip(self) -> RoundTrip:
         if self._open_trip is None:

@@ -10,14 +10,13 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 from numpy.typing import NDArray
 
 from flasc_flwr.core.codec import PayloadError
-from flasc_flwr.core.layout import Role
 from flasc_flwr.core.methods.trainable import ALL, Trainable
-from flasc_flwr.core.ranges import integer, number
-from flasc_flwr.core.sparsity import DENSITY
+from flasc_flwr.core.printable import printable
 from flasc_flwr.flower.compat import (
     get_all_nested_objects,
     no_object_id_recompute,
 )
+from flasc_flwr.flower.read_instructions import SPARSE, read_instructions
 
 STYPE = "flasc.payload"
 """Serialization type of an Array that holds a payload. Flower cannot read it as
@@ -42,7 +41,8 @@ UNCHANGED = "plain"
 """Entry of the CONTROL record in a reply: keys of the ArrayRecords that the mod sent
 as they are, because their arrays are not the ones received."""
 
-_SPARSE = "sparse/"
+_RAISED = "Exception ClientAppException occurred. Message: "
+"""How Flower begins the reason of an app that raised."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,9 @@ class Instructions:
     sparse : Mapping[str, tuple[int, ...]]
         Only in messages of :class:`~flasc_flwr.SparseTransport`: for each ArrayRecord
         the indices of the arrays inside the payload. The others travel whole.
+    prescribed : frozenset[str]
+        Keys of the densities that the device has set itself and that the method
+        exceeds: ``dense`` sends everything.
     """
 
     density: float | None = None
@@ -76,6 +79,7 @@ class Instructions:
     clip_norm: float | None = None
     on_support: bool = False
     sparse: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    prescribed: frozenset[str] = frozenset()
 
     def to_record(self) -> ConfigRecord:
         """Return the ConfigRecord that carries them, without defaults."""
@@ -93,51 +97,27 @@ class Instructions:
         if self.on_support:
             record["on-support"] = True
         for key, indices in self.sparse.items():
-            record[_SPARSE + key] = list(indices)
+            record[SPARSE + key] = list(indices)
+        if self.prescribed:
+            record["prescribed"] = sorted(self.prescribed)
         return record
 
     @classmethod
     def from_record(cls, record: ConfigRecord) -> Instructions:
-        """Read the instructions from their ConfigRecord.
+        """Read the instructions from their ConfigRecord, which may hold anything.
 
         Raises
         ------
         ValueError
-            If an entry is missing, unknown or ill-typed.
+            If an entry is missing, unknown, of another type or out of range.
         """
         try:
-            return cls(**_read_entries(dict(record)))
-        except (KeyError, TypeError, ValueError) as error:
+            return cls(**read_instructions(dict(record)))
+        except (ValueError, OverflowError) as error:
             raise ValueError(
-                f"the message's 'flasc' record cannot be read ({error}): server and "
-                "client must run the same version of flasc-flwr"
+                f"the message's 'flasc' record cannot be read ({printable(error)}): "
+                "server and client must run the same version of flasc-flwr"
             ) from None
-
-
-def _read_entries(record: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if "upload-density" in record:
-        density = record.pop("upload-density")
-        found["density"] = DENSITY.require("upload-density", density)
-        found["value_format"] = str(record.pop("value-format"))
-    if "trains" in record:
-        roles = frozenset(Role(role) for role in record.pop("trains"))
-        found["trainable"] = Trainable(roles, bool(record.pop("support-only")))
-    if "init-seed" in record:
-        seed = record.pop("init-seed")
-        found["init_seed"] = integer(0).require("init-seed", seed)
-    if "clip-norm" in record:
-        norm = record.pop("clip-norm")
-        found["clip_norm"] = number("(0, inf)").require("clip-norm", norm)
-    found["on_support"] = bool(record.pop("on-support", False))
-    found["sparse"] = {
-        key.removeprefix(_SPARSE): tuple(map(int, record.pop(key)))
-        for key in list(record)
-        if key.startswith(_SPARSE)
-    }
-    if record:
-        raise ValueError(f"unknown entries {sorted(record)}")
-    return found
 
 
 def payload_record(payload: bytes) -> ArrayRecord:
@@ -156,9 +136,10 @@ def payload_of(record: ArrayRecord) -> bytes:
     """
     if not holds_payload(record):
         kinds = sorted({array.stype for array in record.values()}) or ["nothing"]
+        got = printable(", ".join(kinds[:10]), 100)
         raise PayloadError(
-            f"expected one payload, got {', '.join(kinds)}: the ClientApp needs "
-            "flasc_mod, ClientApp(mods=[flasc_mod])"
+            f"expected one payload, got {got}: the ClientApp needs flasc_mod, "
+            "ClientApp(mods=[flasc_mod])"
         )
     return record[PAYLOAD].data
 
@@ -179,13 +160,14 @@ def arrays_of(record: ArrayRecord) -> dict[str, NDArray[Any]]:
 
 
 def reason_of(message: Message) -> str:
-    """Return why a message carries an error, in one line.
+    """Return why a message carries an error, in one printable line.
 
     In simulation Flower's reason is a traceback; its last line says why.
     """
-    reason = message.error.reason or f"error code {message.error.code}"
-    last = [line for line in reason.splitlines() if line.strip()][-1]
-    return last.removeprefix("Exception ClientAppException occurred. Message: ")
+    for line in reversed((message.error.reason or "").rstrip().splitlines()):
+        if reason := printable(line.removeprefix(_RAISED)):
+            return reason
+    return f"error code {message.error.code}"
 
 
 def message_bytes(messages: Iterable[Message]) -> list[int]:

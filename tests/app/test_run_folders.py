@@ -77,6 +77,10 @@ def row(round, *reasons, skipped=False, replies=2):
             [row(0), row(1), row(2, skipped=True)],
             "done; the last round was skipped: too few replies",
         ),
+        (
+            [row(0), row(1), row(2, skipped=True) | {"skip_reason": "not finite"}],
+            "done; the last round was skipped: not finite",
+        ),
         ([], "done"),
     ],
 )

@@ -4,10 +4,18 @@ Clients here are plain dictionaries of A (r, in) and B (out, r) with unequal in 
 out, so that a transposition shows.
 """
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from flasc_flwr.core.aggregation import AGGREGATIONS, Contribution, aggregator
+from flasc_flwr.core.aggregation import (
+    AGGREGATIONS,
+    Aggregate,
+    Contribution,
+    aggregator,
+)
+from flasc_flwr.core.aggregation.products import ExactResidual
 from flasc_flwr.core.factors import (
     dead_modules,
     lora_modules,
@@ -16,7 +24,7 @@ from flasc_flwr.core.factors import (
 )
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.merged import merge, product_of
-from flasc_flwr.core.ranks import truncation
+from flasc_flwr.core.ranks import components, truncation
 from flasc_flwr.core.sparsity import top_k
 
 RANK, SIZES = 6, {"one": (5, 9), "two": (8, 4)}
@@ -42,10 +50,10 @@ def client(seed, rank):
     return random_adapter(seed, rank)
 
 
-def aggregate(name, clients, weights=None, exact=False):
+def aggregate(name, clients, weights=None, exact=False, ratio=0.0):
     """Return the new adapter, as arrays, and what is merged, as arrays."""
     start = LAYOUT.flatten(START)
-    rule = aggregator(name, exact)(LAYOUT, start)
+    rule = aggregator(name, exact_residual=exact, weight_ratio=ratio)(LAYOUT, start)
     for trained, weight in zip(clients, weights or [1.0] * len(clients), strict=True):
         rank = trained["one.lora_A.weight"].shape[0]
         cut = truncation(LAYOUT, rank)
@@ -150,6 +158,102 @@ def test_frobenius_counts_clients_alike_that_have_no_product():
             trained[f"{module}.lora_B.weight"][:] = 0
     ours, _ = aggregate("frobenius", clients)
     assert_close(ours, average([pad(c) for c in clients], [1, 1, 1]))
+
+
+SIX = [client(i, RANK) for i in range(6)]
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("name", list(AGGREGATIONS))
+def test_a_weight_is_capped_by_the_cohorts_median(name, exact):
+    """Wherever the client is in the cohort, also with the exact residual."""
+    if exact and not AGGREGATIONS[name].averages:
+        return
+    for place in (0, 3, 5):
+        weights = [1.0, 2.0, 3.0, 4.0, 5.0]
+        weights.insert(place, 1e8)
+        capped = list(weights)
+        capped[place] = 10 * float(np.median(weights))
+        ours, merged = aggregate(name, SIX, weights, exact, ratio=10.0)
+        # It waits for the median of all, and is added last.
+        order = [i for i in range(6) if i != place] + [place]
+        theirs, expected = aggregate(
+            name, [SIX[i] for i in order], [capped[i] for i in order], exact
+        )
+        for key in ours:
+            np.testing.assert_array_equal(ours[key], theirs[key])
+        for key in merged:
+            np.testing.assert_array_equal(merged[key], expected[key])
+
+
+def test_fewer_than_five_weights_are_not_capped():
+    weights = [1.0, 1.0, 1e8, 1.0]
+    ours, _ = aggregate("zero-padding", SIX[:4], weights, ratio=10.0)
+    theirs, _ = aggregate("zero-padding", SIX[:4], weights)
+    for key in ours:
+        np.testing.assert_array_equal(ours[key], theirs[key])
+
+
+def test_a_huge_frobenius_weight_is_capped():
+    clients = [client(i, RANK) for i in range(6)]
+    for module in SIZES:
+        clients[1][f"{module}.lora_B.weight"] *= 1e12
+    norms = [
+        np.sqrt(sum(np.linalg.norm(product(c, m)) ** 2 for m in SIZES)) for c in clients
+    ]
+    norms[1] = 10**2 * np.median(norms)
+    ours, _ = aggregate("frobenius", clients, ratio=10.0)
+    expected = average([pad(c) for c in clients], norms)
+    head = "classifier.weight"
+    np.testing.assert_allclose(ours[head], expected[head], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", list(AGGREGATIONS))
+def test_a_cap_counts_the_contributions_that_wait(name):
+    rule = aggregator(name, weight_ratio=10.0)(LAYOUT, LAYOUT.flatten(START))
+    for count in range(8):
+        assert rule.count == count
+        rule.add(Contribution(top_k(LAYOUT.flatten(SIX[0]), 1.0), RANK))
+
+
+def test_svd_of_what_is_not_finite_is_not_finite():
+    """An SVD of NaN would raise; the step refuses the aggregate instead."""
+    huge = np.full(LAYOUT.size, 3e38, np.float32)
+    rule = aggregator("svd")(LAYOUT, huge)
+    with np.errstate(over="ignore"):
+        rule.add(Contribution(top_k(huge, 1.0), RANK))
+        assert not np.isfinite(rule.result().update).any()
+
+
+def test_the_exact_residual_copies_nothing_where_nothing_is_merged():
+    """Its memory does not grow with the head, which it leaves to the inner rule."""
+    head = 1_000_000
+    arrays = {**START, "classifier.weight": np.zeros(head, np.float32)}
+    layout = Layout.of(arrays)
+    vector = layout.flatten(arrays)
+    averaged = Aggregate(np.zeros(layout.size, np.float32))
+
+    class Inner:
+        count = 0
+
+        def add(self, contribution):
+            self.count += 1
+
+        def result(self):
+            return averaged
+
+    update = top_k(np.ones(layout.size, np.float32), 1.0)
+    components(layout)  # computed once for each layout
+    tracemalloc.start()
+    rule = ExactResidual(Inner(), layout, vector)
+    for _ in range(3):
+        rule.add(Contribution(update, RANK))
+    result = rule.result()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert result.update is averaged.update
+    assert peak < head / 4
+    assert set(result.terms) == set(SIZES)
 
 
 def mean_product(clients, weights, module):

@@ -2,8 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from flasc_flwr.core.optimizers import SERVER_OPTIMIZERS, AdamW, Decaying
-from flasc_flwr.core.stepping import step_chunks
+from flasc_flwr.core.finite import (
+    NotFiniteError,
+    require_finite,
+    require_finite_product,
+)
+from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.methods.table import compose
+from flasc_flwr.core.optimizers import SERVER_OPTIMIZERS, AdamW, Decaying, Sgd
+from flasc_flwr.core.stepping import step_chunks, step_parts
 
 SIZE, STEPS = 50, 6
 
@@ -123,3 +130,66 @@ def test_stepping_in_blocks_is_stepping_at_once(name):
     assert in_blocks.moments.keys() == state.moments.keys()
     for moment in state.moments:
         np.testing.assert_array_equal(in_blocks.moments[moment], state.moments[moment])
+
+
+ROLORA = Layout.of(
+    {
+        "x.lora_A.weight": np.zeros((1, 3), np.float32),
+        "x.lora_B.weight": np.zeros((3, 1), np.float32),
+        "head.weight": np.zeros((3, 1), np.float32),
+    }
+)
+
+
+def rolora_turns(optimizer, turns=6):
+    """Return how far each tensor moves in each turn; NaN where it does not step."""
+    vector, state = np.zeros(ROLORA.size, np.float32), optimizer.init(ROLORA.size)
+    ones, moves = np.ones(ROLORA.size, np.float32), []
+    for turn in range(1, turns + 1):
+        parts = compose("rolora").trainable_at(turn).parts(ROLORA)
+        before = vector
+        vector, state = step_parts(optimizer, parts, vector, ones, state)
+        moved = ROLORA.unflatten(vector - before)
+        moves.append({name: float(m.ravel()[0]) for name, m in moved.items()})
+    return moves
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_rolora_steps_head_and_factors_at_the_same_decayed_rate(name):
+    decay = {"weight_decay": 0.0} if name == "adamw" else {}
+    inner = SERVER_OPTIMIZERS[name](learning_rate=0.5, **decay)
+    moves = rolora_turns(Decaying(optimizer=inner, decay=0.8))
+    for turn, moved in enumerate(moves):
+        # Of equal gradients bias-corrected AdamW makes equal steps, as plain SGD does:
+        # each part's bias correction counts its own steps.
+        expected = {
+            "x.lora_B.weight": turn % 2 == 0,
+            "x.lora_A.weight": turn % 2 == 1,
+            "head.weight": True,
+        }
+        for tensor, steps in expected.items():
+            rate = 0.5 * 0.8**turn if steps else 0.0
+            assert moved[tensor] == pytest.approx(rate, rel=1e-4, abs=1e-9), tensor
+
+
+def test_a_decay_of_1_is_no_decay_for_parts():
+    moves = rolora_turns(Decaying(optimizer=Sgd(learning_rate=0.5), decay=1.0))
+    assert moves == rolora_turns(Sgd(learning_rate=0.5))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 2.0**127, -3e38])
+def test_what_is_not_finite_is_refused(bad):
+    good = np.full(3 * 2**17, 1e38, np.float32)
+    require_finite("they", good, good.astype(np.float64), np.zeros((0, 4)))
+    good[-1] = bad
+    with pytest.raises(NotFiniteError, match="^they are not finite$"):
+        require_finite("they", good[:5], good)
+
+
+def test_factors_are_refused_whose_product_is_not_finite():
+    b, a = np.full((4, 2), 1e15, np.float32), np.full((2, 3), 1e15, np.float32)
+    require_finite_product("they", b, a)
+    with pytest.raises(NotFiniteError):
+        require_finite_product("they", np.float32(1e10) * b, np.float32(1e10) * a)
+    with pytest.raises(NotFiniteError):
+        require_finite_product("they", b, a * np.float32("nan"))

@@ -1,7 +1,10 @@
+from functools import partial
+
 import numpy as np
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 
 from flasc_flwr.flower.clients.exchange import exchange
+from flasc_flwr.flower.compat import ErrorCode, set_metadata
 from flasc_flwr.flower.local_grid import LocalGrid
 
 
@@ -59,3 +62,53 @@ def test_missing_replies_are_left_out_after_the_timeout():
 
 def test_no_message_needs_no_grid():
     assert list(exchange(None, [], timeout=1)) == []
+
+
+def test_a_reply_in_the_name_of_another_node_is_an_error_of_its_sender():
+    def forge(message, context):
+        reply = echo(message, context)
+        if message.metadata.dst_node_id == 2:
+            set_metadata(reply, "src_node_id", 3)
+        return reply
+
+    replies = list(exchange(LocalGrid(forge, 3), messages(3), timeout=30))
+    assert nodes(replies) == [1, 2, 3]
+    assert [reply.has_error() for reply in replies] == [False, True, False]
+    assert "names node 3 as its sender" in replies[1].error.reason
+
+
+def test_a_reply_to_another_message_is_ignored():
+    class Stray(LocalGrid):
+        def pull_messages(self, message_ids):
+            replies = list(super().pull_messages(message_ids))
+            if replies:
+                other = Message(replies[0].content, reply_to=messages(1)[0])
+                replies.insert(0, other)
+            return replies
+
+    assert nodes(exchange(Stray(echo, 3), messages(3), timeout=30)) == [1, 2, 3]
+
+
+def test_a_node_that_is_away_is_reported():
+    def away(message, context):
+        if message.metadata.dst_node_id == 2:
+            error = Error(code=ErrorCode.NODE_UNAVAILABLE, reason="away")
+            return Message(error, reply_to=message)
+        return echo(message, context)
+
+    missed, paused = [], []
+    grid = LocalGrid(away, 3)
+    replies = exchange(
+        grid, messages(3), 30, away=missed.append, meanwhile=lambda: paused.append(1)
+    )
+    assert len(list(replies)) == 3
+    assert missed == [2]
+    assert paused == []
+
+
+def test_something_else_is_done_while_replies_are_missing():
+    grid = SlowGrid([2, 1], 2)
+    paused = []
+    meanwhile = partial(paused.append, 1)
+    assert len(list(exchange(grid, messages(2), 30, meanwhile=meanwhile))) == 2
+    assert paused == [1]

@@ -13,18 +13,17 @@ BUDGET = Budget(download_density=0.5, upload_density=0.25)
 
 
 def present(grid, at_least=1):
-    roster = Roster(lambda name, own: BUDGET.limited_by(own))
-    ledger = Ledger(0, Traffic())
-    return roster.present(grid, ledger, at_least=at_least, timeout=5)
+    roster = Roster(lambda name, own: BUDGET.limited_by(own), timeout=5)
+    return roster.present(grid, Ledger(0, Traffic()), at_least=at_least)
 
 
 def test_budgets_are_the_nodes_own_where_it_sets_them():
-    configs = [{}, {"upload-density": 0.1}, {"download-density": 1.0}]
+    configs = [{}, {"upload-density": 0.125}, {"download-density": 1.0}]
     grid = LocalGrid(client_app(), 3, node_configs=configs)
     budgets = [participant.budget for participant in present(grid)]
     assert budgets == [
         BUDGET,
-        Budget(download_density=0.5, upload_density=0.1),
+        Budget(download_density=0.5, upload_density=0.125),
         Budget(download_density=1.0, upload_density=0.25),
     ]
 

@@ -1,4 +1,7 @@
-"""Failed clients, empty rounds and inconsistent replies end as without the wrapper."""
+"""Failed clients, empty rounds and unusable replies end as without the wrapper.
+
+Except that one client's reply, unlike those of the others, fails only that client.
+"""
 
 import numpy as np
 import pytest
@@ -116,14 +119,6 @@ def test_a_round_without_messages(settings):
     assert not result.arrays
 
 
-def renamed(arrays, client, current):
-    """Reply with another name, from one client only."""
-    trained = step(arrays, client, current)
-    if client == 2:
-        trained["kernel"] = trained.pop("weight")
-    return trained
-
-
 def two_metrics(arrays, client, current):
     arrays = array_record(step(arrays, client, current))
     metrics = MetricRecord({"num-examples": 1})
@@ -141,9 +136,35 @@ def two_records(arrays, client, current):
     return RecordDict({"arrays": arrays, "more": arrays, "metrics": metrics})
 
 
+def renamed(arrays, client, current):
+    """Reply with another name, from one client only."""
+    trained = step(arrays, client, current)
+    if client == 2:
+        trained["kernel"] = trained.pop("weight")
+    return trained
+
+
 @pytest.mark.parametrize(("inner", "settings"), [unencoded, streamed, all_together])
-@pytest.mark.parametrize("train", [renamed, two_metrics, no_weight, two_records])
-def test_inconsistent_replies_raise_as_without_the_wrapper(train, inner, settings):
+def test_a_reply_of_other_names_from_one_client_fails_only_that_client(
+    inner, settings, logged
+):
+    """Without the wrapper it ends the run."""
+    with pytest.raises(InconsistentMessageReplies):
+        run_unwrapped(renamed, inner())
+    _, _, result = run_wrapped(client_app(renamed), inner(), rounds=2, **settings)
+    _, _, failed = run_wrapped(client_app(breaking(2)), inner(), rounds=2, **settings)
+    assert result.train_metrics_clientapp == failed.train_metrics_clientapp
+    for name, array in failed.arrays.items():
+        assert result.arrays[name].data == array.data
+    said = "Rejected the reply of node 3: its "
+    assert sum(line.startswith(said) for line in logged().splitlines()) == 2
+
+
+@pytest.mark.parametrize(("inner", "settings"), [unencoded, streamed, all_together])
+@pytest.mark.parametrize("train", [two_metrics, no_weight, two_records])
+def test_replies_that_are_all_unusable_raise_as_without_the_wrapper(
+    train, inner, settings
+):
     with pytest.raises(InconsistentMessageReplies) as plain:
         run_unwrapped(train, inner())
     with pytest.raises(InconsistentMessageReplies) as wrapped:

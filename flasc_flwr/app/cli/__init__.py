@@ -20,7 +20,7 @@ from flasc_flwr.app.cli.wire_bytes import wire_bytes
 app = typer.Typer(
     help="Federated LoRA with sparse messages: run it, watch it, compare it.",
     epilog="Run any command with --help for its options. The keys of the run config "
-    "and their ranges are listed in the app's pyproject.toml.",
+    "and their ranges are in docs/configuration.md and in the app's pyproject.toml.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

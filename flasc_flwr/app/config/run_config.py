@@ -233,8 +233,8 @@ def _privacy(given: Mapping[str, Any]) -> Privacy | None:
 
 def _unknown(key: str, value: Any) -> str:
     close = get_close_matches(key, PLACES, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return (
-        f"{key} is not a key of the run config, {hint}got {value!r}; the keys are "
-        + ", ".join(PLACES)
-    )
+    if close:
+        hint = f"did you mean {close[0]}? got {value!r}"
+    else:
+        hint = f"got {value!r}; the keys are " + ", ".join(PLACES)
+    return f"{key} is not a key of the run config, {hint}"

@@ -22,6 +22,8 @@ from flasc_flwr.app.reporting.summary import (
     summarise,
 )
 from flasc_flwr.app.reporting.trackers import TrackerError, Trackers
+from flasc_flwr.core.json_lines import as_json
+from flasc_flwr.core.printable import printable
 from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.state.checkpoint import Checkpoint, CheckpointError
@@ -30,6 +32,8 @@ from flasc_flwr.flower.state.run_state import RunState
 
 _CHECKPOINTS = "checkpoints"
 _RELEASES = "releases.jsonl"
+_LONGEST = 2000
+"""Longest reason of a failed run, in characters: it may quote what clients sent."""
 _AT_THE_END = ("summary.json", "traffic.json", "tensors.json")
 
 
@@ -84,7 +88,7 @@ class RunFolder:
         checkpoint.require_settings(config.shared_by_resumed())
         state = checkpoint.state
         folder = cls(path.parent.parent if path.is_file() else path, config, state)
-        rows = "".join(json.dumps(row) + "\n" for row in state.history)
+        rows = "".join(as_json(row) + "\n" for row in state.history)
         write_text(folder.path / "history.jsonl", rows)
         write_text(folder.path / "config.toml", tomli_w.dumps(config.to_dict()))
         for name in _AT_THE_END:
@@ -118,7 +122,7 @@ class RunFolder:
         traceback: TracebackType | None,
     ) -> None:
         if error is not None:
-            ended = f"{FAILED}{str(error) or type(error).__name__}"
+            ended = f"{FAILED}{printable(error, _LONGEST) or type(error).__name__}"
             self._close(ended)
             log(ERROR, "The run %s", ended)
         log(INFO, "Run folder: %s", self.path)
@@ -127,7 +131,7 @@ class RunFolder:
         """Add a round's row to the history, and log it; `state` is the run's."""
         self._state = state
         with (self.path / "history.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(as_json(row) + "\n")
         log(INFO, as_line(row, self._config.num_server_rounds))
         self._trackers.log(row)
 
@@ -203,7 +207,7 @@ def _latest(runs: Path) -> Path:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a file atomically."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    write_text(path, as_json(content, indent=2) + "\n")
 
 
 def _lines_of(traffic: Traffic) -> str:

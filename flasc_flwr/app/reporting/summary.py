@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
+from flasc_flwr.core.printable import printable
 from flasc_flwr.core.traffic import Traffic
 
 FAILED = "failed: "
@@ -80,8 +81,10 @@ def how_it_ended(ended: str, history: Sequence[dict[str, Any]]) -> str:
     if not last:
         return ended
     rounds = f"{len(last)} rounds were" if len(last) > 1 else "round was"
-    why = [reason for reason, _ in _reasons(last).most_common(1)]
-    return f"{ended}; the last {rounds} skipped: {(why or ['too few replies'])[0]}"
+    # Why replies were rejected says more than how many there were.
+    reasons = _reasons(last) or Counter(row.get("skip_reason", "") for row in last)
+    ((why, _),) = reasons.most_common(1)
+    return f"{ended}; the last {rounds} skipped: {why or 'too few replies'}"
 
 
 def nothing_trained(history: Sequence[dict[str, Any]]) -> str | None:
@@ -110,7 +113,7 @@ def nothing_trained(history: Sequence[dict[str, Any]]) -> str | None:
 
 def _reasons(history: Sequence[dict[str, Any]]) -> Counter[str]:
     """Count the rejected replies by reason."""
-    return Counter(f["reason"] for row in history for f in row["failures"])
+    return Counter(printable(f["reason"]) for row in history for f in row["failures"])
 
 
 _LAST = ("accuracy", "loss", "server_accuracy", "server_loss", "epsilon", "delta")

@@ -39,8 +39,9 @@ class Merging:
         for name in sorted({*self._before, *names}):
             layer = self._layer(name)
             weight = cast(torch.Tensor, layer.get_base_layer().weight)
-            before = self._before.setdefault(name, weight.detach().clone())
-            weight.copy_(before)
+            if name not in self._before:
+                self._before[name] = weight.detach().clone()
+            weight.copy_(self._before[name])
             if name in names:
                 product = torch.from_numpy(product_of(merged, name)).to(weight.device)
                 turned = product.T if layer.fan_in_fan_out else product

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 from flasc_flwr.core.aggregation.average import (
     Average,
-    frobenius,
     replication,
     zero_padded_updates,
     zero_padding,
@@ -20,6 +20,8 @@ from flasc_flwr.core.aggregation.contribution import (
     MakeAggregator,
 )
 from flasc_flwr.core.aggregation.products import ExactResidual, Stacking, Svd
+from flasc_flwr.core.aggregation.weights import Weighted, frobenius, own_weight
+from flasc_flwr.core.layout import Layout, Vector
 
 __all__ = [
     "AGGREGATIONS",
@@ -45,11 +47,15 @@ class Aggregation:
     averages : bool
         Whether it averages the factors: its update can then serve any server optimizer
         as a gradient. Other rules replace the factors every round.
+    weigh : Callable[[Layout, Vector, Contribution], float], optional
+        A client's weight, from the server's adapter and what the client sent; by
+        default the contribution's own.
     """
 
     source: str
     make: MakeAggregator
     averages: bool = True
+    weigh: Callable[[Layout, Vector, Contribution], float] | None = None
 
 
 AGGREGATIONS = {
@@ -67,7 +73,8 @@ AGGREGATIONS = {
     ),
     "frobenius": Aggregation(
         source="HetLoRA: Cho et al., arXiv 2401.06432",
-        make=frobenius,
+        make=partial(Average, padding=zero_padding),
+        weigh=frobenius,
     ),
     "stacking": Aggregation(
         source="FLoRA: Wang et al., arXiv 2409.05976",
@@ -83,9 +90,33 @@ AGGREGATIONS = {
 """Aggregation rules by name."""
 
 
-def aggregator(name: str, exact_residual: bool = False) -> MakeAggregator:
-    """Return the factory of a rule's aggregator, with FedEx-LoRA's residual or not."""
-    make = AGGREGATIONS[name].make
-    if not exact_residual:
-        return make
-    return lambda layout, vector: ExactResidual(make(layout, vector), layout, vector)
+def aggregator(
+    name: str, *, exact_residual: bool = False, weight_ratio: float = 0.0
+) -> MakeAggregator:
+    """Return the factory of a rule's aggregator.
+
+    Parameters
+    ----------
+    name : str
+        Name of the rule, one of `AGGREGATIONS`.
+    exact_residual : bool
+        Whether FedEx-LoRA's residual is merged into the backbone.
+    weight_ratio : float
+        Largest weight of a client, in multiples of the cohort's median; 0 is unlimited.
+        Squared for the weight of a rule, the norm of a product of two factors.
+    """
+    rule = AGGREGATIONS[name]
+
+    def make(layout: Layout, vector: Vector) -> Aggregator:
+        made = rule.make(layout, vector)
+        if rule.weigh:
+            weigh = partial(rule.weigh, layout, vector)
+            # The weight is quadratic in the update, and so is its bound.
+            made = Weighted(made, layout, weigh, weight_ratio**2)
+        if exact_residual:
+            made = ExactResidual(made, layout, vector)
+        if weight_ratio:
+            made = Weighted(made, layout, own_weight, weight_ratio)
+        return made
+
+    return make

@@ -1,4 +1,4 @@
-"""Averaging rules: zero-padding, replication, and HetLoRA's weights."""
+"""Averaging rules: zero-padding and replication."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flasc_flwr.core.aggregation.contribution import Aggregate, Contribution
-from flasc_flwr.core.factors import product_norm
 from flasc_flwr.core.layout import Layout, Vector, chunks
 from flasc_flwr.core.ranks import components, rank_of
-
-_SMALLEST = float(np.finfo(np.float32).tiny)
 
 Float64s = NDArray[np.float64]
 
@@ -38,22 +35,13 @@ class Average:
         The server vector.
     padding : Padding
         The rule for components that a client lacks.
-    weigh : Callable[[Contribution], float], optional
-        A client's weight; by default the contribution's own.
     """
 
-    def __init__(
-        self,
-        layout: Layout,
-        vector: Vector,
-        padding: Padding,
-        weigh: Callable[[Contribution], float] | None = None,
-    ) -> None:
+    def __init__(self, layout: Layout, vector: Vector, padding: Padding) -> None:
         self.count = 0
         self._layout = layout
         self._vector = vector
         self._padding = padding
-        self._weigh = weigh
         # In float64, the sum of a thousand updates does not lose the small ones.
         self._sum = np.zeros(layout.size, np.float64)
         self._weight_of_rank = np.zeros(max(1, rank_of(layout)) + 1, np.float64)
@@ -61,8 +49,7 @@ class Average:
     def add(self, contribution: Contribution) -> None:
         """Add one client's update."""
         contribution.check(len(self._sum))
-        weight = self._weigh(contribution) if self._weigh else contribution.weight
-        update = contribution.update
+        update, weight = contribution.update, contribution.weight
         # Three times as fast as ``+=``, which copies the entries out and back;
         # equivalent, as positions never repeat.
         weighted = np.multiply(update.values, weight, dtype=np.float64)
@@ -114,19 +101,3 @@ def replication(mean: Float64s, vector: Vector, fraction: Float64s) -> Float64s:
     each component over the clients that have it. One that no client has is unchanged.
     """
     return np.divide(mean, fraction, out=np.zeros_like(mean), where=fraction > 0)
-
-
-def frobenius(layout: Layout, vector: Vector) -> Average:
-    """Return HetLoRA's rule: zero-padding, client k weighted by ``||B_k A_k||_F``.
-
-    Cho et al., arXiv 2401.06432. One norm over all modules, the root of the sum of
-    their squares, which also weights the head; we do not know whether the paper has one
-    norm per module. The contributions' own weights are ignored.
-    """
-
-    def weigh(contribution: Contribution) -> float:
-        norm = product_norm(layout, contribution.trained(layout, vector))
-        # Equal weights if no client has a non-zero product.
-        return max(norm, _SMALLEST)
-
-    return Average(layout, vector, zero_padding, weigh)

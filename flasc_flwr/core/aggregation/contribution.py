@@ -17,6 +17,8 @@ from flasc_flwr.core.sparsity import SparseVector
 WEIGHTINGS = ("uniform", "examples")
 """How much each client counts in a mean: alike, or by its number of examples."""
 
+_EVERYWHERE = slice(None)
+
 
 @dataclass(frozen=True, eq=False)
 class Contribution:
@@ -49,15 +51,29 @@ class Contribution:
         if not (isfinite(self.weight) and self.weight > 0):
             raise ValueError(f"weight is {self.weight!r}, allowed is a number above 0")
 
-    def trained(self, layout: Layout, vector: Vector) -> Vector:
+    def trained(
+        self, layout: Layout, vector: Vector, place: slice = _EVERYWHERE
+    ) -> Vector:
         """Return the client's weights as the server knows them, shape (N,).
 
         The server's own, in the components that the client has, plus what it sent;
         zero in the components that it lacks.
+
+        Parameters
+        ----------
+        layout : Layout
+            The server's adapter.
+        vector : NDArray[np.float32], shape (N,)
+            The server vector.
+        place : slice
+            Which part of the vector to return; by default all.
         """
-        owned = components(layout) < max(1, self.rank)
-        trained = np.where(owned, vector, np.float32(0))
-        trained[self.update.positions] += self.update.values
+        start, stop, _ = place.indices(len(vector))
+        owned = components(layout)[start:stop] < max(1, self.rank)
+        trained = np.where(owned, vector[start:stop], np.float32(0))
+        first, last = np.searchsorted(self.update.positions, (start, stop))
+        sent = self.update.positions[first:last] - start
+        trained[sent] += self.update.values[first:last]
         return trained
 
 

@@ -13,8 +13,7 @@ class Products:
     """``sum_k p_k B_k A_k`` of each module, kept as stacked factors.
 
     ``[p_1 B_1, p_2 B_2, ...] [A_1; A_2; ...]``, in memory proportional to the sum of
-    the cohort's ranks. Of all tensors outside the factors, such as the head, it keeps
-    the mean update.
+    the cohort's ranks. Tensors outside the factors, such as the head, are not touched.
 
     Parameters
     ----------
@@ -26,33 +25,48 @@ class Products:
 
     def __init__(self, layout: Layout, vector: Vector) -> None:
         self.count = 0
+        self.weight = 0.0
         self.layout = layout
         self.vector = vector
         self.modules = lora_modules(layout)
-        self._weight = 0.0
         self._factors: dict[str, list[tuple[Matrix, Matrix]]] = {
             module.name: [] for module in self.modules
         }
-        self._sum = np.zeros(layout.size, np.float64)
 
     def add(self, contribution: Contribution) -> None:
         """Add one client's product."""
-        contribution.check(len(self._sum))
-        update, weight = contribution.update, contribution.weight
-        trained = contribution.trained(self.layout, self.vector)
+        contribution.check(self.layout.size)
         for module in self.modules:
-            b, a = module.factors(trained)
+            b, a = module.as_matrices(
+                contribution.trained(self.layout, self.vector, module.b_place),
+                contribution.trained(self.layout, self.vector, module.a_place),
+            )
             rank = min(contribution.rank, module.rank)
-            self._factors[module.name].append((weight * b[:, :rank], a[:rank]))
-        np.add.at(self._sum, update.positions, weight * update.values)
-        self._weight += weight
+            self._factors[module.name].append(
+                (contribution.weight * b[:, :rank], a[:rank])
+            )
+        self.weight += contribution.weight
         self.count += 1
 
     def stacked(self, module: LoraModule) -> tuple[Matrix, Matrix]:
         """Return B (out, R) and A (R, in) whose product is the weighted mean."""
         factors = self._factors[module.name]
-        b = np.concatenate([b for b, _ in factors], axis=1) / self._weight
+        b = np.concatenate([b for b, _ in factors], axis=1) / self.weight
         return b, np.concatenate([a for _, a in factors], axis=0)
+
+
+class ProductsAndHead(Products):
+    """The products, and the mean update of all tensors outside the factors."""
+
+    def __init__(self, layout: Layout, vector: Vector) -> None:
+        super().__init__(layout, vector)
+        self._sum = np.zeros(layout.size, np.float64)
+
+    def add(self, contribution: Contribution) -> None:
+        """Add one client's product, and its update of the other tensors."""
+        super().add(contribution)
+        update = contribution.update
+        np.add.at(self._sum, update.positions, contribution.weight * update.values)
 
     def mean_head(self) -> Vector:
         """Return the mean update, shape (N,), with zeros in all factors.
@@ -64,14 +78,14 @@ class Products:
         """
         if self.count == 0:
             raise ValueError("there are no updates to aggregate")
-        mean = (self._sum / self._weight).astype(np.float32)
+        mean = (self._sum / self.weight).astype(np.float32)
         for tensor, place in self.layout.slices():
             if tensor.role in (Role.A, Role.B):
                 mean[place] = 0
         return mean
 
 
-class Stacking(Products):
+class Stacking(ProductsAndHead):
     """FLoRA (Wang et al., arXiv 2409.05976): merge the mean product into the backbone.
 
     ``W0 += s sum_k p_k B_k A_k``, exact for any ranks. The adapter is reset every
@@ -87,7 +101,7 @@ class Stacking(Products):
         return Aggregate(update, terms)
 
 
-class Svd(Products):
+class Svd(ProductsAndHead):
     """FlexLoRA (Bai et al., arXiv 2402.11505): factor the mean product by an SVD.
 
     ``U S V^T = sum_k p_k B_k A_k``, B = U S, A = V^T. A client of rank r receives the
@@ -98,7 +112,11 @@ class Svd(Products):
         """Return the new factors at the server's rank."""
         update = self.mean_head()
         for module in self.modules:
-            b, a = truncated_svd(*self.stacked(module), module.rank)
+            b, a = self.stacked(module)
+            if not (np.isfinite(b).all() and np.isfinite(a).all()):
+                # It has no SVD. The step refuses what is not finite.
+                return Aggregate(np.full_like(update, np.nan))
+            b, a = truncated_svd(b, a, module.rank)
             # If the product has fewer components than the adapter, A keeps its last
             # rows: components that are zero in both factors could never train again.
             new_b, new_a = module.factors(self.vector)
@@ -142,11 +160,14 @@ class ExactResidual:
     def result(self) -> Aggregate:
         """Return the average, and its error for the backbone."""
         averaged = self._inner.result()
-        target = self._products.vector + averaged.update
+        vector, update = self._products.vector, averaged.update
         terms = {}
         for module in self._products.modules:
             b, a = self._products.stacked(module)
-            mean_b, mean_a = module.factors(target)
+            mean_b, mean_a = module.as_matrices(
+                vector[module.b_place] + update[module.b_place],
+                vector[module.a_place] + update[module.a_place],
+            )
             terms[module.name] = (
                 np.concatenate([b, -mean_b], axis=1),
                 np.concatenate([a, mean_a], axis=0),

@@ -60,11 +60,25 @@ class Allotment:
         upload = method.upload_density or method.schedule(
             own.upload_density, decay.upload, times
         )
-        return replace(
+        given = replace(
             own.at_most(rank),
             download_density=1.0 if turn <= method.dense_rounds else download,
             upload_density=upload,
         )
+        return replace(given, prescribed=self._beyond(own, given))
+
+    def _beyond(self, own: Budget, given: Budget) -> frozenset[str]:
+        """Return which densities that a device has set itself the method exceeds."""
+        down, up = given.download_density, given.upload_density
+        if self.method.scoring.whole_head:
+            down = 1.0  # the density is only that of the other tensors
+        if self.method.uploads == "support":
+            up = down
+        beyond = {
+            "download-density": down > own.download_density,
+            "upload-density": up > own.upload_density,
+        }
+        return frozenset(key for key in own.set_by_device if beyond[key])
 
     def standard(self, turn: int) -> dict[str, Budget]:
         """Return what clients that set nothing themselves use in a turn.

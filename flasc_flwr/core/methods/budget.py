@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from math import floor
 from typing import Any
 
 from flasc_flwr.core.ranges import integer
@@ -12,6 +13,12 @@ from flasc_flwr.core.sparsity import DENSITY
 
 RANK = integer(1)
 """What a rank may be."""
+
+DENSITIES = ("download-density", "upload-density")
+"""Keys of the densities."""
+
+_STEPS = 4096
+"""A device's own density is rounded down to a multiple of 1 / 4096."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +31,10 @@ class Budget:
         Fractions of its adapter that it receives and sends, in (0, 1].
     rank : int, optional
         Number of components of its adapter; None: as many as the server's.
+    set_by_device : frozenset[str]
+        Keys of the densities that the device has set itself.
+    prescribed : frozenset[str]
+        Those of them that the method exceeds: the device may refuse that.
 
     Raises
     ------
@@ -46,6 +57,8 @@ class Budget:
     rank: int | None = setting(
         None, RANK, "components of a client's adapter", key="lora-rank"
     )
+    set_by_device: frozenset[str] = field(default=frozenset(), compare=False)
+    prescribed: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -58,13 +71,15 @@ class Budget:
         ----------
         own : Mapping[str, Any]
             The device's ``--node-config``: ``download-density`` and
-            ``upload-density`` replace this budget's, ``lora-rank`` is the highest rank
-            that the device can train.
+            ``upload-density`` replace this budget's, rounded down to a multiple of
+            1 / 4096 and at least that; ``lora-rank`` is the highest rank that the
+            device can train.
         """
         budget = Budget(
-            download_density=own.get("download-density", self.download_density),
-            upload_density=own.get("upload-density", self.upload_density),
+            download_density=_own("download-density", own, self.download_density),
+            upload_density=_own("upload-density", own, self.upload_density),
             rank=self.rank,
+            set_by_device=frozenset(own) & frozenset(DENSITIES),
         )
         if "lora-rank" not in own:
             return budget
@@ -74,3 +89,15 @@ class Budget:
         """Return this budget with at most `rank` components; None is no limit."""
         ranks = [r for r in (self.rank, rank) if r is not None]
         return replace(self, rank=min(ranks, default=None))
+
+
+def _own(key: str, own: Mapping[str, Any], of_run: float) -> float:
+    """Return a device's density on the grid; the run's where it sets no other.
+
+    Clients with one density share a download. Without the grid each could have one
+    that differs in the last digit.
+    """
+    if key not in own:
+        return of_run
+    density: float = DENSITY.require(key, own[key])
+    return density if density == of_run else max(1, floor(density * _STEPS)) / _STEPS

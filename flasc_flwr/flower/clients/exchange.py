@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from logging import WARNING
 
-from flwr.app import Message
+from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
-from flasc_flwr.flower.compat import log
+from flasc_flwr.flower.compat import ErrorCode, log
 
 _SHORTEST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
+_LONGEST_LIFE = 365 * 86400.0
+_UNREACHABLE = (
+    ErrorCode.NODE_UNAVAILABLE,
+    ErrorCode.MESSAGE_UNAVAILABLE,
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
+)
+"""Errors by which the SuperLink reports that a node is away."""
 
 
 def exchange(
@@ -23,6 +30,9 @@ def exchange(
     *,
     enough: int | None = None,
     waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
+    surplus: Callable[[Message], None] = lambda reply: None,
+    meanwhile: Callable[[], object] = lambda: None,
+    away: Callable[[int], object] = lambda node: None,
 ) -> Iterator[Message]:
     """Send `messages`, and yield each reply as soon as its turn has come.
 
@@ -43,36 +53,94 @@ def exchange(
         Stop after so many replies without an error; by default wait for all.
     waiting : Callable[[], AbstractContextManager[None]]
         Entered while this waits for the clients, to measure the time.
+    surplus : Callable[[Message], None]
+        Called with replies that came together with the last one that was needed: they
+        are not yielded, but their bytes have travelled.
+    meanwhile : Callable[[], object]
+        Called before each pause.
+    away : Callable[[int], object]
+        Called with each node that the SuperLink reports as away.
     """
     messages = list(messages)
     if not messages:
         return
     began = time.monotonic()
     with waiting():
-        pushed = set(grid.push_messages(messages))
-    turns = [m.metadata.message_id for m in messages if m.metadata.message_id in pushed]
-    if len(turns) < len(messages):
-        log(WARNING, "%d messages could not be sent", len(messages) - len(turns))
-    missing, early = set(turns), _Early(turns)
+        sent = push(grid, messages)
+    asked = {message.metadata.message_id: message for message in sent}
+    if len(sent) < len(messages):
+        log(WARNING, "%d messages could not be sent", len(messages) - len(sent))
+    missing, early = set(asked), _Early(list(asked))
     while missing and not early.has(enough):
         with waiting():
             arrived = list(grid.pull_messages(list(missing)))
-        for reply in arrived:
-            missing.discard(reply.metadata.reply_to_message_id)
-            yield from early.add(reply)
+        for reply in _identified(arrived, asked):
+            answered = reply.metadata.reply_to_message_id
+            missing.discard(answered)
+            if unreachable(reply):
+                away(asked[answered].metadata.dst_node_id)
             if early.has(enough):
-                break
+                surplus(reply)
+            else:
+                yield from early.add(reply)
         elapsed = time.monotonic() - began
         if elapsed >= timeout:
             break
         if missing and not early.has(enough):
             with waiting():
+                meanwhile()
                 # Poll short rounds often and long ones rarely.
                 pause = max(_SHORTEST_PAUSE, elapsed / 20)
                 time.sleep(min(_LONGEST_PAUSE, pause))
     yield from early.rest()
     if missing and not early.has(enough):
         log(WARNING, "%d replies missing after %.0f s", len(missing), timeout)
+
+
+def push(grid: Grid, messages: Iterable[Message]) -> list[Message]:
+    """Send `messages`, and return those that were sent; each has its id then."""
+    messages = list(messages)
+    if not messages:
+        return []
+    sent = set(grid.push_messages(messages))
+    return [m for m in messages if m.metadata.message_id in sent]
+
+
+def lifetime(timeout: float) -> float:
+    """Return how many seconds a message is valid whose reply is awaited `timeout`.
+
+    Flower keeps an undelivered message for 12 hours by default: a device that comes
+    back would train for rounds that are long over. The SuperLink refuses a message
+    that expires after the year 9999.
+    """
+    return min(float(timeout), _LONGEST_LIFE)
+
+
+def unreachable(reply: Message) -> bool:
+    """Return whether the SuperLink replied, because the node is away."""
+    return reply.has_error() and reply.error.code in _UNREACHABLE
+
+
+def _identified(
+    replies: Iterable[Message], asked: Mapping[str, Message]
+) -> Iterator[Message]:
+    """Yield the replies to messages that were sent, by the id of the message.
+
+    One that names another node as its sender becomes an error: the client writes the
+    sender into its reply itself. The id of a message is known only to the node that
+    got it.
+    """
+    for reply in replies:
+        message = asked.get(reply.metadata.reply_to_message_id)
+        if message is None:
+            log(WARNING, "Ignored a reply to a message that was not sent")
+            continue
+        sender, node = reply.metadata.src_node_id, message.metadata.dst_node_id
+        if reply.has_error() or sender == node:
+            yield reply
+            continue
+        error = Error(ErrorCode.UNKNOWN, f"the reply names node {sender} as its sender")
+        yield Message(error, reply_to=message)
 
 
 class _Early:

@@ -3,120 +3,240 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from logging import INFO, WARNING
-from typing import Any
 
-from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 
-from flasc_flwr.core.methods.budget import Budget
-from flasc_flwr.flower.clients.exchange import exchange
-from flasc_flwr.flower.clients.participant import Participant
-from flasc_flwr.flower.compat import ErrorCode, log
-from flasc_flwr.flower.state.ledger import Ledger
-from flasc_flwr.flower.wire import CONTROL, INTRODUCE, reason_of
+from flasc_flwr.core.printable import printable, why
+from flasc_flwr.flower.clients.exchange import unreachable
+from flasc_flwr.flower.clients.introductions import Introductions
+from flasc_flwr.flower.clients.participant import BudgetOf, Participant, introduced
+from flasc_flwr.flower.compat import NodeInfo, log, nodes_online
+from flasc_flwr.flower.state.ledger import Ledger, unnamed
+from flasc_flwr.flower.wire import reason_of
 
-_INTRODUCTION_TIMEOUT = 120.0
-_UNREACHABLE = (
-    ErrorCode.NODE_UNAVAILABLE,
-    ErrorCode.MESSAGE_UNAVAILABLE,
-    ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
-)
-"""Errors by which the SuperLink reports that a node is away."""
+_GRACE = 30.0
+"""Seconds without an answer after which the first round waits for no more nodes."""
+
+_LISTEN_EVERY = 10.0
+"""Seconds between two looks while a round waits for its replies."""
 
 
 class Roster:
     """The nodes that have introduced themselves.
 
     Each node is asked once, by a message that :func:`flasc_flwr.flasc_mod` answers
-    from the node's ``--node-config``. A node that joins later is asked when it is
-    first seen.
+    from the node's ``--node-config``. No round waits for an answer: a node takes part
+    from the next round on. A node that was away is asked again, because it may have
+    restarted with another budget; until it answers, its old one holds.
+
+    A name belongs to one node at a time: to the first that is online.
 
     Parameters
     ----------
-    budget_of : Callable[[str, Mapping[str, Any]], Budget]
+    budget_of : BudgetOf
         Returns a node's budget from its name and its own settings.
+    timeout : float
+        Seconds to wait for enough nodes, and how long an introduction is valid.
+    clock, sleep : Callable
+        The time in seconds, and a pause of so many seconds.
     """
 
-    def __init__(self, budget_of: Callable[[str, Mapping[str, Any]], Budget]) -> None:
+    def __init__(
+        self,
+        budget_of: BudgetOf,
+        timeout: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._budget_of = budget_of
+        self._timeout = timeout
+        self._clock = clock
+        self._sleep = sleep
+        self._introductions = Introductions(timeout, clock)
+        self._online: dict[int, NodeInfo] = {}
         self._known: dict[int, Participant] = {}
-        self._refused: set[int] = set()
+        self._holders: dict[str, int] = {}  # the node of each name
+        # Nodes whose name another node had when they introduced themselves.
+        self._claims: dict[int, Participant] = {}
+        self._refused: dict[int, str] = {}
+        # Known nodes that were away since they introduced themselves.
+        self._returned: set[int] = set()
+        self._opened = False
+        self._last_answer = self._last_look = clock()
 
     def present(
-        self, grid: Grid, ledger: Ledger, *, at_least: int, timeout: float
+        self, grid: Grid, ledger: Ledger, *, at_least: int
     ) -> list[Participant]:
         """Return the participants online now, in the same order in every run.
 
-        Waits until at least `at_least` are online. `ledger` counts the bytes of
-        introductions.
+        Waits until at least `at_least` are online. The first call also waits for the
+        other nodes, as long as one of them has answered in the last 30 seconds: a
+        simulation starts with all of its clients. `ledger` counts the bytes of
+        introductions, and who is missing.
 
         Raises
         ------
         RuntimeError
-            If there are fewer after `timeout` seconds, or no node can take part.
+            If there are fewer after the time-out, or no node can take part.
         """
-        deadline = time.monotonic() + timeout
-        logged = 0.0
+        began = logged = self._clock()
         while True:
-            online = set(grid.get_node_ids())
-            strangers = online - self._known.keys() - self._refused
-            self._introduce(grid, ledger, sorted(strangers))
-            here = [self._known[node] for node in online if node in self._known]
-            if here and len(here) >= at_least:
-                return sorted(here, key=lambda p: (p.name, p.node_id))
-            if online and online <= self._refused:
+            self._look(grid, ledger)
+            here = [self._known[node] for node in self._online if node in self._known]
+            elapsed = self._clock() - began
+            late = elapsed >= self._timeout
+            if here and len(here) >= at_least and (late or not self._others_coming()):
+                break
+            refused = self._online.keys() & self._refused.keys()
+            if refused and not self._known and len(refused) == len(self._online):
                 raise RuntimeError(
-                    f"none of the {len(online)} connected nodes can take part: "
+                    f"none of the {len(self._online)} connected nodes can take part: "
                     "see the warnings above"
                 )
-            if time.monotonic() >= deadline:
+            if late:
                 raise RuntimeError(
                     f"{len(here)} of at least {at_least} nodes are connected after "
-                    f"{timeout:.0f} s: start more SuperNodes, or simulate more with "
-                    "--federation-config 'num-supernodes=N'"
+                    f"{self._timeout:.0f} s: start more SuperNodes, or simulate more "
+                    "with --federation-config 'num-supernodes=N'"
                 )
-            if time.monotonic() - logged > 10:
+            if self._clock() - logged > 10:
                 log(INFO, "Waiting for nodes: %d of %d", len(here), at_least)
-                logged = time.monotonic()
-            time.sleep(0.5)
+                logged = self._clock()
+            self._sleep(min(0.5, max(0.05, elapsed / 20)))
+        self._opened = True
+        ledger.missing(self._missing())
+        return sorted(here, key=lambda p: (p.name, p.node_id))
 
-    def _introduce(self, grid: Grid, ledger: Ledger, strangers: list[int]) -> None:
-        """Ask each new node for its name and budget."""
-        content = RecordDict({CONTROL: ConfigRecord({INTRODUCE: True})})
-        questions = [Message(content, node, MessageType.TRAIN) for node in strangers]
-        ledger.sent(questions, [str(node) for node in strangers])
+    def listen(self, grid: Grid, ledger: Ledger) -> None:
+        """Ask new nodes and take answers, while a round waits for its replies."""
+        if self._clock() - self._last_look >= _LISTEN_EVERY:
+            self._look(grid, ledger)
+
+    def away(self, node: int) -> None:
+        """Note that a node did not get a message because it is away."""
+        if node in self._known:
+            self._returned.add(node)
+
+    def _look(self, grid: Grid, ledger: Ledger) -> None:
+        """Find out who is online, ask who is new or was away, and take the answers."""
+        self._last_look = self._clock()
+        self._see(nodes_online(grid))
+        settled = self._known.keys() | self._claims.keys() | self._refused.keys()
+        strangers = self._online.keys() - settled
+        back = self._returned & self._online.keys()
+        asked = {node: self._name(node) for node in sorted(strangers | back)}
+        self._introductions.ask(grid, ledger, asked)
         names: dict[int, str] = {}
-        for reply in exchange(grid, questions, _INTRODUCTION_TIMEOUT):
-            node = reply.metadata.src_node_id
-            ledger.received(reply)
-            if reply.has_error() and reply.error.code in _UNREACHABLE:
-                log(
-                    WARNING,
-                    "Node %d is unreachable (%s); will retry",
-                    node,
-                    reason_of(reply),
-                )
-                continue
-            try:
-                self._known[node] = self._participant(node, reply)
+        for node, reply in self._introductions.answers(grid):
+            if self._take(node, reply, ledger):
                 names[node] = self._known[node].name
-            except ValueError as error:
-                self._refused.add(node)
-                log(WARNING, "Node %d cannot take part: %s", node, error)
+        names |= self._take_over()
         ledger.introduced(names)
 
-    def _participant(self, node: int, reply: Message) -> Participant:
-        answer = None
-        if not reply.has_error():
-            answer = reply.content.config_records.get(CONTROL)
-        if answer is None:
-            sent = reason_of(reply) if reply.has_error() else "another reply"
-            raise ValueError(
-                "its ClientApp did not introduce itself; it needs flasc_mod as the "
-                f"first mod, ClientApp(mods=[flasc_mod]). It sent: {sent}"
+    def _see(self, online: dict[int, NodeInfo]) -> None:
+        """Note who was away since the last look: not online, or started again."""
+        gone = self._online.keys() - online.keys()
+        again = {
+            node
+            for node in self._online.keys() & online.keys()
+            if self._online[node].last_activated_at != online[node].last_activated_at
+        }
+        for node in gone | again:
+            # What it was asked went to a process that may be gone.
+            self._introductions.close(node)
+            self._refused.pop(node, None)
+            self._claims.pop(node, None)
+            if node in self._known:
+                self._returned.add(node)
+        self._online = online
+
+    def _take(self, node: int, reply: Message, ledger: Ledger) -> bool:
+        """Take one answer; return whether the node takes part."""
+        self._last_answer = self._clock()
+        try:
+            ledger.received(reply, self._name(node))
+            if unreachable(reply):
+                reason = printable(f"unreachable ({reason_of(reply)})")
+                self._introductions.failed(node, reason)
+                return False
+            participant = introduced(node, reply, self._budget_of)
+        # Whatever a node sends: it stays out, and the run continues.
+        except Exception as error:
+            self._leave_out(node)
+            self._refused[node] = why(error)
+            log(WARNING, "%s cannot take part: %s", self._shown(node), why(error))
+            return False
+        return self._admit(participant)
+
+    def _admit(self, participant: Participant) -> bool:
+        """Let a node take part, unless another that is online has its name."""
+        node = participant.node_id
+        self._leave_out(node)
+        holder = self._holders.get(participant.name)
+        if holder is not None and holder in self._online:
+            self._claims[node] = participant
+            log(
+                WARNING,
+                "%s cannot take part while %s does: both are called %r. Give each "
+                "device its own partition-id",
+                self._shown(node),
+                self._shown(holder),
+                participant.name,
             )
-        name = str(answer.get("name", node))
-        budget = self._budget_of(name, dict(answer))
-        return Participant(node_id=node, name=name, budget=budget)
+            return False
+        if holder is not None:
+            self._leave_out(holder)
+        self._known[node] = participant
+        self._holders[participant.name] = node
+        return True
+
+    def _take_over(self) -> dict[int, str]:
+        """Let nodes have the names of nodes that left; return those names."""
+        names = {}
+        for node, participant in list(self._claims.items()):
+            holder = self._holders.get(participant.name)
+            if holder not in self._online and self._admit(participant):
+                names[node] = participant.name
+                log(INFO, "%s is now %r", self._shown(node), participant.name)
+        return names
+
+    def _leave_out(self, node: int) -> None:
+        """Forget all about a node."""
+        self._introductions.close(node)
+        if node in self._known:
+            del self._holders[self._known.pop(node).name]
+        self._claims.pop(node, None)
+        self._refused.pop(node, None)
+        self._returned.discard(node)
+
+    def _others_coming(self) -> bool:
+        """Return whether the first round should wait for more answers."""
+        if self._opened or self._clock() - self._last_answer >= _GRACE:
+            return False
+        return self._introductions.awaited(self._online)
+
+    def _missing(self) -> dict[int, str]:
+        """Return who is online and does not take part, and why."""
+        return {n: self._why(n) for n in self._online if n not in self._known}
+
+    def _why(self, node: int) -> str:
+        if node in self._refused:
+            return self._refused[node]
+        if node in self._claims:
+            name = self._claims[node].name
+            return f"its name {name!r} is that of node {self._holders.get(name)}"
+        return self._introductions.reason(node)
+
+    def _name(self, node: int) -> str:
+        """Return the name under which a node's messages are counted."""
+        return self._known[node].name if node in self._known else unnamed(node)
+
+    def _shown(self, node: int) -> str:
+        """Return a node's id, with the name that Flower knows it by if it has one."""
+        info = self._online.get(node)
+        name = printable(getattr(info, "name", ""), 60)
+        return f"Node {node} ({name})" if name else f"Node {node}"

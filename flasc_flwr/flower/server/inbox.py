@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from math import isfinite
-from typing import Any
 
-from flwr.app import Message, MetricRecord, RecordDict
+from flwr.app import Message, RecordDict
 
 from flasc_flwr.core.aggregation import Contribution
 from flasc_flwr.core.codec import decode
+from flasc_flwr.core.printable import why
 from flasc_flwr.core.sparsity import SparseVector
+from flasc_flwr.flower.clients.cohort_bounds import Update, within_norms
 from flasc_flwr.flower.clients.guard import Guard, RejectedReplyError
 from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.privacy.private import Private
+from flasc_flwr.flower.server.reply_metrics import metrics_of
 from flasc_flwr.flower.server.server_vector import ServerVector
 from flasc_flwr.flower.state.ledger import Ledger
-from flasc_flwr.flower.wire import payload_of, reason_of
+from flasc_flwr.flower.wire import payload_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inbox:
     """Reads the replies to one exchange of messages.
 
-    A reply that cannot be used is rejected: the reason goes into the round's row and
-    the log, and the round continues.
+    A reply that cannot be used is rejected, whatever exception reading it raises: the
+    reason goes into the round's row and the log, and the round continues.
 
     Attributes
     ----------
@@ -56,35 +57,54 @@ class Inbox:
     ledger: Ledger
     metrics: list[RecordDict] = field(default_factory=list)
 
-    def take(self, reply: Message) -> Contribution | None:
+    def updates(self, replies: Iterable[Message]) -> Iterator[Contribution]:
+        """Yield the updates that are let in, in the order of the replies.
+
+        Not bounded by each other in a private run: the clipping norm bounds each, and
+        a rejection would depend on the other clients' data.
+        """
+        taken = filter(None, map(self.take, replies))
+        ratio = 0.0 if self.private else self.guard.norm_ratio
+        for update in within_norms(taken, ratio, self.ledger.rejected):
+            try:
+                self.server.measure(update.client, update.contribution)
+            except Exception as error:
+                self.ledger.rejected(update.reply, why(error))
+                continue
+            self.ledger.uploaded(update.contribution)
+            self.metrics.append(update.metrics)
+            yield update.contribution
+
+    def take(self, reply: Message) -> Update | None:
         """Decode and check a reply to a training message; None if it is rejected."""
-        self.ledger.received(reply)
         try:
+            self.ledger.received(reply)
             metrics, examples = metrics_of(reply, self.weighted_by_key)
             client = self._sender(reply)
             update, rank = self._decode(reply, client)
             update = self.guard.let_in(update, examples)
             if self.private:
                 update = self.private.clip(update)
-        except RejectedReplyError as error:
-            self.ledger.rejected(reply, str(error))
+        except Exception as error:
+            self.ledger.rejected(reply, why(error))
             return None
         del self.asked[client.node_id]  # a second reply is rejected
         contribution = Contribution(update, rank, 1.0 if self.uniform else examples)
-        self.ledger.uploaded(contribution)
-        self.server.measure(client.name, contribution)
-        self.metrics.append(metrics)
-        return contribution
+        return Update(reply, client.name, metrics, contribution)
 
     def metrics_in(self, replies: Iterable[Message]) -> list[RecordDict]:
-        """Return the metrics of the replies that can be used."""
+        """Return the metrics of the replies to evaluation that can be used."""
         metrics = []
         for reply in replies:
-            self.ledger.received(reply)
             try:
-                metrics.append(metrics_of(reply, self.weighted_by_key)[0])
-            except RejectedReplyError as error:
-                self.ledger.rejected(reply, str(error))
+                self.ledger.received(reply)
+                measured, examples = metrics_of(reply, self.weighted_by_key)
+                self.guard.require_examples(examples)
+                del self.asked[self._sender(reply).node_id]
+            except Exception as error:
+                self.ledger.rejected(reply, why(error))
+            else:
+                metrics.append(measured)
         return metrics
 
     def _sender(self, reply: Message) -> Participant:
@@ -104,40 +124,10 @@ class Inbox:
         cut = self.server.cut(client.budget.rank)
         layout = cut.layout
         support = self.server.shared_support(client.budget)
-        try:
-            payload = payload_of(next(iter(records.values())))
-            if support is None:
-                sparse = decode(
-                    payload, size=layout.size, fingerprint=layout.fingerprint
-                )
-            else:  # the payload has values only
-                values = decode(payload, size=len(support)).densify()
-                sparse = SparseVector(layout.size, support, values)
-        except ValueError as error:
-            raise RejectedReplyError(str(error)) from None
+        payload = payload_of(next(iter(records.values())))
+        if support is None:
+            sparse = decode(payload, size=layout.size, fingerprint=layout.fingerprint)
+        else:  # the payload has values only
+            values = decode(payload, size=len(support)).densify()
+            sparse = SparseVector(layout.size, support, values)
         return cut.pad_sparse(sparse), cut.rank
-
-
-def metrics_of(reply: Message, weighted_by_key: str) -> tuple[RecordDict, float]:
-    """Return a reply's metrics without its arrays, and its number of examples.
-
-    Raises
-    ------
-    RejectedReplyError
-        If the reply is an error, or does not have one MetricRecord with a positive,
-        finite `weighted_by_key`.
-    """
-    if reply.has_error():
-        raise RejectedReplyError(reason_of(reply))
-    records: Mapping[str, MetricRecord] = reply.content.metric_records
-    if len(records) != 1:
-        raise RejectedReplyError(f"expected one MetricRecord, got {len(records)}")
-    ((key, record),) = records.items()
-    examples: Any = record.get(weighted_by_key)
-    if not isinstance(examples, int | float) or not (
-        isfinite(examples) and examples > 0
-    ):
-        raise RejectedReplyError(
-            f"{weighted_by_key!r} must be a number above 0, got {examples!r}"
-        )
-    return RecordDict({key: record}), float(examples)

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from logging import WARNING
 
 from flwr.app import MetricRecord, RecordDict
+
+from flasc_flwr.core.printable import why
+from flasc_flwr.flower.compat import log
+from flasc_flwr.flower.server.reply_metrics import with_shared_names
 
 MetricsAggregation = Callable[[list[RecordDict], str], MetricRecord]
 """Averages clients' metrics, weighted by the named metric."""
@@ -31,13 +36,24 @@ class Records:
     train_metrics_aggr_fn: MetricsAggregation
     evaluate_metrics_aggr_fn: MetricsAggregation
 
-    def train_metrics(self, replies: list[RecordDict]) -> MetricRecord:
-        """Return the averaged metrics of the clients that trained."""
-        return self.train_metrics_aggr_fn(replies, self.weighted_by_key)
+    def train_metrics(self, replies: list[RecordDict]) -> MetricRecord | None:
+        """Return the averaged metrics of the clients that trained; None without any."""
+        return self._averaged("train", self.train_metrics_aggr_fn, replies)
 
-    def evaluate_metrics(self, replies: list[RecordDict]) -> MetricRecord:
-        """Return the averaged metrics of the clients that evaluated."""
-        return self.evaluate_metrics_aggr_fn(replies, self.weighted_by_key)
+    def evaluate_metrics(self, replies: list[RecordDict]) -> MetricRecord | None:
+        """Return those of the clients that evaluated; None without any."""
+        return self._averaged("evaluate", self.evaluate_metrics_aggr_fn, replies)
+
+    def _averaged(
+        self, kind: str, function: MetricsAggregation, replies: list[RecordDict]
+    ) -> MetricRecord | None:
+        """Average metrics; a function that fails loses them, and not the run."""
+        try:
+            averaged = function(with_shared_names(replies), self.weighted_by_key)
+            return MetricRecord(dict(averaged))
+        except Exception as error:
+            log(WARNING, "No metrics: %s_metrics_aggr_fn failed: %s", kind, why(error))
+            return None
 
     def describe(self) -> list[str]:
         """Return the keys as the last lines of a tree."""

@@ -9,9 +9,10 @@ import numpy as np
 from flwr.app import ArrayRecord
 
 from flasc_flwr.core.aggregation import Aggregate, Aggregator, Contribution, aggregator
+from flasc_flwr.core.finite import require_finite
 from flasc_flwr.core.initial import seeded_factors
 from flasc_flwr.core.layout import Layout, Role, Vector
-from flasc_flwr.core.merged import Merged, merge
+from flasc_flwr.core.merged import Merged, merge, require_finite_merged
 from flasc_flwr.core.methods.allotment import Allotment
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
@@ -106,8 +107,7 @@ class ServerVector:
 
     def budget_of(self, client: Participant) -> Budget:
         """Return what a client uses in this turn, at the rank that it was given."""
-        rank = self.state.ranks.get(client.name, self.allotment.low_rank)
-        return self.allotment.at(self.turn, client.budget, rank)
+        return self.allotment.at(self.turn, client.budget, self._rank_of(client))
 
     def cut(self, rank: int | None) -> Truncation:
         """Return the adapter cut to a rank, as the method scales it."""
@@ -135,6 +135,7 @@ class ServerVector:
             init_seed=self.init_seed,
             clip_norm=clip_norm,
             on_support=shared,
+            prescribed=budget.prescribed,
         )
 
     def shared_support(self, budget: Budget) -> Positions | None:
@@ -149,13 +150,33 @@ class ServerVector:
             return np.arange(download.cut.layout.size)
         return download.support
 
-    def aggregator(self) -> Aggregator:
-        """Return an empty aggregator for this turn's updates."""
-        make = aggregator(self.method.aggregation, self.method.exact_residual)
+    def aggregator(self, *, weight_ratio: float) -> Aggregator:
+        """Return an empty aggregator for this turn's updates.
+
+        Parameters
+        ----------
+        weight_ratio : float
+            Largest weight of a client, in multiples of the cohort's median; 0 is
+            unlimited.
+        """
+        make = aggregator(
+            self.method.aggregation,
+            exact_residual=self.method.exact_residual,
+            weight_ratio=weight_ratio,
+        )
         return make(self.state.layout, self.state.vector)
 
+    @np.errstate(over="ignore", invalid="ignore")  # what comes of it is checked
     def step(self, aggregate: Aggregate) -> None:
-        """Step along the cohort's aggregate, the negative gradient."""
+        """Step along the cohort's aggregate, the negative gradient.
+
+        Raises
+        ------
+        NotFiniteError
+            If the aggregate, or what the step makes of it, is not finite. The state is
+            then as it was.
+        """
+        require_finite("the averaged updates", aggregate.update)
         state = self.state
         parts = self.method.trainable_at(self.turn).parts(state.layout)
         step = (
@@ -163,11 +184,13 @@ class ServerVector:
             if parts
             else partial(step_chunks, self.optimizer)
         )
-        state.vector, state.optimizer = step(
-            state.vector, aggregate.update, state.optimizer
-        )
+        vector, optimizer = step(state.vector, aggregate.update, state.optimizer)
+        require_finite("the stepped weights", vector)
+        require_finite("the optimizer's moments", *optimizer.moments.values())
+        merged = merge(state.merged, aggregate.terms)
+        require_finite_merged(merged, aggregate.terms)
+        state.vector, state.optimizer, state.merged = vector, optimizer, merged
         self._assign_ranks()
-        state.merged = merge(state.merged, aggregate.terms)
         self._reset_downloads()
 
     def measure(self, client: str, contribution: Contribution) -> None:
@@ -185,6 +208,19 @@ class ServerVector:
     def merged(self) -> Merged:
         """Return what clients merge into the backbone now: rounded."""
         return self.downloads.merged
+
+    def _rank_of(self, client: Participant) -> int | None:
+        """Return the rank that the server has given to a client, None for none.
+
+        It belongs to the node that earned it, not to any that has its name later. A
+        resumed run knows only names: the first node of a name has its rank.
+        """
+        ranks, nodes = self.state.ranks, self.state.rank_nodes
+        if client.name not in ranks:
+            nodes[client.name] = client.node_id
+            return self.allotment.low_rank
+        earned = nodes.setdefault(client.name, client.node_id) == client.node_id
+        return ranks[client.name] if earned else self.allotment.low_rank
 
     def _assign_ranks(self) -> None:
         if self.validation and self._losses:

@@ -12,6 +12,7 @@ from flasc_flwr.core.methods.rank_assignment import ValidationRanks
 from flasc_flwr.core.methods.schedules import Decay
 from flasc_flwr.core.optimizers import SERVER_OPTIMIZERS, ServerOptimizer, Sgd
 from flasc_flwr.core.ranges import choice
+from flasc_flwr.core.settings import settings_of
 from flasc_flwr.flower.server.server_vector import ServerVector
 from flasc_flwr.flower.state.checkpoint import as_json
 
@@ -84,7 +85,10 @@ def shared(server: ServerVector) -> dict[str, Any]:
     """Return the settings that a resumed run must share, in JSON types."""
     return {
         **{f"method {key}": part for key, part in as_json(server.method).items()},
-        "budget": as_json(server.allotment.most),
+        "budget": {
+            name: getattr(server.allotment.most, name)
+            for name in settings_of(server.allotment.most)
+        },
         "decay": as_json(server.allotment.decay),
         "values": server.value_format,
         "server_optimizer": as_json(server.optimizer),

@@ -122,6 +122,7 @@ class Checkpoint:
                 optimizer=replace(state.optimizer),
                 supports=dict(state.supports),
                 ranks=dict(state.ranks),
+                rank_nodes=dict(state.rank_nodes),
                 merged=dict(state.merged),
                 privacy=deepcopy(state.privacy),
                 traffic=Traffic(rounds),

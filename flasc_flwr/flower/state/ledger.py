@@ -12,7 +12,9 @@ import numpy as np
 from flwr.app import Message, Metadata
 
 from flasc_flwr.core.aggregation import Contribution
+from flasc_flwr.core.json_lines import json_safe
 from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.printable import printable
 from flasc_flwr.core.traffic import Direction, Sent, Traffic
 from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.state.phases import Phases
@@ -20,6 +22,15 @@ from flasc_flwr.flower.state.tensor_report import Kept
 from flasc_flwr.flower.wire import holds_payload, message_bytes, payload_of
 
 _NOTHING = Layout(())
+_LONGEST_NAME = 100
+_FREE = ("accuracy", "loss")
+"""Fields of a row that the evaluation at the server fills in."""
+
+UNNAMED = "node "
+"""How names of nodes begin that have not introduced themselves."""
+
+_MOST_WAITING = 20
+"""So many nodes that are waited for are named in a row."""
 
 
 class Ledger:
@@ -52,9 +63,10 @@ class Ledger:
         self._dead: int | None = None
         self._ranks: Counter[int] = Counter()
         self._failures: list[dict[str, Any]] = []
-        self._skipped = False
+        self._skipped = ""
         self._names: dict[int, str] = {}
         self._asked: list[Metadata] = []
+        self._waiting: dict[int, str] = {}
         self._metrics: dict[str, Any] = {}
 
     def phase(self, name: str) -> AbstractContextManager[None]:
@@ -63,6 +75,7 @@ class Ledger:
 
     def sent(self, messages: Sequence[Message], names: Sequence[str]) -> None:
         """Count messages sent, each to the client of the same index."""
+        names = [_shown(name) for name in names]
         nodes = [message.metadata.dst_node_id for message in messages]
         self._names.update(zip(nodes, names, strict=True))
         self._asked += [message.metadata for message in messages]
@@ -73,19 +86,25 @@ class Ledger:
 
     def introduced(self, names: Mapping[int, str]) -> None:
         """Set the names under which nodes are counted, also earlier in this round."""
-        self._names.update(names)
+        shown = {node: _shown(name) for node, name in names.items()}
+        self._names.update(shown)
         self._traffic.rename(
-            self.round, {str(node): name for node, name in names.items()}
+            self.round, {unnamed(node): name for node, name in shown.items()}
         )
 
-    def received(self, reply: Message) -> None:
-        """Count a reply."""
-        self._count(reply, self._name(reply), message_bytes([reply])[0], Direction.UP)
+    def missing(self, reasons: Mapping[int, str]) -> None:
+        """Note nodes that are online and do not take part, and why."""
+        self._waiting |= reasons
+
+    def received(self, reply: Message, client: str | None = None) -> None:
+        """Count a reply, of `client` where the caller knows whose it is."""
+        client = self._name(reply) if client is None else client
+        self._count(reply, client, message_bytes([reply])[0], Direction.UP)
 
     def rejected(self, reply: Message, reason: str) -> None:
         """Note a rejected reply, and why."""
         client = self._name(reply)
-        node = self._node(reply)
+        node, reason = self._node(reply), printable(reason)
         self._failures.append({"client": client, "node": node, "reason": reason})
         log(WARNING, "Rejected reply of client %s (%d): %s", client, node, reason)
 
@@ -109,13 +128,33 @@ class Ledger:
         self._ranks[contribution.rank] += 1
         self.kept.add(update)
 
-    def skip(self) -> None:
-        """Note that the round had too few valid replies for a step."""
-        self._skipped = True
+    def skip(self, reason: str) -> None:
+        """Note that the round made no step, and why."""
+        self._skipped = reason
+        log(WARNING, "Round %d skipped: %s", self.round, reason)
 
     def measured(self, metrics: Mapping[str, Any]) -> None:
         """Add metrics to the row."""
         self._metrics |= metrics
+
+    def evaluated(self, metrics: Mapping[str, Any]) -> None:
+        """Add the metrics of the evaluation at the server.
+
+        Raises
+        ------
+        ValueError
+            If one has the name of another field of the row.
+        """
+        # Clients cannot reserve a name: what they report has a prefix.
+        own = {n for n in self._metrics if not n.startswith(("train_", "clients_"))}
+        reserved = own | self._counts().keys()
+        for name in metrics:
+            if name in reserved:
+                raise ValueError(
+                    f"evaluate_fn must not name a metric {name!r}, which is another "
+                    f"field of the history; reserved are {', '.join(sorted(reserved))}"
+                )
+        self.measured(metrics)
 
     def row(self) -> dict[str, Any]:
         """Return the round's row of the history.
@@ -124,12 +163,19 @@ class Ledger:
         the largest number of modules that any client received with both factors zero.
         ``ranks`` counts clients by rank. ``dense_float32_bytes`` is what the same
         messages would weigh with ``4 * N`` bytes for each adapter and nothing else.
+        Numbers that are not finite are null. Only a skipped round has a
+        ``skip_reason``. ``waiting`` is there only where nodes were online and did not
+        take part; it names the first of them, and ``waiting_nodes`` is how many there
+        were.
         """
+        counts = self._counts()
+        row = {"round": self.round, **dict.fromkeys(_FREE), **self._metrics, **counts}
+        return {name: json_safe(value) for name, value in row.items()}
+
+    def _counts(self) -> dict[str, Any]:
+        """Return the fields of the row that are counted here."""
         return {
             "round": self.round,
-            "accuracy": None,
-            "loss": None,
-            **self._metrics,
             **self._traffic.totals(self.round),
             "dense_float32_bytes": self._traffic.dense_float32_bytes(
                 self._size, self.round
@@ -142,8 +188,19 @@ class Ledger:
             "ranks": {str(rank): self._ranks[rank] for rank in sorted(self._ranks)},
             "replies": len(self._kept[Direction.UP]),
             "failures": self._failures,
-            "skipped": self._skipped,
+            "skipped": bool(self._skipped),
+            **({"skip_reason": self._skipped} if self._skipped else {}),
+            **self._who_is_missing(),
             **self._phases.seconds(),
+        }
+
+    def _who_is_missing(self) -> dict[str, Any]:
+        if not self._waiting:
+            return {}
+        named = sorted(self._waiting.items())[:_MOST_WAITING]
+        return {
+            "waiting": [{"node": node, "reason": reason} for node, reason in named],
+            "waiting_nodes": len(self._waiting),
         }
 
     def _node(self, reply: Message) -> int:
@@ -175,3 +232,15 @@ class Ledger:
                 vectors=len(payloads),
             )
         )
+
+
+def _shown(name: str) -> str:
+    return printable(name, _LONGEST_NAME)
+
+
+def unnamed(node: int) -> str:
+    """Return the name under which a node is counted until it has introduced itself.
+
+    No client can have it: see :func:`~flasc_flwr.flower.clients.participant.named`.
+    """
+    return f"{UNNAMED}{node}"

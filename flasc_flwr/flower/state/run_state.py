@@ -27,7 +27,11 @@ class RunState:
     supports : Supports
         Supports that were selected once and stay.
     ranks : dict[str, int]
-        Ranks that the server assigned, by client.
+        Ranks that the server assigned, by the client's name.
+    rank_nodes : dict[str, int]
+        The node of each client, as it last took part before it was assigned a rank:
+        the rank is that node's. Not in checkpoints: node ids may differ in a resumed
+        run, and do in every simulation.
     merged : Merged
         What was merged into the backbone.
     privacy : dict[str, Any]
@@ -43,6 +47,7 @@ class RunState:
     optimizer: OptimizerState
     supports: Supports = field(default_factory=dict)
     ranks: dict[str, int] = field(default_factory=dict)
+    rank_nodes: dict[str, int] = field(default_factory=dict)
     merged: Merged = field(default_factory=dict)
     privacy: dict[str, Any] = field(default_factory=dict)
     traffic: Traffic = field(default_factory=Traffic)

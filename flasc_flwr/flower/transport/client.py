@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from math import floor
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
+from flasc_flwr.core.layout import Layout
+from flasc_flwr.flower.device_errors import download_errors, upload_errors
+from flasc_flwr.flower.device_limits import DeviceLimits
 from flasc_flwr.flower.transport.form import Form
 from flasc_flwr.flower.transport.parcel import (
     DOWNLOAD,
     is_parcel,
+    layout_of,
     match_sent,
     open_download,
     pack_upload,
@@ -31,6 +37,7 @@ def run_client_app(
     context: Context,
     call_next: ClientAppCallable,
     instructions: Instructions,
+    limits: DeviceLimits,
 ) -> Message:
     """Run a ClientApp on dense arrays, and encode the arrays it returns.
 
@@ -49,15 +56,21 @@ def run_client_app(
         The next mod, or the app.
     instructions : Instructions
         What the server asks for.
+    limits : DeviceLimits
+        What the device accepts.
 
     Raises
     ------
     PayloadError
         If the download cannot be decoded.
+    RefusedDownloadError
+        If it is beyond the device's limits.
     ValueError
         If an update holds NaN or infinity.
     """
-    received = _decode_records(message, instructions)
+    with download_errors():
+        limits.let_in_layouts(_layouts(message, instructions))
+        received = _decode_records(message, instructions, limits)
     reply = call_next(message, context)
     if reply.has_error() or instructions.density is None:
         return reply
@@ -70,20 +83,30 @@ def run_client_app(
         if not start.form.fits(trained):
             unchanged.append(key)
             continue
-        reply.content[key] = pack_upload(
-            start.form,
-            trained,
-            start.arrays,
-            instructions.density,
-            instructions.value_format,
-        )
+        with upload_errors():
+            reply.content[key] = pack_upload(
+                start.form,
+                trained,
+                start.arrays,
+                instructions.density,
+                instructions.value_format,
+            )
     if unchanged:
         reply.content[CONTROL] = ConfigRecord({UNCHANGED: unchanged})
     return reply
 
 
+def _layouts(message: Message, instructions: Instructions) -> Iterator[Layout]:
+    """Yield the layouts of the arrays that this side will hold as one vector each."""
+    for key, record in message.content.array_records.items():
+        if is_parcel(record, DOWNLOAD):
+            yield layout_of(record)
+        elif key in instructions.sparse:
+            yield Form.of(record, instructions.sparse[key]).layout
+
+
 def _decode_records(
-    message: Message, instructions: Instructions
+    message: Message, instructions: Instructions, limits: DeviceLimits
 ) -> dict[str, _ReceivedRecord]:
     """Replace the parcels of a message by dense arrays; return what updates start from.
 
@@ -92,11 +115,15 @@ def _decode_records(
     received = {}
     for key, record in message.content.array_records.items():
         if is_parcel(record, DOWNLOAD):
-            form, record = open_download(record)
+            form, record = open_download(record, limits)
             message.content[key] = record
         elif key in instructions.sparse:
             form = Form.of(record, instructions.sparse[key])
+            limits.let_in_adapter(form.layout, form.layout.size)
         else:
             continue
+        if instructions.density is not None:
+            asked = max(1, floor(form.layout.size * instructions.density))
+            limits.let_in_upload(form.layout, asked)
         received[key] = _ReceivedRecord(form, ArrayRecord(dict(record)))
     return received

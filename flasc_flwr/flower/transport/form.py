@@ -31,13 +31,25 @@ class Form:
 
     @classmethod
     def of(cls, record: ArrayRecord, sparse: Collection[int]) -> Form:
-        """Describe a record whose payload holds the arrays at the indices `sparse`."""
+        """Describe a record whose payload holds the arrays at the indices `sparse`.
+
+        Raises
+        ------
+        ValueError
+            If they are not all floating-point arrays of the record.
+        """
+        chosen = set(sparse)
         # Arrays without memory: only their shapes and dtypes matter here.
         shapes = {
             name: np.broadcast_to(np.zeros((), array.dtype), array.shape)
             for index, (name, array) in enumerate(record.items())
-            if index in sparse
+            if index in chosen and is_numeric(array)
         }
+        if len(shapes) < len(chosen):
+            raise ValueError(
+                f"the record must have floating-point arrays at {len(chosen)} "
+                f"indices, got {len(shapes)}"
+            )
         return cls(tuple(record), Layout.of(shapes))
 
     @property

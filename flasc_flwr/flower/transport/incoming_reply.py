@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
 
-from flasc_flwr.core.codec import PayloadError
+from flasc_flwr.core.printable import why
 from flasc_flwr.core.sparsity import SparseVector
 from flasc_flwr.flower.transport.encoded_content import EncodedContent
 from flasc_flwr.flower.transport.parcel import (
@@ -15,6 +15,7 @@ from flasc_flwr.flower.transport.parcel import (
     match_sent,
     open_upload,
 )
+from flasc_flwr.flower.transport.readable import check_readable
 from flasc_flwr.flower.transport.sent_record import SentRecord
 from flasc_flwr.flower.wire import CONTROL, STYPE, UNCHANGED, message_bytes
 
@@ -46,7 +47,7 @@ class IncomingReply:
         the record that it is an update of.
     plain_bytes : int
         Bytes that Flower's plain arrays would have needed for its arrays.
-    error : PayloadError, optional
+    error : str, optional
         Why it is rejected.
     """
 
@@ -54,7 +55,7 @@ class IncomingReply:
     parcels: dict[str, SentRecord] = field(default_factory=dict)
     dense: dict[str, SentRecord] = field(default_factory=dict)
     plain_bytes: int = 0
-    error: PayloadError | None = None
+    error: str | None = None
 
 
 def inspect_reply(message: Message, content: EncodedContent) -> IncomingReply:
@@ -77,26 +78,32 @@ def inspect_reply(message: Message, content: EncodedContent) -> IncomingReply:
         elif is_parcel(record, UPLOAD):
             parcels[key] = sent
         else:
-            error = PayloadError(
-                f"its arrays did not go through flasc_mod: {ADD_THE_MOD}"
-            )
+            error = f"its arrays did not go through flasc_mod: {ADD_THE_MOD}"
     return IncomingReply(message, parcels, dense, plain_bytes, error)
 
 
-def decode_parcels(
-    reply: IncomingReply,
-) -> tuple[int, dict[str, ParcelUpdate] | PayloadError]:
-    """Return a reply's size in bytes, and its updates by key or why it is rejected."""
-    (size,) = message_bytes([reply.message])
-    if reply.error:
-        return size, reply.error
-    updates = {}
+def decode_parcels(reply: IncomingReply) -> tuple[int, dict[str, ParcelUpdate] | str]:
+    """Return a reply's size in bytes, and its updates by key or why it is rejected.
+
+    Whatever exception reading a reply raises, it rejects that reply.
+    """
+    size = 0
     try:
-        for key, sent in reply.parcels.items():
-            parcel = reply.message.content.array_records[key]
-            updates[key] = ParcelUpdate(sent, *open_upload(parcel, sent.form))
-    except PayloadError as error:
-        return size, error
+        (size,) = message_bytes([reply.message])
+        if reply.error or reply.message.has_error():
+            return size, reply.error or {}
+        updates = {}
+        for key, record in reply.message.content.array_records.items():
+            if key in reply.parcels:
+                sent = reply.parcels[key]
+                update, whole = open_upload(record, sent.form)
+                check_readable(whole, sent.arrays)
+                updates[key] = ParcelUpdate(sent, update, whole)
+            else:
+                received = reply.dense.get(key)
+                check_readable(record, received.arrays if received else {})
+    except Exception as error:
+        return size, why(error)
     return size, updates
 
 

@@ -9,13 +9,22 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 
 from flasc_flwr.core.codec import PayloadError, decode, encode, read_layout
+from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.printable import printable
+from flasc_flwr.core.received import received_arrays
 from flasc_flwr.core.sparsity import SparseVector, top_k
+from flasc_flwr.flower.device_limits import DeviceLimits
 from flasc_flwr.flower.transport.form import Form
 from flasc_flwr.flower.wire import PAYLOAD, STYPE
 
 # Flower's error quotes these where something else reads a payload as numbers.
 DOWNLOAD = f"{STYPE} (read by flasc_mod: ClientApp(mods=[flasc_mod, ...]))"
 UPLOAD = f"{STYPE} (read by SparseTransport, which must be the outermost strategy)"
+
+_DIGITS = 9
+"""Most digits of an index: Python refuses to read a number of thousands."""
+
+_NO_LIMITS = DeviceLimits()
 
 Sent = TypeVar("Sent")
 
@@ -62,7 +71,20 @@ def pack_download(
     return _pack(form, payload, DOWNLOAD, record)
 
 
-def open_download(parcel: ArrayRecord) -> tuple[Form, ArrayRecord]:
+def layout_of(parcel: ArrayRecord) -> Layout:
+    """Return the layout of the arrays in a parcel's payload.
+
+    Raises
+    ------
+    PayloadError
+        If the parcel is corrupt.
+    """
+    return read_layout(parcel[PAYLOAD].data)
+
+
+def open_download(
+    parcel: ArrayRecord, limits: DeviceLimits = _NO_LIMITS
+) -> tuple[Form, ArrayRecord]:
     """Return the form of a parcel, and its arrays as the ClientApp sees them.
 
     Masked and rounded, in their original dtypes and order.
@@ -71,19 +93,23 @@ def open_download(parcel: ArrayRecord) -> tuple[Form, ArrayRecord]:
     ------
     PayloadError
         If the parcel is corrupt.
+    RefusedDownloadError
+        If it is beyond the device's limits.
     """
     payload = parcel[PAYLOAD].data
-    layout = read_layout(payload)
+    layout = layout_of(parcel)
     whole = _whole_of(parcel)
     in_payload = iter([tensor.name for tensor in layout.tensors])
-    names = []
+    names: dict[str, int] = {}
     for index in range(len(layout.tensors) + len(whole)):
         name = whole[index][0] if index in whole else next(in_payload, None)
         if name is None or name in names:
             raise PayloadError(f"no array of the parcel belongs at index {index}")
-        names.append(name)
+        names[name] = index
     form = Form(tuple(names), layout)
-    dense = layout.unflatten(decode(payload, size=layout.size).densify())
+    sparse = decode(payload, size=layout.size)
+    limits.let_in_adapter(layout, sparse.kept)
+    dense = received_arrays(layout, sparse.densify())
     arrays = {name: Array(array) for name, array in dense.items()}
     return form, form.in_order(arrays | dict(whole.values()))
 
@@ -147,7 +173,10 @@ def _whole_of(parcel: ArrayRecord) -> dict[int, tuple[str, Array]]:
         if key == PAYLOAD:
             continue
         index, slash, name = key.partition("/")
-        if not (slash and index.isdecimal()):
-            raise PayloadError(f"array {key!r} has no index before its name")
+        if not (slash and index.isdecimal() and len(index) <= _DIGITS):
+            shown = printable(key, 100)
+            raise PayloadError(f"array {shown!r} has no index before its name")
+        if int(index) in whole:
+            raise PayloadError(f"two arrays have the index {int(index)}")
         whole[int(index)] = name, array
     return whole

@@ -9,7 +9,7 @@ from logging import INFO, WARNING
 
 from flwr.app import Error, Message
 
-from flasc_flwr.core.codec import PayloadError
+from flasc_flwr.core.printable import why
 from flasc_flwr.core.traffic import Direction, Sent, Traffic
 from flasc_flwr.flower.compat import ErrorCode, log
 from flasc_flwr.flower.transport.encoded_content import (
@@ -27,7 +27,7 @@ from flasc_flwr.flower.transport.incoming_reply import (
     inspect_reply,
 )
 from flasc_flwr.flower.transport.parallel_map import parallel_map
-from flasc_flwr.flower.wire import CONTROL, STYPE, message_bytes
+from flasc_flwr.flower.wire import CONTROL, STYPE, message_bytes, reason_of
 
 
 class RoundTrip:
@@ -94,7 +94,10 @@ class RoundTrip:
         for reply in replies:
             if not reply.has_error():
                 content = self._contents[self._index(reply)]
-                inspected.append(inspect_reply(reply, content))
+                try:
+                    inspected.append(inspect_reply(reply, content))
+                except Exception as error:
+                    inspected.append(IncomingReply(reply, error=why(error)))
                 continue
             if advice := advice_on(reply.error):
                 log(WARNING, "Node %d: %s", reply.metadata.src_node_id, advice)
@@ -106,23 +109,24 @@ class RoundTrip:
     ) -> Iterator[tuple[Message, dict[str, ParcelUpdate]]]:
         """Yield each reply with the updates in its parcels, and count its bytes.
 
-        Errors pass unchanged; a rejected reply becomes an error. Arrays that came dense
-        are put on those of the inner strategy.
+        A rejected reply becomes an error, whatever exception reading it raised. The
+        reason of an error is cut to one printable line. Arrays that came dense are put
+        on those of the inner strategy.
         """
         results = parallel_map(decode_parcels, replies)
         for reply, (size, updates) in zip(replies, results, strict=True):
             message = reply.message
             self._count(message, size, reply.plain_bytes, Direction.UP)
-            if isinstance(updates, PayloadError):
+            if not isinstance(updates, str) and not message.has_error():
+                try:
+                    _put_on_sent(reply)
+                except Exception as error:
+                    updates = why(error)
+            if isinstance(updates, str):
                 message, updates = self._rejected(message, updates), {}
             if message.has_error():
                 self._failures += 1
-                yield message, {}
-                continue
-            message.content.config_records.pop(CONTROL, None)
-            for key, sent in reply.dense.items():
-                trained = message.content.array_records[key]
-                message.content[key] = sent.plus_training(trained)
+                message.error = Error(message.error.code, reason_of(message))
             yield message, updates
 
     def restore(self, replies: Sequence[IncomingReply]) -> list[Message]:
@@ -161,12 +165,12 @@ class RoundTrip:
                 f"unexpected reply of node {node}: it answers no message of this round"
             ) from None
 
-    def _rejected(self, reply: Message, error: PayloadError) -> Message:
+    def _rejected(self, reply: Message, reason: str) -> Message:
         """Return an error in place of a reply."""
         node = reply.metadata.src_node_id
-        log(WARNING, "Rejected the reply of node %d: %s", node, error)
-        reason = Error(code=ErrorCode.MOD_FAILED_PRECONDITION, reason=str(error))
-        return Message(reason, reply_to=self.messages[self._index(reply)])
+        log(WARNING, "Rejected the reply of node %d: %s", node, reason)
+        error = Error(code=ErrorCode.MOD_FAILED_PRECONDITION, reason=reason)
+        return Message(error, reply_to=self.messages[self._index(reply)])
 
     def _count(
         self, message: Message, size: int, plain_bytes: int, direction: Direction
@@ -190,3 +194,11 @@ class RoundTrip:
         )
         self._traffic.record(sent)
         self._own_traffic.record(sent)
+
+
+def _put_on_sent(reply: IncomingReply) -> None:
+    """Put the arrays that came dense on those of the inner strategy."""
+    content = reply.message.content
+    content.config_records.pop(CONTROL, None)
+    for key, sent in reply.dense.items():
+        content[key] = sent.plus_training(content.array_records[key])

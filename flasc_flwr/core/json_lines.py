@@ -1,0 +1,24 @@
+"""Rows as JSON that every reader accepts: NaN and infinity are not in the standard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any
+
+
+def json_safe(value: Any) -> Any:
+    """Return a value, or nested values, with null for numbers that are not finite."""
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: json_safe(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_safe(one) for one in value]
+    return value
+
+
+def as_json(value: Any, indent: int | None = None) -> str:
+    """Return a value as standard JSON, with null for numbers that are not finite."""
+    return json.dumps(json_safe(value), indent=indent, allow_nan=False)

@@ -1,0 +1,37 @@
+"""Text from outside: printable, on one line and short, whatever was sent."""
+
+from __future__ import annotations
+
+_CUT = "..."
+_WINDOW = 10_000
+"""Characters that are looked at: a text of megabytes costs no more than a short one."""
+
+
+def printable(text: object, limit: int = 300) -> str:
+    """Return text that is safe to log, store and show.
+
+    Line breaks, escape codes, controls of the writing direction and all else that
+    :meth:`str.isprintable` refuses become spaces, and runs of spaces become one. Only
+    the first 10,000 characters are read.
+
+    Parameters
+    ----------
+    text : object
+        What came from outside.
+    limit : int
+        Longest result, in characters. A longer one is cut and ends in ``...``.
+    """
+    whole = str(text)
+    seen = whole[:_WINDOW]
+    shown = " ".join("".join(c if c.isprintable() else " " for c in seen).split())
+    if len(shown) <= limit and len(whole) <= _WINDOW:
+        return shown
+    return shown[: limit - len(_CUT)] + _CUT
+
+
+def why(error: Exception) -> str:
+    """Return what an exception says, printable; its type too if it is unexpected."""
+    kind = type(error).__name__
+    if isinstance(error, ValueError):
+        return printable(error) or kind
+    return printable(f"{kind}: {error}")

@@ -1,0 +1,96 @@
+"""Reading the instructions in a message, which may hold anything."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from itertools import pairwise
+from typing import Any
+
+from flasc_flwr.core.codec import VALUE_FORMATS
+from flasc_flwr.core.layout import Role
+from flasc_flwr.core.methods.budget import DENSITIES
+from flasc_flwr.core.methods.trainable import Trainable
+from flasc_flwr.core.printable import printable
+from flasc_flwr.core.ranges import Range, choice, integer, number, switch
+
+SPARSE = "sparse/"
+"""Prefix of the entries that list, by ArrayRecord, the arrays inside the payload."""
+
+_MOST_INDICES = 1 << 16
+_MOST_SHOWN = 3
+_LONGEST = 60
+"""Longest text of a message that an error quotes, in characters."""
+
+
+def read_instructions(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of :class:`~.Instructions`; empties the record.
+
+    Raises
+    ------
+    ValueError or OverflowError
+        If an entry is missing, unknown, of another type or out of range.
+    """
+    found: dict[str, Any] = {}
+    if "upload-density" in record:
+        found["density"] = _take(record, "upload-density", number("(0, 1]"))
+        found["value_format"] = _take(record, "value-format", choice(*VALUE_FORMATS))
+    if "trains" in record:
+        roles = _names(record, "trains", [role.value for role in Role])
+        support_only = _take(record, "support-only", switch())
+        found["trainable"] = Trainable(frozenset(map(Role, roles)), support_only)
+    if "init-seed" in record:
+        found["init_seed"] = _take(record, "init-seed", integer(0))
+    if "clip-norm" in record:
+        found["clip_norm"] = _take(record, "clip-norm", number("(0, inf)"))
+    if "on-support" in record:
+        found["on_support"] = _take(record, "on-support", switch())
+    if "prescribed" in record:
+        found["prescribed"] = _names(record, "prescribed", DENSITIES)
+    found["sparse"] = {
+        key.removeprefix(SPARSE): _indices(record, key)
+        for key in list(record)
+        if key.startswith(SPARSE)
+    }
+    if record:
+        shown = [printable(key, _LONGEST) for key in sorted(record)[:_MOST_SHOWN]]
+        more = len(record) - len(shown)
+        raise ValueError(f"unknown entries {shown}" + f" and {more} more" * bool(more))
+    return found
+
+
+def _take(record: dict[str, Any], key: str, range: Range) -> Any:
+    """Take an entry out of a record, and check it."""
+    value = record.pop(key, None)
+    if isinstance(value, list | bytes) or (
+        isinstance(value, str) and len(value) > _LONGEST
+    ):
+        value = f"{type(value).__name__} of length {len(value)}"
+    return range.require(key, value)
+
+
+def _names(record: dict[str, Any], key: str, known: Collection[str]) -> frozenset[str]:
+    """Take a list of distinct known names out of a record."""
+    value = record.pop(key)
+    if (
+        not isinstance(value, list)
+        or len(value) > len(known)
+        or not all(isinstance(name, str) and name in known for name in value)
+    ):
+        raise ValueError(f"{key} must be a list of some of {', '.join(known)}")
+    return frozenset(value)
+
+
+def _indices(record: dict[str, Any], key: str) -> tuple[int, ...]:
+    """Take a list of ascending indices out of a record."""
+    value = record.pop(key)
+    if (
+        not isinstance(value, list)
+        or len(value) > _MOST_INDICES
+        or not all(type(index) is int and index >= 0 for index in value)
+        or any(after <= before for before, after in pairwise(value))
+    ):
+        raise ValueError(
+            f"{printable(key, _LONGEST)} must be a list of at most {_MOST_INDICES} "
+            "ascending integers >= 0"
+        )
+    return tuple(value)

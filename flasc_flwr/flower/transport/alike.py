@@ -1,0 +1,172 @@
+"""Replies that a strategy of Flower's can aggregate together: alike in form.
+
+Flower's strategies stop the run if one client's records have other names than those of
+the rest, and fail on lists or shapes that differ. So a reply unlike most is rejected
+before they see it. Where all are equally wrong, Flower's own error says so.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from flwr.app import Array
+from flwr.serverapp import strategy as flower
+from flwr.serverapp.strategy import FedAvg, Strategy
+
+from flasc_flwr.core.printable import printable, why
+from flasc_flwr.flower.compat import aggregate_metricrecords
+from flasc_flwr.flower.transport.incoming_reply import IncomingReply
+from flasc_flwr.flower.wire import PAYLOAD
+
+_AVERAGE_REPLIES = {
+    flower.Bulyan,
+    flower.FedAdagrad,
+    flower.FedAdam,
+    flower.FedAvg,
+    flower.FedAvgM,
+    flower.FedMedian,
+    flower.FedTrimmedAvg,
+    flower.FedYogi,
+    flower.Krum,
+    flower.MultiKrum,
+    flower.QFedAvg,
+}
+"""Those that combine replies entry by entry: not those that collect trees."""
+
+_MOST_EXAMPLES = 2.0**53
+"""Beyond it a number of examples is not exact, and sums of them overflow."""
+
+_NUMBERS = "biufc"
+
+Part = tuple[str, Hashable, Hashable]
+"""What it is, where, and of which kind."""
+
+Form = frozenset[Part]
+"""All names in a reply, and what they name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """What a strategy reads of replies.
+
+    Attributes
+    ----------
+    weighted_by_key : str
+        Metric that holds a client's number of examples.
+    arrays : bool
+        Whether it reads arrays.
+    values : bool
+        Whether it averages metrics itself: a function of the user's may take lists of
+        any length.
+    """
+
+    weighted_by_key: str
+    arrays: bool
+    values: bool
+
+    @classmethod
+    def of(cls, strategy: Strategy, *, trains: bool) -> Reader | None:
+        """Return what a strategy reads; None if code of the user's reads it.
+
+        Parameters
+        ----------
+        strategy : Strategy
+            The strategy, perhaps in one of Flower's wrappers.
+        trains : bool
+            Whether the replies are to training, or to evaluation.
+        """
+        step = "aggregate_train" if trains else "aggregate_evaluate"
+        inner = strategy
+        while not isinstance(inner, FedAvg):
+            wrapped = getattr(inner, "strategy", None)
+            if not (type(inner).__module__.startswith("flwr.") and wrapped):
+                return None
+            inner = wrapped
+        readers = {
+            kind
+            for kind in type(inner).__mro__
+            if kind is not Strategy
+            and any(name in vars(kind) for name in (step, "_check_and_log_replies"))
+        }
+        if not readers <= _AVERAGE_REPLIES:
+            return None
+        averages = (
+            inner.train_metrics_aggr_fn if trains else inner.evaluate_metrics_aggr_fn
+        )
+        return cls(
+            weighted_by_key=inner.weighted_by_key,
+            arrays=trains,
+            values=averages is aggregate_metricrecords,
+        )
+
+    def without_odd_ones(self, replies: Sequence[IncomingReply]) -> list[IncomingReply]:
+        """Return the replies, with the reason where one is unlike most others."""
+        checked = [self._checked(reply) for reply in replies]
+        counts = Counter(form for _, form in checked if form is not None)
+        if len(counts) < 2:
+            return [reply for reply, _ in checked]
+        usual = max(counts, key=lambda form: counts[form])
+        return [
+            reply
+            if form is None or form == usual
+            else replace(reply, error=_difference(form, usual))
+            for reply, form in checked
+        ]
+
+    def _checked(self, reply: IncomingReply) -> tuple[IncomingReply, Form | None]:
+        """Return a reply and its form; rejected and None if it has no valid weight."""
+        if reply.error is not None or reply.message.has_error():
+            return reply, None
+        try:
+            for record in reply.message.content.metric_records.values():
+                weight: Any = record.get(self.weighted_by_key, 0)
+                if not isinstance(weight, list) and not 0 <= weight <= _MOST_EXAMPLES:
+                    raise ValueError(
+                        f"{self.weighted_by_key!r} must be a number from 0 to 2^53, "
+                        f"got {weight!r}"
+                    )
+            return reply, self._form(reply)
+        except Exception as error:
+            return replace(reply, error=why(error)), None
+
+    def _form(self, reply: IncomingReply) -> Form:
+        """Return every name in a reply, with what kind of thing it names."""
+        content = reply.message.content
+        form: set[Part] = set()
+        for key, record in content.metric_records.items():
+            form.add(("record of metrics", key, None))
+            for name, value in record.items():
+                kind = type(value) is list, self.values and _length(value)
+                form.add((f"metric {printable(name, 50)!r}", (key, name), kind))
+        if not self.arrays:
+            return frozenset(form)
+        for key, arrays in content.array_records.items():
+            in_parcel = key in reply.parcels
+            form.add(("record of arrays", key, in_parcel))
+            for name, array in arrays.items():
+                if not (in_parcel and name == PAYLOAD):  # of any length
+                    what = f"array {printable(name, 50)!r}"
+                    form.add((what, (key, name), _kind_of_array(array)))
+        return frozenset(form)
+
+
+def _kind_of_array(array: Array) -> Hashable:
+    try:
+        numeric = np.dtype(array.dtype).kind in _NUMBERS
+    except Exception:
+        numeric = False
+    return array.shape, array.stype, numeric
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, list) else 0
+
+
+def _difference(form: Form, usual: Form) -> str:
+    """Return what is the first difference of a reply's form from the usual one."""
+    what = min(part[0] for part in form ^ usual)
+    return f"its {what} is missing, added or of another kind than in most replies"

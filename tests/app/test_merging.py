@@ -1,0 +1,38 @@
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+
+from flasc_flwr.app.training.merging import Merging
+
+
+class Tiny(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 2, bias=False)
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+def test_original_weights_are_copied_once_not_on_each_message(monkeypatch):
+    model = get_peft_model(Tiny(), LoraConfig(r=1, target_modules=["linear"]))
+    name = "base_model.model.linear"
+    weight = model.get_submodule(name).get_base_layer().weight
+    original = weight.detach().clone()
+    clones = []
+    clone = torch.Tensor.clone
+
+    def counting(tensor, *args, **kwargs):
+        clones.append(tuple(tensor.shape))
+        return clone(tensor, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "clone", counting)
+    merging = Merging(model)
+    product = np.arange(6, dtype=np.float32).reshape(2, 3)
+    for scale in (1.0, 2.0, 3.0):
+        merging.apply({f"{name}.merged": product}, scale)
+        expected = original + scale * torch.from_numpy(product)
+        torch.testing.assert_close(weight, expected)
+    merging.apply({}, 1.0)
+    assert torch.equal(weight, original)
+    assert clones == [(2, 3)]

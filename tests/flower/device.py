@@ -1,0 +1,109 @@
+"""One message through flasc_mod, as on a device; and payloads made to do harm."""
+
+import json
+import zlib
+
+import numpy as np
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+
+from flasc_flwr.core.codec import encode
+from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.printable import printable
+from flasc_flwr.core.sparsity import SparseVector, top_k
+from flasc_flwr.flower.device_limits import RefusedDownloadError
+from flasc_flwr.flower.local_grid import LocalGrid
+from flasc_flwr.flower.wire import CONTROL, Instructions, payload_record
+from tests.flower.apps import adapter, client_app
+
+LAYOUT = Layout.of(adapter())
+N = LAYOUT.size
+TENSORS = len(LAYOUT.tensors)
+
+
+def vector(size=N, seed=5):
+    return np.random.default_rng(seed).standard_normal(size).astype(np.float32)
+
+
+def download(density=1.0, layout=LAYOUT):
+    sparse = top_k(vector(layout.size), density)
+    return payload_record(encode(sparse, layout=layout, carry_layout=True))
+
+
+def order(**given):
+    return Instructions(**{"density": 0.25, **given}).to_record()
+
+
+def content(arrays=None, control=None, **records):
+    return {
+        "arrays": download() if arrays is None else arrays,
+        "config": ConfigRecord({"server-round": 1}),
+        CONTROL: order() if control is None else control,
+        **records,
+    }
+
+
+def ask(message_content, app=None, kind="train", **node_config):
+    """Run one message through the mod, as on a device with this --node-config."""
+    LocalGrid(app or client_app(), 1)  # gives messages their process's identity
+    message = Message(RecordDict(message_content), 1, kind)
+    given = {"partition-id": 0, **node_config}
+    context = Context(0, 1, given, state=RecordDict(), run_config={})
+    return (app or client_app(never if app is None else None))(message, context)
+
+
+def never(*_):
+    raise AssertionError("the app was called")
+
+
+def trains(message_content, **node_config):
+    """Return whether a device trains on a message, or refuses it before the app."""
+    called = []
+
+    def trainer(arrays, client, current):
+        called.append(arrays)
+        return arrays
+
+    try:
+        ask(message_content, client_app(trainer), **node_config)
+    except RefusedDownloadError as error:
+        assert not called
+        assert str(error) == printable(error)
+        return str(error)
+    return bool(called)
+
+
+def huge_payload(shape, name="w"):
+    """Return a few bytes that ask for an array of any shape."""
+    layout = Layout.from_json(json.dumps([[name, list(shape), "float32", "other"]]))
+    empty = encode(SparseVector(300, np.zeros(0, np.int64), vector(0)))
+    text = zlib.compress(layout.to_json().encode())
+    size = layout.size.to_bytes(8, "little")
+    header = bytearray(empty[:52])
+    header[8:16], header[16:24] = size, layout.fingerprint
+    header[28:32] = len(text).to_bytes(4, "little")
+    rows = b""
+    left = layout.size
+    while left > 0 and len(rows) < 40_000:
+        length = min(left, (1 << 20) - 1)
+        rows += bytes([0]) + leb128(length)
+        left -= length
+    header[32:36] = len(rows).to_bytes(4, "little")
+    header[48:52] = bytes(4)
+    payload = bytes(header) + text + rows
+    crc = zlib.crc32(payload)
+    return payload[:48] + crc.to_bytes(4, "little") + payload[52:]
+
+
+def leb128(number):
+    parts = []
+    while number >= 0x80:
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*parts, number])
+
+
+def with_checksum(data):
+    data = bytearray(data)
+    data[48:52] = bytes(4)
+    data[48:52] = zlib.crc32(data).to_bytes(4, "little")
+    return bytes(data)
