@@ -12,6 +12,7 @@ from flasc_flwr.app.reporting import RunFolder
 from flasc_flwr.app.reporting.summary import nothing_trained
 from flasc_flwr.core.layout import Arrays
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
+from flasc_flwr.flower.privacy.release_ledger import ReleaseLedger
 from flasc_flwr.flower.state.checkpoint_files import Checkpoints
 from flasc_flwr.flower.wire import array_record, arrays_of
 
@@ -68,6 +69,7 @@ def main(grid: Grid, context: Context) -> None:
             guard=config.guard,
             stop=config.stop,
             privacy=config.privacy,
+            release_ledger=ReleaseLedger(folder.releases) if config.privacy else None,
             on_round=on_round,
             on_checkpoint=(
                 Checkpoints(folder.checkpoints, config.checkpoint_every)

@@ -26,7 +26,10 @@ from flasc_flwr.flower.clients.guard import Guard
 from flasc_flwr.flower.clients.sampling import Sampling
 from flasc_flwr.flower.compat import aggregate_metricrecords, log
 from flasc_flwr.flower.own_rounds import OwnRounds
-from flasc_flwr.flower.privacy.private import Private, require_private
+from flasc_flwr.flower.privacy.private import Private
+from flasc_flwr.flower.privacy.release_ledger import ReleaseLedger
+from flasc_flwr.flower.privacy.requirements import require_private
+from flasc_flwr.flower.privacy.withheld import reported_row, reported_tensors
 from flasc_flwr.flower.round import run_round
 from flasc_flwr.flower.run import Run
 from flasc_flwr.flower.server import settings
@@ -77,6 +80,9 @@ class Flasc(OwnRounds):
         Conditions for an early end. Default: none. See also `ended`.
     privacy : Privacy, optional
         Clipping and noise, for differential privacy of each client. Default: none.
+    release_ledger : ReleaseLedger, optional
+        Where a private run writes each release before it uses it, so that a resumed
+        run accounts for all of them. Default: none, with a warning.
     on_checkpoint : Callable[[Checkpoint], None], optional
         Called with the run's state after each round, such as
         ``Checkpoints(folder, every=10)`` from
@@ -132,6 +138,7 @@ class Flasc(OwnRounds):
         guard: Guard | None = None,
         stop: Stop | None = None,
         privacy: Privacy | None = None,
+        release_ledger: ReleaseLedger | None = None,
         on_checkpoint: Callable[[Checkpoint], None] | None = None,
         resume: Checkpoint | None = None,
         run_settings: Mapping[str, Any] | None = None,
@@ -151,12 +158,15 @@ class Flasc(OwnRounds):
         chosen = method if isinstance(method, Method) else compose(method)
         choice(*WEIGHTINGS).require("weighting", weighting)
         integer(1).require("evaluate_every", evaluate_every)
+        self.guard = guard or Guard()
         if privacy:
             require_private(
                 chosen,
+                privacy,
                 weighting=weighting,
                 oversample=oversample,
                 fraction_evaluate=fraction_evaluate,
+                min_replies=self.guard.min_replies,
             )
             # The fewer clients a cohort is drawn from, the more it reveals of each.
             min_available_nodes = max(min_available_nodes, privacy.population)
@@ -191,7 +201,6 @@ class Flasc(OwnRounds):
                 evaluate_metrics_aggr_fn or aggregate_metricrecords
             ),
         )
-        self.guard = guard or Guard()
         self.privacy = privacy
         self.weighting = weighting
         self.ended: str | None = None
@@ -199,6 +208,7 @@ class Flasc(OwnRounds):
         self._evaluate_every = evaluate_every
         self._on_round = on_round
         self._on_checkpoint = on_checkpoint
+        self._release_ledger = release_ledger
         self._resume = resume
         self._run_settings = run_settings or {}
         self._run: Run | None = None
@@ -282,8 +292,10 @@ class Flasc(OwnRounds):
         log(INFO, "Starting %s strategy, %d rounds:", type(self).__name__, num_rounds)
         self.summary()
         first = self._begin(initial_arrays)
-        private = Private(self.privacy, self.state.privacy) if self.privacy else None
-        if private:
+        private = None
+        if self.privacy:
+            ledger = self._release_ledger
+            private = Private(self.privacy, self.state.privacy, ledger)
             log(INFO, "\t%s", private.describe())
         self._run = run = Run(
             grid=grid,
@@ -318,7 +330,7 @@ class Flasc(OwnRounds):
         server = self.server
         download = server.encode(server.most)
         ledger = self._run.ledger if self._run else Ledger(0, Traffic())
-        return by_tensor(
+        report = by_tensor(
             self.state.layout,
             download.sparse,
             len(download.payload),
@@ -327,6 +339,7 @@ class Flasc(OwnRounds):
             self.state.traffic,
             ledger.round,
         )
+        return reported_tensors(report) if self.privacy else report
 
     def _begin(self, initial_arrays: ArrayRecord) -> int:
         """Take the arrays to start from, or the state to resume; return the round."""
@@ -335,14 +348,18 @@ class Flasc(OwnRounds):
         if not self._resume:
             return 0
         self._resume.require(self.settings, self.state.layout)
-        self.server.resume(self._resume.state)
-        log(INFO, "Resuming after round %d", self._resume.round)
-        return self._resume.round + 1
+        # The run changes the state: another start() resumes from the one read.
+        resumed, self._resume = self._resume, self._resume.copy()
+        self.server.resume(resumed.state)
+        log(INFO, "Resuming after round %d", resumed.round)
+        return resumed.round + 1
 
     def _close_round(self, run: Run) -> None:
         """Finish the round's row, and find out whether the run is to end."""
         state = self.state
         row = run.ledger.row()
+        if run.private:
+            row = reported_row(row)
         state.history.append(row)
         if self._on_round:
             self._on_round(row)

@@ -90,6 +90,33 @@ def test_the_newest_two_are_kept_as_often_as_asked(tmp_path):
     assert read(tmp_path).round == 6
 
 
+def test_a_run_resumed_from_an_older_checkpoint_sets_the_newer_ones_aside(tmp_path):
+    run(strategy_of("flasc", on_checkpoint=Checkpoints(tmp_path, 2)), 6)
+    older, newer = found(tmp_path)
+    content = newer.read_bytes()
+    # A resume that is refused changes nothing.
+    refused = strategy_of(
+        "flasc", seed=9, resume=read(older), on_checkpoint=Checkpoints(tmp_path, 3)
+    )
+    with pytest.raises(CheckpointError):
+        run(refused, 9)
+    assert found(tmp_path) == [older, newer]
+    for every, rounds, left in ((9, 5, [4]), (3, 7, [4, 6])):
+        checkpoints = Checkpoints(tmp_path, every)
+        run(strategy_of("flasc", resume=read(older), on_checkpoint=checkpoints), rounds)
+        # Once its first round has ended, the newest is what it resumed from.
+        assert [read(path).round for path in found(tmp_path)] == left
+    aside = tmp_path / (newer.name + ".abandoned")
+    assert aside.read_bytes() == content
+
+
+def test_a_new_run_in_the_folder_of_another_keeps_its_own_checkpoints(tmp_path):
+    checkpoints = Checkpoints(tmp_path, 2)
+    run(strategy_of("flasc", on_checkpoint=checkpoints), 6)
+    run(strategy_of("flasc", on_checkpoint=checkpoints), 2)
+    assert [read(path).round for path in found(tmp_path)] == [0, 2]
+
+
 @pytest.mark.parametrize(
     ("damage", "why"),
     [

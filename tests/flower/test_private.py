@@ -13,6 +13,7 @@ from flasc_flwr.core.codec import decode
 from flasc_flwr.core.methods.table import compose
 from flasc_flwr.core.optimizers import Sgd
 from flasc_flwr.core.privacy import Privacy
+from flasc_flwr.flower.clients.guard import Guard
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.privacy.accounting import noise_for
 from flasc_flwr.flower.privacy.local_dp import local_dp
@@ -223,6 +224,13 @@ def test_a_cohort_larger_than_the_population_is_refused():
     [
         ({"weighting": "examples"}, "weighting must be 'uniform', .*, got 'examples'"),
         ({"oversample": 1.5}, "oversample must be 1, .*, got 1.5"),
+        (
+            {
+                "guard": Guard(min_replies=2),
+                "own": privacy(sampling="poisson"),
+            },
+            "min-replies must be 1 with dp-sampling 'poisson', .*, got 2",
+        ),
         ({"fraction_evaluate": 0.5}, "fraction-evaluate must be 0, .*, got 0.5"),
         ({"method": "hetlora"}, "aggregation must be .*, got 'frobenius'"),
         ({"method": "flora"}, "aggregation must be .*, got 'stacking'"),
@@ -234,7 +242,7 @@ def test_a_cohort_larger_than_the_population_is_refused():
 )
 def test_what_noise_cannot_cover_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        strategy_of(privacy(), **settings)
+        strategy_of(**{"own": privacy()} | settings)
 
 
 @pytest.mark.parametrize("own", [{}, {"quantile": 0.5}, {"noise_seed": None}])

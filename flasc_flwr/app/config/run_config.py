@@ -17,6 +17,7 @@ from flasc_flwr.core.settings import Setting, check, settings_of
 from flasc_flwr.core.stopping import Stop
 from flasc_flwr.flower.clients.guard import Guard
 from flasc_flwr.flower.clients.sampling import Sampling
+from flasc_flwr.flower.privacy.requirements import require_local, require_private
 
 
 class ConfigError(ValueError):
@@ -165,10 +166,31 @@ class RunConfig(
             privacy=_privacy(members["privacy"]),
             **arguments,
         )
-        config.compose()
+        config._require_honest()
         if not config.sampling.fraction_train:
             raise ValueError("fraction-train must be above 0 to train, got 0.0")
         return config
+
+    def _require_honest(self) -> None:
+        """Refuse settings with which privacy would not be what it says.
+
+        Raises
+        ------
+        ValueError
+            If there is one.
+        """
+        method = self.compose()
+        if self.local_dp_epsilon:
+            require_local(method)
+        if self.privacy:
+            require_private(
+                method,
+                self.privacy,
+                weighting=self.weighting,
+                oversample=self.sampling.oversample,
+                fraction_evaluate=self.sampling.fraction_evaluate,
+                min_replies=self.guard.min_replies,
+            )
 
     def shared_by_resumed(self) -> dict[str, Any]:
         """Return the settings in which a run and the one that it resumes are equal.

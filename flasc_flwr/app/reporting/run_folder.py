@@ -14,7 +14,13 @@ import tomli_w
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.reporting.runs import adapter_of
-from flasc_flwr.app.reporting.summary import FAILED, as_line, as_table, summarise
+from flasc_flwr.app.reporting.summary import (
+    FAILED,
+    as_line,
+    as_table,
+    how_it_ended,
+    summarise,
+)
 from flasc_flwr.app.reporting.trackers import TrackerError, Trackers
 from flasc_flwr.core.json_lines import as_json
 from flasc_flwr.core.printable import printable
@@ -25,6 +31,7 @@ from flasc_flwr.flower.state.checkpoint_files import found, read
 from flasc_flwr.flower.state.run_state import RunState
 
 _CHECKPOINTS = "checkpoints"
+_RELEASES = "releases.jsonl"
 _LONGEST = 2000
 """Longest reason of a failed run, in characters: it may quote what clients sent."""
 _AT_THE_END = ("summary.json", "traffic.json", "tensors.json")
@@ -50,11 +57,16 @@ class RunFolder:
 
     @classmethod
     def create(cls, config: RunConfig, *, run_id: int) -> RunFolder:
-        """Make the folder, named by time, method, seed and run id."""
+        """Make the folder, named by time, method, seed and run id.
+
+        Where another run has taken the name in the same second, a number precedes the
+        run id.
+        """
         now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        name = f"{now}-{config.method}-seed{config.seed}-{run_id}"
-        folder = cls(Path(config.output_dir).expanduser() / name, config)
-        folder.path.mkdir(parents=True)
+        name = f"{now}-{config.method}-seed{config.seed}"
+        runs = Path(config.output_dir).expanduser()
+        folder = cls(runs, config)  # fails without a folder if a tracker is missing
+        folder.path = _new_folder(runs, name, run_id)
         (folder.path / "config.toml").write_text(tomli_w.dumps(config.to_dict()))
         return folder
 
@@ -82,6 +94,11 @@ class RunFolder:
         for name in _AT_THE_END:
             (folder.path / name).unlink(missing_ok=True)
         return folder, checkpoint
+
+    @property
+    def releases(self) -> Path:
+        """The release ledger of a private run."""
+        return self.path / _RELEASES
 
     @property
     def checkpoints(self) -> Path:
@@ -123,7 +140,17 @@ class RunFolder:
         return adapter_of(self.path, round)
 
     def finish(self, ended: str, tensors: dict[str, Any]) -> None:
-        """Write the tensors, the traffic and the summary, and log the summary."""
+        """Write the tensors, the traffic and the summary, and log the summary.
+
+        Parameters
+        ----------
+        ended : str
+            Why the run ended.
+        tensors : dict[str, Any]
+            The content of ``tensors.json``.
+        """
+        if self._state:
+            ended = how_it_ended(ended, self._state.history)
         write_json(self.path / "tensors.json", tensors)
         for line in as_table(self._close(ended)).splitlines():
             log(INFO, line)
@@ -134,9 +161,25 @@ class RunFolder:
         if state := self._state:
             write_text(self.path / "traffic.json", _lines_of(state.traffic))
             summary = summarise(state.history, state.traffic, state.layout.size, ended)
+            # A round that failed after its release has no row.
+            spent = state.privacy.get("spent", {})
+            summary |= {} if spent.get("epsilon") is None else spent
         write_json(self.path / "summary.json", summary)
         self._trackers.finish(summary)
         return summary
+
+
+def _new_folder(runs: Path, name: str, run_id: int) -> Path:
+    """Make a folder that no other run has; the run id ends its name."""
+    number = 1
+    while True:
+        middle = f"-{number:02d}" if number > 1 else ""
+        path = runs / f"{name}{middle}-{run_id}"
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            number += 1
 
 
 def resumed_path(config: RunConfig) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from flasc_flwr.core.printable import printable
@@ -66,6 +67,26 @@ def failure(summary: Mapping[str, Any]) -> str | None:
     return ended.removeprefix(FAILED) if ended.startswith(FAILED) else None
 
 
+def how_it_ended(ended: str, history: Sequence[dict[str, Any]]) -> str:
+    """Return why a run ended, and whether its last rounds trained nothing.
+
+    Parameters
+    ----------
+    ended : str
+        Why the run ended.
+    history : Sequence[dict[str, Any]]
+        The rows of the history.
+    """
+    last = list(takewhile(lambda row: row["skipped"], reversed(history)))
+    if not last:
+        return ended
+    rounds = f"{len(last)} rounds were" if len(last) > 1 else "round was"
+    # Why replies were rejected says more than how many there were.
+    reasons = _reasons(last) or Counter(row.get("skip_reason", "") for row in last)
+    ((why, _),) = reasons.most_common(1)
+    return f"{ended}; the last {rounds} skipped: {why or 'too few replies'}"
+
+
 def nothing_trained(history: Sequence[dict[str, Any]]) -> str | None:
     """Return why no round of a run updated the model; None if one did.
 
@@ -80,7 +101,8 @@ def nothing_trained(history: Sequence[dict[str, Any]]) -> str | None:
         With the most frequent reason why replies were rejected.
     """
     rounds = [row for row in history if row["round"] > 0]
-    if not rounds or not all(row["skipped"] for row in rounds):
+    # An empty Poisson sample is not skipped: its release is noise only.
+    if not rounds or any(row["replies"] and not row["skipped"] for row in rounds):
         return None
     reasons = _reasons(history)
     counts = f"{len(rounds)} rounds, {reasons.total()} replies rejected"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections import Counter
 from dataclasses import replace
 from logging import WARNING
 from typing import Any
@@ -13,52 +12,16 @@ from flwr.serverapp import GaussianPrivacyEvent
 
 from flasc_flwr.core.aggregation import Aggregate, Aggregator
 from flasc_flwr.core.clipping import clip_to_norm, l2_norm
-from flasc_flwr.core.methods.method import Method
 from flasc_flwr.core.privacy import Privacy, adapted_norm, released
 from flasc_flwr.core.sparsity import SparseVector
 from flasc_flwr.flower.clients.guard import RejectedReplyError
 from flasc_flwr.flower.clients.sampling import Sampling
 from flasc_flwr.flower.compat import log
-from flasc_flwr.flower.privacy.accounting import (
-    accountant,
-    cohort_of,
-    release_of,
-    spent,
-)
+from flasc_flwr.flower.privacy.accounting import cohort_of, release_of
+from flasc_flwr.flower.privacy.release_ledger import ReleaseLedger
+from flasc_flwr.flower.privacy.spending import Spending
 
 _NOISE, _COUNT = 1, 2
-
-
-def require_private(
-    method: Method, *, weighting: str, oversample: float, fraction_evaluate: float
-) -> None:
-    """Check that a run's other settings keep the guarantee of noise and clipping.
-
-    Raises
-    ------
-    ValueError
-        If one does not; the message names it and what is allowed.
-    """
-    aggregation = method.aggregation
-    wrong = {
-        "weighting must be 'uniform', because a client's weight would change the bound "
-        f"on its update, got {weighting!r}": weighting != "uniform",
-        "aggregation must be 'zero-padded-updates', the only rule that sums clipped "
-        f"updates, got {aggregation!r}": aggregation != "zero-padded-updates",
-        "exact-residual must be False, because it is computed from the clients' "
-        "factors without noise, got True": method.exact_residual,
-        "rank-assignment must be 'own', because the clients' losses would decide "
-        f"without noise, got {method.rank_assignment!r}": (
-            method.rank_assignment != "own"
-        ),
-        "oversample must be 1, because the first replies are not a random sample, got "
-        f"{oversample!r}": oversample != 1,
-        "fraction-evaluate must be 0, because clients' metrics would be reported "
-        f"without noise, got {fraction_evaluate!r}": fraction_evaluate != 0,
-    }
-    for problem, there in wrong.items():
-        if there:
-            raise ValueError(f"with differential privacy, {problem}")
 
 
 class Private:
@@ -71,14 +34,23 @@ class Private:
     known : dict[str, Any]
         What changes during the run, in the run's state: the clipping norm, what was
         accounted for, and the secret seed of cohorts. Filled here if empty.
+    ledger : ReleaseLedger, optional
+        Where each release is written before it is used.
 
     Raises
     ------
+    ValueError
+        If the ledger is another run's.
     ImportError
         If dp-accounting is not installed.
     """
 
-    def __init__(self, privacy: Privacy, known: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        privacy: Privacy,
+        known: dict[str, Any],
+        ledger: ReleaseLedger | None = None,
+    ) -> None:
         self.privacy = privacy
         self._known = known
         self._unclipped = 0
@@ -86,12 +58,11 @@ class Private:
         self._drawn = 0
         self._cohort = 0
         self._event: GaussianPrivacyEvent | None = None
-        self._accountant = accountant(privacy)
-        if "accountant" in known:
-            self._accountant.load_state_dict(known["accountant"])
+        self._spending = Spending(privacy, known, ledger)
         known.setdefault("clip_norm", privacy.clip_norm)
-        known.setdefault("accountant", self._accountant.state_dict())
-        known.setdefault("secret", secrets.randbits(128))
+        # Also where a run is resumed: it may repeat rounds whose sums were released,
+        # and two sums of the same cohort reveal more than is accounted for.
+        known["secret"] = secrets.randbits(128)
         if privacy.noise_seed is not None:
             log(
                 WARNING,
@@ -109,9 +80,7 @@ class Private:
     @property
     def epsilon(self) -> float | None:
         """Epsilon spent so far; None without noise."""
-        if not self.privacy.noise_multiplier:
-            return None
-        return float(self._accountant.get_epsilon(self.privacy.reported_delta))
+        return self._spending.epsilon
 
     def sampling(self, sampling: Sampling) -> Sampling:
         """Return how cohorts are drawn: from a secret seed."""
@@ -169,23 +138,7 @@ class Private:
 
     def exhausted(self) -> str | None:
         """Return why another round like this one may not run; None if it may."""
-        bound = self.privacy.max_epsilon
-        if not bound or self._event is None:
-            return None
-        # The accountant's own ``would_exceed`` composes every release again.
-        if spent(self.privacy, self._releases() + Counter([self._event])) <= bound:
-            return None
-        return (
-            f"epsilon is {self.epsilon:.4g}; another round would spend more than "
-            f"dp-max-epsilon = {bound:g}"
-        )
-
-    def _releases(self) -> Counter[GaussianPrivacyEvent]:
-        """Return the number of releases of each kind that were accounted for."""
-        releases: Counter[GaussianPrivacyEvent] = Counter()
-        for entry in self._known["accountant"]["compositions"]:
-            releases[GaussianPrivacyEvent(**entry["event"])] += entry["count"]
-        return releases
+        return self._spending.exhausted(self._event) if self._event else None
 
     def clip(self, update: SparseVector) -> SparseVector:
         """Return an update within the clipping norm, whatever its client did.
@@ -207,7 +160,7 @@ class Private:
     ) -> tuple[Aggregate, dict[str, Any]]:
         """Return the mean with noise, and what the history reports of it.
 
-        The release is accounted for before it is returned.
+        The release is accounted for, and in the ledger, before it is returned.
 
         Parameters
         ----------
@@ -219,8 +172,7 @@ class Private:
         privacy, norm, replies = self.privacy, self.clip_norm, aggregator.count
         mean = aggregator.result().update if replies else np.zeros(size, np.float32)
         if self._event is not None:
-            self._accountant.compose(self._event)
-            self._known["accountant"] = self._accountant.state_dict()
+            self._spending.charge(self._event, self._round)
         noisy = released(
             mean,
             replies=replies,

@@ -6,7 +6,8 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from copy import deepcopy
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,28 @@ class Checkpoint:
             history=known["history"],
         )
         return cls(known["round"], known["settings"], state)
+
+    def copy(self) -> Checkpoint:
+        """Return a copy that a run may change: only arrays are shared.
+
+        Steps make new arrays, and leave the old ones as they are.
+        """
+        state = self.state
+        rounds = {round: dict(sums) for round, sums in state.traffic.rounds.items()}
+        return replace(
+            self,
+            state=replace(
+                state,
+                optimizer=replace(state.optimizer),
+                supports=dict(state.supports),
+                ranks=dict(state.ranks),
+                rank_nodes=dict(state.rank_nodes),
+                merged=dict(state.merged),
+                privacy=deepcopy(state.privacy),
+                traffic=Traffic(rounds),
+                history=list(state.history),
+            ),
+        )
 
     def require(self, settings: Mapping[str, Any], layout: Layout) -> None:
         """Check that a run with `settings` and `layout` may resume from here.

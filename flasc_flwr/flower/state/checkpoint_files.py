@@ -11,11 +11,15 @@ from flasc_flwr.flower.state.checkpoint import Checkpoint, CheckpointError
 
 _NAME = "checkpoint-{:06d}.flasc"
 _NAMED = re.compile(r"checkpoint-(\d{6})\.flasc")
+_ABANDONED = ".abandoned"
 _KEPT = 2
 
 
 class Checkpoints:
     """Writes the state of a run every few rounds.
+
+    A run that is resumed from an older checkpoint leaves newer ones behind. They are
+    renamed after its first round, so that the newest is always of the run that goes on.
 
     Parameters
     ----------
@@ -29,9 +33,13 @@ class Checkpoints:
         integer(1).require("checkpoint-every", every)
         self._folder = folder
         self._every = every
+        self._last: int | None = None
 
     def __call__(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint, if its round is due."""
+        if self._last is None or checkpoint.round <= self._last:  # a run begins
+            _set_aside(self._folder, checkpoint.round)
+        self._last = checkpoint.round
         if checkpoint.round % self._every == 0:
             write(self._folder, checkpoint)
 
@@ -50,10 +58,17 @@ def write(folder: Path, checkpoint: Checkpoint) -> Path:
         file.flush()
         os.fsync(file.fileno())
     os.replace(scratch, path)
-    _sync(folder)
+    sync(folder)
     for old in found(folder)[:-_KEPT]:
         old.unlink(missing_ok=True)
     return path
+
+
+def _set_aside(folder: Path, first: int) -> None:
+    """Rename the checkpoints of a round and all later ones."""
+    for path in found(folder):
+        if path.name >= _NAME.format(first):
+            os.replace(path, path.with_name(path.name + _ABANDONED))
 
 
 def found(folder: Path) -> list[Path]:
@@ -95,8 +110,8 @@ def _offer(damaged: Path) -> str:
     return "; there is no intact one before it"
 
 
-def _sync(folder: Path) -> None:
-    """Flush a rename in a folder to the disk, if the system can open folders."""
+def sync(folder: Path) -> None:
+    """Flush the names in a folder to the disk, if the system can open folders."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)

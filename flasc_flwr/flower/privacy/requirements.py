@@ -1,0 +1,83 @@
+"""What a run's other settings must be, so that its differential privacy holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from flasc_flwr.core.methods.method import Method
+from flasc_flwr.core.privacy import Privacy
+
+
+def require_private(
+    method: Method,
+    privacy: Privacy,
+    *,
+    weighting: str,
+    oversample: float,
+    fraction_evaluate: float,
+    min_replies: int,
+) -> None:
+    """Check that a run's other settings keep the guarantee of noise and clipping.
+
+    Raises
+    ------
+    ValueError
+        If one does not; the message names it and what is allowed.
+    """
+    aggregation = method.aggregation
+    _refuse(
+        "differential privacy",
+        {
+            "weighting must be 'uniform', because a client's weight would change the "
+            f"bound on its update, got {weighting!r}": weighting != "uniform",
+            "aggregation must be 'zero-padded-updates', the only rule that sums "
+            f"clipped updates, got {aggregation!r}": (
+                aggregation != "zero-padded-updates"
+            ),
+            "exact-residual must be False, because it is computed from the clients' "
+            "factors without noise, got True": method.exact_residual,
+            "rank-assignment must be 'own', because the clients' losses would decide "
+            f"without noise, got {method.rank_assignment!r}": (
+                method.rank_assignment != "own"
+            ),
+            "oversample must be 1, because the first replies are not a random sample, "
+            f"got {oversample!r}": oversample != 1,
+            "fraction-evaluate must be 0, because clients' metrics would be reported "
+            f"without noise, got {fraction_evaluate!r}": fraction_evaluate != 0,
+            "min-replies must be 1 with dp-sampling 'poisson', because a skipped round "
+            "would reveal that its sample was small, "
+            f"got {min_replies!r}": privacy.sampling == "poisson" and min_replies != 1,
+        },
+    )
+
+
+def require_local(method: Method) -> None:
+    """Check that a method can be used where clients add the noise.
+
+    Raises
+    ------
+    ValueError
+        If it cannot; the message names the setting and what is allowed.
+    """
+    beside = "because it sends merged products beside the adapter, which clients refuse"
+    unequal = "because clients of unequal ranks would add unequal noise"
+    _refuse(
+        "local differential privacy",
+        {
+            f"aggregation must not be 'stacking', {beside}, got 'stacking'": (
+                method.aggregation == "stacking"
+            ),
+            f"exact-residual must be False, {beside}, got True": method.exact_residual,
+            f"tiers must be 'none' or 'density', {unequal}, got {method.tiers!r}": (
+                method.tiers == "rank"
+            ),
+            f"rank-assignment must be 'own', {unequal}, "
+            f"got {method.rank_assignment!r}": method.rank_assignment != "own",
+        },
+    )
+
+
+def _refuse(what: str, wrong: Mapping[str, bool]) -> None:
+    for problem, there in wrong.items():
+        if there:
+            raise ValueError(f"with {what}, {problem}")
