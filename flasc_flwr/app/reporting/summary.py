@@ -102,12 +102,16 @@ def nothing_trained(history: Sequence[dict[str, Any]]) -> str | None:
     """
     rounds = [row for row in history if row["round"] > 0]
     # An empty Poisson sample is not skipped: its release is noise only.
-    if not rounds or any(row["replies"] and not row["skipped"] for row in rounds):
+    if not rounds or any(not row["skipped"] and row["replies"] for row in rounds):
         return None
     reasons = _reasons(history)
     counts = f"{len(rounds)} rounds, {reasons.total()} replies rejected"
     for reason, _ in reasons.most_common(1):
         counts += f", most often: {reason}"
+    skips = Counter(row.get("skip_reason", "") for row in rounds if row["skipped"])
+    if not reasons and skips.total():
+        ((reason, _),) = skips.most_common(1)
+        counts += f", skipped most often because: {reason}" if reason else ""
     return f"no round had enough valid replies to update the model ({counts})"
 
 
