@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
@@ -93,18 +94,31 @@ def decode_parcels(reply: IncomingReply) -> tuple[int, dict[str, ParcelUpdate] |
         if reply.error or reply.message.has_error():
             return size, reply.error or {}
         updates = {}
-        for key, record in reply.message.content.array_records.items():
-            if key in reply.parcels:
-                sent = reply.parcels[key]
-                update, whole = open_upload(record, sent.form)
-                check_readable(whole, sent.arrays)
-                updates[key] = ParcelUpdate(sent, update, whole)
-            else:
-                received = reply.dense.get(key)
-                check_readable(record, received.arrays if received else {})
+        for key, sent in reply.parcels.items():
+            parcel = reply.message.content.array_records[key]
+            updates[key] = ParcelUpdate(sent, *open_upload(parcel, sent.form))
     except Exception as error:
         return size, why(error)
     return size, updates
+
+
+def check_arrays(reply: IncomingReply, updates: Mapping[str, ParcelUpdate]) -> None:
+    """Check the plain arrays of a reply and of its parcels.
+
+    Not in a thread: numpy reads the head of an array with :mod:`ast`, which in Python
+    3.11 fails now and then where two threads do so at a time.
+
+    Raises
+    ------
+    ValueError
+        If one cannot be read, or should be finite and is not.
+    """
+    for key, record in reply.message.content.array_records.items():
+        if key in updates:
+            check_readable(updates[key].whole, updates[key].sent.arrays)
+        else:
+            received = reply.dense.get(key)
+            check_readable(record, received.arrays if received else {})
 
 
 def advice_on(error: Error) -> str | None:

@@ -22,6 +22,7 @@ from flasc_flwr.flower.transport.incoming_reply import (
     IncomingReply,
     ParcelUpdate,
     advice_on,
+    check_arrays,
     data_bytes,
     decode_parcels,
     inspect_reply,
@@ -119,6 +120,7 @@ class RoundTrip:
             self._count(message, size, reply.plain_bytes, Direction.UP)
             if not isinstance(updates, str) and not message.has_error():
                 try:
+                    check_arrays(reply, updates)
                     _put_on_sent(reply)
                 except Exception as error:
                     updates = why(error)
