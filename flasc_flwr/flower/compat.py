@@ -7,10 +7,12 @@ Works with flwr 1.41 and 1.42.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from logging import WARNING
 from typing import Any
 
-from flwr.app import Message
+from flwr.app import Error, Message, MessageType, RecordDict
 from flwr.common.config import parse_config_args
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode, SType
 from flwr.common.logger import log
@@ -25,6 +27,8 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supercore.object_ref import load_app
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+
+from flasc_flwr.core.printable import why
 
 __all__ = [
     "FLWR_COMMAND",
@@ -44,11 +48,14 @@ __all__ = [
     "nodes_online",
     "parse_config_args",
     "set_metadata",
+    "skip_unreadable_replies",
     "travel",
 ]
 
 READS_REPLIES = ("aggregate_train", "_check_and_log_replies")
 """Methods of FedAvg that read the clients' replies."""
+
+_REBUILD = "inflate_object_from_contents"
 
 FLWR_COMMAND = "from flwr.cli.app import app; app()"
 """Python code that runs the ``flwr`` command of this environment."""
@@ -75,3 +82,33 @@ def travel(message: Message) -> Message:
     assert isinstance(arrived, Message)
     set_metadata(arrived, "message_id", message.metadata.message_id)
     return arrived
+
+
+@contextmanager
+def skip_unreadable_replies() -> Iterator[None]:
+    """Let Flower's grid leave out replies that it cannot rebuild, instead of raising.
+
+    A device can upload objects with a valid head and a broken body. Flower rebuilds
+    them while it pulls: the exception would end the run, and the other replies of the
+    same pull would be lost. Within this context such a reply counts as missing.
+    """
+    # Imported here: it is heavy, and devices never need it.
+    from flwr.superlink.grid import http_grid
+
+    rebuild = inflate_object_from_contents
+
+    def guarded(object_id: str, contents: dict[str, bytes]) -> Any:
+        try:
+            return rebuild(object_id, contents)
+        except Exception as error:
+            log(WARNING, "Ignored a reply that cannot be rebuilt: %s", why(error))
+            # It answers nothing that was sent, so whoever pulled it ignores it.
+            question = Message(RecordDict(), SUPERLINK_NODE_ID, MessageType.TRAIN)
+            code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+            return Message(Error(code=code, reason="unreadable"), reply_to=question)
+
+    setattr(http_grid, _REBUILD, guarded)
+    try:
+        yield
+    finally:
+        setattr(http_grid, _REBUILD, rebuild)

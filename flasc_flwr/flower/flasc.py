@@ -24,7 +24,11 @@ from flasc_flwr.core.stopping import Stop
 from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.clients.guard import Guard
 from flasc_flwr.flower.clients.sampling import Sampling
-from flasc_flwr.flower.compat import aggregate_metricrecords, log
+from flasc_flwr.flower.compat import (
+    aggregate_metricrecords,
+    log,
+    skip_unreadable_replies,
+)
 from flasc_flwr.flower.own_rounds import OwnRounds
 from flasc_flwr.flower.privacy.private import Private
 from flasc_flwr.flower.privacy.release_ledger import ReleaseLedger
@@ -312,16 +316,17 @@ class Flasc(OwnRounds):
             evaluate_at=lambda n: n % self._evaluate_every == 0 or n == num_rounds,
             result=Result(),
         )
-        for current in range(first, num_rounds + 1):
-            run.open_round(current)
-            if current == 0:  # clients introduce themselves
-                run.evaluate_at_server(current)
-            else:
-                run_round(run, current)
-            self._close_round(run)
-            if self.ended:
-                log(INFO, "Stopping early: %s", self.ended)
-                break
+        with skip_unreadable_replies():
+            for current in range(first, num_rounds + 1):
+                run.open_round(current)
+                if current == 0:  # clients introduce themselves
+                    run.evaluate_at_server(current)
+                else:
+                    run_round(run, current)
+                self._close_round(run)
+                if self.ended:
+                    log(INFO, "Stopping early: %s", self.ended)
+                    break
         run.result.arrays = self.server.downloads.arrays
         return run.result
 

@@ -14,7 +14,7 @@ from flasc_flwr.core.codec import VALUE_FORMATS
 from flasc_flwr.core.ranges import choice
 from flasc_flwr.core.sparsity import DENSITY
 from flasc_flwr.core.traffic import Traffic
-from flasc_flwr.flower.compat import log
+from flasc_flwr.flower.compat import log, skip_unreadable_replies
 from flasc_flwr.flower.flasc import Flasc
 from flasc_flwr.flower.transport.alike import Reader
 from flasc_flwr.flower.transport.encoded_content import TransportSettings
@@ -134,13 +134,14 @@ class SparseTransport(Strategy):
 
     def start(self, grid: Grid, *args: Any, **kwargs: Any) -> Result:
         """Run all rounds, with the arguments of the inner strategy's ``start``."""
-        if type(self.inner).start is Strategy.start:
-            result = super().start(grid, *args, **kwargs)
-        else:
-            # The inner strategy runs its own loop: only its grid can be replaced.
-            self.summary()
-            encoding_grid = EncodingGrid(grid, self._make_round_trip)
-            result = self.inner.start(encoding_grid, *args, **kwargs)
+        with skip_unreadable_replies():
+            if type(self.inner).start is Strategy.start:
+                result = super().start(grid, *args, **kwargs)
+            else:
+                # The inner strategy runs its own loop: only its grid can be replaced.
+                self.summary()
+                encoding_grid = EncodingGrid(grid, self._make_round_trip)
+                result = self.inner.start(encoding_grid, *args, **kwargs)
         log(INFO, "SparseTransport: %s", self.traffic.in_words())
         return result
 

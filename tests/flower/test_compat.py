@@ -21,6 +21,7 @@ from flasc_flwr.flower.compat import (
     no_object_id_recompute,
     parse_config_args,
     set_metadata,
+    skip_unreadable_replies,
     travel,
 )
 
@@ -95,3 +96,22 @@ def test_the_flwr_command_runs():
     )
     assert done.returncode == 0, done.stderr
     assert "lower" in done.stdout
+
+
+def test_a_reply_that_cannot_be_rebuilt_is_left_out_and_the_others_are_not(message):
+    """Flower rebuilds replies while it pulls them, without a guard."""
+    from flwr.superlink.grid import http_grid
+
+    set_metadata(message, "message_id", "m1")
+    nested = get_all_nested_objects(message)
+    good = {key: item.deflate() for key, item in nested.items()}
+    broken = {key: data[:-1] + b"\xff" * 9 for key, data in good.items()}
+    rebuild = http_grid.inflate_object_from_contents
+    with pytest.raises(Exception):  # noqa: B017, PT011 (any kind ends a run)
+        rebuild(message.object_id, dict(broken))
+    with skip_unreadable_replies():
+        ignored = http_grid.inflate_object_from_contents(message.object_id, broken)
+        kept = http_grid.inflate_object_from_contents(message.object_id, good)
+    assert ignored.has_error() and not ignored.metadata.reply_to_message_id
+    assert kept.content["arrays"]["a"].numpy().tolist() == [0, 1, 2]
+    assert http_grid.inflate_object_from_contents is rebuild
