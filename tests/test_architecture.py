@@ -1,4 +1,4 @@
-"""docs/architecture.md names every module, and no module that does not exist."""
+"""Pages that name files: docs/architecture.md every module, docs/security.md tests."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "flasc_flwr"
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
+SECURITY = (ROOT / "docs" / "security.md").read_text()
 TABLES = PAGE[PAGE.index("## The modules") : PAGE.index("## Decisions")]
 
 
@@ -20,3 +21,8 @@ def test_every_line_is_about_a_module_or_folder_that_exists():
         for module in re.findall(r"`([\w/]+)`", name):
             found = [*PACKAGE.rglob(f"{module.rstrip('/')}*")]
             assert any(path.stem == module.rstrip("/") for path in found), module
+
+
+def test_the_security_page_names_tests_that_exist():
+    named = set(re.findall(r"`(tests/[\w/]+\.py)`", SECURITY))
+    assert named and [name for name in named if not (ROOT / name).is_file()] == []
