@@ -85,11 +85,16 @@ class Lines(logging.Handler):
         self.lines.append(record.getMessage())
 
     def __enter__(self):
-        logging.getLogger("flwr").addHandler(self)
+        logger = logging.getLogger("flwr")
+        self.before = logger.level
+        logger.setLevel(logging.DEBUG)
+        logger.addHandler(self)
         return self.lines
 
     def __exit__(self, *_):
-        logging.getLogger("flwr").removeHandler(self)
+        logger = logging.getLogger("flwr")
+        logger.removeHandler(self)
+        logger.setLevel(self.before)
 
 
 def attack(check, honest: RecordDict, number: int):

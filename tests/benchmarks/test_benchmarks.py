@@ -1,6 +1,7 @@
 """Benchmarks can be imported, and the fast ones run at a tiny size."""
 
 import csv
+import logging
 import runpy
 import sys
 from pathlib import Path
@@ -22,6 +23,11 @@ TINY = {
 def _siblings(monkeypatch):
     # One benchmark imports another by name, as Python does for a script.
     monkeypatch.syspath_prepend(BENCHMARKS)
+    # Some make Flower's log quieter: not for the tests that follow.
+    logger = logging.getLogger("flwr")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 def run(monkeypatch, name, *arguments):
