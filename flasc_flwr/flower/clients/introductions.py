@@ -131,7 +131,7 @@ class Introductions:
         log(WARNING, "Node %d is %s; will retry in %.0f s", node, reason, pause)
 
     def close(self, node: int) -> None:
-        """Forget what a node was asked: it has answered, or is asked anew."""
+        """Forget what a node was asked: it has answered, or is asked again."""
         self._asked.pop(node, None)
         self._open = {i: q for i, q in self._open.items() if q.node != node}
 
