@@ -29,7 +29,7 @@ def run_round(run: Run, current: int) -> None:
         # Step: the aggregate is the negative gradient of the server optimizer. Nothing
         # is stepped along that is not finite.
         if run.has_enough(aggregator) and run.step(run.release(aggregator)):
-            run.report_training(current, inbox.metrics)
+            run.report_training(inbox.metrics)
     # Evaluate what clients receive now: at some of them, and at the server.
     run.evaluate_at_clients(current)
     run.evaluate_at_server(current)

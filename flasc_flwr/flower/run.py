@@ -184,7 +184,7 @@ class Run:
             return False
         return True
 
-    def report_training(self, current: int, metrics: list[RecordDict]) -> None:
+    def report_training(self, metrics: list[RecordDict]) -> None:
         """Note what clients measured while they trained, averaged.
 
         Not in a private run: these numbers have no noise.
@@ -192,10 +192,7 @@ class Run:
         if self.private or not metrics:
             return
         averaged = self.records.train_metrics(self._capped(metrics))
-        if averaged is None:
-            return
-        self.ledger.measured({f"train_{name}": averaged[name] for name in averaged})
-        self.result.train_metrics_clientapp[current] = averaged
+        self._note("train", averaged, self.result.train_metrics_clientapp)
 
     def evaluate_at_clients(self, current: int) -> None:
         """Let some clients evaluate what they receive of the new server vector."""
@@ -219,10 +216,7 @@ class Run:
             if not metrics:
                 return
             averaged = self.records.evaluate_metrics(self._capped(metrics))
-        if averaged is None:
-            return
-        self.ledger.measured({f"clients_{name}": averaged[name] for name in averaged})
-        self.result.evaluate_metrics_clientapp[current] = averaged
+        self._note("clients", averaged, self.result.evaluate_metrics_clientapp)
 
     def evaluate_at_server(self, current: int) -> None:
         """Evaluate what clients receive, and the dense server vector, if it is due."""
@@ -231,6 +225,17 @@ class Run:
                 metrics = evaluate_received(self.server, current, self.evaluate_fn)
             self.ledger.evaluated(metrics)
             self.result.evaluate_metrics_serverapp[current] = MetricRecord(metrics)
+
+    def _note(
+        self,
+        prefix: str,
+        averaged: MetricRecord | None,
+        by_round: dict[int, MetricRecord],
+    ) -> None:
+        """Put clients' averaged metrics into the row and the result."""
+        if averaged is not None:
+            self.ledger.measured({f"{prefix}_{n}": averaged[n] for n in averaged})
+            by_round[self.ledger.round] = averaged
 
     def _capped(self, metrics: list[RecordDict]) -> list[RecordDict]:
         """Return clients' metrics with weights within the cohort's bound."""

@@ -7,7 +7,7 @@ from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.tiers import TIERS, Tier, tier_of
 from flasc_flwr.core.ranks import components, rank_of, truncation
 from flasc_flwr.core.sparsity import top_k
-from tests.core.test_aggregation import LAYOUT, RANK, START, random_adapter
+from tests.core.cohort import LAYOUT, RANK, START, random_adapter
 
 
 def test_a_truncation_takes_rows_of_a_and_columns_of_b():
