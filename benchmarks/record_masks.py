@@ -2,13 +2,23 @@
 
 Trains the digits task with FLASC in one process (a quarter of the weights down, whole
 updates up) and records, after some rounds, the server vector (downloads are selected
-from it) and one client's whole update (its upload would be selected from it).
+from it), one client's whole update (its upload would be selected from it), and how far
+the round moved the server vector (what a download of differences would be selected
+from).
 
     OMP_NUM_THREADS=1 PYTHONPATH=. python benchmarks/record_masks.py masks.npz
+
+With the settings of a file in conf/, here 20 Newsgroups; FLASC_DATA names its folder:
+
+    PYTHONPATH=. python benchmarks/record_masks.py news.npz --rounds 5 50 \
+        --profile small-20newsgroups-350.toml --clients 350
 """
 
 import argparse
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +28,9 @@ from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks import load_task
 from flasc_flwr.app.training.lora import read_adapter
 from flasc_flwr.core.codec import decode
+from flasc_flwr.core.layout import Layout
 from flasc_flwr.flower.local_grid import LocalGrid
-from flasc_flwr.flower.wire import array_record, payload_of
+from flasc_flwr.flower.wire import array_record, arrays_of, payload_of
 
 
 class LastUpdate(LocalGrid):
@@ -40,26 +51,41 @@ def main() -> None:
     parser.add_argument("path", type=Path)
     parser.add_argument("--rounds", type=int, nargs="+", default=[1, 10, 40])
     parser.add_argument("--clients", type=int, default=20)
+    parser.add_argument("--profile", default="", help="file in conf/")
     given = parser.parse_args()
-    np.savez_compressed(given.path, **recorded(given.rounds, given.clients))
+    settings: dict[str, Any] = {}
+    if given.profile:
+        conf = Path(__file__).parent.parent / "conf" / given.profile
+        settings = tomllib.loads(conf.read_text())
+    vectors = recorded(given.rounds, given.clients, settings)
+    np.savez_compressed(given.path, **vectors)
 
 
-def recorded(rounds: list[int], clients: int) -> dict[str, np.ndarray]:
+def recorded(
+    rounds: list[int], clients: int, settings: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
     """Return the arrays of the vectors after these rounds, ``round what/name``."""
-    config = RunConfig.parse({"upload-density": 1.0, "value-format": "float32"})
+    exact = {"upload-density": 1.0, "value-format": "float32", "evaluate-every": 1000}
+    config = RunConfig.parse({**settings, **exact})
     grid = LastUpdate(client_app.app, clients, run_config=config.to_dict())
     arrays: dict[str, np.ndarray] = {}
+    before = np.zeros(0, np.float32)
 
     def record(checkpoint):
+        nonlocal before
+        layout, weights = checkpoint.state.layout, checkpoint.state.vector
+        moved = weights - before if len(before) else np.zeros_like(weights)
+        before = weights.copy()
         if checkpoint.round not in rounds:
             return
-        layout, weights = checkpoint.state.layout, checkpoint.state.vector
         update = decode(grid.payload, size=layout.size).densify()
-        for what, vector in (("weights", weights), ("update", update)):
+        vectors = {"weights": weights, "update": update, "difference": moved}
+        for what, vector in vectors.items():
             for name, array in layout.unflatten(vector).items():
                 arrays[f"{checkpoint.round} {what}/{name}"] = array
 
     strategy = Flasc(
+        download_density=config.download_density,
         upload_density=config.upload_density,
         values=config.value_format,
         fraction_train=config.sampling.fraction_train,
@@ -67,6 +93,9 @@ def recorded(rounds: list[int], clients: int) -> dict[str, np.ndarray]:
         on_checkpoint=record,
     )
     initial = array_record(read_adapter(load_task(config).model))
+    # The first round's difference is from the adapter that the run begins with.
+    first = Layout.of(arrays_of(initial))
+    before = first.flatten(arrays_of(initial))
     strategy.start(grid, initial, max(rounds))
     return arrays
 
