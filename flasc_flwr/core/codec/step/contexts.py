@@ -113,7 +113,8 @@ class Contexts:
 
     def positions(self, stage: int, which: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return where some of a stage's entries lie in the vector."""
-        return self._base[which] + stage * self._stride[which]
+        positions: NDArray[np.int64] = self._base[which] + stage * self._stride[which]
+        return positions
 
     def learn(self, which: NDArray[np.int64], levels: NDArray[np.int64]) -> None:
         """Take note of the levels of some of a stage's entries; others are zero."""
@@ -137,7 +138,8 @@ def _ratios(rows: NDArray[np.int64], factors: NDArray[np.int64]) -> NDArray[np.i
 
 
 def _starts(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.cumsum(lengths) - lengths
+    starts: NDArray[np.int64] = np.cumsum(lengths) - lengths
+    return starts
 
 
 @dataclass(frozen=True, eq=False)
