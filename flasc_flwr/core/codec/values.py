@@ -12,6 +12,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from flasc_flwr.core.codec.ans64 import decode_symbols, encode_symbols
 from flasc_flwr.core.codec.bits import (
     Integers,
     Reader,
@@ -23,16 +24,14 @@ from flasc_flwr.core.codec.bits import (
     unpack_bits,
     unpack_unary,
 )
-from flasc_flwr.core.codec.entropy import (
+from flasc_flwr.core.codec.errors import PayloadError
+from flasc_flwr.core.codec.frequencies import (
     MOST_SYMBOLS,
     Counts,
-    decode_symbols,
-    encode_symbols,
     frequencies,
     frequency_bytes,
     read_frequencies,
 )
-from flasc_flwr.core.codec.errors import PayloadError
 
 _MOST_UNARY_BITS = 8
 """Most bits per value in a unary stream, on average; bounds the memory to decode it."""
