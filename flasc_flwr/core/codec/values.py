@@ -126,7 +126,9 @@ def _choose(above: Integers) -> tuple[Coding, int, Counts]:
     span = int(above.max()) if len(above) else 0
     bits = span.bit_length()
     width = max(0, bits - MOST_SYMBOLS.bit_length() + 1)
-    counts = np.bincount(above >> width) if span else np.zeros(1, np.int64)
+    # Below `MOST_SYMBOLS`; numpy counts no other unsigned integers on 32-bit machines.
+    symbols = (above >> width).astype(np.intp)
+    counts = np.bincount(symbols).astype(np.int64) if span else np.zeros(1, np.int64)
     total = len(above)
     simple: list[tuple[float, Coding, int, Counts]]
     simple = [(bits * total, Coding.NONE, bits, counts)]
