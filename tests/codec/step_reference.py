@@ -188,7 +188,9 @@ def place_all(tensors, priors, factors, by_class):
                 level = by_class.get(number, {}).get(passed[number], 0)
                 passed[number] += 1
                 if level:
-                    within = column * rows + stage if turned else stage * columns + column
+                    within = (
+                        column * rows + stage if turned else stage * columns + column
+                    )
                     found[number].append((start + within, level))
                     learned.append((known, column, level))
         for known, column, level in learned:

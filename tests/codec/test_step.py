@@ -69,9 +69,7 @@ def test_any_layout_comes_back_as_the_transcription_says(shapes, seed, density, 
     sparse = top_k(vector, density)
     coded = encode_body(sparse, layout)
     back = decoded(coded, layout.size)
-    np.testing.assert_array_equal(
-        back.densify(), decode_by_context(coded, layout.size)
-    )
+    np.testing.assert_array_equal(back.densify(), decode_by_context(coded, layout.size))
     assert np.isin(back.positions, sparse.positions).all()
 
 

@@ -69,23 +69,23 @@ def frequency_bytes(frequencies: Counts) -> bytes:
     return b"".join(varint(frequency) for frequency in frequencies.tolist())
 
 
-def read_frequencies(data: memoryview) -> Counts:
-    """Return the frequencies that :func:`frequency_bytes` wrote.
+def read_frequencies(reader: Reader) -> Counts:
+    """Read the frequencies that :func:`frequency_bytes` wrote, until they add up.
 
     Raises
     ------
     PayloadError
-        If they do not add up, or are too many or too few.
+        If they do not add up to ``2**14``, or there are too many or too few.
     """
-    reader = Reader(data)
     table: list[int] = []
-    while reader.left and len(table) < MOST_SYMBOLS:
+    total = 0
+    while total < TOTAL and len(table) < MOST_SYMBOLS:
         table.append(reader.varint("frequencies"))
-    reader.finish("frequencies")
-    if sum(table) != TOTAL or max(table) == TOTAL or not table[-1]:
+        total += table[-1]
+    if total != TOTAL or max(table) == TOTAL:
         raise PayloadError(
-            f"frequencies: {len(table)} that add up to {sum(table)}, expected at "
-            f"least two that add up to {TOTAL}"
+            f"frequencies: {len(table)} that add up to {total}, expected at least two "
+            f"that add up to {TOTAL}"
         )
     return np.array(table, np.int64)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flasc_flwr.core.codec.bits import Reader, varint
 from flasc_flwr.core.codec.blocks import block_bounds
-from flasc_flwr.core.codec.entropy3 import decode_symbols, encode_symbols
+from flasc_flwr.core.codec.entropy import decode_symbols, encode_symbols
 from flasc_flwr.core.codec.frequencies import compact_table, read_compact_table
 from flasc_flwr.core.codec.positions import decode_positions, encode_positions
 from flasc_flwr.core.codec.step.symbols import (
@@ -49,9 +49,7 @@ def encode_levels(
     stream = encode_symbols(symbols, frequencies)
     return b"".join(
         (
-            varint(len(coded.table)), varint(len(coded.unary)),
-            coded.table, coded.bitmaps, coded.unary, coded.low,
-            table, varint(len(stream)), stream, low,
+            coded.to_bytes(), table, varint(len(stream)), stream, low,
         )
     )  # fmt: skip
 
@@ -64,9 +62,7 @@ def decode_levels(reader: Reader, size: int) -> tuple[Positions, NDArray[np.int6
     PayloadError
         If it is corrupt.
     """
-    table_length = reader.varint("block table")
-    unary_length = reader.varint("unary stream of gaps")
-    positions = decode_positions(reader, size, table_length, unary_length)
+    positions = decode_positions(reader, size)
     table = read_compact_table(reader, "levels")
     stream = reader.take(reader.varint("levels"), "levels")
     symbols = decode_symbols(stream, len(positions), table[None])

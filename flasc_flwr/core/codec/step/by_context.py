@@ -14,7 +14,7 @@ from flasc_flwr.core.codec.bits import (
     unpack,
     varint,
 )
-from flasc_flwr.core.codec.entropy3 import decode_symbols, encode_symbols
+from flasc_flwr.core.codec.entropy import decode_symbols, encode_symbols
 from flasc_flwr.core.codec.errors import PayloadError
 from flasc_flwr.core.codec.frequencies import (
     Counts,
