@@ -1,4 +1,4 @@
-"""The format ``step`` decoded in plain loops, written from docs/wire-format.md alone."""
+"""The format ``step`` decoded in plain loops, after docs/wire-format.md alone."""
 
 import struct
 import zlib
@@ -124,17 +124,7 @@ def by_context(bits, size):
             classes.append((number, flags & 31, bool(flags & 32), flags & 64, count))
     tables = [compact_table(bits)]
     tables += [compact_table(bits) for *_, begins, _ in classes if begins]
-    data = bits.take(bits.varint())
-    gaps = unary(data, sum(c[4] for c in classes if not c[2]))
-    ranks = {}
-    for number, width, dense, _, count in classes:
-        if not dense:
-            own = gaps[:count]
-            gaps = gaps[count:]
-            place, ranks[number] = -1, []
-            for high, low in zip(own, bits.packed(count, width), strict=True):
-                place += (high << width | low) + 1
-                ranks[number].append(place)
+    ranks = ranks_of(bits, classes)
     rows = sum(min(t[1:]) for t, prior in zip(tensors, priors, strict=True) if prior)
     which, table = [0] * rows, 0
     for _, _, _, begins, count in classes:
@@ -158,6 +148,22 @@ def by_context(bits, size):
     return place_all(tensors, priors, factors, by_class)
 
 
+def ranks_of(bits, classes):
+    """Return which entries of the sparse classes are not zero."""
+    data = bits.take(bits.varint())
+    gaps = unary(data, sum(c[4] for c in classes if not c[2]))
+    ranks = {}
+    for number, width, dense, _, count in classes:
+        if not dense:
+            own = gaps[:count]
+            gaps = gaps[count:]
+            place, ranks[number] = -1, []
+            for high, low in zip(own, bits.packed(count, width), strict=True):
+                place += (high << width | low) + 1
+                ranks[number].append(place)
+    return ranks
+
+
 def place_all(tensors, priors, factors, by_class):
     """Walk through the stages; return positions and levels, class by class."""
     active = []
@@ -175,6 +181,11 @@ def place_all(tensors, priors, factors, by_class):
         factors = factors[rows:]
         active.append((rows, columns, first > second, start, known, ratios))
     active.sort(key=lambda tensor: -tensor[0])
+    return walk(active, by_class)
+
+
+def walk(active, by_class):
+    """Return the entries that the classes have, class by class."""
     passed = dict.fromkeys(range(16), 0)
     found = {number: [] for number in by_class}
     for stage in range(active[0][0] if active else 0):

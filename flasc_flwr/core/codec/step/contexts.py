@@ -80,13 +80,11 @@ class Contexts:
         self._ends = np.cumsum(self._widths)
         self._unit[active] = self._ends - self._widths
         turned = shapes.turned[active]
-        column = np.arange(self._ends[-1] if len(active) else 0) - np.repeat(
-            _starts(self._widths), self._widths
-        )
-        column *= self._each(np.where(turned, self._rows, 1))
-        self._base = self._each(_starts(shapes.sizes)[active]) + column
-        self._stride = self._each(np.where(turned, 1, self._widths))
-        self._known = self._each(prior_of(priors[active]))
+        self._start = _starts(shapes.sizes)[active]
+        self._column_step = np.where(turned, self._rows, 1)
+        self._row_step = np.where(turned, 1, self._widths)
+        known = prior_of(priors[active]).astype(np.uint32)
+        self._known = np.repeat(known, self._widths)
 
     @property
     def stages(self) -> int:
@@ -102,9 +100,11 @@ class Contexts:
         expected >>= _RATIO_BITS
         np.minimum(expected, (1 << CLASSES - 1) - 1, out=expected)
         # The number of bits of an integer is the exponent of its floating point form.
-        exponents = expected.astype(np.float32).view(np.int32) >> 23
-        classes: NDArray[np.uint8] = np.maximum(exponents - 126, 0).astype(np.uint8)
-        return classes
+        exponents = expected.astype(np.float32).view(np.int32)
+        exponents >>= 23
+        exponents -= 126
+        np.maximum(exponents, 0, out=exponents)
+        return exponents.astype(np.uint8)
 
     def of_stage(self, places: Places) -> NDArray[np.int64]:
         """Return which entries of their stages some places are."""
@@ -113,16 +113,15 @@ class Contexts:
 
     def positions(self, stage: int, which: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return where some of a stage's entries lie in the vector."""
-        positions: NDArray[np.int64] = self._base[which] + stage * self._stride[which]
-        return positions
+        tensors = np.searchsorted(self._ends, which, side="right")
+        columns = which - (self._ends - self._widths)[tensors]
+        columns *= self._column_step[tensors]
+        columns += (self._start + stage * self._row_step)[tensors]
+        return columns
 
     def learn(self, which: NDArray[np.int64], levels: NDArray[np.int64]) -> None:
         """Take note of the levels of some of a stage's entries; others are zero."""
-        self._known[which] += counted(levels) << _UNIT
-
-    def _each(self, of_tensor: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return a tensor's number for each of its columns."""
-        return np.repeat(of_tensor, self._widths)
+        self._known[which] += (counted(levels) << _UNIT).astype(np.uint32)
 
 
 def _ratios(rows: NDArray[np.int64], factors: NDArray[np.int64]) -> NDArray[np.int64]:
