@@ -188,9 +188,9 @@ def test_memory_stays_within_a_small_multiple(number):
             before, _ = tracemalloc.get_traced_memory()
             survives(payload, size)
             _, peak = tracemalloc.get_traced_memory()
-            # 64 KiB for the interpreter's objects and error messages.
+            # 96 KiB for the interpreter's objects, error messages and zlib's window.
             allowed = 4 * size + len(payload) + 1
-            worst = max(worst, (peak - before - 65536) / allowed)
+            worst = max(worst, (peak - before - 98304) / allowed)
     finally:
         tracemalloc.stop()
     print(f"peak memory: {worst:.1f} x (4 N + payload)")

@@ -48,6 +48,8 @@ from flasc_flwr.core.codec.step.symbols import (
 from flasc_flwr.core.sparsity import Positions
 
 _PRIOR_BITS = 5
+_RUN = 1 << 16
+"""So many entries are placed at once: the memory for more would be many times N."""
 
 Order = NDArray[np.int64]
 
@@ -207,10 +209,12 @@ def _place(
                 continue
             last = bisect_left(ranks[i], end, placed[i])
             of_class = np.flatnonzero(own == stream.number)
-            which = of_class[ranks[i][placed[i] : last] - begin]
-            place = slice(int(first[i]) + placed[i], int(first[i]) + last)
-            positions[place] = contexts.positions(stage, which)
-            contexts.learn(which, levels[place])
+            for at in range(placed[i], last, _RUN):
+                run = slice(at, min(at + _RUN, last))
+                which = of_class[ranks[i][run] - begin]
+                place = slice(int(first[i]) + run.start, int(first[i]) + run.stop)
+                positions[place] = contexts.positions(stage, which)
+                contexts.learn(which, levels[place])
             placed[i] = last
     for i, stream in enumerate(streams):
         if placed[i] < len(ranks[i]) or (stream.dense and stream.count != passed[i]):
@@ -259,6 +263,5 @@ def _stack(factor_table: bytes, tables: list[bytes]) -> Counts:
 
 def _which(factors: int, streams: list[ClassStream]) -> NDArray[np.uint8]:
     """Return the table of each symbol: 0 for factors, then those of the classes."""
-    tables = np.cumsum([1 * stream.own_table for stream in streams])
-    counts = [stream.count for stream in streams]
-    return np.repeat([0, *tables], [factors, *counts]).astype(np.uint8)
+    tables = np.cumsum([0, *(stream.own_table for stream in streams)], dtype=np.uint8)
+    return np.repeat(tables, [factors, *(stream.count for stream in streams)])
