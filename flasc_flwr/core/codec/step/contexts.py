@@ -114,7 +114,7 @@ class Contexts:
     def positions(self, stage: int, which: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return where some of a stage's entries lie in the vector."""
         tensors = np.searchsorted(self._ends, which, side="right")
-        columns = which - (self._ends - self._widths)[tensors]
+        columns: NDArray[np.int64] = which - (self._ends - self._widths)[tensors]
         columns *= self._column_step[tensors]
         columns += (self._start + stage * self._row_step)[tensors]
         return columns
