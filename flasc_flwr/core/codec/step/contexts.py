@@ -133,7 +133,8 @@ def _ratios(rows: NDArray[np.int64], factors: NDArray[np.int64]) -> NDArray[np.i
     before = np.cumsum(own) - own
     before -= np.repeat(before[_starts(rows)], rows) if len(rows) else 0
     ratios: NDArray[np.int64] = own << _RATIO_BITS
-    return ratios // (before + (_PRIOR_WEIGHT << _FACTOR_SHIFT))
+    ratios //= before + (_PRIOR_WEIGHT << _FACTOR_SHIFT)
+    return ratios
 
 
 def _starts(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
