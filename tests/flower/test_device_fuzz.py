@@ -15,15 +15,8 @@ from flasc_flwr.core.sparsity import SparseVector
 from flasc_flwr.flower.device_limits import RefusedDownloadError
 from flasc_flwr.flower.wire import Instructions, payload_of, payload_record
 from tests.flower.apps import client_app
-from tests.flower.device import (
-    ask,
-    content,
-    download,
-    huge_payload,
-    order,
-    vector,
-    with_checksum,
-)
+from tests.flower.device import ask, content, download, huge_payload, order, vector
+from tests.payload_bytes import resealed
 
 QUICK = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -151,7 +144,7 @@ def payloads(draw):
         )
     ):
         data[at] = byte
-    return with_checksum(data) if draw(st.booleans()) else bytes(data)
+    return resealed(data) if draw(st.booleans()) else bytes(data)
 
 
 @QUICK
