@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from flasc_flwr.core.clipping import clip_to_norm
 from flasc_flwr.core.codec import encode, read_layout
+from flasc_flwr.core.fitting import fit
 from flasc_flwr.core.layout import Arrays, Layout, Vector
 from flasc_flwr.core.received import received_arrays, received_vector
 from flasc_flwr.core.sparsity import Positions, SparseVector, top_k
@@ -33,7 +34,14 @@ from flasc_flwr.flower.wire import (
     payload_record,
 )
 
-OWN_SETTINGS = ("download-density", "upload-density", "lora-rank", "tier")
+OWN_SETTINGS = (
+    "download-density",
+    "upload-density",
+    "download-bytes",
+    "upload-bytes",
+    "lora-rank",
+    "tier",
+)
 """What a device may set of its budget in its ``--node-config``."""
 
 
@@ -105,7 +113,7 @@ def flasc_mod(
                     f"the reply's arrays {key!r} were not in the message, which has "
                     f"{', '.join(received) or 'none'}"
                 )
-            payload = _upload(received[key], arrays_of(record), instructions)
+            payload = _upload(received[key], arrays_of(record), instructions, limits)
             reply.content[key] = payload_record(payload)
     return reply
 
@@ -162,18 +170,44 @@ class _Received:
         return update if self.entries is None else np.where(self.entries, update, 0)
 
 
-def _upload(received: _Received, trained: Arrays, instructions: Instructions) -> bytes:
+def _upload(
+    received: _Received,
+    trained: Arrays,
+    instructions: Instructions,
+    limits: DeviceLimits,
+) -> bytes:
     """Select and encode what is sent back of an app's arrays."""
     update = received.update(trained)
     if instructions.clip_norm is not None:
         update = clip_to_norm(update, instructions.clip_norm)
-    if instructions.on_support:
-        # The server knows the support: values only, without positions or layout.
-        values = update if instructions.density == 1 else update[received.support]
-        return encode(SparseVector.of_dense(values), instructions.value_format)
-    assert instructions.density is not None
-    kept = top_k(update, instructions.density)
-    return encode(kept, instructions.value_format, layout=received.layout)
+    density, values, layout = instructions.density, update, None
+    assert density is not None
+    if not instructions.on_support:
+        layout = received.layout
+    elif density < 1:
+        values = update[received.support]
+
+    def select(share: float) -> SparseVector:
+        # The server knows the support: all values, without positions or layout.
+        everything = layout is None and share == 1
+        return SparseVector.of_dense(values) if everything else top_k(values, share)
+
+    fitted = fit(
+        select,
+        lambda sparse: encode(sparse, instructions.value_format, layout=layout),
+        size=len(values),
+        density=1.0 if layout is None else density,
+        most=_most_bytes(received.layout, instructions, limits),
+        key="upload-bytes",
+    )
+    return fitted.payload
+
+
+def _most_bytes(
+    layout: Layout, instructions: Instructions, limits: DeviceLimits
+) -> int:
+    asked, values = instructions.upload_bytes, instructions.value_format
+    return limits.most_upload_bytes(asked, layout, values)
 
 
 def _receive_all(
@@ -183,6 +217,8 @@ def _receive_all(
 ) -> dict[str, _Received]:
     """Decode the payloads of a message, once their sizes are known and allowed."""
     payloads = {k: payload_of(r) for k, r in records.items() if holds_payload(r)}
+    for payload in payloads.values():
+        limits.let_in_payload(payload)
     limits.let_in_layouts(map(read_layout, payloads.values()))
     received = {k: _receive(p, instructions) for k, p in payloads.items()}
     for key, download in received.items():
@@ -200,6 +236,7 @@ def _let_in(
     limits.let_in_adapter(layout, kept, instructions.prescribed)
     if instructions.density is None:
         return
+    _most_bytes(layout, instructions, limits)  # before the app has trained in vain
     asked = max(1, floor(layout.size * instructions.density))
     if instructions.on_support and instructions.density < 1:
         asked = kept

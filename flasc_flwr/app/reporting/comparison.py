@@ -11,7 +11,6 @@ from typing import Any
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.reporting.runs import Rows, SavedRun
 from flasc_flwr.core.methods.allotment import Allotment
-from flasc_flwr.core.methods.budget import Budget
 
 _APART = (
     "checkpoint-every",
@@ -97,9 +96,7 @@ def in_effect(config: RunConfig) -> dict[str, Any]:
     ``auto``.
     """
     method = config.compose()
-    own = Budget(
-        download_density=config.download_density, upload_density=config.upload_density
-    )
+    own = config.budget()
     allotment = Allotment(method=method, most=own, decay=config.decay)
     budget = allotment.at(method.dense_rounds + 1, own)
     auto = config.value_format == "auto"
