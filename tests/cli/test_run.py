@@ -93,7 +93,7 @@ def test_a_run_without_a_folder_shows_the_end_of_the_log(command):
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ("upload-density='abc'", "upload-density must be a number in (0"),
+        ("upload-density='abc'", "upload-density must be 'auto' or a number in (0"),
         ("lora-rnak=3", "did you mean lora-rank?"),
         ("seed=abc", "--run-config must be KEY=VALUE pairs"),
         ("dense", "got 'dense'"),
