@@ -19,6 +19,9 @@ Encode = Callable[[SparseVector], bytes]
 _UNUSED = 1 / 128
 """A search ends when it leaves at most this fraction of the bytes unused."""
 
+_FURTHER = 6
+"""How many larger selections are tried where one more entry takes many bytes."""
+
 _GUESS = 2.0
 """Bytes per entry that a search starts from, before it has measured any."""
 
@@ -135,7 +138,28 @@ def _search(
             low, best = count, tried
         # An interpolation that excludes little is followed by a bisection.
         halve = beyond is not None and high - low > width / 2
-    return best, beyond
+    return _further(at, best, range(high + 1, end + 1), low, most), beyond
+
+
+def _further(
+    at: Callable[[int], Fitted], best: Fitted, counts: range, low: int, most: int
+) -> Fitted:
+    """Return the best of some larger selections that may fit all the same.
+
+    With scales per group, one more entry moves others to the next group, and a payload
+    may grow by some per cent or shrink.
+    """
+    length = len(best.payload)
+    if not counts or length >= most * (1 - 2 * _UNUSED):
+        return best
+    expected = low * (most - length) / length  # entries that the unused bytes are worth
+    for part in range(1, _FURTHER + 1):
+        count = counts.start + int(expected * part / _FURTHER)
+        if count in counts:
+            tried = at(count)
+            if length < len(tried.payload) <= most:
+                best, length = tried, len(tried.payload)
+    return best
 
 
 def _fill(best: Fitted, beyond: SparseVector, encode: Encode, most: int) -> Fitted:

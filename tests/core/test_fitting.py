@@ -176,6 +176,27 @@ def test_a_cost_that_jumps_is_searched_to_its_end():
     assert made.sparse.kept == 1000
 
 
+def test_what_fits_beyond_a_bump_is_found():
+    dense = vector()
+
+    def bumpy(sparse: SparseVector) -> bytes:
+        k = sparse.kept
+        return bytes(50 + 2 * k + (400 if 1000 <= k <= 1010 else 0))
+
+    def best(most):
+        return fit(
+            lambda d: top_k(dense, d),
+            bumpy,
+            size=N,
+            density=1.0,
+            most=most,
+            key="upload-bytes",
+        )
+
+    for most in range(2060, 2500, 20):
+        assert 0.97 * most <= len(best(most).payload) <= most
+
+
 def test_quotas_are_filled_up_with_the_largest_of_the_next_step():
     """One step of the density adds an entry to many tensors at once."""
     layout = Layout.of({f"{i}": np.zeros((10, 10), np.float32) for i in range(40)})
