@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import floor
 
 import numpy as np
@@ -57,6 +57,7 @@ def fit(
     density: float,
     most: int,
     key: str,
+    refine: Encode | None = None,
 ) -> Fitted:
     """Return the largest selection whose payload has at most `most` bytes.
 
@@ -78,6 +79,9 @@ def fit(
         Most bytes of the payload; 0 is no limit.
     key : str
         The setting that `most` is from, for the error.
+    refine : Callable[[SparseVector], bytes], optional
+        Encodes a selection with as much precision as `most` bytes allow; used where
+        everything is selected and bytes are left. By default they stay unused.
 
     Returns
     -------
@@ -101,7 +105,7 @@ def fit(
     if most == 0 or end <= most:  # it may fit as it is
         widest = at(end)
         if most == 0 or len(widest.payload) <= most:
-            return widest
+            return _refined(widest, refine, most)
     least = at(1)
     if len(least.payload) > most:
         raise TooFewBytesError(
@@ -109,7 +113,7 @@ def fit(
         )
     best, beyond = _search(at, least, end, most)
     if beyond is None or _is_enough(best, most):
-        return best
+        return _refined(best, refine, most)
     return _fill(best, beyond.sparse, encode, most)
 
 
@@ -181,6 +185,13 @@ def _fill(best: Fitted, beyond: SparseVector, encode: Encode, most: int) -> Fitt
         return Fitted(best.density, wider, encode(wider))
 
     return _search(at, best, len(more), most)[0]
+
+
+def _refined(fitted: Fitted, refine: Encode | None, most: int) -> Fitted:
+    """Return a selection with what is left of its bytes used for precision."""
+    if refine is None or most == 0 or _is_enough(fitted, most):
+        return fitted
+    return replace(fitted, payload=refine(fitted.sparse))
 
 
 def _is_enough(fitted: Fitted, most: int) -> bool:

@@ -180,3 +180,20 @@ def test_one_row_of_any_length(count, seed):
     np.testing.assert_array_equal(
         decoded(coded, count).densify(), decode_by_context(coded, count)
     )
+
+
+def test_room_is_used_for_finer_steps():
+    vector = update_like(LORA)
+    everything = top_k(vector, 1)
+    plain = len(encode_body(everything, LORA))
+    errors = []
+    for room in (plain, plain + 100, plain + 300, 2000):
+        coded = encode_body(everything, LORA, room=room)
+        assert plain <= len(coded) <= room
+        assert len(coded) >= 0.98 * room
+        back = decoded(coded, LORA.size).densify()
+        errors.append(float(np.square(vector - back).sum()))
+    assert errors == sorted(errors, reverse=True)
+    # Where top-k says how small entries may be, there are no finer ones to send.
+    few = top_k(vector, 1 / 8)
+    assert encode_body(few, LORA, room=5000) == encode_body(few, LORA)

@@ -14,6 +14,7 @@ from flasc_flwr.core.codec.payload import (
     decode,
     encode,
     read_layout,
+    refines,
 )
 
 __all__ = [
@@ -23,4 +24,6 @@ __all__ = [
     "decode",
     "encode",
     "read_layout",
+    "refines",
+    "refines",
 ]

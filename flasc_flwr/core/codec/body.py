@@ -28,22 +28,25 @@ class Body:
     ----------
     name : str
         The value format.
-    encode : Callable[[SparseVector, Layout | None, int | None], bytes]
-        Takes a vector of finite values, its layout if known, and a seed of stochastic
-        rounding or None. Raises ValueError if a value does not fit into the format.
+    encode : Callable[[SparseVector, Layout | None, int | None, int], bytes]
+        Takes a vector of finite values, its layout if known, a seed of stochastic
+        rounding or None, and how many bytes are there for more precision. Raises
+        ValueError if a value does not fit into the format.
     decode : Callable[[Reader, int], SparseVector]
         Takes a reader at the body and N; reads it to the end, or raises PayloadError.
     """
 
     name: str
-    encode: Callable[[SparseVector, Layout | None, int | None], bytes]
+    encode: Callable[[SparseVector, Layout | None, int | None, int], bytes]
     decode: Callable[[Reader, int], SparseVector]
 
 
 def body_of(form: ValueFormat) -> Body:
     """Return the body of a format that quantizes values one by one."""
 
-    def encode(sparse: SparseVector, layout: Layout | None, seed: int | None) -> bytes:
+    def encode(
+        sparse: SparseVector, layout: Layout | None, seed: int | None, room: int
+    ) -> bytes:
         quantized = form.quantize(sparse.values, seed)
         if quantized.magnitudes.max(initial=0) > form.largest:
             raise ValueError(f"a value is too large for {form.name}")

@@ -41,6 +41,7 @@ def encode(
     layout: Layout | None = None,
     carry_layout: bool = False,
     seed: int | None = None,
+    room: int = 0,
 ) -> bytes:
     """Encode a sparse vector.
 
@@ -63,6 +64,9 @@ def encode(
     seed : int, optional
         Rounds ``int8``, ``int4`` and ``step`` stochastically, so that the expected
         value is exact; the same seed gives the same bytes. Other formats ignore it.
+    room : int
+        Bytes that the payload may take: where ``step`` would take fewer because its
+        steps are as fine as they get, it takes finer ones. Other formats ignore it.
 
     Returns
     -------
@@ -87,8 +91,14 @@ def encode(
     if layout is not None and carry_layout:
         carried = zlib.compress(layout.to_json().encode(), 9)
     fingerprint = layout.fingerprint if layout is not None else b""
-    body = BODIES[number].encode(sparse, layout, seed)
-    return seal(Header(number, sparse.size, fingerprint, carried), body)
+    header = Header(number, sparse.size, fingerprint, carried)
+    room = max(0, room - len(seal(header, b"")))
+    return seal(header, BODIES[number].encode(sparse, layout, seed, room))
+
+
+def refines(values: str) -> bool:
+    """Return whether a value format has a use for more bytes: see `room`."""
+    return values == "step"
 
 
 def decode(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from logging import WARNING
 
 import numpy as np
 from flwr.app import ArrayRecord
 
-from flasc_flwr.core.codec import decode, encode, read_layout
+from flasc_flwr.core.codec import decode, encode, read_layout, refines
 from flasc_flwr.core.factors import dead_modules
 from flasc_flwr.core.fitting import Fitted, Select, TooFewBytesError, fit
 from flasc_flwr.core.initial import seeded_factors
@@ -149,9 +149,8 @@ class Downloads:
 
     def _fitted(self, layout: Layout, vector: Vector, budget: Budget) -> Fitted:
         """Return the most of a vector that fits into a budget."""
-
-        def encoded(sparse: SparseVector) -> bytes:
-            return encode(sparse, self._value_format, layout=layout, carry_layout=True)
+        values = self._value_format
+        encoded = partial(encode, values=values, layout=layout, carry_layout=True)
 
         density, most = budget.download_density, budget.download_bytes
         select = self._select(layout, vector, density)
@@ -163,6 +162,7 @@ class Downloads:
                 density=density,
                 most=most,
                 key="download-bytes",
+                refine=partial(encoded, room=most) if refines(values) else None,
             )
         except TooFewBytesError as error:
             # Budgets are checked before: only a few bytes can be missing.

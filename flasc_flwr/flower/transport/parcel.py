@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from flwr.app import Array, ArrayRecord
 
-from flasc_flwr.core.codec import PayloadError, decode, encode, read_layout
+from flasc_flwr.core.codec import PayloadError, decode, encode, read_layout, refines
 from flasc_flwr.core.fitting import fit
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.printable import printable
@@ -87,8 +87,9 @@ def pack_download(
     tensors = form.layout.tensors
     vector = form.layout.flatten({t.name: record[t.name].numpy() for t in tensors})
 
-    def encoded(sparse: SparseVector) -> bytes:
-        return encode(sparse, value_format, layout=form.layout, carry_layout=True)
+    encoded = partial(
+        encode, values=value_format, layout=form.layout, carry_layout=True
+    )
 
     payload = fit(
         partial(top_k, vector),
@@ -97,6 +98,7 @@ def pack_download(
         density=density,
         most=most_bytes,
         key="download-bytes",
+        refine=partial(encoded, room=most_bytes) if refines(value_format) else None,
     ).payload
     return _pack(form, payload, DOWNLOAD, record)
 
@@ -169,13 +171,15 @@ def pack_upload(
         # A small step of a float64 would be lost if it were rounded first.
         wide = np.result_type(np.float32, new, old)
         update[place] = np.subtract(new, old, dtype=wide).ravel()
+    encoded = partial(encode, values=value_format, layout=form.layout)
     payload = fit(
         partial(top_k, update),
-        lambda sparse: encode(sparse, value_format, layout=form.layout),
+        encoded,
         size=form.layout.size,
         density=density,
         most=most_bytes,
         key="upload-bytes",
+        refine=partial(encoded, room=most_bytes) if refines(value_format) else None,
     ).payload
     return _pack(form, payload, UPLOAD, trained)
 

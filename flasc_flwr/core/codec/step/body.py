@@ -12,6 +12,7 @@ from flasc_flwr.core.codec.errors import PayloadError
 from flasc_flwr.core.codec.step import by_block, by_context
 from flasc_flwr.core.codec.step.quantizer import (
     CENTRES,
+    FINEST,
     Levels,
     quantize,
     require_step,
@@ -25,6 +26,11 @@ _HEAD = struct.Struct(f"<f{CENTRES}sB")
 _MOST_BY_CONTEXT = 1 << 22
 """Longer vectors are coded by block, which is ten times as fast."""
 
+_MOST_OCTAVES = 20.0
+_TRIALS = 12
+_UNUSED = 1 / 128
+"""With room for more, finer steps are tried until this fraction of it is left."""
+
 
 class Coding(IntEnum):
     """How the levels are coded."""
@@ -34,19 +40,39 @@ class Coding(IntEnum):
 
 
 def encode_body(
-    sparse: SparseVector, layout: Layout | None, seed: int | None = None
+    sparse: SparseVector, layout: Layout | None, seed: int | None = None, room: int = 0
 ) -> bytes:
-    """Code a sparse vector: step, centres, levels, signs; nothing if all are zero."""
-    rounded = quantize(sparse, seed)
+    """Code a sparse vector: step, centres, levels, signs; nothing if all are zero.
+
+    Steps are finer than `FINEST` only where bytes of `room` would be left otherwise.
+    """
+    best = _encode(quantize(sparse, seed), sparse.size, layout)
+    low, high = 0.0, _MOST_OCTAVES
+    for _ in range(_TRIALS):
+        if len(best) >= room * (1 - _UNUSED):
+            break
+        octaves = (low + high) / 2
+        finer = quantize(sparse, seed, FINEST * 2**-octaves)
+        tried = _encode(finer, sparse.size, layout)
+        if tried == best and high == _MOST_OCTAVES:
+            break  # the smallest value kept defines the step, not the finest one
+        if len(tried) > room:
+            high = octaves
+        else:
+            low, best = octaves, max(best, tried, key=len)
+    return best
+
+
+def _encode(rounded: Levels, size: int, layout: Layout | None) -> bytes:
     if not len(rounded.positions):
         return b""
     positions, levels, negative = rounded.positions, rounded.levels, rounded.negative
-    if sparse.size > _MOST_BY_CONTEXT:
+    if size > _MOST_BY_CONTEXT:
         coding = Coding.BY_BLOCK
-        coded = by_block.encode_levels(positions, levels, layout, sparse.size)
+        coded = by_block.encode_levels(positions, levels, layout, size)
     else:
         coding = Coding.BY_CONTEXT
-        shapes = Shapes.of(sparse.size, layout)
+        shapes = Shapes.of(size, layout)
         coded, order = by_context.encode_levels(positions, levels, shapes)
         negative = negative[order]
     head = _HEAD.pack(rounded.step, rounded.centres, coding)

@@ -26,7 +26,7 @@ HIGHEST_LEVEL = (1 << 24) - 1
 _SMALLEST = 0.6
 """The smallest value kept, in steps: half a step, and a dead zone of a tenth."""
 
-_FINEST = 0.35
+FINEST = 0.35
 """The finest step, in root mean squares of the vector. At density 1, where the smallest
 value says nothing, it is the step: the squared error is then about a hundredth."""
 
@@ -70,7 +70,9 @@ class Levels:
         return sizes
 
 
-def quantize(sparse: SparseVector, seed: int | None = None) -> Levels:
+def quantize(
+    sparse: SparseVector, seed: int | None = None, finest: float = FINEST
+) -> Levels:
     """Round the values of a sparse vector to multiples of a step.
 
     Entries that are rounded to zero are left out.
@@ -82,6 +84,8 @@ def quantize(sparse: SparseVector, seed: int | None = None) -> Levels:
     seed : int, optional
         Rounds stochastically: up with a probability of the fraction cut off, so that
         the expected value of what is kept is exact. By default to nearest.
+    finest : float
+        The finest step, in root mean squares of the vector.
     """
     sizes = np.abs(sparse.values)
     kept = np.flatnonzero(sizes)
@@ -91,7 +95,7 @@ def quantize(sparse: SparseVector, seed: int | None = None) -> Levels:
     smallest, largest = float(sizes.min()), float(sizes.max())
     # Half of the exponent's range: squares of float32 neither over- nor underflow.
     power = float(np.square(sizes, dtype=np.float64).sum()) / sparse.size
-    finest = max(_FINEST * power**0.5, largest / HIGHEST_LEVEL)
+    finest = max(finest * power**0.5, largest / HIGHEST_LEVEL)
     step = np.float32(max(smallest / _SMALLEST, finest))
     step = max(step, np.finfo(np.float32).smallest_subnormal)
     if smallest < _SMALLEST * finest:
