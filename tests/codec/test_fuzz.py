@@ -63,6 +63,9 @@ def originals() -> list[tuple[bytes, int]]:
         positions = np.arange(0, 4000, 2)
         values = (rng.geometric(0.5, 2000) * 1.0 - 0.5).astype(np.float32) ** 5
         made.append((encode(SparseVector(4000, positions, values), form), 4000))
+        # Levels of more than 8 bits.
+        values = np.float32(10.0 ** rng.integers(-4, 4, 300))
+        made.append((encode(SparseVector(600, np.arange(300), values), form), 600))
         made.append((encode(random_sparse(rng, 5, 0.5), form), 5))
         made.append((encode(random_sparse(rng, 0, 0.5), form), 0))
     # Enough for several lanes of the entropy coder.

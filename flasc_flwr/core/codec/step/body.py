@@ -12,7 +12,6 @@ from flasc_flwr.core.codec.errors import PayloadError
 from flasc_flwr.core.codec.step import by_block, by_context
 from flasc_flwr.core.codec.step.quantizer import (
     CENTRES,
-    FINEST,
     Levels,
     quantize,
     require_step,
@@ -44,18 +43,17 @@ def encode_body(
 ) -> bytes:
     """Code a sparse vector: step, centres, levels, signs; nothing if all are zero.
 
-    Steps are finer than `FINEST` only where bytes of `room` would be left otherwise.
+    With `room` for more bytes than that takes, the step is the finest that fits.
     """
-    best = _encode(quantize(sparse, seed), sparse.size, layout)
+    rounded = quantize(sparse, seed)
+    best = _encode(rounded, sparse.size, layout)
     low, high = 0.0, _MOST_OCTAVES
     for _ in range(_TRIALS):
         if len(best) >= room * (1 - _UNUSED):
             break
         octaves = (low + high) / 2
-        finer = quantize(sparse, seed, FINEST * 2**-octaves)
+        finer = quantize(sparse, seed, rounded.step * 2**-octaves)
         tried = _encode(finer, sparse.size, layout)
-        if tried == best and high == _MOST_OCTAVES:
-            break  # the smallest value kept defines the step, not the finest one
         if len(tried) > room:
             high = octaves
         else:

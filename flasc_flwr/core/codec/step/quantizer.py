@@ -26,7 +26,7 @@ HIGHEST_LEVEL = (1 << 24) - 1
 _SMALLEST = 0.6
 """The smallest value kept, in steps: half a step, and a dead zone of a tenth."""
 
-FINEST = 0.35
+_FINEST = 0.35
 """The finest step, in root mean squares of the vector. At density 1, where the smallest
 value says nothing, it is the step: the squared error is then about a hundredth."""
 
@@ -71,7 +71,7 @@ class Levels:
 
 
 def quantize(
-    sparse: SparseVector, seed: int | None = None, finest: float = FINEST
+    sparse: SparseVector, seed: int | None = None, step: float | None = None
 ) -> Levels:
     """Round the values of a sparse vector to multiples of a step.
 
@@ -84,8 +84,8 @@ def quantize(
     seed : int, optional
         Rounds stochastically: up with a probability of the fraction cut off, so that
         the expected value of what is kept is exact. By default to nearest.
-    finest : float
-        The finest step, in root mean squares of the vector.
+    step : float, optional
+        The step, a float32 above 0. By default the smallest value kept defines it.
     """
     sizes = np.abs(sparse.values)
     kept = np.flatnonzero(sizes)
@@ -93,15 +93,17 @@ def quantize(
     if not len(kept):
         return _levels(sparse, kept, sizes.astype(np.int64), 1.0, bytes([128] * 3))
     smallest, largest = float(sizes.min()), float(sizes.max())
-    # Half of the exponent's range: squares of float32 neither over- nor underflow.
-    power = float(np.square(sizes, dtype=np.float64).sum()) / sparse.size
-    finest = max(finest * power**0.5, largest / HIGHEST_LEVEL)
-    step = np.float32(max(smallest / _SMALLEST, finest))
-    step = max(step, np.finfo(np.float32).smallest_subnormal)
-    if smallest < _SMALLEST * finest:
-        large = sizes >= np.float32(_SMALLEST) * step
+    if step is None:
+        # float32 squared neither over- nor underflows in float64.
+        power = float(np.square(sizes, dtype=np.float64).sum()) / sparse.size
+        step = max(smallest / _SMALLEST, _FINEST * power**0.5)
+    bounds = np.finfo(np.float32).smallest_subnormal, _LARGEST
+    step = float(np.float32(np.clip(max(step, largest / HIGHEST_LEVEL), *bounds)))
+    # A rounded quotient must not leave out the value that defines the step.
+    if smallest < 0.999 * _SMALLEST * step:
+        large = sizes >= np.float32(_SMALLEST * step)
         kept, sizes = kept[large], sizes[large]
-    sizes = (sizes / step).astype(np.float32)
+    sizes = np.divide(sizes, np.float32(step), dtype=np.float32)
     if seed is None:
         levels = np.maximum(np.rint(sizes), 1).astype(np.int64)
         centres = _centres(levels, sizes)
@@ -111,7 +113,7 @@ def quantize(
         kept, levels = kept[levels > 0], levels[levels > 0]
         centres = bytes([128] * CENTRES)
     np.minimum(levels, HIGHEST_LEVEL, out=levels)
-    return _levels(sparse, kept, levels, float(step), centres)
+    return _levels(sparse, kept, levels, step, centres)
 
 
 def _levels(

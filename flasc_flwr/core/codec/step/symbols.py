@@ -52,7 +52,8 @@ def read_levels(reader: Reader, symbols: NDArray[np.uint16]) -> NDArray[np.int64
         own = np.flatnonzero(symbols == _DIRECT - _FIRST_WIDTH + width)
         if len(own):
             data = reader.take(packed_length(len(own), width), _WHAT)
-            levels[own] = (1 << width) + unpack(data, len(own), width, _WHAT)
+            levels[own] = unpack(data, len(own), width, _WHAT)
+            levels[own] += 1 << width
     return levels
 
 
