@@ -42,8 +42,10 @@ def load(config: RunConfig) -> Task:
         return batch | {LABELS: batch["input_ids"].masked_fill(hidden, IGNORED)}
 
     columns = {"text-column": config.text_column}
+    usable = "no text has two tokens or more, the least that has a next token"
     data = Tables(
-        config, Preparation(columns=columns, prepare=prepare, collate=collate)
+        config,
+        Preparation(columns=columns, prepare=prepare, collate=collate, usable=usable),
     )
     backbone = load_backbone("AutoModelForCausalLM", config)
     check_length(backbone, tokenizer, config)

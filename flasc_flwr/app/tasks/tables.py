@@ -12,6 +12,8 @@ import numpy as np
 from datasets import Dataset
 
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.tasks.data_errors import DataError, kind_of, without_values
+from flasc_flwr.app.tasks.formats.cells import text_of
 from flasc_flwr.app.tasks.labels import class_names, names_in_data
 from flasc_flwr.app.tasks.partitioning import Partitions
 from flasc_flwr.app.tasks.sources import device_rows, load_rows, require_columns
@@ -33,11 +35,14 @@ class Preparation:
         Prepares loaded rows, once; the result is cached on disk.
     collate : Callable[[Mapping[str, Any], bool], Batch]
         Turns some prepared rows into inputs; the flag is true in training.
+    usable : str
+        Why all rows may be left out, for an error.
     """
 
     columns: Mapping[str, str]
     prepare: Callable[[Dataset], Dataset]
     collate: Callable[[Mapping[str, Any], bool], Batch]
+    usable: str = "there are none"
 
 
 class Tables:
@@ -57,20 +62,26 @@ class Tables:
 
     def partition(self, partition_id: int, num_partitions: int) -> Examples:
         """Return a simulated client's training examples."""
-        chosen = self._partitions.rows(partition_id, num_partitions)
-        return self._examples(self._split["train"]).select(chosen)
+        with without_values():
+            chosen = self._partitions.rows(partition_id, num_partitions)
+            return self._examples(self._split["train"]).select(chosen)
 
     def local_examples(self, path: str) -> Examples:
         """Return a device's own training examples, without loading the run's data."""
+        with without_values():
+            return self._local_examples(path)
+
+    def _local_examples(self, path: str) -> Examples:
         config = self._config
         rows = device_rows(path, config.train_split)
         names = self._names(rows)
-        if names and len(names) != config.classes and not class_names(config):
+        if names and not class_names(config):
             # In a folder of images, only the classes of this device are numbered.
-            raise ValueError(
-                f"data-path {path!r} must have {config.classes or 'all'} classes, got "
-                f"{len(names)} ({', '.join(names)}): set class-names to all classes of "
-                "the run, so that they have the same numbers on every device"
+            raise DataError(
+                f"data-path {path!r} has class names of its own, {len(names)}: set "
+                "class-names to all classes of the run, so that they have the same "
+                "numbers on every device",
+                f"they are {', '.join(names)}",
             )
         return self._examples(self._prepared(rows, f"data-path {path!r}"))
 
@@ -78,7 +89,7 @@ class Tables:
     def validation(self) -> Examples:
         """The rows that the server keeps of the training split."""
         if "test" not in self._split:
-            raise ValueError(
+            raise DataError(
                 "validation-fraction must be > 0, since the server needs validation "
                 "data, got 0"
             )
@@ -98,7 +109,7 @@ class Tables:
         labels = rows[LABELS][:] if LABELS in rows.column_names else None
         if self._config.multi_label:
             labels = None
-        users = rows[user][:] if user else None
+        users = [text_of(one) for one in rows[user][:]] if user else None
         return Partitions(self._config, labels=labels, users=users, count=len(rows))
 
     @cached_property
@@ -112,11 +123,13 @@ class Tables:
         config = self._config
         if config.user_column:
             require_columns(self._train, {"user-column": config.user_column})
+            if config.partitioner == "natural-id":
+                _require_users(self._train, config.user_column)
         prepared = self._prepared(self._train, f"train-split {config.train_split!r}")
         if config.validation_fraction == 0:
             return {"train": prepared}
         if ceil(config.validation_fraction * len(prepared)) >= len(prepared):
-            raise ValueError(
+            raise DataError(
                 f"validation-fraction must leave some of {len(prepared)} rows to train "
                 f"on, got {config.validation_fraction}"
             )
@@ -132,9 +145,10 @@ class Tables:
         if class_names(self._config) or theirs is None:
             return
         if theirs != self._names(self._train):
-            raise ValueError(
+            raise DataError(
                 "test-split must have the same classes as train-split, got "
-                f"{', '.join(theirs)}: set class-names to all classes"
+                f"{len(theirs)} with other names: set class-names to all classes",
+                f"they are {', '.join(theirs)}",
             )
 
     def _names(self, rows: Dataset) -> list[str] | None:
@@ -147,8 +161,19 @@ class Tables:
         require_columns(rows, self._how.columns)
         prepared = self._how.prepare(rows)
         if len(prepared) == 0:
-            raise ValueError(f"{what} has no usable rows")
+            raise DataError(f"{what} has no usable rows: {self._how.usable}")
         return prepared
 
     def _examples(self, rows: Dataset) -> Examples:
         return Examples(rows, np.arange(len(rows)), self._how.collate)
+
+
+def _require_users(rows: Dataset, column: str) -> None:
+    """Check that every row has a user, which makes its client."""
+    for row, user in enumerate(rows[column][:]):
+        if not isinstance(user, str | int | float) or text_of(user) is None:
+            raise DataError(
+                f"row {row} of user-column {column!r} must be text or a number, got "
+                f"{kind_of(user)} (rows count from 0): every row needs a user with "
+                "partitioner = 'natural-id'"
+            )
