@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 
@@ -30,6 +31,19 @@ class DataError(ValueError):
             self.add_note(note)
 
 
+def not_utf8(file: Path) -> DataError:
+    """Return the error for a text file that is not UTF-8, with its first such line."""
+    good = 0
+    with file.open("rb") as stream, suppress(UnicodeDecodeError):
+        for line in stream:
+            line.decode()
+            good += 1
+    return DataError(
+        f"data file {file.name!r} must be UTF-8 text, got other bytes in line "
+        f"{good + 1}"
+    )
+
+
 @contextmanager
 def without_values() -> Iterator[None]:
     """Raise a DataError for what a library raises, which may quote the data."""
@@ -41,6 +55,11 @@ def without_values() -> Iterator[None]:
         raise DataError(
             f"the data of this node cannot be used: {type(error).__name__}", str(error)
         ) from error
+
+
+def cell(row: int, key: str, column: str) -> str:
+    """Return the words for the cell of a row; `key` is the column's run-config key."""
+    return f"row {row} (rows count from 0) of {key} {column!r}"
 
 
 def is_empty(value: Any) -> bool:

@@ -13,6 +13,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.backbones import add_adapter, load_backbone
+from flasc_flwr.app.tasks.data_errors import cell
 from flasc_flwr.app.tasks.images import pixels_of, stored_images
 from flasc_flwr.app.tasks.labels import class_count, number_labels
 from flasc_flwr.app.tasks.sources import model_path
@@ -58,9 +59,12 @@ def load(config: RunConfig) -> Task:
 
     def collate(rows: Mapping[str, Any], training: bool) -> Batch:
         stored = zip(rows["image"], rows[_ROW], strict=True)
-        where = f"of image-column {config.image_column!r}"
+        column = config.image_column
         images = torch.cat(
-            [_pixels(image, shape, f"row {row} {where}") for image, row in stored]
+            [
+                _pixels(image, shape, cell(row, "image-column", column))
+                for image, row in stored
+            ]
         )
         if training and config.augment:
             images = _augmented(images)

@@ -13,7 +13,7 @@ import PIL.ImageOps
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from numpy.typing import NDArray
 
-from flasc_flwr.app.tasks.data_errors import DataError, kind_of
+from flasc_flwr.app.tasks.data_errors import DataError, cell, kind_of
 
 _MODES = {1: "L", 3: "RGB"}
 _EIGHT_BITS = (
@@ -131,7 +131,7 @@ def stored_images(rows: Dataset, column: str) -> Dataset:
         rows = rows.cast_column(column, Value(feature.dtype.removeprefix("large_")))
     rows = rows.cast_column(column, Image(decode=False))
     for number, row in enumerate(rows.select_columns(column)):
-        open_image(row[column], f"row {number} of image-column {column!r}")
+        open_image(row[column], cell(number, "image-column", column))
     return rows
 
 

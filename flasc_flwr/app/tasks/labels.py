@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from datasets import ClassLabel, Dataset, Sequence, Value
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.config.names import names_of
-from flasc_flwr.app.tasks.data_errors import DataError, kind_of
+from flasc_flwr.app.tasks.data_errors import DataError, cell, kind_of
 from flasc_flwr.app.tasks.formats.cells import text_of
 from flasc_flwr.app.tasks.sources import load_rows, require_columns
 
@@ -131,6 +131,13 @@ def number_labels(
     return numbered.cast_column(column, Sequence(number) if several else number)
 
 
+class _Problem(NamedTuple):
+    """What is wrong with a label, and what to do."""
+
+    got: str
+    remedy: str
+
+
 @dataclass(frozen=True)
 class _Labels:
     """The labels of a column.
@@ -162,63 +169,66 @@ class _Labels:
         for row, label in enumerate(labels):
             many = isinstance(label, list)
             if self.several not in (None, many):
-                raise self._error(row, kind_of(label))
+                raise self._error(row, _Problem(kind_of(label), _MULTI_LABEL))
             found = []
             for one in label if many else [label]:
-                # The types of 1, 1.0 and True differ, and they are equal.
+                # 1, 1.0 and True are equal, but not the same label.
                 key = (type(one), one) if isinstance(one, _PLAIN) else None
                 if key is None or key not in seen:
                     number = self._number(one)
-                    if isinstance(number, str):
+                    if isinstance(number, _Problem):
                         raise self._error(row, number)
                     seen[key] = number
                 found.append(seen[key])
             result.append(found if many else found[0])
         return result
 
-    def _number(self, label: Any) -> int | str:
-        """Return the number of a label, or what is wrong with it."""
+    def _number(self, label: Any) -> int | _Problem:
         if self.known is not None and isinstance(label, int):
             if not 0 <= label < len(self.known):
-                return "no class"
+                return _Problem("no class", _EMPTY)
             label = self.known[label] if self.names else label
         try:
             text = text_of(label)
         except TypeError:
-            return kind_of(label)
+            return _Problem(kind_of(label), _NAMES)
         if text is None:
-            return kind_of(None)
+            return _Problem(kind_of(label), _EMPTY)
         if self.names:
-            return self.names.get(text, f"{kind_of(label)} that is not one of them")
+            other = _Problem(f"{kind_of(label)} that is not one of them", _FIX)
+            return self.names.get(text, other)
         if not _INTEGER.fullmatch(text):
-            return kind_of(label)
+            return _Problem(kind_of(label), _NAMES)
         number = int(text)
         if number < 0:
-            return "an integer below 0"
+            return _Problem("an integer below 0", _NAMES)
         if self.classes is not None and number >= self.classes:
-            return f"an integer above {self.classes - 1}"
+            return _Problem(f"an integer above {self.classes - 1}", _CLASSES)
         return number
 
-    def _error(self, row: int, got: str) -> DataError:
+    def _error(self, row: int, problem: _Problem) -> DataError:
         many = "a list of" if self.several else "one of"
         if self.names:
-            first = list(self.names)[:_SHOWN]
+            first = ", ".join(list(self.names)[:_SHOWN])
             more = ", ..." if len(self.names) > _SHOWN else ""
-            allowed = f"class-names ({', '.join(first)}{more})"
+            allowed = f"class-names ({first}{more})"
         elif self.classes is None:
             allowed = "the integers from 0"
         else:
             allowed = f"the integers 0 to {self.classes - 1}"
         return DataError(
-            f"row {row} of label-column {self.column!r} must be {many} {allowed}, got "
-            f"{got} (rows count from 0): fix the data, or set "
-            f"{'label-column or ' if self.several is None else ''}{_REMEDIES}"
+            f"{cell(row, 'label-column', self.column)} must be {many} {allowed}, got "
+            f"{problem.got}: {problem.remedy}"
         )
 
 
 _PLAIN = (int, float, str)
 _SHOWN = 10
-_REMEDIES = (
-    "class-names to all labels in order, such as 'good,bad', 'false,true' or "
+_EMPTY = "every row needs a class"
+_FIX = "fix the data or class-names"
+_CLASSES = "fix the data, or set classes or class-names"
+_MULTI_LABEL = "multi-label = true is for lists of classes, false for one class"
+_NAMES = (
+    "set class-names to all labels in order, such as 'good,bad', 'false,true' or "
     '\'["a, b", "c"]\''
 )

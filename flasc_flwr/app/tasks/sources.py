@@ -200,8 +200,9 @@ def require_columns(rows: Dataset, wanted: Mapping[str, str]) -> None:
     for key, column in wanted.items():
         if column not in rows.column_names:
             count = len(rows.column_names)
+            commas = " (the fields of a CSV file are separated by commas)"
             raise DataError(
-                f"{key} must be one of the columns of the data, which has {count}, got "
-                f"{column!r}",
+                f"{key} must be one of the columns of the data, which has {count}"
+                f"{commas if count == 1 else ''}, got {column!r}",
                 f"the columns are {', '.join(rows.column_names)}",
             )

@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Dataset
 
 from flasc_flwr.app.config import RunConfig
-from flasc_flwr.app.tasks.data_errors import DataError, kind_of, without_values
+from flasc_flwr.app.tasks.data_errors import DataError, cell, kind_of, without_values
 from flasc_flwr.app.tasks.formats.cells import text_of
 from flasc_flwr.app.tasks.labels import class_names, names_in_data
 from flasc_flwr.app.tasks.partitioning import Partitions
@@ -173,7 +173,7 @@ def _require_users(rows: Dataset, column: str) -> None:
     for row, user in enumerate(rows[column][:]):
         if not isinstance(user, str | int | float) or text_of(user) is None:
             raise DataError(
-                f"row {row} of user-column {column!r} must be text or a number, got "
-                f"{kind_of(user)} (rows count from 0): every row needs a user with "
-                "partitioner = 'natural-id'"
+                f"{cell(row, 'user-column', column)} must be text or a number, got "
+                f"{kind_of(user)}: every row needs a user with partitioner = "
+                "'natural-id'"
             )

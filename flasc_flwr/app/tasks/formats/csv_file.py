@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from flasc_flwr.app.tasks.data_errors import DataError
+from flasc_flwr.app.tasks.data_errors import DataError, not_utf8
 
 _LONGEST = 2**31 - 1
 """Longest field, in characters; the default of Python's reader is 131,072."""
@@ -90,7 +90,4 @@ def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
                 f"have its double quotes in pairs, got: {error}"
             ) from None
         except UnicodeDecodeError:
-            raise DataError(
-                f"data file {file.name!r} must be UTF-8 text, got other bytes at line "
-                f"{begin} or later"
-            ) from None
+            raise not_utf8(file) from None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from flasc_flwr.app.tasks.data_errors import DataError
+from flasc_flwr.app.tasks.data_errors import DataError, not_utf8
 from flasc_flwr.app.tasks.formats.cells import column_of, common_type, type_of
 
 Row = dict[str, Any]
@@ -79,18 +79,18 @@ def _rows(file: Path) -> Iterator[Row]:
         with file.open(encoding="utf-8-sig") as stream:
             yield from _parsed(stream, file)
     except UnicodeDecodeError:
-        raise DataError(
-            f"data file {file.name!r} must be UTF-8 text, got other bytes"
-        ) from None
+        raise not_utf8(file) from None
 
 
 def _parsed(stream: Any, file: Path) -> Iterator[Row]:
+    first = True
     for number, line in enumerate(stream, 1):
         if not line.strip():
             continue
-        if line.lstrip().startswith("["):
+        if first and line.lstrip().startswith("["):
             yield from _array(line + stream.read(), file)
             return
+        first = False
         where = f"line {number} of data file {file.name!r}"
         yield _object(_json(line, where), where)
 
@@ -102,13 +102,20 @@ def _array(text: str, file: Path) -> Iterator[Row]:
 
 def _json(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as error:
         reason = getattr(error, "msg", type(error).__name__)
         raise DataError(
             f"{where} must be JSON, one object a line or one array of objects, got: "
             f"{reason}"
         ) from None
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> Row:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise json.JSONDecodeError("the same name twice in an object", "", 0)
+    return found
 
 
 def _object(row: Any, where: str) -> Row:
