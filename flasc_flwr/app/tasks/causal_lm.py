@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from logging import WARNING
 from typing import Any
 
 from datasets import Dataset
@@ -14,6 +15,7 @@ from flasc_flwr.app.tasks.task import Task
 from flasc_flwr.app.tasks.text import check_length, load_tokenizer, tokenise
 from flasc_flwr.app.training.examples import Batch
 from flasc_flwr.app.training.score import IGNORED, next_tokens
+from flasc_flwr.flower.compat import log
 
 # One text of 128 tokens has 26 MB of logits over GPT-2's vocabulary.
 _EVALUATION_BATCH = 16
@@ -27,11 +29,19 @@ def load(config: RunConfig) -> Task:
         keep = [config.user_column] if config.user_column else []
         tokens = tokenise(rows, tokenizer, config, keep)
         # A text of one token has no next token.
-        return tokens.filter(
+        usable = tokens.filter(
             lambda batch: [len(t) > 1 for t in batch],
             batched=True,
             input_columns="input_ids",
         )
+        if left_out := len(tokens) - len(usable):
+            log(
+                WARNING,
+                "Left out %d of %d texts, which have fewer than two tokens",
+                left_out,
+                len(tokens),
+            )
+        return usable
 
     def collate(rows: Mapping[str, Any], training: bool) -> Batch:
         inputs = {name: rows[name] for name in ("input_ids", "attention_mask")}
