@@ -55,7 +55,7 @@ def test_named_classes_are_numbered_by_the_run(tmp_path, bert):
     rows = [row | {"label": ["good", "bad"][row["label"]]} for row in texts(10)]
     path = write_jsonl(tmp_path / "x.jsonl", rows)
     with pytest.raises(
-        ValueError, match="row 0 .* of label-column .* got text .*class-names"
+        ValueError, match="row 0 .* of label-column .* got text: set class-names"
     ):
         text_task(bert, path)
     task = text_task(bert, path, class_names="bad, good", validation_fraction=0.0)

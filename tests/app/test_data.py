@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from flasc_flwr.app.tasks.files import read_split
 from flasc_flwr.app.tasks.sources import device_rows, load_rows, model_path
+from flasc_flwr.app.tasks.tables import USER
 from tests.app.files import everything, text_task, write
 from tests.app.tiny import VOCABULARY, save_model, save_tokenizer, texts, write_jsonl
 
@@ -141,7 +142,7 @@ def test_each_user_is_a_client(tmp_path, gpt2):
     settings = {"task": "causal-lm", "partitioner": "natural-id"}
     task = text_task(gpt2, tmp_path, user_column="author", **settings)
     whose = [
-        {examples.table[int(row)]["author"] for row in examples.rows}
+        {examples.table[int(row)][USER] for row in examples.rows}
         for examples in (task.data.partition(i, 3) for i in range(3))
     ]
     assert sorted(map(sorted, whose)) == [["u0"], ["u1"], ["u2"]]

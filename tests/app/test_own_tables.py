@@ -8,7 +8,14 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from flasc_flwr.app.tasks.sources import device_rows, load_rows
-from tests.app.files import own_pairs, pairs, tables_of, write_text
+from tests.app.files import (
+    everything,
+    own_pairs,
+    pairs,
+    tables_of,
+    text_task,
+    write_text,
+)
 from tests.app.tiny import write_jsonl
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -295,8 +302,6 @@ def test_what_is_wrong_with_a_csv_file_is_one_sentence(tmp_path, content, expect
 def test_what_is_wrong_with_a_json_file_is_one_sentence(
     tmp_path, bert, content, expected
 ):
-    from tests.app.files import text_task
-
     path = write_text(tmp_path / "x.json", content)
     task = text_task(bert, path, classes=2)
     with pytest.raises(ValueError, match=expected) as raised:
@@ -405,3 +410,25 @@ def test_wrong_slices_are_named(tmp_path):
     for split in ("train[:x]", "train[", "train[:1]+train[1:]"):
         with pytest.raises(ValueError, match="a split must be a name or a slice"):
             load_rows(str(path), split)
+
+
+@pytest.mark.parametrize("user", ["labels", "label", "input_ids", "text"])
+def test_columns_may_have_the_names_of_inputs(tmp_path, bert, user):
+    columns = ["text", "label", "labels", "input_ids", "image"]
+    path = write_text(
+        tmp_path / "x.csv", f"{','.join(columns)}\ncat,1,9,8,a\ndog,0,9,7,b\n"
+    )
+    settings = {"partitioner": "natural-id", "validation_fraction": 0.0}
+    task = text_task(bert, path, user_column=user, **settings)
+    assert everything(task.data.partition(0, 1))["labels"].numel() == (
+        2 if user == "labels" else 1
+    )
+
+
+def test_a_link_to_a_file_that_is_gone_is_an_error(tmp_path):
+    write_text(tmp_path / "x-train-0.csv", GOOD)
+    (tmp_path / "x-train-1.csv").symlink_to(tmp_path / "gone.csv")
+    with pytest.raises(
+        ValueError, match="'x-train-1.csv' must be readable, got: No su"
+    ):
+        load_rows(str(tmp_path), "train")

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.backbones import add_adapter, load_backbone
-from flasc_flwr.app.tasks.tables import LABELS, Preparation, Tables
+from flasc_flwr.app.tasks.tables import LABELS, USER, Preparation, Tables
 from flasc_flwr.app.tasks.task import Task
 from flasc_flwr.app.tasks.text import check_length, load_tokenizer, tokenise
 from flasc_flwr.app.training.examples import Batch
@@ -26,8 +26,7 @@ def load(config: RunConfig) -> Task:
     tokenizer = load_tokenizer(config)
 
     def prepare(rows: Dataset) -> Dataset:
-        keep = [config.user_column] if config.user_column else []
-        tokens = tokenise(rows, tokenizer, config, keep)
+        tokens = tokenise(rows, tokenizer, config, [USER])
         # A text of one token has no next token.
         usable = tokens.filter(
             lambda batch: [len(t) > 1 for t in batch],

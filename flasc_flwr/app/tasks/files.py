@@ -135,7 +135,8 @@ def _of_split(files: Iterable[Path], name: str) -> list[Path]:
 
 
 def _tables(files: Iterable[Path]) -> list[Path]:
-    kept = (f for f in files if f.suffix.lower() in FORMATS and f.is_file())
+    # Not `is_file`: a link to a file that is gone is an error, not a smaller data set.
+    kept = (f for f in files if f.suffix.lower() in FORMATS and not f.is_dir())
     return sorted(file for file in kept if not file.name.startswith("."))
 
 

@@ -17,7 +17,7 @@ from flasc_flwr.app.tasks.data_errors import cell
 from flasc_flwr.app.tasks.images import pixels_of, stored_images
 from flasc_flwr.app.tasks.labels import class_count, number_labels
 from flasc_flwr.app.tasks.sources import model_path
-from flasc_flwr.app.tasks.tables import LABELS, Preparation, Tables
+from flasc_flwr.app.tasks.tables import LABELS, USER, Preparation, Tables
 from flasc_flwr.app.tasks.task import Task
 from flasc_flwr.app.training.examples import Batch
 from flasc_flwr.app.training.score import multi_label, single_label
@@ -42,7 +42,7 @@ def load(config: RunConfig) -> Task:
 
     def prepare(rows: Dataset) -> Dataset:
         rows = number_labels(rows, config, count, several=config.multi_label)
-        keep = {config.image_column, config.label_column, config.user_column}
+        keep = {config.image_column, config.label_column, USER}
         rows = rows.remove_columns([c for c in rows.column_names if c not in keep])
         rows = stored_images(rows, config.image_column)
         rows = rows.add_column(_ROW, list(range(len(rows))))

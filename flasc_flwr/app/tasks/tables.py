@@ -21,6 +21,8 @@ from flasc_flwr.app.training.examples import Batch, Examples
 
 LABELS = "labels"
 """Column with the classes as numbers from 0."""
+USER = "__user__"
+"""Column with the user of each row as text, where each user is a client."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -32,7 +34,8 @@ class Preparation:
     columns : Mapping[str, str]
         Required columns, by the run-config key that names them.
     prepare : Callable[[Dataset], Dataset]
-        Prepares loaded rows, once; the result is cached on disk.
+        Prepares loaded rows, once; the result is cached on disk. Keeps the column
+        `USER` if there is one.
     collate : Callable[[Mapping[str, Any], bool], Batch]
         Turns some prepared rows into inputs; the flag is true in training.
     usable : str
@@ -105,11 +108,11 @@ class Tables:
 
     @cached_property
     def _partitions(self) -> Partitions:
-        rows, user = self._split["train"], self._config.user_column
+        rows = self._split["train"]
         labels = rows[LABELS][:] if LABELS in rows.column_names else None
         if self._config.multi_label:
             labels = None
-        users = [text_of(one) for one in rows[user][:]] if user else None
+        users = rows[USER][:] if USER in rows.column_names else None
         return Partitions(self._config, labels=labels, users=users, count=len(rows))
 
     @cached_property
@@ -120,12 +123,12 @@ class Tables:
     @cached_property
     def _split(self) -> Mapping[str, Dataset]:
         """The rows to train on (``train``) and those for validation (``test``)."""
-        config = self._config
+        config, rows = self._config, self._train
         if config.user_column:
-            require_columns(self._train, {"user-column": config.user_column})
+            require_columns(rows, {"user-column": config.user_column})
             if config.partitioner == "natural-id":
-                _require_users(self._train, config.user_column)
-        prepared = self._prepared(self._train, f"train-split {config.train_split!r}")
+                rows = rows.add_column(USER, _users(rows, config.user_column))
+        prepared = self._prepared(rows, f"train-split {config.train_split!r}")
         if config.validation_fraction == 0:
             return {"train": prepared}
         if ceil(config.validation_fraction * len(prepared)) >= len(prepared):
@@ -168,12 +171,16 @@ class Tables:
         return Examples(rows, np.arange(len(rows)), self._how.collate)
 
 
-def _require_users(rows: Dataset, column: str) -> None:
-    """Check that every row has a user, which makes its client."""
+def _users(rows: Dataset, column: str) -> list[str]:
+    """Return the user of every row as text, the same whatever type the file has."""
+    users = []
     for row, user in enumerate(rows[column][:]):
-        if not isinstance(user, str | int | float) or text_of(user) is None:
+        known = text_of(user) if isinstance(user, str | int | float) else None
+        if known is None:
             raise DataError(
                 f"{cell(row, 'user-column', column)} must be text or a number, got "
                 f"{kind_of(user)}: every row needs a user with partitioner = "
                 "'natural-id'"
             )
+        users.append(known)
+    return users

@@ -8,6 +8,7 @@ theirs; the reading is ours.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ def read_tables(files: Sequence[Path]) -> Dataset:
     DataError
         If a file cannot be read, the files do not belong together, or there is no row.
     """
-    states = [file.stat() for file in files]
+    states = [_opened(file) for file in files]
     builder = _CachedTables(
         dataset_name="files",
         files=tuple(str(file) for file in files),
@@ -71,6 +72,17 @@ def read_tables(files: Sequence[Path]) -> Dataset:
         )
     rows: Dataset = builder.as_dataset(split="train")
     return rows
+
+
+def _opened(file: Path) -> os.stat_result:
+    """Return a file's size and time, if it can be opened."""
+    try:
+        with file.open("rb") as stream:
+            return os.fstat(stream.fileno())
+    except OSError as error:
+        raise DataError(
+            f"data file {file.name!r} must be readable, got: {error.strerror}"
+        ) from None
 
 
 def schema_of(files: Sequence[Path]) -> pa.Schema:
