@@ -186,7 +186,7 @@ print(count_tokenised(*sys.argv[2:4]))
 """
 
 
-def count_tokenised(model, dataset, length=16, task="text-classification"):
+def count_tokenised(model, dataset, length=16, **settings):
     """Return how many texts are tokenised when a task is built and used again."""
     calls, real = [], PreTrainedTokenizerFast.__call__
 
@@ -196,7 +196,7 @@ def count_tokenised(model, dataset, length=16, task="text-classification"):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PreTrainedTokenizerFast, "__call__", counted)
-        data = text_task(model, dataset, task=task, max_length=length).data
+        data = text_task(model, dataset, max_length=length, **settings).data
         data.partition(0, 2), data.validation, data.test
     return sum(calls)
 
@@ -249,3 +249,18 @@ def test_no_such_file_is_none():
     from pathlib import Path
 
     assert read_split(Path("/nowhere/at-all-*.csv"), "train") is None
+
+
+def test_users_and_names_are_no_reason_to_tokenise_again(tmp_path, cache):
+    model = save_model(tmp_path / "model", "bert")
+    (data := tmp_path / "data").mkdir()
+    write(data, "csv", 20)
+    write(data, "csv", 6, "test")
+    settings = {
+        "class_names": "0,1",
+        "partitioner": "natural-id",
+        "user_column": "author",
+        "train_split": "train[:10]",
+    }
+    assert count_tokenised(model, data, **settings) == 16
+    assert count_tokenised(model, data, **settings) == 0
