@@ -432,3 +432,12 @@ def test_a_link_to_a_file_that_is_gone_is_an_error(tmp_path):
         ValueError, match="'x-train-1.csv' must be readable, got: No su"
     ):
         load_rows(str(tmp_path), "train")
+
+
+def test_a_column_of_a_type_that_cannot_be_read_is_named(tmp_path):
+    ages = pd.arrays.IntervalArray.from_breaks([0, 30, 90])
+    frame = pd.DataFrame({"text": ["a", "b"], "label": [0, 1], "age": ages})
+    frame.to_parquet(tmp_path / "x.parquet")
+    expected = "(?s)got one of .*interval.*: leave it out.*the column is 'age'"
+    with pytest.raises(ValueError, match=expected):
+        own_pairs(tmp_path / "x.parquet", classes=2)

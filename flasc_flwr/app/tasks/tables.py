@@ -81,7 +81,7 @@ class Tables:
         if names and not class_names(config):
             # In a folder of images, only the classes of this device are numbered.
             raise DataError(
-                f"data-path {path!r} has class names of its own, {len(names)}: set "
+                f"data-path {path!r} stores {len(names)} class names: set "
                 "class-names to all classes of the run, so that they have the same "
                 "numbers on every device",
                 f"they are {', '.join(names)}",

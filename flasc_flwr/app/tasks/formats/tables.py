@@ -114,6 +114,20 @@ def schema_of(files: Sequence[Path]) -> pa.Schema:
     return pa.schema(list(types.items()), metadata=first.metadata)
 
 
+def _features(schema: pa.Schema) -> Features:
+    """Return the columns as `datasets` describes them: classes, images, types."""
+    for field in schema:
+        try:
+            Features.from_arrow_schema(pa.schema([field]))
+        except (ValueError, NotImplementedError) as error:
+            raise DataError(
+                "data files must have columns of types that `datasets` has, got one of "
+                f"{field.type}: leave it out",
+                f"the column is {field.name!r}",
+            ) from error
+    return Features.from_arrow_schema(schema)
+
+
 def tables_of(file: Path, schema: pa.Schema) -> Iterator[pa.Table]:
     """Yield the rows of a file as tables with the schema of :func:`schema_of`.
 
@@ -155,7 +169,7 @@ class _CachedTables(ArrowBasedBuilder):  # type: ignore[misc]
     def _split_generators(self, dl_manager: Any) -> list[SplitGenerator]:
         files = [Path(file) for file in self.config.files]
         schema = schema_of(files)
-        self.info.features = Features.from_arrow_schema(schema)
+        self.info.features = _features(schema)
         arguments = {"files": files, "schema": schema}
         return [SplitGenerator(name="train", gen_kwargs=arguments)]
 
