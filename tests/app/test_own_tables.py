@@ -334,7 +334,7 @@ def test_what_files_of_this_kind_often_have_is_read(tmp_path):
         ("index.csv", ",text,label\n0,good,1\n1,bad,0\n", "utf-8"),
         ("spaces.csv", "text, label\ngood, 1\nbad, 0\n", "utf-8"),
         ("lines.csv", GOOD.replace("\n", "\r"), "utf-8"),
-        ("blank.csv", "\n\ntext,label\n\ngood,1\n\nbad,0\n\n", "utf-8"),
+        ("blank.csv", "\n\ntext, label\n\ngood,1\n\nbad,0\n\n", "utf-8"),
         ("CAPITALS.CSV", GOOD, "utf-8"),
         ("long.csv", f"text,label,more\ngood,1,{'x' * 300_000}\nbad,0,\n", "utf-8"),
         ("array.json", '[{"text": "good", "label": 1},{"text":"bad","label":0}]', ""),

@@ -82,7 +82,7 @@ def kind_of(value: Any) -> str:
 _KINDS: tuple[tuple[Any, str], ...] = (
     (bool, "true or false"),
     (int, "an integer"),
-    (float, "a number that is not an integer"),
+    (float, "a decimal number"),
     (str, "text"),
     (bytes, "bytes"),
     (list, "a list"),

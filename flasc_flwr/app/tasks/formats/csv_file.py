@@ -22,8 +22,7 @@ def schema(file: Path) -> pa.Schema:
     DataError
         If the file has no header, or two columns have the same name.
     """
-    _, header = next(_lines(file), (1, []))
-    names = [name for name in header if name]
+    names = [name for name in _header(_lines(file)) if name]
     if not names:
         raise DataError(
             f"data file {file.name!r} must have a header, got an empty file"
@@ -47,7 +46,7 @@ def tables(file: Path, rows_at_once: int) -> Iterator[pa.Table]:
         If a line is not CSV, or has more or fewer fields than the header.
     """
     lines = _lines(file)
-    _, header = next(lines, (1, []))
+    header = _header(lines)
     cells: list[list[str | None]] = [[] for _ in header]
     for number, fields in lines:
         if len(fields) != len(header):
@@ -70,6 +69,11 @@ def _table(header: list[str], cells: list[list[str | None]]) -> pa.Table:
     return pa.table({n: pa.array(c, pa.string()) for n, c in columns if n})
 
 
+def _header(lines: Iterator[tuple[int, list[str]]]) -> list[str]:
+    _, names = next(lines, (1, []))
+    return [name.strip() for name in names]
+
+
 def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield where each row begins, and its fields; empty lines are left out."""
     csv.field_size_limit(_LONGEST)
@@ -79,8 +83,6 @@ def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
         reader = csv.reader(stream, strict=True)
         try:
             for fields in reader:
-                if begin == 1:
-                    fields = [field.strip() for field in fields]
                 if fields:
                     yield begin, fields
                 begin = reader.line_num + 1
