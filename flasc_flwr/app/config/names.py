@@ -38,7 +38,7 @@ def names() -> Range:
         return str(value)
 
     return Range(
-        "different names separated by commas, or JSON text such as "
-        '\'["a, b", "c"]\' where names have commas',
+        'different names separated by commas, or JSON text such as ["a, b", "c"] where '
+        "names have commas",
         check,
     )
