@@ -50,14 +50,10 @@ COLUMNS = {
     "today": TODAY,
     **{name: (name,) for name in (*TODAY, "step", "deepcabac")},
     "deepcabac-rdoq": ("deepcabac", "deepcabac-rdoq"),
-    **{
-        name: (name,)
-        for name in (
-            "deepcabac-trellis", "ternary", "eden", "eden-unbiased",
-            "nf4", "blockwise8", "sz3", "zfp",
-        )
-    },
-}  # fmt: skip
+    "deepcabac-trellis": ("deepcabac", "deepcabac-rdoq", "deepcabac-trellis"),
+    **{name: (name,) for name in ("ternary", "eden", "eden-unbiased")},
+    **{name: (name,) for name in ("nf4", "blockwise8", "sz3", "zfp")},
+}
 """What is compared, and the coders of which the best counts."""
 
 
