@@ -50,14 +50,10 @@ COLUMNS = {
     "today": TODAY,
     **{name: (name,) for name in (*TODAY, "step", "deepcabac")},
     "deepcabac-rdoq": ("deepcabac", "deepcabac-rdoq"),
-    **{
-        name: (name,)
-        for name in (
-            "deepcabac-trellis", "ternary", "eden", "eden-unbiased",
-            "nf4", "blockwise8", "sz3", "zfp",
-        )
-    },
-}  # fmt: skip
+    "deepcabac-trellis": ("deepcabac", "deepcabac-rdoq", "deepcabac-trellis"),
+    **{name: (name,) for name in ("ternary", "eden", "eden-unbiased")},
+    **{name: (name,) for name in ("nf4", "blockwise8", "sz3", "zfp")},
+}
 """What is compared, and the coders of which the best counts."""
 
 
@@ -97,10 +93,9 @@ def equal_errors(measured: list[Point]) -> Iterator[dict[str, Any]]:
     Each column has the bytes that its coder needs for the reference's error, or nothing
     if that is outside what was measured.
     """
-    columns = {
-        name: [point for point in measured if point.coder in coders]
-        for name, coders in COLUMNS.items()
-    }
+    by_coder: dict[str, list[Point]] = {}
+    for point in measured:
+        by_coder.setdefault(point.coder, []).append(point)
     for reference in _references(measured):
         for metric in METRICS:
             error = getattr(reference, metric)
@@ -112,9 +107,12 @@ def equal_errors(measured: list[Point]) -> Iterator[dict[str, Any]]:
                 "bytes": reference.bytes,
                 "error": error,
             }
-            for name, own in columns.items():
-                length = bytes_at(error, own, metric)
-                row[name] = "" if length is None else round(length)
+            needed = {
+                coder: bytes_at(error, own, metric) for coder, own in by_coder.items()
+            }
+            for name, coders in COLUMNS.items():
+                found = [n for coder in coders if (n := needed.get(coder)) is not None]
+                row[name] = round(min(found)) if found else ""
             yield row
 
 

@@ -21,8 +21,8 @@ COLUMNS = {
     "today": "older formats",
     "step": "`step`",
     "deepcabac": "DeepCABAC",
-    "deepcabac-rdoq": "DeepCABAC, RDOQ",
-    "deepcabac-trellis": "DeepCABAC, trellis",
+    "deepcabac-rdoq": "DeepCABAC with RDOQ",
+    "deepcabac-trellis": "DeepCABAC with RDOQ or trellis",
     "ternary": "sparse ternary",
     "eden": "EDEN",
     "sz3": "SZ3",
@@ -55,13 +55,14 @@ def tables(rows: Sequence[Row]) -> str:
 
 def base_of(rows: Sequence[Row]) -> str:
     """Return what others are compared with: ``step``, if it was measured."""
-    return "step" if any(row["step"] for row in rows) else "today"
+    return "step" if _measured(rows, "step") else "today"
 
 
 def equal_bytes(rows: Sequence[Row], base: str) -> Iterator[str]:
     """Yield the bytes at the error of ``int4``, as means over the rounds."""
-    yield _line(["vectors", "density", "error", *COLUMNS.values()])
-    yield _line(["---"] * (3 + len(COLUMNS)))
+    shown = {name: title for name, title in COLUMNS.items() if _measured(rows, name)}
+    yield _line(["vectors", "density", "error", *shown.values()])
+    yield _line(["---"] * (3 + len(shown)))
     groups = {(_task(row), _what(row)): None for row in rows}
     for task, what in groups:
         for setting, density in DENSITIES.items():
@@ -71,15 +72,14 @@ def equal_bytes(rows: Sequence[Row], base: str) -> Iterator[str]:
                 if (_task(row), _what(row)) == (task, what) and _whole(row)
             ]
             error = f"{_mean(row['error'] for row in own):.3f}"
-            cells = [_bytes_cell(own, name, base) for name in COLUMNS]
+            cells = [_bytes_cell(own, name, base) for name in shown]
             yield _line([f"{task}, {KINDS.get(what, what)}", density, error, *cells])
 
 
 def rates(rows: Sequence[Row], base: str) -> Iterator[str]:
     """Yield what coders of a fixed rate need, over what others need for their error."""
-    others = {name: COLUMNS[name] for name in ("today", "deepcabac-rdoq")}
-    if base == "step":
-        others = {"step": COLUMNS["step"], **others}
+    names = dict.fromkeys((base, "today", "deepcabac-rdoq"))
+    others = {name: COLUMNS[name] for name in names}
     yield _line(["coder", "vectors", "error", *(f"over {o}" for o in others.values())])
     yield _line(["---"] * (3 + len(others)))
     for (coder, setting), title in RATES.items():
@@ -107,7 +107,7 @@ def standing(rows: Sequence[Row], base: str) -> Iterator[str]:
     yield _line(["coder", "equal error", "equal mean", "neither larger"])
     yield _line(["---"] * 4)
     for name, title in COLUMNS.items():
-        if name == base or not any(row[name] for row in rows):
+        if name == base or not _measured(rows, name):
             continue
         whole, mean = (_ratios(rows, name, base, [m]) for m in ("whole", "tensors"))
         both = _ratios(rows, name, base, ["whole", "tensors"])
@@ -161,6 +161,10 @@ def _times(rows: Sequence[Row], name: str) -> str:
 def _mean(values: Iterable[str]) -> float:
     """Return the geometric mean, so that ratios of means are means of ratios."""
     return exp(fmean(log(float(value)) for value in values))
+
+
+def _measured(rows: Sequence[Row], name: str) -> bool:
+    return any(row[name] for row in rows)
 
 
 def _whole(row: Row) -> bool:
