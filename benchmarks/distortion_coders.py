@@ -14,11 +14,12 @@ import numpy as np
 from codec_vectors import Case
 from distortion_curves import Point, errors
 
-from flasc_flwr.core.codec import VALUE_FORMATS, decode, encode
+from flasc_flwr.core.codec import decode, encode
 from flasc_flwr.core.sparsity import top_k
 
 TODAY = ("int4", "int8", "bfloat16")
 DENSITIES = (1.0, 0.995, 0.99, 0.98, 0.95, 0.9, *(2 ** (-i / 4) for i in range(1, 33)))
+FINER = tuple(2 ** (i / 4) for i in range(1, 11))
 BITS = (*(2 ** (i / 4) for i in range(-16, 0)), *(1 + i / 4 for i in range(17)))
 BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 
@@ -44,14 +45,26 @@ def tensors(case: Case, vector: np.ndarray | None = None) -> list[np.ndarray]:
 
 
 def ours(case: Case) -> Iterator[Sent]:
-    """Top-k in each value format, real payloads; the dial is the density."""
-    formats = [*TODAY, *(name for name in ("step",) if name in VALUE_FORMATS)]
+    """Top-k in each value format, real payloads; the dial is the density.
+
+    At density 1 the format `step` has more to send, and the dial is the bytes.
+    """
+
+    def sent(name: str, dial: str, payload: bytes) -> Sent:
+        decoded = decode(payload, len(case.vector)).densify()
+        return name, "", dial, len(payload), tensors(case, decoded)
+
     for density in DENSITIES:
         sparse = top_k(case.vector, density)
-        for name in formats:
+        for name in (*TODAY, "step"):
             payload = encode(sparse, name, layout=case.layout)
-            decoded = decode(payload, sparse.size).densify()
-            yield name, "", f"{density:.4g}", len(payload), tensors(case, decoded)
+            yield sent(name, f"{density:.4g}", payload)
+    whole = top_k(case.vector, 1.0)
+    least = len(encode(whole, "step", layout=case.layout))
+    for more in FINER:
+        room = int(least * more)
+        payload = encode(whole, "step", layout=case.layout, room=room)
+        yield sent("step", f"{room} bytes", payload)
 
 
 def ternary(case: Case) -> Iterator[Sent]:
