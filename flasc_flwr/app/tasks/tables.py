@@ -33,11 +33,14 @@ class Preparation:
         Prepares loaded rows, once; the result is cached on disk.
     collate : Callable[[Mapping[str, Any], bool], Batch]
         Turns some prepared rows into inputs; the flag is true in training.
+    usable : str
+        What a row must have, in words.
     """
 
     columns: Mapping[str, str]
     prepare: Callable[[Dataset], Dataset]
     collate: Callable[[Mapping[str, Any], bool], Batch]
+    usable: str = "what the task needs"
 
 
 class Tables:
@@ -147,7 +150,9 @@ class Tables:
         require_columns(rows, self._how.columns)
         prepared = self._how.prepare(rows)
         if len(prepared) == 0:
-            raise ValueError(f"{what} has no usable rows")
+            raise ValueError(
+                f"{what} has no usable rows: a row must have {self._how.usable}"
+            )
         return prepared
 
     def _examples(self, rows: Dataset) -> Examples:
