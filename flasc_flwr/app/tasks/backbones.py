@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
@@ -12,11 +13,10 @@ from transformers import PreTrainedModel
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.checkpoints import load_checkpoint
-from flasc_flwr.app.tasks.probing import check_outputs
 from flasc_flwr.app.training.device import device_of, move_to_device
-from flasc_flwr.app.training.examples import Batch
 from flasc_flwr.app.training.lora import Model, make_trainable
 from flasc_flwr.app.training.targets import head_of, targets_of
+from flasc_flwr.core.methods.method import Tunes
 
 
 def load_backbone(
@@ -51,7 +51,9 @@ def load_backbone(
     return model
 
 
-def add_adapter(backbone: PreTrainedModel, config: RunConfig, probe: Batch) -> Model:
+def add_adapter(
+    backbone: PreTrainedModel, config: RunConfig, check: Callable[[Model], None]
+) -> Model:
     """Add the adapter to a backbone and move the model to its device.
 
     Parameters
@@ -60,18 +62,19 @@ def add_adapter(backbone: PreTrainedModel, config: RunConfig, probe: Batch) -> M
         The model; it becomes part of the result.
     config : RunConfig
         The run's settings.
-    probe : Batch
-        A small batch for :func:`.probing.check_outputs`.
+    check : Callable[[Model], None]
+        Checks that the model fits the task, as :func:`.probing.check_outputs` does.
 
     Raises
     ------
     ValueError
         If the model is not one for the task.
     """
+    lora = config.compose().tunes == Tunes.LORA
     model = make_trainable(
         backbone,
         config,
-        target_modules=targets_of(backbone, config.lora_targets),
+        target_modules=targets_of(backbone, config.lora_targets) if lora else [],
         head=head_of(backbone, config.saved_modules),
     )
     if config.quantize == "none":
@@ -81,7 +84,7 @@ def add_adapter(backbone: PreTrainedModel, config: RunConfig, probe: Batch) -> M
         # its new head.
         for parameter in model.parameters():
             parameter.data = parameter.data.to(device_of(config))
-    check_outputs(model, probe, config)
+    check(model)
     if config.compile:
         model.compile()
     return model

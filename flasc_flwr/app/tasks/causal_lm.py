@@ -11,6 +11,7 @@ from datasets import Dataset
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.backbones import add_adapter, load_backbone
 from flasc_flwr.app.tasks.fit import check_fit, readable_tokens
+from flasc_flwr.app.tasks.probing import check_outputs
 from flasc_flwr.app.tasks.tables import LABELS, Preparation, Tables
 from flasc_flwr.app.tasks.task import Task
 from flasc_flwr.app.tasks.text import tokenise
@@ -63,7 +64,9 @@ def load(config: RunConfig) -> Task:
             usable="a text of at least 2 tokens",
         ),
     )
-    model = add_adapter(backbone, config, _probe(tokenizer))
+    model = add_adapter(
+        backbone, config, lambda model: check_outputs(model, _probe(tokenizer), config)
+    )
     return Task(config, model, data, next_tokens, _EVALUATION_BATCH)
 
 

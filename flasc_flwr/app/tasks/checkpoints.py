@@ -19,6 +19,8 @@ from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.sources import from_hub, model_path
 from flasc_flwr.core.printable import why
 
+_CLASSIFIER = "AutoModelForSequenceClassification"
+
 
 def load_checkpoint(
     kind: str, config: RunConfig, classes: int | None = None, **settings: Any
@@ -50,9 +52,10 @@ def load_checkpoint(
         model_config = _config(path, config, classes)
         auto = getattr(transformers, kind)
         if type(model_config) not in set(auto._model_mapping.keys()):
+            other = " (or set head to 'mean')" if kind == _CLASSIFIER else ""
             raise ValueError(
                 f"model must be one that transformers loads with {kind} for task "
-                f"{config.task!r}, got {config.model!r}, which is a "
+                f"{config.task!r}{other}, got {config.model!r}, which is a "
                 f"{model_config.model_type!r} model"
             )
         model, report = load(

@@ -14,6 +14,7 @@ from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.backbones import add_adapter, load_backbone
 from flasc_flwr.app.tasks.image_inputs import MODES, InputShape, image_inputs
 from flasc_flwr.app.tasks.labels import check_labels, class_count, number_labels
+from flasc_flwr.app.tasks.probing import check_outputs
 from flasc_flwr.app.tasks.tables import LABELS, Preparation, Tables
 from flasc_flwr.app.tasks.task import Task
 from flasc_flwr.app.training.examples import Batch
@@ -74,7 +75,9 @@ def load(config: RunConfig) -> Task:
         "pixel_values": blank,
         LABELS: _targets([[0] if config.multi_label else 0], count),
     }
-    model = add_adapter(backbone, config, probe)
+    model = add_adapter(
+        backbone, config, lambda model: check_outputs(model, probe, config)
+    )
     return Task(config, model, data, score, _EVALUATION_BATCH)
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from logging import WARNING
+
 import torch
+from flwr.common.logger import log
+from peft import PeftModel
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.training.device import memory_advice, on_device
@@ -14,9 +18,8 @@ _LEAK = 0.01
 """Largest relative change of earlier outputs that is still rounding."""
 
 
-@torch.no_grad()
 def check_outputs(model: Model, batch: Batch, config: RunConfig) -> None:
-    """Check that a model takes the task's inputs, and returns logits and a loss.
+    """Check that a model can be trained on the task's inputs: its logits and its loss.
 
     Parameters
     ----------
@@ -38,8 +41,7 @@ def check_outputs(model: Model, batch: Batch, config: RunConfig) -> None:
     model.eval()
     with memory_advice():
         try:
-            output = model(**on_device(batch, model))
-            logits, loss = output.logits.float(), output.loss.float()
+            logits, loss = _outputs(model, on_device(batch, model))
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
@@ -58,6 +60,34 @@ def check_outputs(model: Model, batch: Batch, config: RunConfig) -> None:
         raise ValueError(
             f"model must have finite outputs, {given}, which returns NaN or infinity: "
             "its weights may be damaged"
+        )
+
+
+def _outputs(model: Model, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits and loss; of a model with an adapter, after a backward pass."""
+    # The gradients of a whole model would need as much memory as the model.
+    backward = isinstance(model, PeftModel)
+    with torch.set_grad_enabled(backward):
+        output = model(**batch)
+        if backward:
+            output.loss.backward()
+            _say_unused(model)
+            model.zero_grad(set_to_none=True)
+    return output.logits.detach().float(), output.loss.detach().float()
+
+
+def _say_unused(model: Model) -> None:
+    """Log which tensors of the adapter have no part in the loss."""
+    unused = [
+        n for n, p in model.named_parameters() if p.requires_grad and p.grad is None
+    ]
+    if unused:
+        log(
+            WARNING,
+            "%d tensors of the adapter are never trained, such as %s: name others in "
+            "lora-targets",
+            len(unused),
+            unused[0],
         )
 
 

@@ -13,12 +13,16 @@ from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.backbones import add_adapter, load_backbone
 from flasc_flwr.app.tasks.fit import check_fit, readable_tokens
 from flasc_flwr.app.tasks.labels import check_labels, class_count, number_labels
+from flasc_flwr.app.tasks.padding import Padding
+from flasc_flwr.app.tasks.probing import check_outputs
 from flasc_flwr.app.tasks.tables import LABELS, Preparation, Tables
 from flasc_flwr.app.tasks.task import Task
-from flasc_flwr.app.tasks.text import inputs_of, tokenise, tokens_of
+from flasc_flwr.app.tasks.text import tokenise
 from flasc_flwr.app.tasks.tokenizer import load_tokenizer
 from flasc_flwr.app.training.examples import Batch
 from flasc_flwr.app.training.heads import MeanPooledClassifier
+from flasc_flwr.app.training.lora import Model
+from flasc_flwr.core.printable import why
 
 _EVALUATION_BATCH = 64
 
@@ -31,7 +35,7 @@ def load(config: RunConfig) -> Task:
     check_fit(backbone, tokenizer, config)
     _pad_with(backbone, tokenizer.pad_token_id)
     readable = readable_tokens(backbone, tokenizer)
-    names = inputs_of(backbone, tokenizer)
+    padding = Padding(tokenizer, backbone, config)
 
     def prepare(rows: Dataset) -> Dataset:
         rows = number_labels(rows, config)
@@ -43,9 +47,7 @@ def load(config: RunConfig) -> Task:
         return tokens.rename_column(config.label_column, LABELS)
 
     def collate(rows: Mapping[str, Any], training: bool) -> Batch:
-        inputs = {name: rows[name] for name in names if name in rows}
-        batch = dict(tokenizer.pad(inputs, return_tensors="pt"))
-        return batch | {LABELS: torch.tensor(rows[LABELS])}
+        return padding(rows)
 
     columns = {
         "text-column": config.text_column,
@@ -54,9 +56,12 @@ def load(config: RunConfig) -> Task:
     data = Tables(
         config, Preparation(columns=columns, prepare=prepare, collate=collate)
     )
-    # Of unequal length, so that one of them is padded.
-    few = tokens_of(tokenizer, ["", "a b"], config.max_length)
-    model = add_adapter(backbone, config, collate({**few, LABELS: [0, 0]}, False))
+
+    def check(model: Model) -> None:
+        padding.settle(model, config)
+        check_outputs(model, padding.probe("", "a b c"), config)
+
+    model = add_adapter(backbone, config, check)
     return Task(config, model, data, evaluation_batch=_EVALUATION_BATCH)
 
 
@@ -69,7 +74,13 @@ def _classifier(config: RunConfig, classes: int) -> PreTrainedModel:
     base = load_backbone("AutoModel", config)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        return MeanPooledClassifier.around(base, classes)
+        try:
+            return MeanPooledClassifier.around(base, classes)
+        except Exception as error:
+            raise ValueError(
+                "model must return a vector for each token with head = 'mean', got "
+                f"{config.model!r} ({base.config.model_type}): {why(error)}"
+            ) from error
 
 
 def _pad_with(model: PreTrainedModel, padding: int) -> None:

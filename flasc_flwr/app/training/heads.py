@@ -35,8 +35,9 @@ class MeanPooledClassifier(PreTrainedModel):  # type: ignore[no-untyped-call]
 
     config_class = PretrainedConfig
     base_model_prefix = "encoder"
-    # The encoder chooses its implementation of attention.
+    # The encoder chooses its implementation of attention and of experts.
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
+    _can_set_experts_implementation_cached_value = True
 
     def __init__(
         self, config: PretrainedConfig, encoder: PreTrainedModel | None = None
@@ -120,7 +121,8 @@ def encoder_of(model: PreTrainedModel) -> PreTrainedModel:
 @torch.no_grad()
 def _width(encoder: PreTrainedModel) -> int:
     """Return the length of an encoder's vectors, whatever its config calls it."""
-    one = torch.ones(1, 1, dtype=torch.long, device=encoder.device)
+    # Several tokens: some encoders pool neighbours.
+    ones = torch.ones(1, 8, dtype=torch.long, device=encoder.device)
     encoder.eval()  # type: ignore[no-untyped-call]
-    output = encoder(input_ids=one, attention_mask=one)
+    output = encoder(input_ids=ones, attention_mask=ones)
     return int(output.last_hidden_state.shape[-1])

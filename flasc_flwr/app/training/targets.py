@@ -25,6 +25,11 @@ _TARGETS: dict[str, list[tuple[str, ...]]] = {
 }
 
 
+_MAMBA = {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"}
+_NOT_OF_MAMBA = ("out_proj", "dt_proj", "lm_head")
+"""Mamba reads the weights of its projections past any adapter; PEFT refuses the first."""
+
+
 def targets_of(model: PreTrainedModel, wanted: str) -> str | list[str]:
     """Return the modules to adapt, as PEFT's ``target_modules``.
 
@@ -57,13 +62,19 @@ def targets_of(model: PreTrainedModel, wanted: str) -> str | list[str]:
     for usual in _usual(kind):
         if wanted == "auto" and ends.issuperset(usual):
             return list(usual)
-    inside = linear_names(model, without=head_of(model, "auto"))
+    inside = [
+        name
+        for name in linear_names(model, without=head_of(model, "auto"))
+        if kind not in _MAMBA or not name.endswith(_NOT_OF_MAMBA)
+    ]
     if not inside:
         raise ValueError(
             "model must have linear modules outside its head for LoRA, got a "
             f"{kind!r} model without any: set method to 'linear' or 'full'"
         )
     found = attention_names(model, inside) if wanted == "auto" else []
+    if kind in _MAMBA:
+        return found or list(dict.fromkeys(n.rpartition(".")[2] for n in inside))
     return found or ALL_LINEAR
 
 
