@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 import client_app
 from flasc_flwr.app.cli import app
 from flasc_flwr.app.tasks.task import load_task
-from flasc_flwr.app.training.export import load_into
 from flasc_flwr.app.training.lora import read_adapter
+from flasc_flwr.app.training.start import load_into
 from flasc_flwr.flower.local_grid import LocalGrid
 from tests.app.test_apps import run
 from tests.app.tiny import save_model, settings_of, task_of, texts

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
-from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 
@@ -78,30 +78,36 @@ class MeanPooledClassifier(PreTrainedModel):  # type: ignore[no-untyped-call]
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
-def load_adapter(folder: str | Path, model: str | None = None, **settings: Any) -> Any:
-    """Load an adapter with this head onto the model that it was trained on.
+def load(folder: str | Path, model: str | None = None, **settings: Any) -> Any:
+    """Load what was saved with this head: an adapter, or a whole model.
 
     Parameters
     ----------
     folder : str or Path
-        The adapter's folder.
+        Where it was saved.
     model : str, optional
-        Where the model is (default: as the adapter's config says).
+        Where an adapter's model is (default: as its config says).
     **settings : Any
-        Arguments of ``AutoModel.from_pretrained``.
+        Arguments of ``AutoModel.from_pretrained`` for an adapter's model.
 
     Returns
     -------
-    PeftModel
+    PeftModel or MeanPooledClassifier
         The model in evaluation mode; its outputs have ``logits``.
     """
+    config_file = Path(folder) / "adapter_config.json"
+    if not config_file.is_file():
+        config = AutoConfig.from_pretrained(folder)
+        return MeanPooledClassifier.from_pretrained(folder, config=config).eval()  # type: ignore[no-untyped-call]
     from peft import PeftModel
     from safetensors import safe_open
 
-    saved = json.loads((Path(folder) / "adapter_config.json").read_text("utf-8"))
+    saved = json.loads(config_file.read_text("utf-8"))
     with safe_open(Path(folder) / "adapter_model.safetensors", "pt") as tensors:
-        head = next(n for n in tensors.keys() if n.endswith("classifier.weight"))  # noqa: SIM118
-        classes = tensors.get_slice(head).get_shape()[0]
+        head = [n for n in tensors.keys() if n.endswith("classifier.weight")]  # noqa: SIM118
+        if not head:
+            raise ValueError(f"the adapter must have a classifier, got {folder!r}")
+        classes = tensors.get_slice(head[0]).get_shape()[0]
     base = AutoModel.from_pretrained(
         model or saved["base_model_name_or_path"],
         **{"dtype": torch.float32, **settings},

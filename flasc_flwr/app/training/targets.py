@@ -27,7 +27,7 @@ _TARGETS: dict[str, list[tuple[str, ...]]] = {
 
 _MAMBA = {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"}
 _NOT_OF_MAMBA = ("out_proj", "dt_proj", "lm_head")
-"""Mamba reads the weights of its projections past any adapter; PEFT refuses the first."""
+"""Mamba reads the weights of these past any adapter; PEFT refuses the first."""
 
 
 def targets_of(model: PreTrainedModel, wanted: str) -> str | list[str]:
