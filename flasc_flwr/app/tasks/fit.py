@@ -17,6 +17,9 @@ _PADDED_TO = (8, 64, 128)
 _UNUSED = 0.04
 """Largest fraction of embeddings that no token uses: more in no usual model."""
 
+_FEW = 8
+"""So many may always be unused."""
+
 _POSITIONS = re.compile(r"(^|[._])(positions?(_embeddings?)?|wpe)$")
 _NOT_OF_TEXT = re.compile(r"vision|visual|image|audio|entity|relative|token_type")
 
@@ -75,7 +78,7 @@ def _check_vocabulary(
         )
     unused = count - size
     padded = any(count % multiple == 0 and unused < multiple for multiple in _PADDED_TO)
-    if unused > _UNUSED * count and not padded:
+    if unused > max(_FEW, _UNUSED * count) and not padded:
         raise ValueError(
             "model must have the tokenizer that it was trained with, got "
             f"{config.model!r} with {count} embeddings and {size} tokens"

@@ -35,9 +35,8 @@ class MeanPooledClassifier(PreTrainedModel):  # type: ignore[no-untyped-call]
 
     config_class = PretrainedConfig
     base_model_prefix = "encoder"
-    # The encoder chooses its implementation of attention and of experts.
+    # The encoder chooses its implementation of attention.
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
-    _can_set_experts_implementation_cached_value = True
 
     def __init__(
         self, config: PretrainedConfig, encoder: PreTrainedModel | None = None
@@ -50,6 +49,10 @@ class MeanPooledClassifier(PreTrainedModel):  # type: ignore[no-untyped-call]
         self.width = int(getattr(config, "mean_width", 0) or config.hidden_size)
         self.classifier = nn.Linear(self.width, int(config.num_labels or 0))
         self.post_init()  # type: ignore[no-untyped-call]
+
+    def get_correct_experts_implementation(self, requested_experts: str | None) -> str:
+        """Return what the encoder has chosen."""
+        return requested_experts or "eager"
 
     @classmethod
     def around(cls, model: PreTrainedModel, classes: int) -> MeanPooledClassifier:
