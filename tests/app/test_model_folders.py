@@ -125,6 +125,26 @@ def test_weights_of_other_sizes_than_the_config_are_refused(root, model):
     refused(root, model, expected)
 
 
+def test_layers_that_the_config_leaves_out_are_said(root, model, caplog):
+    change(model / "config.json", num_hidden_layers=1)
+    build(root, model)
+    assert "16 weights of its checkpoint are not used, such as" in caplog.text
+    assert "encoder.layer.1." in caplog.text
+
+
+def test_outputs_have_names_whatever_the_config_says(root, model):
+    change(model / "config.json", return_dict=False)
+    for head in ("stock", "mean"):
+        task = build(root, model, head=head)
+        assert task.evaluate(task.data.test).loss > 0
+
+
+def test_a_model_in_a_folder_below_is_named(root, model):
+    shutil.copytree(model, model.parent / "outer/0_Transformer")
+    expected = "with a config.json, got .*: set it to its folder '0_Transformer'"
+    refused(root, model.parent / "outer", expected)
+
+
 def test_a_pooler_that_is_not_in_the_checkpoint_is_said(root, model, caplog):
     change_weights(
         model, lambda all: {n: t for n, t in all.items() if "pooler" not in n}
@@ -149,7 +169,7 @@ def test_weights_with_nan_are_refused(root, model):
         ("model.safetensors", None, "could not be loaded: .*no file named"),
         ("config.json", b"{", "could not be loaded: .*valid JSON"),
         ("config.json", b"{}", "could not be loaded: .*model_type"),
-        ("config.json", None, "could not be loaded: .*"),
+        ("config.json", None, "must be a folder with a config.json"),
         ("config.json", b'{"model_type": "new"}', "could not be loaded: .*`new`"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from logging import INFO, WARNING
@@ -17,7 +18,9 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.sources import from_hub, model_path
-from flasc_flwr.core.printable import why
+from flasc_flwr.core.printable import printable, why
+
+_LAYER = re.compile(r"(^|\.)(layers?|h|blocks?)\.\d+\.")
 
 _CLASSIFIER = "AutoModelForSequenceClassification"
 
@@ -46,7 +49,7 @@ def load_checkpoint(
         If it cannot be loaded, is of the wrong kind, or its checkpoint lacks a part of
         the backbone.
     """
-    path = model_path(config.model)
+    path = require_folder(config)
     with _quiet():
         _refuse_adapter(path, config)
         model_config = _config(path, config, classes)
@@ -71,6 +74,26 @@ def load_checkpoint(
         )
     _check_weights(model, report, config)
     return model  # type: ignore[no-any-return]
+
+
+def require_folder(config: RunConfig) -> str:
+    """Return what transformers loads as ``model``: an id, or a folder with a model.
+
+    Raises
+    ------
+    ValueError
+        If it is a folder without a model's config.
+    """
+    path = model_path(config.model)
+    if not Path(path).is_dir() or (Path(path) / "config.json").is_file():
+        return path
+    if (Path(path) / "adapter_config.json").is_file():
+        raise _adapter_instead(config)
+    inner = sorted(file.parent.name for file in Path(path).glob("*/config.json"))
+    hint = f": set it to its folder {printable(inner[0], 80)!r}" if inner else ""
+    raise ValueError(
+        f"model must be a folder with a config.json, got {config.model!r}{hint}"
+    )
 
 
 def load(config: RunConfig, loading: Any) -> Any:
@@ -108,11 +131,15 @@ def _first_line(error: Exception) -> str:
 def _refuse_adapter(path: str, config: RunConfig) -> None:
     """Refuse a PEFT folder, with which transformers would load another model."""
     if load(config, lambda: find_adapter_config_file(path)) is not None:
-        raise ValueError(
-            f"model must be a whole model, got {config.model!r}, which is a PEFT "
-            "adapter (it has an adapter_config.json): set adapter to it, and model to "
-            "the model that it was trained on"
-        )
+        raise _adapter_instead(config)
+
+
+def _adapter_instead(config: RunConfig) -> ValueError:
+    return ValueError(
+        f"model must be a whole model, got {config.model!r}, which is a PEFT adapter "
+        "(it has an adapter_config.json): set adapter to it, and model to the model "
+        "that it was trained on"
+    )
 
 
 def _config(path: str, config: RunConfig, classes: int | None) -> PretrainedConfig:
@@ -121,6 +148,8 @@ def _config(path: str, config: RunConfig, classes: int | None) -> PretrainedConf
         config,
         lambda: AutoConfig.from_pretrained(path, trust_remote_code=False, **counted),
     )
+    # The loss is read from the outputs by its name.
+    loaded.return_dict = True
     return loaded
 
 
@@ -154,6 +183,14 @@ def _check_weights(
             "Model %r has no weights for %s: they start at random and stay frozen",
             config.model,
             ", ".join(absent),
+        )
+    if unused := sorted(report["unexpected_keys"]):
+        log(
+            WARNING if any(_LAYER.search(name) for name in unused) else INFO,
+            "Model %r: %d weights of its checkpoint are not used, such as %s",
+            config.model,
+            len(unused),
+            unused[0],
         )
     new = [n for n in (*missing, *sorted(resized)) if not _in_backbone(model, n)]
     if new:

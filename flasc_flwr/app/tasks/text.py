@@ -86,7 +86,7 @@ def tokenise(
             if embeddings and max(ids) >= embeddings:
                 raise ValueError(
                     f"row {first[0] + row} of text-column {column!r} must have tokens "
-                    f"below {embeddings}, which the model can read, got {max(ids)}"
+                    f"below {embeddings}, which the model can read, got a larger one"
                 )
         return tokens
 
@@ -108,7 +108,7 @@ def tokenise(
     ):
         raise ValueError(
             f"text-column {column!r} must hold texts that differ within max-length "
-            f"({length}) tokens, got {different} different texts that all become the "
-            "same tokens: raise max-length, or give the model its own tokenizer"
+            f"({length}) tokens, got different texts that all become the same "
+            "tokens: raise max-length, or give the model its own tokenizer"
         )
     return tokens

@@ -9,8 +9,7 @@ from transformers import AutoTokenizer
 from transformers.utils.hub import cached_file
 
 from flasc_flwr.app.config import RunConfig
-from flasc_flwr.app.tasks.checkpoints import load
-from flasc_flwr.app.tasks.sources import model_path
+from flasc_flwr.app.tasks.checkpoints import load, require_folder
 
 _ANY = ("tokenizer.json", "tokenizer.model", "tekken.json", "spiece.model")
 
@@ -25,12 +24,20 @@ def load_tokenizer(config: RunConfig) -> Any:
     ValueError
         If it cannot be loaded, its files are missing, or it has neither token.
     """
-    path = model_path(config.model)
-    tokenizer = load(
-        config,
-        lambda: AutoTokenizer.from_pretrained(path, trust_remote_code=False),
-    )
+    path = require_folder(config)
+    try:
+        tokenizer = load(
+            config,
+            lambda: AutoTokenizer.from_pretrained(path, trust_remote_code=False),
+        )
+    except ValueError as error:
+        if Path(path).is_dir() and not any(Path(path).glob("*token*")):
+            raise _no_tokenizer({_ANY[0]}, config) from error
+        raise
     _require_files(tokenizer, path, config)
+    if "attention_mask" not in tokenizer.model_input_names:
+        # Without it, models would read the padding.
+        tokenizer.model_input_names = [*tokenizer.model_input_names, "attention_mask"]
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token is None:
@@ -48,11 +55,14 @@ def _require_files(tokenizer: Any, path: str, config: RunConfig) -> None:
     own = set(getattr(tokenizer, "vocab_files_names", {}).values())
     if not own:  # of bytes or characters: it needs no file
         return
-    if any(_exists(path, name) for name in sorted({*own, *_ANY})):
-        return
-    raise ValueError(
-        f"model must come with its tokenizer ({' or '.join(sorted(own | {_ANY[0]}))}), "
-        f"got {config.model!r} without: save it there, with "
+    if not any(_exists(path, name) for name in sorted({*own, *_ANY})):
+        raise _no_tokenizer(own | {_ANY[0]}, config)
+
+
+def _no_tokenizer(files: set[str], config: RunConfig) -> ValueError:
+    return ValueError(
+        f"model must come with its tokenizer ({' or '.join(sorted(files))}), got "
+        f"{config.model!r} without: save it there, with "
         "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
     )
 
