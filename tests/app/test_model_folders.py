@@ -259,3 +259,17 @@ def test_a_preprocessor_that_cannot_be_read_is_named(root, tmp_path):
         ValueError, match="must have a preprocessor_config.json in JSON"
     ):
         image_task(model, root / "i.npz")
+
+
+def test_a_model_in_the_hubs_cache_is_checked_as_well(root, tmp_path, monkeypatch):
+    for name in ("huggingface_hub.constants", "transformers.utils.hub.constants"):
+        monkeypatch.setattr(f"{name}.HF_HUB_CACHE", str(tmp_path))
+    cached = tmp_path / "models--org--tiny"
+    snapshot = shutil.copytree(root / "bert", cached / "snapshots" / ("a" * 40))
+    (cached / "refs").mkdir()
+    (cached / "refs/main").write_text(snapshot.name)
+    task = build(root, "org/tiny")
+    assert task.evaluate(task.data.test).loss > 0
+    for file in snapshot.glob("*token*"):
+        file.unlink()
+    refused(root, "org/tiny", "model must come with its tokenizer")
