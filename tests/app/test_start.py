@@ -122,9 +122,9 @@ def test_a_run_from_an_unequal_adapter_gets_all_replies(root, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"use_dora": True}, "plain LoRA .* with use_dora = True"),
-        ({"bias": "all"}, "plain LoRA .* with bias = all"),
-        ({"lora_bias": True}, "plain LoRA .* with lora_bias = True"),
+        ({"use_dora": True}, "plain LoRA or rsLoRA, .* with use_dora = True"),
+        ({"bias": "all"}, "plain LoRA or rsLoRA, .* with bias = all"),
+        ({"lora_bias": True}, "plain LoRA or rsLoRA, .* with lora_bias = True"),
         ({"trainable_token_indices": [1]}, "with trainable_token_indices"),
         ({"init_lora_weights": "pissa"}, "with init_lora_weights = pissa"),
         ({"init_lora_weights": "olora"}, "with init_lora_weights = olora"),
@@ -133,6 +133,11 @@ def test_a_run_from_an_unequal_adapter_gets_all_replies(root, tmp_path):
         ({"r": 4}, None),
         ({"something_new": None, "qalora_group_size": 16}, None),
         ({"lora_alpha": 8}, "lora-alpha must be 8, as in the adapter"),
+        ({"lora_alpha": None}, "numbers > 0 as lora_alpha"),
+        ({"lora_alpha": "4"}, "numbers > 0 as lora_alpha"),
+        ({"alpha_pattern": {"query": 0}}, "numbers > 0 .* in alpha_pattern"),
+        ({"alpha_pattern": {"(": 3}}, "numbers > 0 .* in alpha_pattern"),
+        ({"alpha_pattern": ["query"]}, "numbers > 0 .* in alpha_pattern"),
     ],
 )
 def test_other_kinds_of_adapters_are_refused_by_name(root, tmp_path, changes, expected):
@@ -160,7 +165,8 @@ def test_a_rank_above_the_runs_is_refused(root, tmp_path):
 def weights(edit):
     def change(folder):
         file = folder / "adapter_model.safetensors"
-        save_file(edit(load_file(file)), file)
+        edited = edit(load_file(file))
+        save_file({name: tensor.contiguous() for name, tensor in edited.items()}, file)
 
     return change
 
@@ -185,6 +191,31 @@ DAMAGES = {
     "a list": (
         lambda folder: (folder / "adapter_config.json").write_text("[]"),
         "of type LORA, got .* of type None",
+    ),
+    "integers": (
+        weights(lambda all: {n: t.to(torch.int8) for n, t in all.items()}),
+        "floating-point numbers, .* is torch.int8",
+    ),
+    "rank 0": (
+        weights(
+            lambda all: {
+                n: t[:0] if "lora_A" in n else t[:, :0] if "lora_B" in n else t
+                for n, t in all.items()
+            }
+        ),
+        "ranks of at least 1, got .* with 0",
+    ),
+    "two ranks": (
+        weights(
+            lambda all: {n: t[:1] if "query.lora_A" in n else t for n, t in all.items()}
+        ),
+        "is damaged: .* has no B of the same name and rank",
+    ),
+    "a folder below": (
+        lambda folder: (folder / "adapter_config.json").rename(
+            (folder / "mine").mkdir() or folder / "mine/adapter_config.json"
+        ),
+        "adapter_config.json, got .*: set it to its folder 'mine'",
     ),
     "other names": (
         weights(lambda all: {n.replace("bert", "roberta"): t for n, t in all.items()}),

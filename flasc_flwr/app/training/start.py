@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from logging import WARNING
-from math import sqrt
+from math import inf, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,10 @@ def load_into(model: Model, path: str, config: RunConfig) -> None:
 def _saved_config(folder: Path, path: str) -> dict[str, Any]:
     file = folder / "adapter_config.json"
     if not file.is_file():
+        inner = sorted(found.parent.name for found in folder.glob(f"*/{file.name}"))
+        hint = f": set it to its folder {printable(inner[0], 80)!r}" if inner else ""
         raise ValueError(
-            f"adapter must be a folder with an adapter_config.json, got {path!r}"
+            f"adapter must be a folder with an adapter_config.json, got {path!r}{hint}"
         )
     try:
         saved = json.loads(file.read_text("utf-8"))
@@ -111,10 +114,25 @@ def _saved_config(folder: Path, path: str) -> dict[str, Any]:
         # "none" is PEFT's word for no bias.
         if odd and value != "none":
             raise ValueError(
-                f"adapter must be plain LoRA (with rsLoRA or patterns, if you like), "
+                "adapter must be plain LoRA or rsLoRA, "
                 f"got {path!r} with {printable(name, 40)} = {printable(value, 40)}"
             )
+    patterns = saved.get("alpha_pattern") or {}
+    alphas = [saved.get("lora_alpha"), *(patterns.values() if _fit(patterns) else [0])]
+    if not all(isinstance(a, int | float) and 0 < a < inf for a in alphas):
+        raise ValueError(
+            f"adapter must have numbers > 0 as lora_alpha and in alpha_pattern, got "
+            f"{path!r}"
+        )
     return saved  # type: ignore[no-any-return]
+
+
+def _fit(patterns: Any) -> bool:
+    """Whether these are patterns of modules' names."""
+    try:
+        return isinstance(patterns, dict) and all(map(re.compile, patterns))
+    except re.error:
+        return False
 
 
 def _saved_tensors(folder: Path, path: str) -> Arrays:
@@ -130,6 +148,11 @@ def _saved_tensors(folder: Path, path: str) -> Arrays:
         ) from error
     tensors = {name: t.float().numpy() for name, t in loaded.items()}
     for name, values in tensors.items():
+        if not loaded[name].is_floating_point():
+            raise ValueError(
+                f"adapter must have tensors of floating-point numbers, got {path!r}, "
+                f"where {name} is {loaded[name].dtype}"
+            )
         if not np.isfinite(values).all():
             raise ValueError(
                 f"adapter must have finite tensors, got {path!r}, where {name} holds "
@@ -169,9 +192,14 @@ def _check_tensors(tensors: Arrays, ours: Arrays, path: str) -> None:
 def _check_settings(
     saved: Mapping[str, Any], tensors: Arrays, config: RunConfig, path: str
 ) -> None:
-    rank = max(module.rank for module in lora_modules(Layout.of(tensors)))
+    try:
+        ranks = [module.rank for module in lora_modules(Layout.of(tensors))]
+    except ValueError as error:
+        raise ValueError(f"adapter {path!r} is damaged: {why(error)}") from error
+    if min(ranks) < 1:
+        raise ValueError(f"adapter must have ranks of at least 1, got {path!r} with 0")
     for key, theirs, given in (
-        ("lora-rank", rank, config.lora_rank),
+        ("lora-rank", max(ranks), config.lora_rank),
         ("lora-alpha", saved.get("lora_alpha"), config.lora_alpha),
     ):
         if theirs != given:
