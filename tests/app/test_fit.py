@@ -61,7 +61,7 @@ def test_a_special_token_for_other_inputs_needs_none_until_a_text_has_it(
     task = build(root, model)
     rows = [{"text": "cat dog", "label": 0}, {"text": "my <image> cat", "label": 1}]
     path = write_jsonl(tmp_path / "x.jsonl", rows)
-    with pytest.raises(ValueError, match="row 1 of text-column 'text' .*below 21"):
+    with pytest.raises(ValueError, match="row 1 .* of text-column 'text' .*below 21"):
         task.data.local_examples(str(path))
 
 
@@ -148,7 +148,7 @@ def test_different_texts_that_become_the_same_tokens_are_refused(root, tmp_path,
 def test_texts_of_one_token_cannot_be_predicted(root, tmp_path):
     path = write_jsonl(tmp_path / "x.jsonl", [{"text": "cat"}, {"text": "dog"}])
     task = build(root, root / "gpt2", task="causal-lm")
-    with pytest.raises(ValueError, match="x.jsonl.* a text of at least 2 tokens"):
+    with pytest.raises(ValueError, match="x.jsonl.* no text has two tokens or more"):
         task.data.local_examples(str(path))
     with pytest.raises(ValueError, match="max-length must be >= 2 .*, got 1"):
         build(root, root / "gpt2", task="causal-lm", max_length=1)

@@ -23,7 +23,7 @@ from flasc_flwr.app.reporting.summary import (
 )
 from flasc_flwr.app.reporting.trackers import TrackerError, Trackers
 from flasc_flwr.core.json_lines import as_json
-from flasc_flwr.core.printable import printable
+from flasc_flwr.core.printable import printable, with_notes
 from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.state.checkpoint import Checkpoint, CheckpointError
@@ -122,7 +122,8 @@ class RunFolder:
         traceback: TracebackType | None,
     ) -> None:
         if error is not None:
-            ended = f"{FAILED}{printable(error, _LONGEST) or type(error).__name__}"
+            reason = printable(with_notes(error), _LONGEST)
+            ended = f"{FAILED}{reason or type(error).__name__}"
             self._close(ended)
             log(ERROR, "The run %s", ended)
         log(INFO, "Run folder: %s", self.path)

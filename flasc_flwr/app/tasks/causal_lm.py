@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from logging import WARNING
 from typing import Any
 
 import torch
@@ -12,12 +13,13 @@ from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.backbones import add_adapter, load_backbone
 from flasc_flwr.app.tasks.fit import check_fit, readable_tokens
 from flasc_flwr.app.tasks.probing import check_outputs
-from flasc_flwr.app.tasks.tables import LABELS, Preparation, Tables
+from flasc_flwr.app.tasks.tables import LABELS, USER, Preparation, Tables
 from flasc_flwr.app.tasks.task import Task
 from flasc_flwr.app.tasks.text import tokenise
 from flasc_flwr.app.tasks.tokenizer import load_tokenizer
 from flasc_flwr.app.training.examples import Batch
 from flasc_flwr.app.training.score import IGNORED, next_tokens
+from flasc_flwr.flower.compat import log
 
 # One text of 128 tokens has 26 MB of logits over GPT-2's vocabulary.
 _EVALUATION_BATCH = 16
@@ -37,14 +39,21 @@ def load(config: RunConfig) -> Task:
     readable = readable_tokens(backbone, tokenizer)
 
     def prepare(rows: Dataset) -> Dataset:
-        keep = [config.user_column] if config.user_column else []
-        tokens = tokenise(rows, tokenizer, config, keep, readable)
+        tokens = tokenise(rows, tokenizer, config, [USER], readable)
         # A text of one token has no next token.
-        return tokens.filter(
+        usable = tokens.filter(
             lambda batch: [len(t) > 1 for t in batch],
             batched=True,
             input_columns="input_ids",
         )
+        if left_out := len(tokens) - len(usable):
+            log(
+                WARNING,
+                "Left out %d of %d texts, which have fewer than two tokens",
+                left_out,
+                len(tokens),
+            )
+        return usable
 
     def collate(rows: Mapping[str, Any], training: bool) -> Batch:
         inputs = {name: rows[name] for name in ("input_ids", "attention_mask")}
@@ -55,14 +64,10 @@ def load(config: RunConfig) -> Task:
         return batch | {LABELS: batch["input_ids"].masked_fill(hidden, IGNORED)}
 
     columns = {"text-column": config.text_column}
+    usable = "no text has two tokens or more, the least that has a next token"
     data = Tables(
         config,
-        Preparation(
-            columns=columns,
-            prepare=prepare,
-            collate=collate,
-            usable="a text of at least 2 tokens",
-        ),
+        Preparation(columns=columns, prepare=prepare, collate=collate, usable=usable),
     )
     model = add_adapter(
         backbone, config, lambda model: check_outputs(model, _probe(tokenizer), config)

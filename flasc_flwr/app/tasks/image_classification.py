@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
-from datasets import Dataset, Image
+from datasets import Dataset
 from torch.nn.functional import interpolate, pad
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.backbones import add_adapter, load_backbone
-from flasc_flwr.app.tasks.image_inputs import MODES, InputShape, image_inputs
-from flasc_flwr.app.tasks.labels import check_labels, class_count, number_labels
+from flasc_flwr.app.tasks.data_errors import cell
+from flasc_flwr.app.tasks.image_inputs import InputShape, image_inputs
+from flasc_flwr.app.tasks.images import pixels_of, stored_images
+from flasc_flwr.app.tasks.labels import class_count, number_labels
 from flasc_flwr.app.tasks.probing import check_outputs
-from flasc_flwr.app.tasks.tables import LABELS, Preparation, Tables
+from flasc_flwr.app.tasks.tables import LABELS, USER, Preparation, Tables
 from flasc_flwr.app.tasks.task import Task
 from flasc_flwr.app.training.examples import Batch
 from flasc_flwr.app.training.score import multi_label, single_label
 
+_ROW = "__row__"
+"""Column of row numbers, for errors."""
 _EVALUATION_BATCH = 64
 
 
@@ -30,13 +33,11 @@ def load(config: RunConfig) -> Task:
     shape, mean, std = image_inputs(backbone, config)
 
     def prepare(rows: Dataset) -> Dataset:
-        rows = number_labels(rows, config)
-        check_labels(rows, config.label_column, count, several=config.multi_label)
-        keep = {config.image_column, config.label_column, config.user_column}
+        rows = number_labels(rows, config, count, several=config.multi_label)
+        keep = {config.image_column, config.label_column, USER}
         rows = rows.remove_columns([c for c in rows.column_names if c not in keep])
-        if not isinstance(rows.features[config.image_column], Image):
-            # Paths of files, or their bytes.
-            rows = rows.cast_column(config.image_column, Image())
+        rows = stored_images(rows, config.image_column)
+        rows = rows.add_column(_ROW, list(range(len(rows))))
         return rows.rename_columns(
             {
                 old: new
@@ -49,7 +50,14 @@ def load(config: RunConfig) -> Task:
         )
 
     def collate(rows: Mapping[str, Any], training: bool) -> Batch:
-        images = torch.cat([_pixels(image, shape) for image in rows["image"]])
+        stored = zip(rows["image"], rows[_ROW], strict=True)
+        column = config.image_column
+        images = torch.cat(
+            [
+                _pixels(image, shape, cell(row, "image-column", column))
+                for image, row in stored
+            ]
+        )
         if training and config.augment:
             images = _augmented(images)
         return {
@@ -81,11 +89,10 @@ def load(config: RunConfig) -> Task:
     return Task(config, model, data, score, _EVALUATION_BATCH)
 
 
-def _pixels(image: Any, shape: InputShape) -> torch.Tensor:
+def _pixels(image: Any, shape: InputShape, where: str) -> torch.Tensor:
     """Return an image as float32 of shape (1, channels, size, size), in [0, 1]."""
-    array = torch.from_numpy(np.array(image.convert(MODES[shape.channels])))
-    array = array.view(*array.shape[:2], shape.channels).permute(2, 0, 1)
-    scaled = array.unsqueeze(0).to(torch.float32) / 255
+    array = torch.from_numpy(pixels_of(image, shape.channels, where))
+    scaled = array.permute(2, 0, 1).unsqueeze(0)
     size = (shape.size, shape.size)
     if scaled.shape[-2:] == size:
         return scaled

@@ -12,8 +12,8 @@ from transformers.image_processing_base import ImageProcessingMixin
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.sources import model_path
 
-MODES = {1: "L", 3: "RGB"}
-"""Pillow's mode by the number of channels."""
+_CHANNELS = (1, 3)
+"""Gray or RGB."""
 
 _WHITE = 255
 
@@ -71,7 +71,7 @@ def _shape(
     if isinstance(size, Mapping):
         size = list(size.values())
     sizes = {size} if isinstance(size, int) else set(size or ())
-    if len(sizes) != 1 or channels not in MODES:
+    if len(sizes) != 1 or channels not in _CHANNELS:
         raise ValueError(
             "model must take square images with 1 or 3 channels, got "
             f"{config.model!r} with size {size} and {channels} channels"

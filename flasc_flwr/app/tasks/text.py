@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.tasks.data_errors import DataError, cell
 
 _SOME = 1000
 _ENOUGH_TEXTS = 10
@@ -68,14 +69,14 @@ def tokenise(
 
     Raises
     ------
-    ValueError
+    DataError
         If the text column does not hold text, a text has a token that the model cannot
         read, or many different texts all become the same tokens.
     """
     column, length = config.text_column, config.max_length
     kind = getattr(rows.features[column], "dtype", type(rows.features[column]).__name__)
     if kind not in ("string", "large_string", "null"):
-        raise ValueError(
+        raise DataError(
             f"text-column must hold text, got {column!r}, which holds {kind}"
         )
 
@@ -84,8 +85,9 @@ def tokenise(
         tokens = tokens_of(tokenizer, texts, length)
         for row, ids in enumerate(tokens["input_ids"] if embeddings else ()):
             if embeddings and max(ids) >= embeddings:
-                raise ValueError(
-                    f"row {first[0] + row} of text-column {column!r} must have tokens "
+                where = cell(first[0] + row, "text-column", column)
+                raise DataError(
+                    f"{where} must have tokens "
                     f"below {embeddings}, which the model can read, got a larger one"
                 )
         return tokens
@@ -106,7 +108,7 @@ def tokenise(
         different >= _ENOUGH_TEXTS
         and len(set(map(tuple, tokens["input_ids"][:_SOME]))) == 1
     ):
-        raise ValueError(
+        raise DataError(
             f"text-column {column!r} must hold texts that differ within max-length "
             f"({length}) tokens, got different texts that all become the same "
             "tokens: raise max-length, or give the model its own tokenizer"

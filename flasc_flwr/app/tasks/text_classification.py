@@ -12,10 +12,10 @@ from transformers import PreTrainedModel
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.backbones import add_adapter, load_backbone
 from flasc_flwr.app.tasks.fit import check_fit, readable_tokens
-from flasc_flwr.app.tasks.labels import check_labels, class_count, number_labels
+from flasc_flwr.app.tasks.labels import class_count, number_labels
 from flasc_flwr.app.tasks.padding import Padding
 from flasc_flwr.app.tasks.probing import check_outputs
-from flasc_flwr.app.tasks.tables import LABELS, Preparation, Tables
+from flasc_flwr.app.tasks.tables import LABELS, USER, Preparation, Tables
 from flasc_flwr.app.tasks.task import Task
 from flasc_flwr.app.tasks.text import tokenise
 from flasc_flwr.app.tasks.tokenizer import load_tokenizer
@@ -38,9 +38,8 @@ def load(config: RunConfig) -> Task:
     padding = Padding(tokenizer, backbone, config)
 
     def prepare(rows: Dataset) -> Dataset:
-        rows = number_labels(rows, config)
-        check_labels(rows, config.label_column, classes, several=False)
-        keep = [name for name in (config.label_column, config.user_column) if name]
+        rows = number_labels(rows, config, classes, several=False)
+        keep = [config.label_column, USER]
         tokens = tokenise(rows, tokenizer, config, keep, readable)
         if config.label_column == LABELS:
             return tokens
