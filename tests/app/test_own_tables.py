@@ -27,7 +27,13 @@ RIGHT = [("good", 1), ("bad", 0)]
 
 @pytest.mark.parametrize(
     ("right", "wrong"),
-    [("proj [v2]", "proj v"), ("a*c", "abc"), ("a?c", "abc"), ("a{b,c}", "ab")],
+    [
+        ("proj [v2]", "proj v"),
+        ("a*c", "abc"),
+        ("a?c", "abc"),
+        ("a{b,c}", "ab"),
+        ("a::b", "a"),
+    ],
 )
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_row_3_an_existing_path_is_never_a_pattern(tmp_path, right, wrong, kind):

@@ -10,21 +10,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import datasets
 import pyarrow as pa
-from datasets import (
-    ArrowBasedBuilder,
-    BuilderConfig,
-    Dataset,
-    DatasetInfo,
-    Features,
-    SplitGenerator,
-    Version,
-)
-from datasets.exceptions import DatasetGenerationError
+from datasets import Dataset, Features
 
 from flasc_flwr.app.tasks.data_errors import DataError
 from flasc_flwr.app.tasks.formats import arrow_file, csv_file, json_file
@@ -40,38 +33,47 @@ FORMATS: dict[str, Any] = {
 """The module that reads files with a suffix."""
 
 _ROWS_AT_ONCE = 10_000
+_VERSION = 1
+"""Of the reading: another one reads all files again."""
 
 
 def read_tables(files: Sequence[Path]) -> Dataset:
     """Return the rows of files of one format, in the order of the files.
+
+    They are kept in the cache of `datasets`, by the files and their state, so that
+    other processes and what is computed from them find them there.
 
     Raises
     ------
     DataError
         If a file cannot be read, the files do not belong together, or there is no row.
     """
-    states = [_opened(file) for file in files]
-    builder = _CachedTables(
-        dataset_name="files",
-        files=tuple(str(file) for file in files),
-        states=tuple((state.st_size, state.st_mtime_ns) for state in states),
-    )
-    try:
-        builder.download_and_prepare()
-    except DatasetGenerationError as error:
-        if isinstance(error.__cause__, DataError):
-            raise error.__cause__ from None
-        raise DataError(
-            f"data files {[file.name for file in files]} cannot be read: "
-            f"{type(error.__cause__ or error).__name__}",
-            str(error.__cause__ or error),
-        ) from error
-    if builder.info.splits["train"].num_examples == 0:
+    states = [(str(f), s.st_size, s.st_mtime_ns) for f in files for s in [_opened(f)]]
+    key = sha256(repr((_VERSION, states)).encode()).hexdigest()
+    cached = Path(datasets.config.HF_DATASETS_CACHE) / "flasc-flwr" / f"{key}.arrow"
+    if not cached.exists():
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=cached.parent) as folder:
+            whole = _written(files, Path(folder) / "rows")
+            # The first of several processes wins: its file may be in use.
+            if not cached.exists():
+                whole.rename(cached)
+    return Dataset.from_file(str(cached))
+
+
+def _written(files: Sequence[Path], path: Path) -> Path:
+    """Write the rows of files as an Arrow stream."""
+    schema, count = schema_of(files), 0
+    with pa.OSFile(str(path), "wb") as stream, pa.ipc.new_stream(stream, schema) as to:
+        for file in files:
+            for table in tables_of(file, schema):
+                to.write_table(table)
+                count += len(table)
+    if count == 0:
         raise DataError(
             f"data files must have rows, got none in {[file.name for file in files]}"
         )
-    rows: Dataset = builder.as_dataset(split="train")
-    return rows
+    return path
 
 
 def _opened(file: Path) -> os.stat_result:
@@ -111,11 +113,13 @@ def schema_of(files: Sequence[Path]) -> pa.Schema:
             )
         for field in schema:
             types[field.name] = common_type(types.get(field.name), field.type)
-    return pa.schema(list(types.items()), metadata=first.metadata)
+    schema = pa.schema(list(types.items()), metadata=first.metadata)
+    _require_known_types(schema)
+    return schema
 
 
-def _features(schema: pa.Schema) -> Features:
-    """Return the columns as `datasets` describes them: classes, images, types."""
+def _require_known_types(schema: pa.Schema) -> None:
+    """Refuse types that `datasets` does not have."""
     for field in schema:
         try:
             Features.from_arrow_schema(pa.schema([field]))
@@ -125,7 +129,6 @@ def _features(schema: pa.Schema) -> Features:
                 f"{field.type}: leave it out",
                 f"the column is {field.name!r}",
             ) from error
-    return Features.from_arrow_schema(schema)
 
 
 def tables_of(file: Path, schema: pa.Schema) -> Iterator[pa.Table]:
@@ -149,33 +152,3 @@ def tables_of(file: Path, schema: pa.Schema) -> Iterator[pa.Table]:
                 f"others in {file.name!r}",
                 str(error),
             ) from None
-
-
-@dataclass
-class _Files(BuilderConfig):  # type: ignore[misc]
-    """The files, and what changes when they are written: the key of the cache."""
-
-    files: tuple[str, ...] = ()
-    states: tuple[tuple[int, int], ...] = ()
-
-
-class _CachedTables(ArrowBasedBuilder):  # type: ignore[misc]
-    BUILDER_CONFIG_CLASS = _Files
-    VERSION = Version("1.0.0")  # of the reading: another one makes caches anew
-
-    def _info(self) -> DatasetInfo:
-        return DatasetInfo()
-
-    def _split_generators(self, dl_manager: Any) -> list[SplitGenerator]:
-        files = [Path(file) for file in self.config.files]
-        schema = schema_of(files)
-        self.info.features = _features(schema)
-        arguments = {"files": files, "schema": schema}
-        return [SplitGenerator(name="train", gen_kwargs=arguments)]
-
-    def _generate_tables(
-        self, files: list[Path], schema: pa.Schema
-    ) -> Iterator[tuple[str, pa.Table]]:
-        for number, file in enumerate(files):
-            for part, table in enumerate(tables_of(file, schema)):
-                yield f"{number}-{part}", table
