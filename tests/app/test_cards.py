@@ -55,6 +55,7 @@ def exported(task, folder):
         return float(task.model(**batch).loss)
 
 
+@pytest.mark.slow
 def test_exports_give_the_same_loss_as_in_the_run(root, tmp_path):
     """Also the adapter of the mean head, which plain PEFT has no class for."""
     texts = root / "t-*.jsonl"

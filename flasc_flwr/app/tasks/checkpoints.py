@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from logging import INFO, WARNING
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import transformers
-from flwr.common.logger import log
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 from transformers.utils.peft_utils import find_adapter_config_file
@@ -19,6 +18,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.sources import from_hub, model_path
 from flasc_flwr.core.printable import printable, why
+from flasc_flwr.flower.compat import log
 
 _LAYER = re.compile(r"(^|\.)(layers?|h|blocks?)\.\d+\.")
 
@@ -96,7 +96,7 @@ def require_folder(config: RunConfig) -> str:
     )
 
 
-def load(config: RunConfig, loading: Any) -> Any:
+def load(config: RunConfig, loading: Callable[[], Any]) -> Any:
     """Return what `loading` loads of the run's model.
 
     Raises
@@ -190,7 +190,7 @@ def _check_weights(
             "Model %r: %d weights of its checkpoint are not used, such as %s",
             config.model,
             len(unused),
-            unused[0],
+            printable(unused[0], 120),
         )
     new = [n for n in (*missing, *sorted(resized)) if not _in_backbone(model, n)]
     if new:

@@ -7,7 +7,6 @@ from logging import INFO
 from typing import Any
 
 import torch
-from flwr.common.logger import log
 from transformers import PreTrainedModel
 
 from flasc_flwr.app.config import RunConfig
@@ -16,6 +15,7 @@ from flasc_flwr.app.tasks.text import inputs_of, tokens_of
 from flasc_flwr.app.training.device import on_device
 from flasc_flwr.app.training.examples import Batch
 from flasc_flwr.app.training.lora import Model
+from flasc_flwr.flower.compat import log
 
 _ROUNDING = 1e-3
 """Largest relative change of outputs that is still rounding."""

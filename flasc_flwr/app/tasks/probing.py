@@ -5,7 +5,6 @@ from __future__ import annotations
 from logging import WARNING
 
 import torch
-from flwr.common.logger import log
 from peft import PeftModel
 
 from flasc_flwr.app.config import RunConfig
@@ -13,6 +12,7 @@ from flasc_flwr.app.training.device import memory_advice, on_device
 from flasc_flwr.app.training.examples import Batch
 from flasc_flwr.app.training.lora import Model
 from flasc_flwr.core.printable import why
+from flasc_flwr.flower.compat import log
 
 _LEAK = 0.01
 """Largest relative change of earlier outputs that is still rounding."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.common.logger import log
 from peft import LoraConfig, PeftModel
 from peft.utils.other import get_pattern_key
 from peft.utils.save_and_load import load_peft_weights
@@ -23,6 +22,7 @@ from flasc_flwr.app.training.lora import Model, read_adapter, write_tensors
 from flasc_flwr.core.factors import lora_modules
 from flasc_flwr.core.layout import Arrays, Layout
 from flasc_flwr.core.printable import printable, why
+from flasc_flwr.flower.compat import log
 
 _UNDERSTOOD = {
     *("peft_type", "task_type", "auto_mapping", "peft_version", "inference_mode"),
