@@ -93,7 +93,7 @@ class Run:
 
     def __post_init__(self) -> None:
         """Begin with clients that have not introduced themselves."""
-        self._roster = Roster(self.server.allotment.of, self.timeout)
+        self._roster = Roster(self.server.own_budget, self.timeout)
 
     def open_round(self, current: int) -> None:
         """Begin a round's row, once enough clients are online."""
