@@ -25,8 +25,9 @@ def main(grid: Grid, context: Context) -> None:
     config = RunConfig.parse(context.run_config)
 
     from flasc_flwr.app.tasks import load_task
-    from flasc_flwr.app.training.export import load_into, save
+    from flasc_flwr.app.training.export import save
     from flasc_flwr.app.training.lora import read_adapter
+    from flasc_flwr.app.training.start import load_into
 
     checkpoint = None
     if config.resume:

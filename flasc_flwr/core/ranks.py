@@ -124,7 +124,7 @@ def truncation(layout: Layout, rank: int | None, scale: str = "common") -> Trunc
     integer(1).require("rank", rank)
     truncated = Layout(tuple(_truncated(tensor, rank) for tensor in layout.tensors))
     places = np.flatnonzero(components(layout) < rank).astype(np.int64)
-    scales = None if scale == "common" else _b_scales(truncated, rank / full_rank)
+    scales = None if scale == "common" else _b_scales(layout, truncated)
     return Truncation(layout, truncated, rank, places, scales)
 
 
@@ -137,10 +137,14 @@ def _truncated(tensor: Tensor, rank: int) -> Tensor:
     return replace(tensor, shape=tuple(shape))
 
 
-def _b_scales(layout: Layout, factor: float) -> Vector:
-    """Return `factor` for the entries of every B, 1 for all others."""
-    scales = np.ones(layout.size, np.float32)
-    for tensor, place in layout.slices():
+def _b_scales(full: Layout, truncated: Layout) -> Vector:
+    """Return for the entries of every B the fraction of its rank that is kept, else 1.
+
+    Modules may have unequal ranks: one of a low rank may be kept whole.
+    """
+    scales = np.ones(truncated.size, np.float32)
+    ranks = {t.name: t.shape[1] for t in full.tensors if t.role == Role.B}
+    for tensor, place in truncated.slices():
         if tensor.role == Role.B:
-            scales[place] = factor
+            scales[place] = tensor.shape[1] / ranks[tensor.name]
     return scales

@@ -93,7 +93,7 @@ def save_model(folder, kind, **settings):
     return folder
 
 
-def save_tokenizer(folder, *, decoder=False, vocabulary=VOCABULARY):
+def save_tokenizer(folder, *, decoder=False, vocabulary=VOCABULARY, **settings):
     tokenizer = Tokenizer(models.WordLevel(dict(vocabulary), unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokens = {"unk_token": "[UNK]"}
@@ -105,9 +105,10 @@ def save_tokenizer(folder, *, decoder=False, vocabulary=VOCABULARY):
             single="[CLS] $A [SEP]",
             special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", 3)],
         )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=32, **tokens
-    ).save_pretrained(folder)
+    tokens |= {"model_max_length": 32} | settings
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **tokens).save_pretrained(
+        folder
+    )
 
 
 def texts(count, seed=0, classes=2):

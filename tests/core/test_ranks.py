@@ -60,6 +60,24 @@ def test_a_truncation_of_convolutions_follows_their_rank_axes():
     )
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_modules_of_unequal_ranks_have_their_own_scale(rank):
+    rng = np.random.default_rng(0)
+    ranks = {"wide": 4, "narrow": 2}
+    arrays = {}
+    for name, r in ranks.items():
+        arrays[f"{name}.lora_A.weight"] = rng.standard_normal((r, 5), np.float32)
+        arrays[f"{name}.lora_B.weight"] = rng.standard_normal((3, r), np.float32)
+    layout = Layout.of(arrays)
+    cut = truncation(layout, rank, "own")
+    own = cut.layout.unflatten(cut.truncate(layout.flatten(arrays)))
+    for name, r in ranks.items():
+        kept = min(rank, r)
+        a, b = (arrays[f"{name}.lora_{f}.weight"] for f in "AB")
+        ours = own[f"{name}.lora_B.weight"] @ own[f"{name}.lora_A.weight"] / kept
+        np.testing.assert_allclose(ours, b[:, :kept] @ a[:kept] / r, rtol=1e-5)
+
+
 def test_bad_ranks_and_scales_are_refused():
     with pytest.raises(ValueError, match="rank must be an integer"):
         truncation(LAYOUT, 0)

@@ -58,7 +58,8 @@ class AdapterSettings:
     lora_targets: str = setting(
         "auto",
         text(),
-        'modules to adapt, such as "query,value"; auto depends on the model',
+        'modules to adapt, such as "query,attn.Wo", or all-linear; auto depends on the '
+        "model",
         used_by=_LORA,
     )
     saved_modules: str = setting(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
@@ -9,16 +10,18 @@ import torch
 import transformers
 from peft import prepare_model_for_kbit_training
 from transformers import PreTrainedModel
-from transformers.utils.logging import disable_progress_bar
 
 from flasc_flwr.app.config import RunConfig
-from flasc_flwr.app.tasks.sources import from_hub, model_path
+from flasc_flwr.app.tasks.checkpoints import load_checkpoint
 from flasc_flwr.app.training.device import device_of, move_to_device
 from flasc_flwr.app.training.lora import Model, make_trainable
 from flasc_flwr.app.training.targets import head_of, targets_of
+from flasc_flwr.core.methods.method import Tunes
 
 
-def load_backbone(kind: str, config: RunConfig, **settings: Any) -> PreTrainedModel:
+def load_backbone(
+    kind: str, config: RunConfig, classes: int | None = None
+) -> PreTrainedModel:
     """Load a backbone and initialise its new head from the run's seed.
 
     Parameters
@@ -27,25 +30,18 @@ def load_backbone(kind: str, config: RunConfig, **settings: Any) -> PreTrainedMo
         Class of transformers, such as ``AutoModelForCausalLM``.
     config : RunConfig
         Which model, and whether to quantize it.
-    **settings : Any
-        Arguments of ``from_pretrained``.
+    classes : int, optional
+        Number of classes of its head (default: it has none).
 
     Raises
     ------
     ValueError
         If it cannot be loaded or quantized; the message says what to do.
     """
-    path = model_path(config.model)
-    if config.quantize != "none":
-        settings |= _quantization(config)
-    disable_progress_bar()  # type: ignore[no-untyped-call]
+    settings = _quantization(config) if config.quantize != "none" else {}
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        model: PreTrainedModel = from_hub(
-            "model",
-            config.model,
-            lambda: getattr(transformers, kind).from_pretrained(path, **settings),
-        )
+        model = load_checkpoint(kind, config, classes, **settings)
     if config.quantize != "none":
         # Weights that are not quantized become float32.
         prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # type: ignore[no-untyped-call]
@@ -55,12 +51,30 @@ def load_backbone(kind: str, config: RunConfig, **settings: Any) -> PreTrainedMo
     return model
 
 
-def add_adapter(backbone: PreTrainedModel, config: RunConfig) -> Model:
-    """Add the adapter to a backbone and move the model to its device."""
+def add_adapter(
+    backbone: PreTrainedModel, config: RunConfig, check: Callable[[Model], None]
+) -> Model:
+    """Add the adapter to a backbone and move the model to its device.
+
+    Parameters
+    ----------
+    backbone : PreTrainedModel
+        The model; it becomes part of the result.
+    config : RunConfig
+        The run's settings.
+    check : Callable[[Model], None]
+        Checks that the model fits the task, as :func:`.probing.check_outputs` does.
+
+    Raises
+    ------
+    ValueError
+        If the model is not one for the task.
+    """
+    lora = config.compose().tunes == Tunes.LORA
     model = make_trainable(
         backbone,
         config,
-        target_modules=targets_of(backbone, config.lora_targets),
+        target_modules=targets_of(backbone, config.lora_targets) if lora else [],
         head=head_of(backbone, config.saved_modules),
     )
     if config.quantize == "none":
@@ -70,6 +84,7 @@ def add_adapter(backbone: PreTrainedModel, config: RunConfig) -> Model:
         # its new head.
         for parameter in model.parameters():
             parameter.data = parameter.data.to(device_of(config))
+    check(model)
     if config.compile:
         model.compile()
     return model

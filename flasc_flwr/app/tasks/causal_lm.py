@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from logging import WARNING
 from typing import Any
 
+import torch
 from datasets import Dataset
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.backbones import add_adapter, load_backbone
+from flasc_flwr.app.tasks.fit import check_fit, readable_tokens
+from flasc_flwr.app.tasks.probing import check_outputs
 from flasc_flwr.app.tasks.tables import LABELS, USER, Preparation, Tables
 from flasc_flwr.app.tasks.task import Task
-from flasc_flwr.app.tasks.text import check_length, load_tokenizer, tokenise
+from flasc_flwr.app.tasks.text import tokenise
+from flasc_flwr.app.tasks.tokenizer import load_tokenizer
 from flasc_flwr.app.training.examples import Batch
 from flasc_flwr.app.training.score import IGNORED, next_tokens
 from flasc_flwr.flower.compat import log
@@ -23,10 +27,19 @@ _EVALUATION_BATCH = 16
 
 def load(config: RunConfig) -> Task:
     """Build the task; its accuracy is the fraction of next tokens predicted."""
+    if config.max_length < 2:
+        raise ValueError(
+            "max-length must be >= 2 for task 'causal-lm', since the first token has "
+            f"nothing to be predicted from, got {config.max_length}"
+        )
     tokenizer = load_tokenizer(config)
+    backbone = load_backbone("AutoModelForCausalLM", config)
+    check_fit(backbone, tokenizer, config)
+    backbone.config.pad_token_id = tokenizer.pad_token_id
+    readable = readable_tokens(backbone, tokenizer)
 
     def prepare(rows: Dataset) -> Dataset:
-        tokens = tokenise(rows, tokenizer, config, [USER])
+        tokens = tokenise(rows, tokenizer, config, [USER], readable)
         # A text of one token has no next token.
         usable = tokens.filter(
             lambda batch: [len(t) > 1 for t in batch],
@@ -56,9 +69,20 @@ def load(config: RunConfig) -> Task:
         config,
         Preparation(columns=columns, prepare=prepare, collate=collate, usable=usable),
     )
-    backbone = load_backbone("AutoModelForCausalLM", config)
-    check_length(backbone, tokenizer, config)
-    backbone.config.pad_token_id = tokenizer.pad_token_id
-    return Task(
-        config, add_adapter(backbone, config), data, next_tokens, _EVALUATION_BATCH
+    model = add_adapter(
+        backbone, config, lambda model: check_outputs(model, _probe(tokenizer), config)
     )
+    return Task(config, model, data, next_tokens, _EVALUATION_BATCH)
+
+
+def _probe(tokenizer: Any) -> Batch:
+    """Return two texts of three tokens that differ in their last one."""
+    special = set(tokenizer.all_special_ids)
+    usable = (n for n in tokenizer.get_vocab().values() if n not in special)
+    one, other = sorted(usable)[:2]
+    tokens = torch.tensor([[one, one, one], [one, one, other]])
+    return {
+        "input_ids": tokens,
+        "attention_mask": torch.ones_like(tokens),
+        LABELS: tokens,
+    }

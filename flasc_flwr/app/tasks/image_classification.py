@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from datasets import Dataset
 from torch.nn.functional import interpolate, pad
-from transformers import PreTrainedModel
-from transformers.image_processing_base import ImageProcessingMixin
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.backbones import add_adapter, load_backbone
 from flasc_flwr.app.tasks.data_errors import cell
+from flasc_flwr.app.tasks.image_inputs import InputShape, image_inputs
 from flasc_flwr.app.tasks.images import pixels_of, stored_images
 from flasc_flwr.app.tasks.labels import class_count, number_labels
-from flasc_flwr.app.tasks.sources import model_path
+from flasc_flwr.app.tasks.probing import check_outputs
 from flasc_flwr.app.tasks.tables import LABELS, USER, Preparation, Tables
 from flasc_flwr.app.tasks.task import Task
 from flasc_flwr.app.training.examples import Batch
 from flasc_flwr.app.training.score import multi_label, single_label
 
-_CHANNELS = (1, 3)
 _ROW = "__row__"
 """Column of row numbers, for errors."""
 _EVALUATION_BATCH = 64
@@ -31,14 +29,8 @@ _EVALUATION_BATCH = 64
 def load(config: RunConfig) -> Task:
     """Build the task; with ``multi-label``, each row has a list of classes."""
     count = class_count(config)
-    backbone = load_backbone(
-        "AutoModelForImageClassification",
-        config,
-        num_labels=count,
-        ignore_mismatched_sizes=True,
-    )
-    shape = InputShape.of(backbone, config)
-    mean, std = _normalisation(config, shape.channels)
+    backbone = load_backbone("AutoModelForImageClassification", config, count)
+    shape, mean, std = image_inputs(backbone, config)
 
     def prepare(rows: Dataset) -> Dataset:
         rows = number_labels(rows, config, count, several=config.multi_label)
@@ -86,50 +78,15 @@ def load(config: RunConfig) -> Task:
         else "single_label_classification"
     )
     score = multi_label if config.multi_label else single_label
-    model = add_adapter(backbone, config)
+    blank = torch.zeros(1, shape.channels, shape.size, shape.size)
+    probe = {
+        "pixel_values": blank,
+        LABELS: _targets([[0] if config.multi_label else 0], count),
+    }
+    model = add_adapter(
+        backbone, config, lambda model: check_outputs(model, probe, config)
+    )
     return Task(config, model, data, score, _EVALUATION_BATCH)
-
-
-class InputShape(NamedTuple):
-    """Size and channels of the square images that a model takes."""
-
-    size: int
-    channels: int
-
-    @classmethod
-    def of(cls, model: PreTrainedModel, config: RunConfig) -> InputShape:
-        """Read the shape from a model's config.
-
-        Raises
-        ------
-        ValueError
-            If it has no image size, or the images are not square or not gray or RGB.
-        """
-        size = getattr(model.config, "image_size", None)
-        channels = getattr(model.config, "num_channels", 3)
-        sizes = {size} if isinstance(size, int) else set(size or ())
-        if len(sizes) != 1 or channels not in _CHANNELS:
-            raise ValueError(
-                "model must take square images with 1 or 3 channels, got "
-                f"{config.model!r} with size {size} and {channels} channels"
-            )
-        return cls(sizes.pop(), channels)
-
-
-def _normalisation(
-    config: RunConfig, channels: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the mean and deviation the model was trained with (default: 0.5)."""
-    try:
-        settings, _ = ImageProcessingMixin.get_image_processor_dict(
-            model_path(config.model)
-        )
-    except OSError:
-        settings = {}
-    half = [0.5] * channels
-    values = settings.get("image_mean") or half, settings.get("image_std") or half
-    mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in values)
-    return mean, std
 
 
 def _pixels(image: Any, shape: InputShape, where: str) -> torch.Tensor:

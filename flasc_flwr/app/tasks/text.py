@@ -2,71 +2,76 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from flasc_flwr.app.config import RunConfig
-from flasc_flwr.app.tasks.data_errors import DataError
-from flasc_flwr.app.tasks.sources import from_hub, model_path
+from flasc_flwr.app.tasks.data_errors import DataError, cell
+
+_SOME = 1000
+_ENOUGH_TEXTS = 10
+"""So many different texts, of the first 1000, are never the same tokens by chance."""
 
 
-def load_tokenizer(config: RunConfig) -> Any:
-    """Load the model's tokenizer; without a padding token, it pads with its end token.
+def inputs_of(model: PreTrainedModel, tokenizer: Any) -> list[str]:
+    """Return which of a tokenizer's outputs a model takes.
 
-    FLASC's code does the same for GPT-2.
-
-    Raises
-    ------
-    ValueError
-        If it cannot be loaded, or has neither token.
+    Token types are left out where a model has no table of them: GPT-2 would look them
+    up among its tokens.
     """
-    path = model_path(config.model)
-    tokenizer = from_hub(
-        "model", config.model, lambda: AutoTokenizer.from_pretrained(path)
-    )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if tokenizer.pad_token is None:
-        raise ValueError(
-            "model must have a tokenizer with a padding or an end token, got "
-            f"{config.model!r}"
-        )
-    # Padding on the left would shift the positions of the text in models like GPT-2.
-    tokenizer.padding_side = "right"
-    return tokenizer
+    inner = getattr(model, "encoder", model)
+    parts = (model, inner) if model.base_model is inner else (model,)
+    accepted = {name for m in parts for name in inspect.signature(m.forward).parameters}
+    if not getattr(model.config.get_text_config(), "type_vocab_size", 0) and not any(
+        name.endswith("seg_embed") for name, _ in model.named_parameters()
+    ):
+        accepted.discard("token_type_ids")
+    return [name for name in tokenizer.model_input_names if name in accepted]
 
 
-def check_length(model: PreTrainedModel, tokenizer: Any, config: RunConfig) -> None:
-    """Check that the model can read ``max-length`` tokens.
-
-    Raises
-    ------
-    ValueError
-        If it cannot.
-    """
-    positions = getattr(model.config, "max_position_embeddings", None)
-    limits = [tokenizer.model_max_length, *([positions] if positions else [])]
-    if config.max_length > min(limits):
-        raise ValueError(
-            f"max-length must be at most {min(limits)} with model {config.model!r}, "
-            f"got {config.max_length}"
-        )
+def tokens_of(tokenizer: Any, texts: list[str], length: int) -> dict[str, list[Any]]:
+    """Return the tokens of texts, at most `length` and at least one of each."""
+    fill = {"input_ids": tokenizer.pad_token_id, "attention_mask": 1}
+    tokens = dict(tokenizer(texts, truncation=True, max_length=length))
+    for name, lists in tokens.items():
+        # GPT-2's tokenizer returns no token for an empty text; models need one.
+        tokens[name] = [row or [fill.get(name, 0)] for row in lists]
+    return tokens
 
 
 def tokenise(
-    rows: Dataset, tokenizer: Any, config: RunConfig, keep: list[str]
+    rows: Dataset,
+    tokenizer: Any,
+    config: RunConfig,
+    keep: list[str],
+    embeddings: int | None = None,
 ) -> Dataset:
     """Return rows of tokens, with the columns `keep` added.
 
     The result is cached on disk, keyed by the data, the tokenizer and the settings, so
     that other processes can read it.
 
+    Parameters
+    ----------
+    rows : Dataset
+        Rows with a text.
+    tokenizer : Any
+        The model's tokenizer.
+    config : RunConfig
+        The column, and how many tokens are kept.
+    keep : list[str]
+        Further columns of the result.
+    embeddings : int, optional
+        How many tokens the model can read, if the tokenizer has more.
+
     Raises
     ------
     DataError
-        If the text column does not hold text.
+        If the text column does not hold text, a text has a token that the model cannot
+        read, or many different texts all become the same tokens.
     """
     column, length = config.text_column, config.max_length
     kind = getattr(rows.features[column], "dtype", type(rows.features[column]).__name__)
@@ -75,18 +80,37 @@ def tokenise(
             f"text-column must hold text, got {column!r}, which holds {kind}"
         )
 
-    fill = {"input_ids": tokenizer.pad_token_id, "attention_mask": 1}
-
-    def to_tokens(batch: dict[str, list[Any]]) -> Any:
+    def to_tokens(batch: dict[str, list[Any]], first: list[int]) -> Any:
         texts = [text or "" for text in batch[column]]
-        tokens = tokenizer(texts, truncation=True, max_length=length)
-        for name, lists in tokens.items():
-            # GPT-2's tokenizer returns no token for an empty text; models need one.
-            tokens[name] = [row or [fill.get(name, 0)] for row in lists]
+        tokens = tokens_of(tokenizer, texts, length)
+        for row, ids in enumerate(tokens["input_ids"] if embeddings else ()):
+            if embeddings and max(ids) >= embeddings:
+                where = cell(first[0] + row, "text-column", column)
+                raise DataError(
+                    f"{where} must have tokens "
+                    f"below {embeddings}, which the model can read, got a larger one"
+                )
         return tokens
 
     drop = [name for name in rows.column_names if name not in keep]
     # A fast tokenizer keeps the settings of its last call, which are part of the hash
     # that `datasets` takes of it. Call it once, so that the hash is always the same.
-    to_tokens({column: [""]})
-    return rows.map(to_tokens, batched=True, remove_columns=drop, desc="Tokenising")
+    to_tokens({column: [""]}, [0])
+    tokens = rows.map(
+        to_tokens,
+        with_indices=True,
+        batched=True,
+        remove_columns=drop,
+        desc="Tokenising",
+    )
+    different = len(set(rows[column][:_SOME]))
+    if (
+        different >= _ENOUGH_TEXTS
+        and len(set(map(tuple, tokens["input_ids"][:_SOME]))) == 1
+    ):
+        raise DataError(
+            f"text-column {column!r} must hold texts that differ within max-length "
+            f"({length}) tokens, got different texts that all become the same "
+            "tokens: raise max-length, or give the model its own tokenizer"
+        )
+    return tokens

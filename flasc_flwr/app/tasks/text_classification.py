@@ -11,12 +11,18 @@ from transformers import PreTrainedModel
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.backbones import add_adapter, load_backbone
+from flasc_flwr.app.tasks.fit import check_fit, readable_tokens
 from flasc_flwr.app.tasks.labels import class_count, number_labels
+from flasc_flwr.app.tasks.padding import Padding
+from flasc_flwr.app.tasks.probing import check_outputs
 from flasc_flwr.app.tasks.tables import LABELS, USER, Preparation, Tables
 from flasc_flwr.app.tasks.task import Task
-from flasc_flwr.app.tasks.text import check_length, load_tokenizer, tokenise
+from flasc_flwr.app.tasks.text import tokenise
+from flasc_flwr.app.tasks.tokenizer import load_tokenizer
 from flasc_flwr.app.training.examples import Batch
 from flasc_flwr.app.training.heads import MeanPooledClassifier
+from flasc_flwr.app.training.lora import Model
+from flasc_flwr.core.printable import why
 
 _EVALUATION_BATCH = 64
 
@@ -25,18 +31,22 @@ def load(config: RunConfig) -> Task:
     """Build the task: one class per text."""
     tokenizer = load_tokenizer(config)
     classes = class_count(config)
+    backbone = _classifier(config, classes)
+    check_fit(backbone, tokenizer, config)
+    _pad_with(backbone, tokenizer.pad_token_id)
+    readable = readable_tokens(backbone, tokenizer)
+    padding = Padding(tokenizer, backbone, config)
 
     def prepare(rows: Dataset) -> Dataset:
         rows = number_labels(rows, config, classes, several=False)
-        tokens = tokenise(rows, tokenizer, config, [config.label_column, USER])
+        keep = [config.label_column, USER]
+        tokens = tokenise(rows, tokenizer, config, keep, readable)
         if config.label_column == LABELS:
             return tokens
         return tokens.rename_column(config.label_column, LABELS)
 
     def collate(rows: Mapping[str, Any], training: bool) -> Batch:
-        inputs = {n: rows[n] for n in tokenizer.model_input_names if n in rows}
-        batch = dict(tokenizer.pad(inputs, return_tensors="pt"))
-        return batch | {LABELS: torch.tensor(rows[LABELS])}
+        return padding(rows)
 
     columns = {
         "text-column": config.text_column,
@@ -45,25 +55,34 @@ def load(config: RunConfig) -> Task:
     data = Tables(
         config, Preparation(columns=columns, prepare=prepare, collate=collate)
     )
-    backbone = _classifier(config, classes, tokenizer.pad_token_id)
-    check_length(backbone, tokenizer, config)
-    return Task(
-        config,
-        add_adapter(backbone, config),
-        data,
-        evaluation_batch=_EVALUATION_BATCH,
-    )
+
+    def check(model: Model) -> None:
+        padding.settle(model, config)
+        check_outputs(model, padding.probe("", "a b c"), config)
+
+    model = add_adapter(backbone, config, check)
+    return Task(config, model, data, evaluation_batch=_EVALUATION_BATCH)
 
 
-def _classifier(config: RunConfig, classes: int, padding: int) -> PreTrainedModel:
+def _classifier(config: RunConfig, classes: int) -> PreTrainedModel:
     if config.head == "stock":
-        model = load_backbone(
-            "AutoModelForSequenceClassification", config, num_labels=classes
-        )
-        model.config.pad_token_id = padding
+        model = load_backbone("AutoModelForSequenceClassification", config, classes)
+        # A checkpoint may have been trained for regression.
+        model.config.problem_type = "single_label_classification"
         return model
-    encoder = load_backbone("AutoModel", config)
+    base = load_backbone("AutoModel", config)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        encoder.config.num_labels = classes
-        return MeanPooledClassifier(encoder.config, encoder)
+        try:
+            return MeanPooledClassifier.around(base, classes)
+        except Exception as error:
+            raise ValueError(
+                "model must return a vector for each token with head = 'mean', got "
+                f"{config.model!r} ({base.config.model_type}): {why(error)}"
+            ) from error
+
+
+def _pad_with(model: PreTrainedModel, padding: int) -> None:
+    """Set the token after which a decoder classifies; it may be in a nested config."""
+    model.config.pad_token_id = padding
+    model.config.get_text_config().pad_token_id = padding

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -11,11 +10,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from peft import LoraConfig, PeftModel
+from peft import PeftModel
 from peft.utils.save_and_load import load_peft_weights
 from transformers import AutoConfig
 
-from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.training.card import describe
 from flasc_flwr.app.training.lora import Model, activate, read_adapter, write_tensors
 from flasc_flwr.core.factors import lora_modules
 from flasc_flwr.core.layout import Arrays, Layout
@@ -48,6 +47,7 @@ def save(
     shutil.rmtree(path, ignore_errors=True)
     if not isinstance(model, PeftModel):
         model.save_pretrained(path)
+        describe(model, path)
         return
     name = model.active_adapter
     if merged:
@@ -63,46 +63,10 @@ def save(
         # PEFT writes adapters with other names than "default" to a subfolder.
         saved = Path(scratch) if active == "default" else Path(scratch) / active
         shutil.copytree(saved, path)
+    describe(model, path)
     if merged:
         model.set_adapter(name)
         model.delete_adapter(_EXPORT)
-
-
-def load_into(model: Model, path: str, config: RunConfig) -> None:
-    """Load an adapter that PEFT saved, to start a run from it.
-
-    Raises
-    ------
-    ValueError
-        If there is none, or a setting or a tensor does not match.
-    """
-    if not isinstance(model, PeftModel):
-        raise ValueError(
-            f"adapter must be '' with method {config.method!r}, which has no adapter, "
-            f"got {path!r}"
-        )
-    if config.compose().init == "shared-seed":
-        # Clients would start from the A of the seed, not from that of the adapter.
-        raise ValueError(
-            f"adapter must be '' with method {config.method!r}, where clients draw the "
-            f"initial A from a seed, got {path!r}: set init = 'sent' to use it"
-        )
-    folder = Path(os.path.expandvars(path)).expanduser()
-    if not (folder / "adapter_config.json").is_file():
-        raise ValueError(
-            f"adapter must be a folder with an adapter_config.json, got {path!r}"
-        )
-    saved = LoraConfig.from_pretrained(str(folder))
-    for key, theirs, ours in (
-        ("lora-rank", saved.r, config.lora_rank),
-        ("lora-alpha", saved.lora_alpha, config.lora_alpha),
-    ):
-        if theirs != ours:
-            raise ValueError(
-                f"{key} must be {theirs!r}, as in the adapter {path!r}, got {ours!r}"
-            )
-    tensors = load_peft_weights(str(folder), device="cpu")
-    write_tensors(model, {name: t.float().numpy() for name, t in tensors.items()})
 
 
 def load_for_evaluation(model: Model, folder: Path) -> None:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.methods.method import Tunes
+from flasc_flwr.core.printable import why
 from flasc_flwr.core.ranks import rank_of
 
 Model = PeftModel | PreTrainedModel
@@ -72,7 +73,12 @@ def _with_adapter(
         # GPT-2's weights are transposed; PEFT handles it with a warning.
         warnings.filterwarnings("ignore", message=".*fan_in_fan_out")
         torch.manual_seed(config.seed)
-        model = get_peft_model(backbone, lora)
+        try:
+            model = get_peft_model(backbone, lora)
+        except ValueError as error:
+            raise ValueError(
+                f"lora-targets must name modules that PEFT can adapt: {why(error)}"
+            ) from error
     if not isinstance(model, PeftModel):
         raise TypeError(f"expected a PeftModel, got {type(model).__name__}")
     return model

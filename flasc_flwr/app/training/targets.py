@@ -1,13 +1,16 @@
-"""Which modules of an architecture LoRA adapts."""
+"""Which modules of an architecture LoRA adapts, and which are trained fully."""
 
 from __future__ import annotations
 
 from peft.utils.constants import (
+    INCLUDE_LINEAR_LAYERS_SHORTHAND as ALL_LINEAR,
+)
+from peft.utils.constants import (
     TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS,
 )
-from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
+
+from flasc_flwr.app.training.attention import attention_names, linear_names, matches
 
 _TARGETS: dict[str, list[tuple[str, ...]]] = {
     # As in FLASC's code.
@@ -22,42 +25,65 @@ _TARGETS: dict[str, list[tuple[str, ...]]] = {
 }
 
 
-def targets_of(model: PreTrainedModel, wanted: str) -> list[str]:
-    """Return the last names of the modules to adapt.
+_MAMBA = {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"}
+_NOT_OF_MAMBA = ("out_proj", "dt_proj", "lm_head")
+"""Mamba reads the weights of these past any adapter; PEFT refuses the first."""
+
+
+def targets_of(model: PreTrainedModel, wanted: str) -> str | list[str]:
+    """Return the modules to adapt, as PEFT's ``target_modules``.
 
     Parameters
     ----------
     model : PreTrainedModel
         The backbone.
     wanted : str
-        Names separated by commas, or ``auto`` for the usual ones of the architecture,
-        as the installed transformers calls them.
+        Ends of names separated by commas, such as ``query,attn.Wo``; ``all-linear``
+        for PEFT's choice of all linear modules; or ``auto``: the usual names of the
+        architecture as the installed transformers calls them, else the linear modules
+        of attention, else ``all-linear``.
 
     Raises
     ------
     ValueError
-        If a name is not that of a linear module, or the architecture is unknown. The
-        message lists the possible names.
+        If a name is not that of a linear module (the message lists the possible ones),
+        or there is none outside the head.
     """
-    there = {
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
-    }
-    if wanted != "auto":
-        candidates = [tuple(name.strip() for name in wanted.split(","))]
-    else:
-        kind = model.config.model_type
-        usual = PEFT_TARGETS.get(kind)
-        candidates = _TARGETS.get(kind) or ([tuple(usual)] if usual else [])
-    for names in candidates:
-        if there.issuperset(names):
-            return list(names)
-    raise ValueError(
-        "lora-targets must name linear modules of this "
-        f"{model.config.model_type!r} model ({', '.join(sorted(there))}), got "
-        f"{wanted!r}"
-    )
+    linear, kind = linear_names(model), model.config.model_type
+    ends = {name.rpartition(".")[2] for name in linear}
+    if wanted not in ("auto", ALL_LINEAR):
+        names = [name.strip() for name in wanted.split(",")]
+        if all(any(matches(one, name) for one in linear) for name in names):
+            return names
+        raise ValueError(
+            f"lora-targets must name linear modules of this {kind!r} model "
+            f"({', '.join(sorted(ends))}), got {wanted!r}"
+        )
+    for usual in _usual(kind):
+        if wanted == "auto" and ends.issuperset(usual):
+            return list(usual)
+    inside = [
+        name
+        for name in linear_names(model, without=head_of(model, "auto"))
+        if kind not in _MAMBA or not name.endswith(_NOT_OF_MAMBA)
+    ]
+    if not inside:
+        raise ValueError(
+            "model must have linear modules outside its head for LoRA, got a "
+            f"{kind!r} model without any: set method to 'linear' or 'full'"
+        )
+    found = attention_names(model, inside) if wanted == "auto" else []
+    if kind in _MAMBA:
+        return found or list(dict.fromkeys(n.rpartition(".")[2] for n in inside))
+    return found or ALL_LINEAR
+
+
+def _usual(kind: str) -> list[tuple[str, ...]]:
+    """Return the usual names of an architecture, best first; may be empty."""
+    if kind in _TARGETS:
+        return _TARGETS[kind]
+    usual = PEFT_TARGETS.get(kind)
+    return [tuple(usual)] if usual else []
 
 
 def head_of(model: PreTrainedModel, wanted: str) -> list[str]:
@@ -80,12 +106,12 @@ def head_of(model: PreTrainedModel, wanted: str) -> list[str]:
     """
     children = dict(model.named_children())
     if wanted == "auto":
-        shared = {p.data_ptr() for p in model.base_model.parameters()}
+        shared = set(model.base_model.parameters())
         return [
             name
             for name, child in children.items()
             if child is not model.base_model
-            and any(p.data_ptr() not in shared for p in child.parameters())
+            and any(p not in shared for p in child.parameters())
             and not name.startswith("lm_head")
         ]
     names = [name.strip() for name in wanted.split(",") if name.strip()]
