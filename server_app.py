@@ -1,5 +1,6 @@
 """The ServerApp: builds everything from the run config, and runs it."""
 
+from logging import INFO
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ from flwr.serverapp import Grid, ServerApp
 from flasc_flwr import Flasc
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.reporting import RunFolder
+from flasc_flwr.app.reporting.resuming import Resumed
 from flasc_flwr.app.reporting.summary import nothing_trained
 from flasc_flwr.core.layout import Arrays
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
+from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.privacy.release_ledger import ReleaseLedger
 from flasc_flwr.flower.state.checkpoint_files import Checkpoints
 from flasc_flwr.flower.wire import array_record, arrays_of
@@ -24,13 +27,17 @@ def main(grid: Grid, context: Context) -> None:
     """Run federated LoRA fine-tuning, and leave its results in a folder."""
     config = RunConfig.parse(context.run_config)
 
+    resumed = Resumed.of(config) if config.resume else None
+    if resumed and resumed.nothing:
+        log(INFO, "Nothing to resume in %s: %s", resumed.folder, resumed.nothing)
+        return
+
     from flasc_flwr.app.tasks import load_task
     from flasc_flwr.app.training.export import load_into, save
     from flasc_flwr.app.training.lora import read_adapter
 
-    checkpoint = None
-    if config.resume:
-        folder, checkpoint = RunFolder.reopen(config)
+    if resumed:
+        folder = RunFolder.reopen(resumed, config)
     else:
         folder = RunFolder.create(config, run_id=context.run_id)
     with folder:
@@ -76,7 +83,7 @@ def main(grid: Grid, context: Context) -> None:
                 if config.checkpoint_every
                 else None
             ),
-            resume=checkpoint,
+            resume=resumed.checkpoint if resumed else None,
             run_settings=config.shared_by_resumed(),
             evaluate_every=config.evaluate_every,
             **config.sampling.arguments(),

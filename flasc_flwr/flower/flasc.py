@@ -316,8 +316,11 @@ class Flasc(OwnRounds):
             evaluate_at=lambda n: n % self._evaluate_every == 0 or n == num_rounds,
             result=Result(),
         )
+        if self.ended:
+            log(INFO, "Stopped before: %s", self.ended)
+        rounds = () if self.ended else range(first, num_rounds + 1)
         with skip_unreadable_replies():
-            for current in range(first, num_rounds + 1):
+            for current in rounds:
                 run.open_round(current)
                 if current == 0:  # clients introduce themselves
                     run.evaluate_at_server(current)
@@ -334,7 +337,9 @@ class Flasc(OwnRounds):
         """Return what is sent of each tensor: now down, and in the last round up."""
         server = self.server
         download = server.encode(server.most)
-        ledger = self._run.ledger if self._run else Ledger(0, Traffic())
+        ledger = (
+            self._run.ledger if self._run else Ledger(0, Traffic(), self.state.layout)
+        )
         report = by_tensor(
             self.state.layout,
             download.sparse,
@@ -357,6 +362,7 @@ class Flasc(OwnRounds):
         resumed, self._resume = self._resume, self._resume.copy()
         self.server.resume(resumed.state)
         log(INFO, "Resuming after round %d", resumed.round)
+        self.ended = self._stop.reason(self.state.history, self.state.traffic)
         return resumed.round + 1
 
     def _close_round(self, run: Run) -> None:

@@ -89,10 +89,12 @@ class Run:
     evaluate_fn: EvaluateFn | None
     evaluate_at: Callable[[int], bool]
     result: Result
-    ledger: Ledger = field(default_factory=lambda: Ledger(0, Traffic()))
+    ledger: Ledger = field(init=False)
 
     def __post_init__(self) -> None:
         """Begin with clients that have not introduced themselves."""
+        # A run that resumes after its last round has no other.
+        self.ledger = Ledger(0, Traffic(), self.server.state.layout)
         self._roster = Roster(self.server.allotment.of, self.timeout)
 
     def open_round(self, current: int) -> None:

@@ -76,6 +76,9 @@ def run(
 
         folder = app.expanduser().absolute()
         config = _config(folder, run_config)
+        if not superlink and (nothing := _nothing_to_resume(config)):
+            typer.echo(f"Nothing to resume in {nothing}")
+            return
         options = [f"--run-config={words}" for words in run_config or []]
         if federation:
             options.append(f"--federation={federation}")
@@ -173,16 +176,29 @@ def _title(config: RunConfig) -> str:
 
 def _resumed(config: RunConfig) -> Path | None:
     """Return the folder of the run that is resumed, if it is on this machine."""
-    from flasc_flwr.app.reporting.run_folder import resumed_path
+    from flasc_flwr.app.reporting.resuming import folder_of, resumed_path
     from flasc_flwr.flower.state.checkpoint import CheckpointError
 
     if not config.resume:
         return None
     try:
-        path = resumed_path(config)
+        return folder_of(resumed_path(config))
     except CheckpointError:
         return None
-    return path.parent.parent if path.is_file() else path
+
+
+def _nothing_to_resume(config: RunConfig) -> str | None:
+    """Return where and why there is nothing to resume, as far as this machine knows."""
+    from flasc_flwr.app.reporting.resuming import Resumed
+    from flasc_flwr.flower.state.checkpoint import CheckpointError
+
+    if not config.resume:
+        return None
+    try:
+        resumed = Resumed.of(config)
+    except CheckpointError:
+        return None  # the ServerApp may be on another machine; it will say so
+    return resumed.nothing and f"{resumed.folder}: {resumed.nothing}"
 
 
 def _stop(flower: FlwrRun, progress: Progress) -> None:
