@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from flasc_flwr.core.clipping import clip_to_norm
 from flasc_flwr.core.codec import encode, read_layout
+from flasc_flwr.core.finite import require_finite_tensors
 from flasc_flwr.core.layout import Arrays, Layout, Vector
 from flasc_flwr.core.received import received_arrays, received_vector
 from flasc_flwr.core.sparsity import Positions, SparseVector, top_k
@@ -165,6 +166,7 @@ class _Received:
 def _upload(received: _Received, trained: Arrays, instructions: Instructions) -> bytes:
     """Select and encode what is sent back of an app's arrays."""
     update = received.update(trained)
+    require_finite_tensors(received.layout, update)
     if instructions.clip_norm is not None:
         update = clip_to_norm(update, instructions.clip_norm)
     if instructions.on_support:

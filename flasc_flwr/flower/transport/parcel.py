@@ -9,6 +9,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 
 from flasc_flwr.core.codec import PayloadError, decode, encode, read_layout
+from flasc_flwr.core.finite import require_finite_tensors
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.printable import printable
 from flasc_flwr.core.received import received_arrays
@@ -62,10 +63,11 @@ def pack_download(
     Raises
     ------
     ValueError
-        If the record holds NaN or infinity.
+        If an array of the payload holds NaN or infinity; the message names it.
     """
     tensors = form.layout.tensors
     vector = form.layout.flatten({t.name: record[t.name].numpy() for t in tensors})
+    require_finite_tensors(form.layout, vector)
     sparse = top_k(vector, density)
     payload = encode(sparse, value_format, layout=form.layout, carry_layout=True)
     return _pack(form, payload, DOWNLOAD, record)
@@ -126,7 +128,7 @@ def pack_upload(
     Raises
     ------
     ValueError
-        If the difference holds NaN or infinity.
+        If the difference holds NaN or infinity; the message names the array.
     """
     update = np.empty(form.layout.size, np.float32)
     for tensor, place in form.layout.slices():
@@ -134,6 +136,7 @@ def pack_upload(
         # A small step of a float64 would be lost if it were rounded first.
         wide = np.result_type(np.float32, new, old)
         update[place] = np.subtract(new, old, dtype=wide).ravel()
+    require_finite_tensors(form.layout, update)
     sparse = top_k(update, density)
     payload = encode(sparse, value_format, layout=form.layout)
     return _pack(form, payload, UPLOAD, trained)
