@@ -1,8 +1,9 @@
 """The ServerApp: builds everything from the run config, and runs it."""
 
 from logging import INFO
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
@@ -17,7 +18,11 @@ from flasc_flwr.core.methods.rank_assignment import ValidationRanks
 from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.privacy.release_ledger import ReleaseLedger
 from flasc_flwr.flower.state.checkpoint_files import Checkpoints
+from flasc_flwr.flower.state.health import DivergedError
 from flasc_flwr.flower.wire import array_record, arrays_of
+
+if TYPE_CHECKING:
+    from flasc_flwr.app.tasks import Task
 
 app = ServerApp()
 
@@ -26,44 +31,49 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run federated LoRA fine-tuning, and leave its results in a folder."""
     config = RunConfig.parse(context.run_config)
-
     resumed = Resumed.of(config) if config.resume else None
     if resumed and resumed.nothing:
         log(INFO, "Nothing to resume in %s: %s", resumed.folder, resumed.nothing)
         return
-
-    from flasc_flwr.app.tasks import load_task
-    from flasc_flwr.app.training.export import load_into, save
-    from flasc_flwr.app.training.lora import read_adapter
-
     if resumed:
         folder = RunFolder.reopen(resumed, config)
     else:
         folder = RunFolder.create(config, run_id=context.run_id)
     with folder:
-        task = load_task(config)
+        _Server(config, folder, resumed).run(grid)
 
+
+class _Server:
+    """The task, the strategy and the run folder, and what they have to do with another.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Settings of the run.
+    folder : RunFolder
+        Where its results go.
+    resumed : Resumed, optional
+        The run that is resumed.
+    """
+
+    def __init__(
+        self, config: RunConfig, folder: RunFolder, resumed: Resumed | None
+    ) -> None:
+        from flasc_flwr.app.tasks import load_task
+        from flasc_flwr.app.training.export import load_into
+
+        self.config = config
+        self.folder = folder
+        self.task: Task = load_task(config)
         if config.adapter:
-            load_into(task.model, config.adapter, config)
-
-        def export(path: Path) -> None:
-            task.load_adapter(arrays_of(strategy.server.received()))
-            save(task.model, path, strategy.server.merged(), task.scale)
-
-        def on_round(row: dict[str, Any]) -> None:
-            folder.add_row(row, strategy.state)
-            every = config.export_every
-            if every and row["round"] > 0 and row["round"] % every == 0:
-                export(folder.adapter(row["round"]))
-
-        def validation_loss(arrays: Arrays) -> float:
-            task.load_adapter(arrays, strategy.server.merged())
-            return task.evaluate(task.data.validation).loss
-
-        strategy = Flasc(
+            load_into(self.task.model, config.adapter, config)
+        self.checkpoints = None
+        if config.checkpoint_every:
+            self.checkpoints = Checkpoints(folder.checkpoints, config.checkpoint_every)
+        self.strategy = Flasc(
             method=config.compose(),
             validation=ValidationRanks(
-                loss_of=validation_loss,
+                loss_of=self.validation_loss,
                 low_rank=config.low_rank,
                 fraction=config.high_rank_fraction,
             ),
@@ -77,31 +87,78 @@ def main(grid: Grid, context: Context) -> None:
             stop=config.stop,
             privacy=config.privacy,
             release_ledger=ReleaseLedger(folder.releases) if config.privacy else None,
-            on_round=on_round,
-            on_checkpoint=(
-                Checkpoints(folder.checkpoints, config.checkpoint_every)
-                if config.checkpoint_every
-                else None
-            ),
+            on_round=self.on_round,
+            on_checkpoint=self.checkpoints,
             resume=resumed.checkpoint if resumed else None,
             run_settings=config.shared_by_resumed(),
             evaluate_every=config.evaluate_every,
             **config.sampling.arguments(),
         )
 
-        def evaluate_fn(server_round: int, arrays: ArrayRecord) -> MetricRecord:
-            task.load_adapter(arrays_of(arrays), strategy.server.merged())
-            outcome = task.evaluate(task.data.test)
-            return MetricRecord({"accuracy": outcome.accuracy, "loss": outcome.loss})
+    def run(self, grid: Grid) -> None:
+        """Run all rounds, and write the results."""
+        from flasc_flwr.app.training.lora import read_adapter
 
-        strategy.start(
-            grid=grid,
-            initial_arrays=array_record(read_adapter(task.model)),
-            num_rounds=config.num_server_rounds,
-            timeout=config.round_timeout,
-            evaluate_fn=evaluate_fn,
-        )
+        strategy, config, folder = self.strategy, self.config, self.folder
+        try:
+            strategy.start(
+                grid=grid,
+                initial_arrays=array_record(read_adapter(self.task.model)),
+                num_rounds=config.num_server_rounds,
+                timeout=config.round_timeout,
+                evaluate_fn=self.evaluate,
+            )
+        except DivergedError:
+            self.keep_last_good()
+            raise
         if reason := nothing_trained(strategy.state.history):
             raise RuntimeError(reason)
-        export(folder.adapter())
+        self.export(folder.adapter())
         folder.finish(strategy.ended or "all rounds done", strategy.by_tensor())
+
+    def on_round(self, row: dict[str, Any]) -> None:
+        """Write a finished row, and the adapter if it is due."""
+        self.folder.add_row(row, self.strategy.state)
+        every = self.config.export_every
+        if every and row["round"] > 0 and row["round"] % every == 0:
+            self.export(self.folder.adapter(row["round"]))
+
+    def export(self, path: Path) -> None:
+        """Save the adapter as clients receive it now."""
+        from flasc_flwr.app.training.export import save
+
+        server = self.strategy.server
+        self.task.load_adapter(arrays_of(server.received()))
+        save(self.task.model, path, server.merged(), self.task.scale)
+
+    def keep_last_good(self) -> None:
+        """Leave the last good state of a run that became NaN or infinite."""
+        good = self.strategy.good
+        if good is None:
+            return
+        if self.checkpoints:
+            self.checkpoints.keep(good)
+        self.export(self.folder.adapter())
+        log(INFO, "Its last good adapter: %s", self.folder.adapter())
+
+    def validation_loss(self, arrays: Arrays) -> float:
+        """Return the loss of a client's adapter on the validation data."""
+        self.task.load_adapter(arrays, self.strategy.server.merged())
+        return self.task.evaluate(self.task.data.validation).loss
+
+    def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
+        """Evaluate an adapter on the test data.
+
+        Raises
+        ------
+        RuntimeError
+            If the loss before the first round is not finite.
+        """
+        self.task.load_adapter(arrays_of(arrays), self.strategy.server.merged())
+        outcome = self.task.evaluate(self.task.data.test)
+        if server_round == 0 and not isfinite(outcome.loss):
+            raise RuntimeError(
+                f"the loss before the first round is {outcome.loss}: the model, the "
+                "adapter or the test rows have values that are not finite"
+            )
+        return MetricRecord({"accuracy": outcome.accuracy, "loss": outcome.loss})

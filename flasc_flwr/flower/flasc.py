@@ -40,6 +40,7 @@ from flasc_flwr.flower.server import settings
 from flasc_flwr.flower.server.evaluation import EvaluateFn
 from flasc_flwr.flower.server.records import MetricsAggregation, Records
 from flasc_flwr.flower.state.checkpoint import Checkpoint, as_json
+from flasc_flwr.flower.state.health import Health, RunFailedError
 from flasc_flwr.flower.state.ledger import Ledger
 from flasc_flwr.flower.state.run_state import RunState
 from flasc_flwr.flower.state.tensor_report import by_tensor
@@ -216,6 +217,7 @@ class Flasc(OwnRounds):
         self._resume = resume
         self._run_settings = run_settings or {}
         self._run: Run | None = None
+        self._health = Health()
 
     @property
     def state(self) -> RunState:
@@ -227,6 +229,11 @@ class Flasc(OwnRounds):
             Before the run has arrays.
         """
         return self.server.state
+
+    @property
+    def good(self) -> Checkpoint | None:
+        """The state after the last round whose model was good; None before round 0."""
+        return self._health.good
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -290,6 +297,9 @@ class Flasc(OwnRounds):
         ------
         CheckpointError
             If the run to resume had another adapter or other settings.
+        RunFailedError
+            If the model became NaN or infinite, or no client can train. `state` is then
+            the last good one.
         ValueError
             If `evaluate_fn` names a metric as another field of the history.
         """
@@ -354,6 +364,7 @@ class Flasc(OwnRounds):
     def _begin(self, initial_arrays: ArrayRecord) -> int:
         """Take the arrays to start from, or the state to resume; return the round."""
         self.ended = None
+        self._health = Health(self._resume)
         self.server.begin(initial_arrays)
         if not self._resume:
             return 0
@@ -374,8 +385,15 @@ class Flasc(OwnRounds):
         state.history.append(row)
         if self._on_round:
             self._on_round(row)
+        now = Checkpoint(run.ledger.round, self.settings, state)
+        try:
+            self._health.look(run.ledger.outcome, now, evaluates=bool(run.evaluate_fn))
+        except RunFailedError:
+            if self.good:
+                self.server.resume(self.good.state)
+            raise
         if self._on_checkpoint:
-            self._on_checkpoint(Checkpoint(run.ledger.round, self.settings, state))
+            self._on_checkpoint(now)
         self.ended = self._stop.reason(state.history, state.traffic)
         if run.private and not self.ended:
             self.ended = run.private.exhausted()

@@ -107,9 +107,9 @@ class Run:
         """Return the clients that train in a round, with this turn's budgets."""
         private = self.private
         sampling = private.sampling(self.sampling) if private else self.sampling
-        drawn = sampling.training(
-            self._online(), current, everyone=self.server.assigns_ranks
-        )
+        online = self._online()
+        self.ledger.outcome.online = len(online)
+        drawn = sampling.training(online, current, everyone=self.server.assigns_ranks)
         if private:
             private.open_round(current, len(drawn), sampling.fraction_train)
         return self._with_budgets(drawn)
@@ -182,6 +182,7 @@ class Run:
         try:
             self.server.step(aggregate)
         except NotFiniteError as error:
+            self.ledger.outcome.skipped = str(error)
             self.ledger.skip(str(error))
             return False
         return True
