@@ -1,22 +1,43 @@
 """The ClientApp: trains and evaluates received adapters on this node's data."""
 
 from collections.abc import Mapping
+from logging import INFO
 from typing import TYPE_CHECKING
 
 import numpy as np
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
 
 from flasc_flwr import flasc_mod, trainable_entries
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.config.node import OWN_DATA, check_node_config
+from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.privacy.local_dp import local_dp
-from flasc_flwr.flower.wire import MERGED, array_record, arrays_of
+from flasc_flwr.flower.wire import (
+    CONTROL,
+    INTRODUCE,
+    MERGED,
+    array_record,
+    arrays_of,
+)
 
 if TYPE_CHECKING:
     from flasc_flwr.app.tasks import Task
     from flasc_flwr.app.training.examples import Examples
 
-app = ClientApp(mods=[flasc_mod, local_dp])
+
+def known_settings(
+    message: Message, context: Context, call_next: ClientAppCallable
+) -> Message:
+    """Refuse to take part with a typing error in this device's ``--node-config``."""
+    for line in check_node_config(context.node_config):
+        if CONTROL in message.content and INTRODUCE in message.content[CONTROL]:
+            log(INFO, line)
+    return call_next(message, context)
+
+
+app = ClientApp(mods=[known_settings, flasc_mod, local_dp])
 
 # torch and the task are imported inside functions, so that a device can answer the
 # server's first message without importing torch.
@@ -64,7 +85,7 @@ def _prepare(message: Message, context: Context) -> "tuple[RunConfig, Task, Exam
 
     config = RunConfig.parse(context.run_config)
     task = load_task(config)
-    path = context.node_config.get("data-path")
+    path = context.node_config.get(OWN_DATA)
     if path is not None:
         examples = task.data.local_examples(str(path))
     else:

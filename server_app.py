@@ -39,8 +39,19 @@ def main(grid: Grid, context: Context) -> None:
         folder = RunFolder.reopen(resumed, config)
     else:
         folder = RunFolder.create(config, run_id=context.run_id)
+    log(INFO, "Settings that differ from the defaults: %s", _differing(config))
     with folder:
         _Server(config, folder, resumed).run(grid)
+
+
+def _differing(config: RunConfig) -> str:
+    """Return the settings that differ from the defaults, in one line.
+
+    Flower's parser drops what it does not understand: this line shows what arrived.
+    """
+    defaults = RunConfig().to_dict()
+    given = config.to_dict().items()
+    return " ".join(f"{k}={v!r}" for k, v in given if v != defaults[k]) or "none"
 
 
 class _Server:

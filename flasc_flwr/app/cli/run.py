@@ -153,6 +153,8 @@ def _simulation(
     clients: int | None, given: list[str] | None, superlink: str | None
 ) -> list[str]:
     """Return the settings of the simulation; a SuperLink with devices needs none."""
+    from flasc_flwr.app.cli.words import require_all_read
+
     settings = []
     if superlink is None:
         settings.append(
@@ -160,6 +162,8 @@ def _simulation(
         )
     elif clients:
         settings.append(f"num-supernodes={clients}")
+    for text in given or []:
+        require_all_read("--federation-config", text)
     return settings + (given or [])
 
 

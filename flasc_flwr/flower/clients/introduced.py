@@ -10,6 +10,7 @@ from flwr.app import Message
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.printable import printable
 from flasc_flwr.flower.clients.participant import Participant
+from flasc_flwr.flower.node_config import NODE_CONFIG
 from flasc_flwr.flower.state.ledger import UNNAMED
 from flasc_flwr.flower.wire import CONTROL, reason_of
 
@@ -33,6 +34,8 @@ def introduced(node: int, reply: Message, budget_of: BudgetOf) -> Participant:
         answer = reply.content.config_records.get(CONTROL)
     if answer is None:
         sent = reason_of(reply) if reply.has_error() else "another reply"
+        if NODE_CONFIG in sent:  # what the device itself refuses
+            raise ValueError(sent)
         raise ValueError(
             "its ClientApp did not introduce itself; it needs flasc_mod as the "
             f"first mod, ClientApp(mods=[flasc_mod]). It sent: {sent}"

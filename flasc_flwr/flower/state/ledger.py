@@ -44,7 +44,6 @@ class Ledger:
     kept : Kept
         Which fraction of each tensor its updates had.
     outcome : Outcome
-        What the round came to.
 
     Parameters
     ----------
