@@ -12,6 +12,7 @@ from flwr.clientapp.typing import ClientAppCallable
 from flasc_flwr import flasc_mod, trainable_entries
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.config.node import OWN_DATA, check_node_config
+from flasc_flwr.flower.clients.introduced import PARTITIONS
 from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.privacy.local_dp import local_dp
 from flasc_flwr.flower.wire import (
@@ -31,10 +32,16 @@ def known_settings(
     message: Message, context: Context, call_next: ClientAppCallable
 ) -> Message:
     """Refuse to take part with a typing error in this device's ``--node-config``."""
-    for line in check_node_config(context.node_config):
-        if CONTROL in message.content and INTRODUCE in message.content[CONTROL]:
+    settings = context.node_config
+    unread = check_node_config(settings)
+    introduces = INTRODUCE in message.content.config_records.get(CONTROL, {})
+    reply = call_next(message, context)
+    if introduces:
+        for line in unread:
             log(INFO, line)
-    return call_next(message, context)
+        if OWN_DATA not in settings and PARTITIONS in settings:
+            reply.content[CONTROL][PARTITIONS] = settings[PARTITIONS]
+    return reply
 
 
 app = ClientApp(mods=[known_settings, flasc_mod, local_dp])

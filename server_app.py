@@ -1,5 +1,6 @@
 """The ServerApp: builds everything from the run config, and runs it."""
 
+from collections import Counter
 from logging import INFO
 from math import isfinite
 from pathlib import Path
@@ -13,8 +14,11 @@ from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.reporting import RunFolder
 from flasc_flwr.app.reporting.resuming import Resumed
 from flasc_flwr.app.reporting.summary import nothing_trained
+from flasc_flwr.app.reporting.untrained import untrained
 from flasc_flwr.core.layout import Arrays
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
+from flasc_flwr.core.printable import why
+from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.privacy.release_ledger import ReleaseLedger
 from flasc_flwr.flower.state.checkpoint_files import Checkpoints
@@ -102,6 +106,7 @@ class _Server:
             on_checkpoint=self.checkpoints,
             resume=resumed.checkpoint if resumed else None,
             run_settings=config.shared_by_resumed(),
+            on_clients=self.check_clients,
             evaluate_every=config.evaluate_every,
             **config.sampling.arguments(),
         )
@@ -125,7 +130,35 @@ class _Server:
         if reason := nothing_trained(strategy.state.history):
             raise RuntimeError(reason)
         self.export(folder.adapter())
-        folder.finish(strategy.ended or "all rounds done", strategy.by_tensor())
+        folder.finish(
+            strategy.ended or "all rounds done",
+            strategy.by_tensor(),
+            warnings=self.warnings(),
+        )
+
+    def check_clients(self, clients: list[Participant]) -> None:
+        """Find out now what every client would refuse: how the data is split.
+
+        Only if most clients say the same: one of them must not be able to end a run.
+        Devices may have data of their own, or the training data may be only there:
+        then each of them finds out.
+
+        Raises
+        ------
+        ValueError
+            If the data cannot be split so.
+        """
+        ((count, votes),) = Counter(c.partitions for c in clients).most_common(1)
+        if count is None or 2 * votes <= len(clients):
+            return
+        self.config.require_partitioner()
+        data = self.task.data
+        try:
+            data.partition(0, 1)
+        except Exception as error:
+            log(INFO, "The partitions are not checked at the server: %s", why(error))
+            return
+        data.partition(0, count)
 
     def on_round(self, row: dict[str, Any]) -> None:
         """Write a finished row, and the adapter if it is due."""
@@ -141,6 +174,14 @@ class _Server:
         server = self.strategy.server
         self.task.load_adapter(arrays_of(server.received()))
         save(self.task.model, path, server.merged(), self.task.scale)
+
+    def warnings(self) -> list[str]:
+        """Return what is wrong with the adapter that the run leaves."""
+        server = self.strategy.server
+        if server.merged():  # the backbone holds what was trained
+            return []
+        said = untrained(arrays_of(server.received()))
+        return [said] if said else []
 
     def keep_last_good(self) -> None:
         """Leave the last good state of a run that became NaN or infinite."""

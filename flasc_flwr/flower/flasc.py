@@ -23,6 +23,7 @@ from flasc_flwr.core.sparsity import DENSITY
 from flasc_flwr.core.stopping import Stop
 from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.clients.guard import Guard
+from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.clients.sampling import Sampling
 from flasc_flwr.flower.compat import (
     aggregate_metricrecords,
@@ -96,6 +97,9 @@ class Flasc(OwnRounds):
         Resume from this state as if the run had never stopped.
     run_settings : Mapping[str, Any], optional
         More settings, such as those of the clients, that a resumed run must share.
+    on_clients : Callable[[list[Participant]], None], optional
+        Called once with the clients that are there before the first round: what it
+        raises ends the run.
     oversample : float
         How many times as many nodes train as replies are waited for, >= 1. Default: 1.
     evaluate_every : int
@@ -147,6 +151,7 @@ class Flasc(OwnRounds):
         on_checkpoint: Callable[[Checkpoint], None] | None = None,
         resume: Checkpoint | None = None,
         run_settings: Mapping[str, Any] | None = None,
+        on_clients: Callable[[list[Participant]], None] | None = None,
         oversample: float = Sampling.oversample,
         evaluate_every: int = 1,
         fraction_train: float = Sampling.fraction_train,
@@ -216,6 +221,7 @@ class Flasc(OwnRounds):
         self._release_ledger = release_ledger
         self._resume = resume
         self._run_settings = run_settings or {}
+        self._on_clients = on_clients
         self._run: Run | None = None
         self._health = Health()
 
@@ -331,7 +337,9 @@ class Flasc(OwnRounds):
         rounds = () if self.ended else range(first, num_rounds + 1)
         with skip_unreadable_replies():
             for current in rounds:
-                run.open_round(current)
+                present = run.open_round(current)
+                if current == first and self._on_clients:
+                    self._on_clients(present)
                 if current == 0:  # clients introduce themselves
                     run.evaluate_at_server(current)
                 else:

@@ -97,11 +97,11 @@ class Run:
         self.ledger = Ledger(0, Traffic(), self.server.state.layout)
         self._roster = Roster(self.server.allotment.of, self.timeout)
 
-    def open_round(self, current: int) -> None:
-        """Begin a round's row, once enough clients are online."""
+    def open_round(self, current: int) -> list[Participant]:
+        """Begin a round's row, once enough clients are online; return these."""
         state = self.server.state
         self.ledger = Ledger(current, state.traffic, state.layout)
-        self._online()
+        return self._online()
 
     def sample(self, current: int) -> list[Participant]:
         """Return the clients that train in a round, with this turn's budgets."""

@@ -79,6 +79,8 @@ def run(
         if not superlink and (nothing := _nothing_to_resume(config)):
             typer.echo(f"Nothing to resume in {nothing}")
             return
+        if not superlink:
+            config.require_partitioner()  # the clients of a simulation share the data
         options = [f"--run-config={words}" for words in run_config or []]
         if federation:
             options.append(f"--federation={federation}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from logging import ERROR, INFO
+from logging import ERROR, INFO, WARNING
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -135,7 +136,9 @@ class RunFolder:
         """Return the folder for the adapter after a round, or for the final one."""
         return adapter_of(self.path, round)
 
-    def finish(self, ended: str, tensors: dict[str, Any]) -> None:
+    def finish(
+        self, ended: str, tensors: dict[str, Any], *, warnings: Sequence[str] = ()
+    ) -> None:
         """Write the tensors, the traffic and the summary, and log the summary.
 
         Parameters
@@ -144,12 +147,16 @@ class RunFolder:
             Why the run ended.
         tensors : dict[str, Any]
             The content of ``tensors.json``.
+        warnings : Sequence[str]
+            What is wrong with the result, if anything is.
         """
         if self._state:
             ended = how_it_ended(ended, self._state.history)
         write_json(self.path / "tensors.json", tensors)
-        for line in as_table(self._close(ended)).splitlines():
+        for line in as_table(self._close(ended, warnings)).splitlines():
             log(INFO, line)
+        for warning in warnings:
+            log(WARNING, warning)
 
     def _cut_back(self) -> None:
         """Leave the rounds before those to come, and no files of an earlier end."""
@@ -159,7 +166,7 @@ class RunFolder:
         for name in _AT_THE_END:
             (self.path / name).unlink(missing_ok=True)
 
-    def _close(self, ended: str) -> dict[str, Any]:
+    def _close(self, ended: str, warnings: Sequence[str] = ()) -> dict[str, Any]:
         """Write the traffic, if there was a round, and the summary; return that."""
         summary: dict[str, Any] = {"ended": ended}
         if state := self._state:
@@ -168,6 +175,7 @@ class RunFolder:
             # A round that failed after its release has no row.
             spent = state.privacy.get("spent", {})
             summary |= {} if spent.get("epsilon") is None else spent
+        summary |= {"warnings": list(warnings)} if warnings else {}
         write_json(self.path / "summary.json", summary)
         self._trackers.finish(summary)
         return summary

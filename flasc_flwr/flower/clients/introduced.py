@@ -17,6 +17,9 @@ from flasc_flwr.flower.wire import CONTROL, reason_of
 BudgetOf = Callable[[str, Mapping[str, Any]], Budget]
 """Returns a node's budget from its name and its own settings."""
 
+PARTITIONS = "num-partitions"
+"""Key of a client's answer, and of its ``--node-config``, if it trains on a part."""
+
 _LONGEST_NAME = 60
 
 
@@ -41,7 +44,17 @@ def introduced(node: int, reply: Message, budget_of: BudgetOf) -> Participant:
             f"first mod, ClientApp(mods=[flasc_mod]). It sent: {sent}"
         )
     name = named(answer.get("name", node))
-    return Participant(node_id=node, name=name, budget=budget_of(name, dict(answer)))
+    return Participant(
+        node_id=node,
+        name=name,
+        budget=budget_of(name, dict(answer)),
+        partitions=_partitions(answer.get(PARTITIONS)),
+    )
+
+
+def _partitions(given: object) -> int | None:
+    """Return into how many parts a client says that the run's data is split."""
+    return given if type(given) is int and given > 0 else None
 
 
 def named(given: object) -> str:
