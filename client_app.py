@@ -1,6 +1,7 @@
 """The ClientApp: trains and evaluates received adapters on this node's data."""
 
 from collections.abc import Mapping
+from functools import partial
 from logging import INFO
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,13 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from flasc_flwr import flasc_mod, trainable_entries
 from flasc_flwr.app.config import RunConfig
-from flasc_flwr.app.config.node import OWN_DATA, check_node_config
+from flasc_flwr.app.config.node import (
+    OWN_DATA,
+    check_node_config,
+    partition_of,
+    private_texts,
+)
+from flasc_flwr.flower.app_errors import app_errors
 from flasc_flwr.flower.clients.introduced import PARTITIONS
 from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.privacy.local_dp import local_dp
@@ -53,6 +60,18 @@ app = ClientApp(mods=[known_settings, flasc_mod, local_dp])
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the received adapter on this node's examples."""
+    with app_errors("flasc_flwr", partial(private_texts, context.node_config)):
+        return _train(message, context)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Evaluate the received adapter on this node's examples."""
+    with app_errors("flasc_flwr", partial(private_texts, context.node_config)):
+        return _evaluate(message, context)
+
+
+def _train(message: Message, context: Context) -> Message:
     from flasc_flwr.app.training.lora import read_adapter
 
     config, task, examples = _prepare(message, context)
@@ -73,9 +92,7 @@ def train(message: Message, context: Context) -> Message:
     return _reply(message, metrics, RecordDict({"arrays": arrays}))
 
 
-@app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
-    """Evaluate the received adapter on this node's examples."""
+def _evaluate(message: Message, context: Context) -> Message:
     _, task, examples = _prepare(message, context)
     outcome = task.evaluate(examples)
     metrics = {
@@ -96,24 +113,11 @@ def _prepare(message: Message, context: Context) -> "tuple[RunConfig, Task, Exam
     if path is not None:
         examples = task.data.local_examples(str(path))
     else:
-        examples = task.data.partition(*_partition(context))
+        examples = task.data.partition(*partition_of(context.node_config))
     records = message.content.array_records
     merged = arrays_of(records[MERGED]) if MERGED in records else {}
     task.load_adapter(arrays_of(records["arrays"]), merged)
     return config, task, examples
-
-
-def _partition(context: Context) -> tuple[int, int]:
-    """Return this node's partition of the data, and the number of partitions."""
-    settings = context.node_config
-    partition, total = settings.get("partition-id"), settings.get("num-partitions")
-    if isinstance(partition, int) and isinstance(total, int) and 0 <= partition < total:
-        return partition, total
-    raise ValueError(
-        "partition-id and num-partitions must be integers with 0 <= partition-id < "
-        f"num-partitions, got {partition!r} and {total!r}: set --node-config "
-        "'partition-id=0 num-partitions=2' or 'data-path=\"/a/file\"'"
-    )
 
 
 def _client_number(context: Context) -> int:

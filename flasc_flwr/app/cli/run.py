@@ -67,7 +67,7 @@ def run(
     the run failed. Ctrl-C or SIGTERM stops the run. If stdout is not a
     terminal, it prints one line per round.
     """
-    from flasc_flwr.app.cli.common import fail, user_errors
+    from flasc_flwr.app.cli.common import user_errors
 
     with user_errors():
         from flasc_flwr.app.cli.following import follow, verdict
@@ -104,7 +104,24 @@ def run(
             _stop(flower, progress)
             raise typer.Exit(_STOPPED) from None
         reason = verdict(flower, progress)
+    _say_how_it_ended(reason, flower, progress, runs, show_log=show_log)
+
+
+def _say_how_it_ended(
+    reason: str | None,
+    flower: FlwrRun,
+    progress: Progress,
+    runs: Path,
+    *,
+    show_log: bool,
+) -> None:
+    """Print how a run ended, and exit with 1 if it failed."""
+    from flasc_flwr.app.cli.common import fail, printable
+    from flasc_flwr.app.reporting.runs import read_summary
+
     if reason is None and progress.folder:
+        for warning in read_summary(progress.folder).get("warnings", ()):
+            typer.echo(f"Warning: {printable(warning)}", err=True)
         typer.echo(f"Done: {progress.folder}")
     elif reason is None:
         typer.echo(

@@ -80,8 +80,8 @@ def read_files(files: Sequence[Path], split: str) -> Dataset:
         return load_dataset(_LOADERS[kinds.pop()], data_files=paths, split=split)
     except (DatasetGenerationError, ValueError) as error:
         raise ValueError(
-            f"data files {names} cannot be read or have no rows: "
-            f"{error.__cause__ or error}"
+            f"data files {names} cannot be read or have no rows "
+            f"({type(error.__cause__ or error).__name__})"
         ) from error
 
 

@@ -36,7 +36,7 @@ def class_count(config: RunConfig) -> int:
         if type(label) is not int:
             raise ValueError(
                 f"label-column {config.label_column!r} must hold integers >= 0, or "
-                f"names listed in class-names, got {label!r}"
+                f"names listed in class-names, got {type(label).__name__}"
             )
     if not labels:
         raise ValueError(
@@ -77,7 +77,7 @@ def number_labels(rows: Dataset, config: RunConfig) -> Dataset:
         if isinstance(name, str) and name not in names:
             raise ValueError(
                 f"label-column {column!r} must hold one of class-names "
-                f"({', '.join(names)}), got {name!r}"
+                f"({', '.join(names)}), got another name"
             )
         return names.index(name) if isinstance(name, str) else name
 
@@ -111,7 +111,7 @@ def check_labels(rows: Dataset, column: str, classes: int, *, several: bool) -> 
             if not right_kind or type(one) is not int or not 0 <= one < classes:
                 raise ValueError(
                     f"row {number} of label-column {column!r} must be "
-                    f"{'a list' if several else 'one'} {allowed}, got {label!r}: fix "
+                    f"{'a list' if several else 'one'} {allowed}, got another: fix "
                     "the data, or set classes, class-names or multi-label"
                 )
 
