@@ -43,7 +43,7 @@ def test_a_label_out_of_range_is_named_with_its_row(tmp_path, bert, label):
     rows[7]["label"] = label
     path = write_jsonl(tmp_path / "x.jsonl", rows)
     task = text_task(bert, path, classes=2)
-    expected = f"row 7 of label-column .* one of the integers 0 to 1, got {label}"
+    expected = f"row 7 of label-column .* one of the integers 0 to 1, got another"
     with pytest.raises(ValueError, match=expected):
         task.data.partition(0, 1)
 
@@ -51,7 +51,7 @@ def test_a_label_out_of_range_is_named_with_its_row(tmp_path, bert, label):
 def test_named_classes_are_numbered_by_the_run(tmp_path, bert):
     rows = [row | {"label": ["good", "bad"][row["label"]]} for row in texts(10)]
     path = write_jsonl(tmp_path / "x.jsonl", rows)
-    with pytest.raises(ValueError, match="label-column .*class-names, got 'good'"):
+    with pytest.raises(ValueError, match="label-column .*class-names, got str"):
         text_task(bert, path)
     task = text_task(bert, path, class_names="bad, good", validation_fraction=0.0)
     examples = task.data.partition(0, 1)
@@ -67,7 +67,7 @@ def test_named_classes_are_numbered_by_the_run(tmp_path, bert):
     assert all(other[ids] == 1 - label for ids, label in given.items())
     assert sum(given.values()) == 5
     with pytest.raises(
-        ValueError, match="label-column .*class-names .*good, worse.* got 'bad'"
+        ValueError, match="label-column .*class-names .*good, worse.* got str"
     ):
         text_task(bert, path, class_names="good,worse").data.partition(0, 1)
     with pytest.raises(ValueError, match="classes must .* class-names, 2, got 3"):
@@ -95,7 +95,7 @@ def test_data_without_rows_is_named(tmp_path, bert):
     path = tmp_path / "x.csv"
     for content in ("", "text,label\n"):
         path.write_text(content)
-        expected = r"\['x.csv'\] cannot be read or have no rows: "
+        expected = r"\['x.csv'\] cannot be read or have no rows "
         with pytest.raises(ValueError, match=expected):
             text_task(bert, path)
         task = text_task(bert, path, classes=2)

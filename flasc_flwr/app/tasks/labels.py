@@ -77,7 +77,7 @@ def number_labels(rows: Dataset, config: RunConfig) -> Dataset:
         if isinstance(name, str) and name not in names:
             raise ValueError(
                 f"label-column {column!r} must hold one of class-names "
-                f"({', '.join(names)}), got another name"
+                f"({', '.join(names)}), got {type(name).__name__}"
             )
         return names.index(name) if isinstance(name, str) else name
 
