@@ -22,7 +22,7 @@ from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.privacy.release_ledger import ReleaseLedger
 from flasc_flwr.flower.state.checkpoint_files import Checkpoints
-from flasc_flwr.flower.state.health import DivergedError
+from flasc_flwr.flower.state.health import DivergedError, RunFailedError
 from flasc_flwr.flower.wire import array_record, arrays_of
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class _Server:
             self.keep_last_good()
             raise
         if reason := nothing_trained(strategy.state.history):
-            raise RuntimeError(reason)
+            raise RunFailedError(reason)
         self.export(folder.adapter())
         folder.finish(
             strategy.ended or "all rounds done",

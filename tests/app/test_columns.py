@@ -43,7 +43,7 @@ def test_a_label_out_of_range_is_named_with_its_row(tmp_path, bert, label):
     rows[7]["label"] = label
     path = write_jsonl(tmp_path / "x.jsonl", rows)
     task = text_task(bert, path, classes=2)
-    expected = f"row 7 of label-column .* one of the integers 0 to 1, got another"
+    expected = "row 7 of label-column .* one of the integers 0 to 1, got another"
     with pytest.raises(ValueError, match=expected):
         task.data.partition(0, 1)
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import client_app
+from flasc_flwr.app.cli import app as commands
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.reporting.runs import read_run
 from flasc_flwr.flower.local_grid import LocalGrid
@@ -159,3 +161,12 @@ def test_row_16_different_reasons_do_not_end_a_run(tmp_path):
     with pytest.raises(RuntimeError, match="no round had enough valid replies"):
         run(tmp_path, grid, num_server_rounds=2, fraction_train=1.0)
     assert only_run(tmp_path).rounds == 2
+
+
+def test_row_11_the_command_line_exits_with_1_and_says_why(tmp_path):
+    words = f"server-learning-rate=1e36 lora-rank=4 output-dir='{tmp_path}'"
+    done = CliRunner().invoke(commands, ["local-run", words, "--clients", "4"])
+    assert done.exit_code == 1
+    last = done.output.strip().splitlines()[-1]
+    assert last.startswith("Error: the run failed: the model became NaN or infinite in")
+    assert "lower server-learning-rate" in last
