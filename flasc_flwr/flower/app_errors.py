@@ -28,15 +28,11 @@ _WITHOUT_VALUES = (
 """Exceptions of libraries whose text is about the machine, not the data."""
 
 
-class AppError(ValueError):
-    """What is said of an app's exception outside of its device."""
-
-
 @contextmanager
 def app_errors(
     package: str, private: Callable[[], Iterable[str]] = tuple
 ) -> Iterator[None]:
-    """Raise an `AppError` for any exception; the device's log has the original.
+    """Raise a ValueError for any exception; the device's log has the original.
 
     Parameters
     ----------
@@ -48,8 +44,6 @@ def app_errors(
     """
     try:
         yield
-    except AppError:
-        raise
     except Exception as error:
         _raise(error, package, private())
 
@@ -61,7 +55,7 @@ def _raise(error: Exception, package: str, private: Iterable[str]) -> NoReturn:
         said = said if isinstance(error, ValueError) else f"{kind}: {said}"
     else:
         said = f"{kind} in {_place(error, package)}: see the log of this device"
-    raise AppError(said) from error
+    raise ValueError(said) from error
 
 
 def _is_own_sentence(error: Exception, package: str) -> bool:

@@ -65,6 +65,7 @@ QUOTES_AN_ERROR = {
     "flasc_flwr/app/tasks/text_classification.py": "a model",
     "flasc_flwr/app/tasks/partitioning.py": "the run's data, split over clients",
     "flasc_flwr/flower/device_errors.py": "the arrays of a message",
+    "flasc_flwr/flower/device_limits.py": "the limits of the device",
     "flasc_flwr/core/layout.py": "a layout, from the server",
 }
 """Where the error of a library is part of a sentence, and what it is about."""
