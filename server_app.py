@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 app = ServerApp()
 
+_OF_PARTITIONS = ("partition", "num-partitions", "classes-per-partition")
+"""How errors begin that are about the partitions, and not about missing data."""
+
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
@@ -152,13 +155,12 @@ class _Server:
         if count is None or 2 * votes <= len(clients):
             return
         self.config.require_partitioner()
-        data = self.task.data
         try:
-            data.partition(0, 1)
+            self.task.data.partition(0, count)
         except Exception as error:
+            if str(error).startswith(_OF_PARTITIONS):
+                raise
             log(INFO, "The partitions are not checked at the server: %s", why(error))
-            return
-        data.partition(0, count)
 
     def on_round(self, row: dict[str, Any]) -> None:
         """Write a finished row, and the adapter if it is due."""

@@ -128,6 +128,14 @@ def test_row_16_what_all_clients_raise_ends_the_run_after_the_first_round(tmp_pa
     assert not (found.folder / "adapter").exists()
 
 
+def test_row_16_clients_that_become_nan_at_once_are_told_what_to_lower(tmp_path):
+    with pytest.raises(RunFailedError) as raised:
+        run(tmp_path, client_learning_rate=1e30)
+    said = str(raised.value)
+    assert "must hold finite numbers. Next time, lower server-learning-rate" in said
+    assert "client-learning-rate" in said
+
+
 def failing(when):
     def app(message, context):
         config = message.content.config_records.get("config")

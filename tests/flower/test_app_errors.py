@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flwr.app import Error, Message, MessageType, RecordDict
 
 from flasc_flwr.core.ranges import integer
 from flasc_flwr.flower.app_errors import app_errors
+from flasc_flwr.flower.local_grid import LocalGrid
+from flasc_flwr.flower.wire import reason_of
 
 SECRET = "Anna Smith, born 1981-03-02"
 HERE = __name__
@@ -91,3 +94,32 @@ def test_row_10_the_text_is_one_short_printable_line():
 
     text = said(forge)
     assert text.isprintable() and len(text) <= 300
+
+
+TRACEBACK = (
+    "<class 'flwr.clientapp.client_app.ClientAppException'>:<'"
+    "\x1b[36mray::ClientAppActor.run()\x1b[39m (pid=12)\n  File x.py, line 3\n"
+    "flwr.clientapp.client_app.ClientAppException: \n"
+    "Exception ClientAppException occurred. Message: row 3 must be a number'>"
+)
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        ("<class 'ValueError'>:<'row 3 must be a number'>", "row 3 must be a number"),
+        (TRACEBACK, "row 3 must be a number"),
+        ("<class 'ZeroDivisionError'>:<'division'>", "ZeroDivisionError: division"),
+        ("<class 'a.b.OwnError'>:<'it's <b'>", "OwnError: it's <b"),
+        ("<class 'a.b.OwnError'>:<''>", "error code 2"),
+        ("plain text", "plain text"),
+        ("<class 'unfinished", "<class 'unfinished"),
+        ("", "error code 2"),
+    ],
+)
+def test_row_16_the_reason_is_what_the_app_said(sent, reason):
+    LocalGrid(lambda message, context: message, 1)  # gives messages an identity
+    question = Message(RecordDict(), 1, MessageType.TRAIN)
+    question.metadata.__dict__["_message_id"] = "1"
+    reply = Message(Error(code=2, reason=sent), reply_to=question)
+    assert reason_of(reply) == reason

@@ -86,6 +86,7 @@ class Health:
             raise RunFailedError(
                 f"no client can train: all {outcome.asked} clients of round "
                 f"{now.round} failed for the same reason: {outcome.common_error}"
+                + (f". Next time, {_LOWER}" if outcome.not_finite else "")
             )
         if not wrong and (measured or not evaluates):
             self.good = now.copy()
