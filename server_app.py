@@ -97,6 +97,8 @@ class _Server:
             ),
             download_density=config.download_density,
             upload_density=config.upload_density,
+            download_bytes=config.download_bytes,
+            upload_bytes=config.upload_bytes,
             decay=config.decay,
             values=config.value_format,
             weighting=config.weighting,

@@ -137,6 +137,11 @@ NEWS = {
     "rank4-flasc-4-4-int4-decay": {**RANK4, "download-density": 1 / 4},
     "rank2-flasc-2-4-int4-decay": FEWEST,
     "rank2-int4-decay": {**FEWEST, **EVERYTHING},
+    "rank2-flasc-2-4-step-decay": {
+        **FEWEST,
+        "value-format": "step",
+        "num-server-rounds": 100,
+    },
     # Figure 2 at rank 16 and dense's own rates, after 40 rounds.
     "flasc-4-4-bfloat16": news(1 / 4, 1 / 4, "bfloat16", 40),
     "flasc-16-16-bfloat16": news(1 / 16, 1 / 16, "bfloat16", 40),
@@ -164,6 +169,11 @@ DIGITS = {
         f"flasc{parts}-{values}": both(1 / parts, values)
         for parts in (4, 16, 64)
         for values in ("bfloat16", "int8")
+    },
+    **{
+        f"flasc{parts}-{values}": both(1 / parts, values)
+        for parts in (1, 4, 16)
+        for values in ("int4", "step")
     },
     "sparse-adapter4": {"method": "sparse-adapter"},
     "fedselect4": {"method": "fedselect"},

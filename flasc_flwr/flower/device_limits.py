@@ -11,7 +11,8 @@ import numpy as np
 from flwr.app import ArrayRecord
 
 from flasc_flwr.core.layout import Layout, Role
-from flasc_flwr.core.methods.budget import RANK
+from flasc_flwr.core.methods.budget import BYTES, RANK
+from flasc_flwr.core.methods.least import require_upload_bytes
 from flasc_flwr.core.ranges import integer, switch
 from flasc_flwr.core.settings import check, setting, settings_of
 from flasc_flwr.core.sparsity import DENSITY
@@ -33,14 +34,17 @@ class RefusedDownloadError(ValueError):
 class DeviceLimits:
     """What a device accepts from a server: its own settings.
 
-    The densities are limits, too, unless the message declares that the method
-    prescribes more (``dense`` sends everything). A server can always declare that;
-    with `strict_budget` the device refuses such rounds.
+    Its bytes always hold: the server fits downloads into them, and the device its
+    uploads. The densities are limits, too, unless the message declares that the method
+    prescribes more (``dense`` sends everything). A server can always declare that; with
+    `strict_budget` the device refuses such rounds.
 
     Attributes
     ----------
     download_density, upload_density : float, optional
         Largest fractions of its adapter that it receives and sends; None: any.
+    download_bytes, upload_bytes : int
+        Most bytes of one payload that it receives and sends; 0: any.
     lora_rank : int, optional
         Largest rank that it trains; None: any.
     max_entries : int
@@ -61,6 +65,12 @@ class DeviceLimits:
     )
     upload_density: float | None = setting(
         None, DENSITY, "largest fraction of its adapter that it sends"
+    )
+    download_bytes: int = setting(
+        0, BYTES, "most bytes of a payload that it receives", unit="bytes"
+    )
+    upload_bytes: int = setting(
+        0, BYTES, "most bytes of a payload that it sends", unit="bytes"
     )
     lora_rank: int | None = setting(None, RANK, "largest rank that it trains")
     max_entries: int = setting(
@@ -112,6 +122,45 @@ class DeviceLimits:
                 f"{self.max_download_bytes} bytes, this device's max-download-bytes, "
                 f"got {size}"
             )
+
+    def let_in_payload(self, payload: bytes) -> None:
+        """Check the size of a payload.
+
+        Raises
+        ------
+        RefusedDownloadError
+            If it is above `download_bytes`.
+        """
+        if 0 < self.download_bytes < len(payload):
+            raise RefusedDownloadError(
+                f"bytes of the download's payload must be <= {self.download_bytes}, "
+                f"this device's download-bytes, got {len(payload)}"
+            )
+
+    def most_upload_bytes(self, asked: int, layout: Layout, values: str) -> int:
+        """Return the most bytes of the payload to send; 0 is no limit.
+
+        Parameters
+        ----------
+        asked : int
+            The most that the server asks for; 0 is any.
+        layout : Layout
+            Layout of the adapter.
+        values : str
+            Value format of the payload.
+
+        Raises
+        ------
+        RefusedDownloadError
+            If that is too few for one entry.
+        """
+        limits = [limit for limit in (asked, self.upload_bytes) if limit]
+        most = min(limits, default=0)
+        try:
+            require_upload_bytes(most, layout, values)
+        except ValueError as error:
+            raise RefusedDownloadError(str(error)) from None
+        return most
 
     def let_in_layouts(self, layouts: Iterable[Layout]) -> None:
         """Check how much memory the arrays of a message will take, before they take it.

@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from flasc_flwr.core.aggregation import WEIGHTINGS
-from flasc_flwr.core.methods.budget import Budget
+from flasc_flwr.core.methods.budget import AUTO, Budget
 from flasc_flwr.core.methods.method import Method
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
 from flasc_flwr.core.methods.schedules import Decay
@@ -19,7 +19,6 @@ from flasc_flwr.core.methods.table import compose
 from flasc_flwr.core.optimizers import ServerOptimizer
 from flasc_flwr.core.privacy import Privacy
 from flasc_flwr.core.ranges import choice, integer
-from flasc_flwr.core.sparsity import DENSITY
 from flasc_flwr.core.stopping import Stop
 from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.clients.guard import Guard
@@ -62,9 +61,13 @@ class Flasc(OwnRounds):
         own, such as ``compose("flasc", quota="tensor")`` from
         :mod:`flasc_flwr.core.methods.table`. Default: ``flasc``.
     download_density, upload_density : float or str
-        Fractions of the adapter that a client receives and sends, in (0, 1], or text
-        such as ``1/4``; a node may set its own in its ``--node-config``. Ignored by
-        ``dense``. Default: 1/4.
+        Largest fractions of the adapter that a client receives and sends, in (0, 1],
+        or text such as ``1/4``; a node may set its own in its ``--node-config``.
+        Ignored by ``dense``. Default: ``auto``, which is 1/4, or 1 with bytes.
+    download_bytes, upload_bytes : int
+        Most bytes of a payload each way; 0 is no limit. A node may set its own. Of the
+        entries that the density allows, the largest that fit are sent, whatever the
+        method. Default: 0.
     validation : ValidationRanks, optional
         How ranks are assigned; required by methods that do it by validation loss.
     decay : Decay, optional
@@ -135,8 +138,10 @@ class Flasc(OwnRounds):
         self,
         *,
         method: str | Method = "flasc",
-        download_density: float | str = Budget.download_density,
-        upload_density: float | str = Budget.upload_density,
+        download_density: float | str = AUTO,
+        upload_density: float | str = AUTO,
+        download_bytes: int = Budget.download_bytes,
+        upload_bytes: int = Budget.upload_bytes,
         validation: ValidationRanks | None = None,
         decay: Decay | None = None,
         values: str = "auto",
@@ -182,9 +187,11 @@ class Flasc(OwnRounds):
             min_available_nodes = max(min_available_nodes, privacy.population)
         self.server = settings.build(
             chosen,
-            Budget(
-                download_density=DENSITY.require("download-density", download_density),
-                upload_density=DENSITY.require("upload-density", upload_density),
+            Budget.of(
+                download_density=download_density,
+                upload_density=upload_density,
+                download_bytes=download_bytes,
+                upload_bytes=upload_bytes,
             ),
             decay=decay or Decay(),
             values=values,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
 from math import floor
 
 import numpy as np
@@ -12,15 +11,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from numpy.typing import NDArray
 
-from flasc_flwr.core.clipping import clip_to_norm
-from flasc_flwr.core.codec import encode, read_layout
-from flasc_flwr.core.finite import require_finite_tensors
-from flasc_flwr.core.layout import Arrays, Layout, Vector
-from flasc_flwr.core.received import received_arrays, received_vector
+from flasc_flwr.core.codec import read_layout
 from flasc_flwr.core.settings import settings_of
-from flasc_flwr.core.sparsity import Positions, SparseVector, top_k
 from flasc_flwr.flower.device_errors import download_errors, upload_errors
 from flasc_flwr.flower.device_limits import DeviceLimits
+from flasc_flwr.flower.device_update import Received, encode_update, most_bytes
 from flasc_flwr.flower.node_config import refuse_near_misses
 from flasc_flwr.flower.transport.client import run_client_app
 from flasc_flwr.flower.transport.parcel import DOWNLOAD, is_parcel
@@ -36,7 +31,14 @@ from flasc_flwr.flower.wire import (
     payload_record,
 )
 
-OWN_SETTINGS = ("download-density", "upload-density", "lora-rank", "tier")
+OWN_SETTINGS = (
+    "download-density",
+    "upload-density",
+    "download-bytes",
+    "upload-bytes",
+    "lora-rank",
+    "tier",
+)
 """What a device may set of its budget in its ``--node-config``."""
 
 
@@ -111,7 +113,9 @@ def flasc_mod(
                     f"the reply's arrays {key!r} were not in the message, which has "
                     f"{', '.join(received) or 'none'}"
                 )
-            payload = _upload(received[key], arrays_of(record), instructions)
+            payload = encode_update(
+                received[key], arrays_of(record), instructions, limits
+            )
             reply.content[key] = payload_record(payload)
     return reply
 
@@ -142,62 +146,17 @@ def trainable_entries(key: str = "arrays") -> dict[str, NDArray[np.bool_]] | Non
     return received[key].trainable() if received else None
 
 
-@dataclass(frozen=True, eq=False)
-class _Received:
-    """A download: its layout, the vector it decodes to, and what of it may change."""
-
-    layout: Layout
-    start: Vector
-    support: Positions
-    entries: NDArray[np.bool_] | None
-
-    def arrays(self) -> Arrays:
-        return received_arrays(self.layout, self.start)
-
-    def trainable(self) -> dict[str, NDArray[np.bool_]] | None:
-        if self.entries is None:
-            return None
-        return {
-            tensor.name: self.entries[place].reshape(tensor.shape)
-            for tensor, place in self.layout.slices()
-        }
-
-    def update(self, trained: Arrays) -> Vector:
-        """Return trained minus received, zero in frozen entries."""
-        for name, array in trained.items():
-            # numpy would read text as numbers, and quote what it cannot read.
-            if array.dtype.kind not in "fiub":
-                raise ValueError(
-                    f"array {name!r} of the reply must hold numbers, got {array.dtype}"
-                )
-        update = self.layout.flatten(trained) - self.start
-        return update if self.entries is None else np.where(self.entries, update, 0)
-
-
-def _upload(received: _Received, trained: Arrays, instructions: Instructions) -> bytes:
-    """Select and encode what is sent back of an app's arrays."""
-    update = received.update(trained)
-    require_finite_tensors(received.layout, update)
-    if instructions.clip_norm is not None:
-        update = clip_to_norm(update, instructions.clip_norm)
-    if instructions.on_support:
-        # The server knows the support: values only, without positions or layout.
-        values = update if instructions.density == 1 else update[received.support]
-        return encode(SparseVector.of_dense(values), instructions.value_format)
-    assert instructions.density is not None
-    kept = top_k(update, instructions.density)
-    return encode(kept, instructions.value_format, layout=received.layout)
-
-
 def _receive_all(
     records: Mapping[str, ArrayRecord],
     instructions: Instructions,
     limits: DeviceLimits,
-) -> dict[str, _Received]:
+) -> dict[str, Received]:
     """Decode the payloads of a message, once their sizes are known and allowed."""
     payloads = {k: payload_of(r) for k, r in records.items() if holds_payload(r)}
+    for payload in payloads.values():
+        limits.let_in_payload(payload)
     limits.let_in_layouts(map(read_layout, payloads.values()))
-    received = {k: _receive(p, instructions) for k, p in payloads.items()}
+    received = {k: Received.of(p, instructions) for k, p in payloads.items()}
     for key, download in received.items():
         # What is merged into the backbone has no rank, and travels dense.
         if key != MERGED:
@@ -206,29 +165,21 @@ def _receive_all(
 
 
 def _let_in(
-    received: _Received, instructions: Instructions, limits: DeviceLimits
+    received: Received, instructions: Instructions, limits: DeviceLimits
 ) -> None:
     """Check what a download is, and what it asks for, against the device's limits."""
     layout, kept = received.layout, len(received.support)
     limits.let_in_adapter(layout, kept, instructions.prescribed)
     if instructions.density is None:
         return
+    most_bytes(layout, instructions, limits)  # before the app has trained in vain
     asked = max(1, floor(layout.size * instructions.density))
     if instructions.on_support and instructions.density < 1:
         asked = kept
     limits.let_in_upload(layout, asked, instructions.prescribed)
 
 
-def _receive(payload: bytes, instructions: Instructions) -> _Received:
-    layout = read_layout(payload)
-    sparse, start = received_vector(layout, payload, instructions.init_seed)
-    entries = None
-    if not instructions.trainable.everything:
-        entries = instructions.trainable.entries(layout, sparse.positions)
-    return _Received(layout, start, sparse.positions, entries)
-
-
-_TRAINABLE: ContextVar[dict[str, _Received] | None] = ContextVar(
+_TRAINABLE: ContextVar[dict[str, Received] | None] = ContextVar(
     "trainable", default=None
 )
 

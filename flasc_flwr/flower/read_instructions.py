@@ -34,6 +34,8 @@ def read_instructions(record: dict[str, Any]) -> dict[str, Any]:
     if "upload-density" in record:
         found["density"] = _take(record, "upload-density", number("(0, 1]"))
         found["value_format"] = _take(record, "value-format", choice(*VALUE_FORMATS))
+        if "upload-bytes" in record:
+            found["upload_bytes"] = _take(record, "upload-bytes", integer(1))
     if "trains" in record:
         roles = _names(record, "trains", [role.value for role in Role])
         support_only = _take(record, "support-only", switch())

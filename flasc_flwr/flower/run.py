@@ -95,7 +95,7 @@ class Run:
         """Begin with clients that have not introduced themselves."""
         # A run that resumes after its last round has no other.
         self.ledger = Ledger(0, Traffic(), self.server.state.layout)
-        self._roster = Roster(self.server.allotment.of, self.timeout)
+        self._roster = Roster(self.server.own_budget, self.timeout)
 
     def open_round(self, current: int) -> list[Participant]:
         """Begin a round's row, once enough clients are online; return these."""

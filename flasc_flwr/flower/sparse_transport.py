@@ -11,8 +11,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result, Strategy
 
 from flasc_flwr.core.codec import VALUE_FORMATS
+from flasc_flwr.core.methods.budget import AUTO, BYTES, density_or_auto
 from flasc_flwr.core.ranges import choice
-from flasc_flwr.core.sparsity import DENSITY
 from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.compat import log, skip_unreadable_replies
 from flasc_flwr.flower.flasc import Flasc
@@ -45,12 +45,15 @@ class SparseTransport(Strategy):
     inner : Strategy
         The strategy to wrap: one of Flower's, your own, or one of Flower's wrappers
         around these. SparseTransport must be the outermost wrapper.
-    download_density : float or str (default: 1/4)
-        Fraction of the entries that clients receive, in (0, 1], or text such as
-        ``"1/4"``.
-    upload_density : float or str (default: 1/16)
-        Fraction of the entries that clients send, in (0, 1], or text such as
-        ``"1/16"``.
+    download_density : float or str (default: "auto")
+        Largest fraction of the entries that clients receive, in (0, 1], or text such as
+        ``"1/4"``. ``"auto"`` is 1/4, or 1 with `download_bytes`.
+    upload_density : float or str (default: "auto")
+        Largest fraction of the entries that clients send, in (0, 1], or text such as
+        ``"1/16"``. ``"auto"`` is 1/16, or 1 with `upload_bytes`.
+    download_bytes, upload_bytes : int (default: 0)
+        Most bytes of a payload each way; 0 is no limit. Of the entries that the density
+        allows, the largest that fit are sent. Arrays that travel whole do not count.
     values : str (default: "bfloat16")
         Value format of both payloads: ``float32``, ``bfloat16``, ``float16``,
         ``int8`` or ``int4``. With ``float32`` and density 1, arrays travel
@@ -89,8 +92,10 @@ class SparseTransport(Strategy):
         self,
         inner: Strategy,
         *,
-        download_density: float | str = 1 / 4,
-        upload_density: float | str = 1 / 16,
+        download_density: float | str = AUTO,
+        upload_density: float | str = AUTO,
+        download_bytes: int = 0,
+        upload_bytes: int = 0,
         values: str = "bfloat16",
         whole: Sequence[str] | None = None,
     ) -> None:
@@ -107,9 +112,17 @@ class SparseTransport(Strategy):
             raise ValueError(f"whole must be a list of names, got {whole!r}")
         self.inner = inner
         self.traffic = Traffic()
+        BYTES.require("download_bytes", download_bytes)
+        BYTES.require("upload_bytes", upload_bytes)
         self._settings = TransportSettings(
-            download_density=DENSITY.require("download_density", download_density),
-            upload_density=DENSITY.require("upload_density", upload_density),
+            download_density=density_or_auto(
+                "download_density", download_density, 1 / 4, download_bytes
+            ),
+            upload_density=density_or_auto(
+                "upload_density", upload_density, 1 / 16, upload_bytes
+            ),
+            download_bytes=download_bytes,
+            upload_bytes=upload_bytes,
             value_format=choice(*VALUE_FORMATS).require("values", values),
             whole=None if whole is None else tuple(whole),
         )
@@ -125,6 +138,9 @@ class SparseTransport(Strategy):
             "├──> Sparse transport:",
             f"│\t├── Density: download ({settings.download_density:.4g}) | "
             f"upload ({settings.upload_density:.4g})",
+            f"│\t├── Most bytes of a payload: download "
+            f"({settings.download_bytes or 'any'}) | "
+            f"upload ({settings.upload_bytes or 'any'})",
             f"│\t├── Value format: {settings.value_format}",
             f"│\t├── Travel whole: {whole}",
             f"│\t└── Inner strategy: {type(self.inner).__name__}",

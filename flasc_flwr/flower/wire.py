@@ -58,7 +58,9 @@ class Instructions:
     Attributes
     ----------
     density : float, optional
-        Fraction of the update to send, in (0, 1]; None: send no arrays.
+        Largest fraction of the update to send, in (0, 1]; None: send no arrays.
+    upload_bytes : int
+        Most bytes of the payload; 0 is no limit.
     value_format : str
         Value format of the payload.
     trainable : Trainable
@@ -79,6 +81,7 @@ class Instructions:
     """
 
     density: float | None = None
+    upload_bytes: int = 0
     value_format: str = "float32"
     trainable: Trainable = ALL
     init_seed: int | None = None
@@ -93,6 +96,8 @@ class Instructions:
         if self.density is not None:
             record["upload-density"] = self.density
             record["value-format"] = self.value_format
+            if self.upload_bytes:
+                record["upload-bytes"] = self.upload_bytes
         if not self.trainable.everything:
             record["trains"] = sorted(role.value for role in self.trainable.roles)
             record["support-only"] = self.trainable.support_only

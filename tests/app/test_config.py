@@ -116,6 +116,32 @@ def test_densities_may_be_numbers_or_fractions(value, density):
     assert type(own.upload_density) is float
 
 
+def test_with_bytes_a_density_that_is_not_given_is_1():
+    config = RunConfig.parse({"upload-bytes": 4000, "download-bytes": 9000})
+    assert config.budget() == Budget(
+        download_density=1.0,
+        upload_density=1.0,
+        download_bytes=9000,
+        upload_bytes=4000,
+    )
+    both = RunConfig.parse({"upload-bytes": 4000, "upload-density": "1/16"})
+    assert both.budget() == Budget(upload_density=1 / 16, upload_bytes=4000)
+
+
+@pytest.mark.parametrize("bad", [-1, 0.5, "4000", True])
+@pytest.mark.parametrize("key", ["upload-bytes", "download-bytes"])
+def test_bytes_are_integers(key, bad):
+    with pytest.raises(ConfigError, match=f"{key} must be an integer >= 0, got"):
+        RunConfig.parse({key: bad})
+
+
+def test_bytes_that_a_method_cannot_keep_are_refused_before_the_run():
+    with pytest.raises(ValueError, match="upload-bytes must be 0 with method"):
+        RunConfig.parse({"method": "flasc-shared-mask", "upload-bytes": 4000})
+    with pytest.raises(ValueError, match="download-bytes must be 0 with method"):
+        RunConfig.parse({"method": "fedex-lora", "download-bytes": 4000})
+
+
 def test_a_config_is_frozen_and_hashable():
     config = RunConfig()
     with pytest.raises(FrozenInstanceError):
@@ -183,6 +209,8 @@ def test_settings_are_checked_without_parsing_too():
         ("trackers", True),
         ("seed", False),
         ("upload-density", False),
+        ("upload-bytes", False),
+        ("download-bytes", False),
         ("dp-clip-norm", False),
     ],
 )
@@ -195,10 +223,7 @@ def test_the_librarys_defaults_are_the_run_configs():
         if section.member and section.member != "privacy":
             assert getattr(RunConfig(), section.member) == section.group()
     config = RunConfig()
-    assert (config.download_density, config.upload_density) == (
-        Budget().download_density,
-        Budget().upload_density,
-    )
+    assert config.budget() == Budget()
     for name, make in SERVER_OPTIMIZERS.items():
         optimizer = replace(config, server_optimizer=name).make_server_optimizer()
         assert optimizer == make()

@@ -172,6 +172,7 @@ def test_a_search_that_breaks_off_has_left_the_best_so_far(tmp_path, made):
         ({"at_once": 0}, ValueError, "at-once must be .*, got 0"),
         ({"base": {"method": "flask"}}, ConfigError, "method must be .*, got 'flask'"),
         ({"base": {"method": "dense"}}, ValueError, "method must be .*, got 'dense'"),
+        ({"base": {"upload-bytes": 9000}}, ValueError, "must be 0, .* got 0 and 9000"),
         (
             {"base": {"method": "flasc-tiers"}},
             ValueError,

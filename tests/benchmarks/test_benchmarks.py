@@ -60,7 +60,8 @@ def test_masks_of_a_run_are_recorded_and_measured(monkeypatch, tmp_path):
     run(monkeypatch, "record_masks", masks, "--rounds", 1, "--clients", 2)
     run(monkeypatch, "codec", "--masks", masks, "--repeats", 1, "--into", tmp_path)
     rows = list(csv.DictReader((tmp_path / "codec-masks.csv").open()))
-    assert {row["case"] for row in rows} == {"round 1 weights", "round 1 update"}
+    cases = {f"round 1 {what}" for what in ("weights", "update", "difference")}
+    assert {row["case"] for row in rows} == cases
     for row in rows:
         assert int(row["payload_bytes"]) < 4 * int(row["size"])
         assert float(row["position_bits"]) > 0

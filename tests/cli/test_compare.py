@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from flasc_flwr.app.reporting.cells import cells
 from flasc_flwr.app.reporting.comparison import compare, group, in_words
 from flasc_flwr.app.reporting.runs import find_runs, read_run
 
@@ -50,11 +51,21 @@ def test_the_rows_have_what_dense_float32_would_have_sent(runs):
 def test_labels_have_what_differs_and_no_more(runs):
     config = runs["flasc-1"] / "config.toml"
     changed = config.read_text().replace(
-        "upload-density = 0.25", "upload-density = 0.0625"
+        'upload-density = "auto"', "upload-density = 0.0625"
     )
     config.write_text(changed)
     labels = [row["label"] for row in rows_of(runs.values())]
     assert labels == ["flasc 1/4", "flasc down 1/4, up 1/16", "dense"]
+
+
+def test_labels_and_columns_have_bytes_where_they_are_the_limit(runs):
+    config = runs["flasc-1"] / "config.toml"
+    text = config.read_text()
+    config.write_text(text.replace("upload-bytes = 0", "upload-bytes = 4000"))
+    rows = rows_of(runs.values())
+    labels = [row["label"] for row in rows]
+    assert labels == ["flasc 1/4", "flasc down 1/4, up 4000 B", "dense"]
+    assert [cells(row)["up"] for row in rows] == ["1/4", "4000 B", "1"]
 
 
 def test_megabytes_to_a_target_are_counted_from_the_rows(runs):

@@ -93,7 +93,7 @@ def test_a_run_without_a_folder_shows_the_end_of_the_log(command):
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ("upload-density='abc'", "upload-density must be a number in (0"),
+        ("upload-density='abc'", "upload-density must be 'auto' or a number in (0"),
         ("lora-rnak=3", "did you mean lora-rank?"),
         ("seed=abc", "--run-config must be KEY=VALUE pairs"),
         ("dense", "got 'dense'"),
@@ -112,6 +112,10 @@ def test_wrong_settings_fail_at_once_in_one_line(call, monkeypatch, settings, re
 def test_the_title_has_the_densities_in_effect():
     title = run_module._title(RunConfig.parse({"method": "dense", "lora-rank": 8}))
     assert title == "dense: digits, rank 8, densities 1 down and 1 up, seed 0"
+    both = {"upload-bytes": 4000, "upload-density": "1/2", "download-bytes": 9000}
+    assert "9000 B down and 1/2 and 4000 B up" in run_module._title(
+        RunConfig.parse(both)
+    )
 
 
 def test_a_folder_without_an_app_is_refused(command, tmp_path):

@@ -6,12 +6,28 @@ import numpy as np
 import pytest
 
 from flasc_flwr.core.codec import PayloadError, decode, encode, read_layout
+from flasc_flwr.core.codec.bits import varint
+from flasc_flwr.core.codec.blocks import block_bounds
+from flasc_flwr.core.codec.formats import FORMATS
+from flasc_flwr.core.codec.header import Header, seal
+from flasc_flwr.core.codec.positions import encode_positions
+from flasc_flwr.core.codec.values import Coding, encode_values
 from flasc_flwr.core.layout import Layout
+from tests.payload_bytes import (
+    CHECKSUM_AT,
+    FLAGS_AT,
+    FORMAT_AT,
+    VERSION_AT,
+    changed,
+    resealed,
+)
 
 from .samples import GPT2_SIZE, gpt2_at_round_0, random_sparse, sparse_of
 
-HEADER = 52
 DOCUMENT = Path(__file__).parents[2] / "docs" / "wire-format.md"
+
+HEADER = 13
+"""Bytes of a header with N from 128 to 16,383, and without a layout."""
 
 EXAMPLE = sparse_of(
     100, [3, 4, 17, 30, 58, 59, 97], [0.5, -0.75, 1.0, -0.625, 1.5, 0.6875, -0.5]
@@ -29,18 +45,6 @@ def documented_bytes() -> bytes:
     return bytes.fromhex("".join(found[0] for found in digits if found))
 
 
-def resealed(payload: bytes) -> bytes:
-    """Give a payload the right checksum."""
-    data = bytearray(payload)
-    data[48:52] = bytes(4)
-    data[48:52] = zlib.crc32(data).to_bytes(4, "little")
-    return bytes(data)
-
-
-def changed(payload: bytes, at: int, new: bytes) -> bytes:
-    return resealed(payload[:at] + new + payload[at + len(new) :])
-
-
 def test_the_documented_example_is_what_is_encoded():
     assert encode(EXAMPLE, "bfloat16") == documented_bytes()
     decoded = decode(documented_bytes(), 100)
@@ -48,26 +52,41 @@ def test_the_documented_example_is_what_is_encoded():
     assert (decoded.values == EXAMPLE.values).all()
 
 
-def test_an_empty_vector_is_a_header_and_a_row():
+def test_an_empty_vector_takes_18_bytes():
     payload = encode(sparse_of(300, [], []), "float32")
-    assert len(payload) == HEADER + 3
+    assert len(payload) == HEADER + 3 + 2
     assert decode(payload, 300).kept == 0
+    assert decode(encode(sparse_of(0, [], [])), 0).size == 0
+
+
+def test_a_header_has_at_most_30_bytes():
+    for size, most in ((100, 12), (10**7, 15), (2**64 - 1, 21)):
+        header = Header(1, size)
+        assert len(seal(header, b"")) <= most
+        assert len(seal(Header(1, size, bytes(8)), b"")) <= most + 8
 
 
 @pytest.mark.parametrize("density", [1 / 4, 1 / 16, 1 / 256])
-def test_beside_the_streams_there_are_64_bytes_and_8_a_block(density):
-    layout, vector = gpt2_at_round_0()
+def test_beside_the_streams_there_are_32_bytes_and_8_a_block(density):
+    layout, _ = gpt2_at_round_0()
     rng = np.random.default_rng(0)
-    for sparse in (
-        random_sparse(rng, GPT2_SIZE, density),
-        random_sparse(rng, 7, density),
+    for sparse, own in (
+        (random_sparse(rng, GPT2_SIZE, density), None),
+        (random_sparse(rng, GPT2_SIZE, density), layout),
+        (random_sparse(rng, 7, density), None),
     ):
-        payload = encode(sparse, "bfloat16")
-        table = int.from_bytes(payload[32:36], "little")
-        rows = 1 + sparse.size // 256
-        assert HEADER + table <= 64 + 8 * rows
-    payload = encode(random_sparse(rng, GPT2_SIZE, density), layout=layout)
-    assert int.from_bytes(payload[32:36], "little") <= 8 * 4
+        payload = encode(sparse, "bfloat16", layout=own)
+        coded = encode_positions(
+            sparse.positions, block_bounds(sparse.positions, sparse.size, own)
+        )
+        bits = FORMATS[1].quantize(sparse.values, None)
+        values = encode_values(bits.negative, bits.magnitudes)
+        streams = (
+            coded.bitmaps, coded.unary, coded.low,
+            values.signs, values.low, values.frequencies, values.high,
+        )  # fmt: skip
+        assert len(coded.table) <= 8 * 4
+        assert len(payload) - sum(map(len, streams)) - len(coded.table) <= 32
 
 
 def test_a_download_carries_its_layout_and_an_upload_the_fingerprint():
@@ -102,43 +121,68 @@ def test_what_cannot_be_encoded():
 PAYLOAD = encode(EXAMPLE, "bfloat16")
 FLOAT32 = encode(EXAMPLE, "float32")
 INT8 = encode(EXAMPLE, "int8")
+# Kept are the same, so that everything up to the values lies at the same places.
+SIZE, BODY, SPLIT = 11, 12, 21
+ENTROPY = encode(
+    sparse_of(100, list(range(100)), [2.0**i for i in range(10)] * 10), "bfloat16"
+)
+
+
+def with_base(base: bytes) -> bytes:
+    return resealed(PAYLOAD[: SPLIT + 1] + base + PAYLOAD[SPLIT + 3 :])
+
+
+def with_layout(length: bytes, carried: bytes) -> bytes:
+    """Return a payload with a fingerprint and a layout."""
+    start = PAYLOAD[:FLAGS_AT] + b"\x03" + bytes(4 + 8)
+    return resealed(start + PAYLOAD[SIZE:BODY] + length + carried + PAYLOAD[BODY:])
 
 
 @pytest.mark.parametrize(
     ("payload", "message"),
     [
         (b"", "0 bytes, less than its header"),
-        (PAYLOAD[:51], "51 bytes, less than its header"),
+        (PAYLOAD[:11], "11 bytes, less than its header"),
         (b"FLSX" + PAYLOAD[4:], "begins with b'FLSX'"),
-        (changed(PAYLOAD, 4, b"\x01"), "version 1, this is 2"),
+        (changed(PAYLOAD, VERSION_AT, b"\x01"), "version 1, this is 3"),
         (PAYLOAD[:-1], "checksum"),
-        (PAYLOAD[:60] + b"\xff" + PAYLOAD[61:], "checksum"),
-        (changed(PAYLOAD, 5, b"\x05"), "unknown value format 5"),
-        (changed(PAYLOAD, 6, b"\x03"), "unknown value coding 3"),
-        (changed(PAYLOAD, 7, b"\x20"), "32 low bits"),
-        (changed(PAYLOAD, 8, b"\x65"), "size 101, expected 100"),
-        (resealed(PAYLOAD + b"\x00"), "1 bytes are left over"),
-        (resealed(PAYLOAD[:-1]), "high bits of values: 2 bytes at byte 67, only 1"),
-        (changed(PAYLOAD, 28, b"\xff\xff\xff\xff"), "layout: 4294967295 bytes"),
-        (changed(PAYLOAD, 32, b"\xff\xff\xff\xff"), "block table: 4294967295 bytes"),
-        (changed(PAYLOAD, 52, b"\x05"), "block 0: unknown kind 5"),
-        (changed(PAYLOAD, 52, b"\xfb"), "block 0: Rice parameter 31"),
-        (changed(PAYLOAD, 53, b"\x65"), "block 0: length 101 at entry 0 of 100"),
-        (changed(PAYLOAD, 53, b"\x00"), "block 0: length 0 at entry 0 of 100"),
-        (changed(PAYLOAD, 53, b"\x63"), "block 0: length 99, but it is not the last"),
-        (changed(PAYLOAD, 54, b"\x00"), "block 0: 0 of its 100 entries"),
-        (changed(PAYLOAD, 54, b"\x08"), "unary stream of gaps: 7 numbers, expected 8"),
-        (changed(PAYLOAD, 55, b"\x7f\x80"), "unary stream of gaps: 8 numbers"),
-        (changed(PAYLOAD, 57, b"\xff\xff\x1f"), "position 127 lies outside"),
-        (changed(PAYLOAD, 57, b"\x03\x39\x94"), "low bits of gaps: the bits after"),
-        (changed(PAYLOAD, 60, b"\xca"), "signs: the bits after"),
-        (changed(PAYLOAD, 24, b"\x7f\x7f"), "outside the range of bfloat16"),
-        (changed(PAYLOAD, 24, b"\xff\xff\xff\xff"), "more than 31 bits"),
-        (changed(PAYLOAD, 67, b"\x65\x3c"), "high bits of values: 8 numbers"),
-        (changed(INT8, 60, bytes(4)), "scales: one is not above 0"),
-        (changed(INT8, 60, b"\x00\x00\xc0\x7f"), "scales: one is not above 0"),
-        (changed(INT8, 60, b"\x00\x00\x7f\x7f"), "not all finite"),
-        (changed(FLOAT32, 24, b"\x00\x00\xc0\x7e"), "outside the range of float32"),
+        (PAYLOAD[:20] + b"\xff" + PAYLOAD[21:], "checksum"),
+        (PAYLOAD[:CHECKSUM_AT] + b"\0" + PAYLOAD[8:], "checksum"),
+        (changed(PAYLOAD, FORMAT_AT, b"\xff"), "unknown value format 255"),
+        (changed(PAYLOAD, FLAGS_AT, b"\x02"), "unknown flags 2"),
+        (changed(PAYLOAD, FLAGS_AT, b"\x05"), "unknown flags 5"),
+        (resealed(PAYLOAD[:6] + b"\x01" + PAYLOAD[7:13]), "layout fingerprint: 8"),
+        (changed(PAYLOAD, SIZE, b"\x65"), "size 101, expected 100"),
+        (changed(PAYLOAD, SIZE, b"\xff" * 12), "size: no number ends before"),
+        (with_layout(b"\x00", b""), "layout: empty"),
+        (with_layout(b"\xff\xff\xff\xff\x0f", b""), "layout: 4294967295 bytes"),
+        (resealed(PAYLOAD + b"\x00"), "high bits of values: bytes follow"),
+        (resealed(PAYLOAD[:-1]), "high bits of values: 4 numbers, expected 7"),
+        (resealed(PAYLOAD[:BODY]), "block 0: 1 bytes at byte 12, only 0"),
+        (changed(PAYLOAD, BODY, b"\x05"), "block 0: unknown kind 5"),
+        (changed(PAYLOAD, BODY, b"\xfb"), "block 0: Rice parameter 31"),
+        (changed(PAYLOAD, BODY + 1, b"\x65"), "block 0: length 101 at entry 0 of 100"),
+        (changed(PAYLOAD, BODY + 1, b"\x00"), "block 0: length 0 at entry 0 of 100"),
+        (changed(PAYLOAD, BODY + 1, b"\x63"), "block 0: length 99, but it is not the"),
+        (changed(PAYLOAD, BODY + 2, b"\x00"), "block 0: 0 of its 100 entries"),
+        (changed(PAYLOAD, BODY + 2, b"\x08"), "gaps: 7 numbers, expected 8"),
+        (changed(PAYLOAD, BODY + 3, b"\x7f"), "unary stream of gaps: 127 bytes at"),
+        (changed(PAYLOAD, BODY + 4, b"\x7f\x80"), "unary stream of gaps: 8 numbers"),
+        (changed(PAYLOAD, BODY + 6, b"\xff\xff\x1f"), "position 127 lies outside"),
+        (changed(PAYLOAD, BODY + 6, b"\x03\x39\x94"), "low bits of gaps: the bits"),
+        (changed(PAYLOAD, SPLIT, b"\x37"), "unknown value coding 7"),
+        (with_base(b"\xff\xfe\x01"), "outside the range of bfloat16"),
+        (changed(PAYLOAD, SPLIT + 1, b"\xff" * 5), "base of values: no number"),
+        (changed(PAYLOAD, SPLIT + 3, b"\xca"), "signs: the bits after"),
+        (changed(PAYLOAD, -2 % len(PAYLOAD), b"\x65\x3c"), "values: 8 numbers"),
+        (changed(INT8, SPLIT, bytes(4)), "scales: one is not above 0"),
+        (changed(INT8, SPLIT, b"\x00\x00\xc0\x7f"), "scales: one is not above 0"),
+        (changed(INT8, SPLIT, b"\x00\x00\x7f\x7f"), "not all finite"),
+        (changed(FLOAT32, SPLIT + 1, b"\x80\x80\x80\xf6\x07"), "range of float32"),
+        (changed(FLOAT32, SPLIT + 1, b"\xff\xff\xff\xff\x0f"), "more than 31 bits"),
+        (changed(ENTROPY, BODY + 2, b"\x32"), "frequencies: "),
+        (resealed(ENTROPY[:-2]), "entropy-coded stream: ends before"),
+        (resealed(ENTROPY + bytes(2)), "entropy-coded stream: does not end"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -147,21 +191,16 @@ def test_errors_say_what_is_wrong(payload, message):
         decode(payload, 100)
 
 
+def test_the_entropy_coded_sample_is_one():
+    assert ENTROPY[BODY + 2] & 7 == Coding.COMPACT
+
+
 def test_the_wrong_layout_is_refused():
     layout = Layout.of({"a": np.zeros(100, np.float32)})
     other = Layout.of({"b": np.zeros(100, np.float32)})
     payload = encode(EXAMPLE, layout=layout)
     with pytest.raises(PayloadError, match="payload is of layout"):
         decode(payload, 100, fingerprint=other.fingerprint)
-
-
-def with_layout(text: bytes, size: int = 100) -> bytes:
-    """Return a payload that carries this text as its layout."""
-    carried = zlib.compress(text)
-    header = bytearray(PAYLOAD[:HEADER])
-    header[8:16] = size.to_bytes(8, "little")
-    header[28:32] = len(carried).to_bytes(4, "little")
-    return resealed(bytes(header) + carried + PAYLOAD[HEADER:])
 
 
 @pytest.mark.parametrize(
@@ -182,5 +221,6 @@ def with_layout(text: bytes, size: int = 100) -> bytes:
     ids=range(11),
 )
 def test_a_corrupt_layout_is_refused(text, message):
+    carried = zlib.compress(text)
     with pytest.raises(PayloadError, match=message):
-        read_layout(with_layout(text))
+        read_layout(with_layout(varint(len(carried)), carried))

@@ -50,8 +50,8 @@ def test_no_module_imports_itself_through_others():
     TopologicalSorter(graph).prepare()
 
 
-def test_core_imports_only_numpy_constriction_and_the_standard_library():
-    allowed = {"numpy", "constriction", "flasc_flwr", *sys.stdlib_module_names}
+def test_core_imports_only_numpy_and_the_standard_library():
+    allowed = {"numpy", "flasc_flwr", *sys.stdlib_module_names}
     for name, names in IMPORTS.items():
         if name.startswith("flasc_flwr.core"):
             assert {n.split(".")[0] for n in names} <= allowed, name

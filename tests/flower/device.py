@@ -7,9 +7,11 @@ import numpy as np
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from flasc_flwr.core.codec import encode
+from flasc_flwr.core.codec.bits import varint
+from flasc_flwr.core.codec.header import Header, seal
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.printable import printable
-from flasc_flwr.core.sparsity import SparseVector, top_k
+from flasc_flwr.core.sparsity import top_k
 from flasc_flwr.flower.device_limits import RefusedDownloadError
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import CONTROL, Instructions, payload_record
@@ -75,35 +77,12 @@ def trains(message_content, **node_config):
 def huge_payload(shape, name="w"):
     """Return a few bytes that ask for an array of any shape."""
     layout = Layout.from_json(json.dumps([[name, list(shape), "float32", "other"]]))
-    empty = encode(SparseVector(300, np.zeros(0, np.int64), vector(0)))
     text = zlib.compress(layout.to_json().encode())
-    size = layout.size.to_bytes(8, "little")
-    header = bytearray(empty[:52])
-    header[8:16], header[16:24] = size, layout.fingerprint
-    header[28:32] = len(text).to_bytes(4, "little")
     rows = b""
     left = layout.size
     while left > 0 and len(rows) < 40_000:
         length = min(left, (1 << 20) - 1)
-        rows += bytes([0]) + leb128(length)
+        rows += bytes([0]) + varint(length)
         left -= length
-    header[32:36] = len(rows).to_bytes(4, "little")
-    header[48:52] = bytes(4)
-    payload = bytes(header) + text + rows
-    crc = zlib.crc32(payload)
-    return payload[:48] + crc.to_bytes(4, "little") + payload[52:]
-
-
-def leb128(number):
-    parts = []
-    while number >= 0x80:
-        parts.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*parts, number])
-
-
-def with_checksum(data):
-    data = bytearray(data)
-    data[48:52] = bytes(4)
-    data[48:52] = zlib.crc32(data).to_bytes(4, "little")
-    return bytes(data)
+    # Its values have no low bits, and a base of 0.
+    return seal(Header(0, layout.size, layout.fingerprint, text), rows + bytes(2))

@@ -16,7 +16,8 @@ from flasc_flwr.flower.wire import (
     payload_record,
 )
 from tests.flower.apps import client_app
-from tests.flower.device import ask, content, download, order, vector, with_checksum
+from tests.flower.device import ask, content, download, order, vector
+from tests.payload_bytes import resealed
 
 SECRET = np.float32(0.123456789)
 
@@ -81,7 +82,7 @@ def test_errors_of_a_download_hold_no_value_of_it():
         payload = bytearray(payload_of(download(0.5)))
         payload[change % len(payload)] ^= 0xFF
         try:
-            ask(content(payload_record(with_checksum(payload))), client_app())
+            ask(content(payload_record(resealed(payload))), client_app())
         except PayloadError as error:
             assert reveals_nothing(str(error))
 

@@ -15,15 +15,8 @@ from flasc_flwr.core.sparsity import SparseVector
 from flasc_flwr.flower.device_limits import RefusedDownloadError
 from flasc_flwr.flower.wire import Instructions, payload_of, payload_record
 from tests.flower.apps import client_app
-from tests.flower.device import (
-    ask,
-    content,
-    download,
-    huge_payload,
-    order,
-    vector,
-    with_checksum,
-)
+from tests.flower.device import ask, content, download, huge_payload, order, vector
+from tests.payload_bytes import resealed
 
 QUICK = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -36,6 +29,8 @@ QUICK = settings(deadline=None, suppress_health_check=list(HealthCheck))
         {"upload-density": float("nan"), "value-format": "float32"},
         {"upload-density": 10**400, "value-format": "float32"},
         {"upload-density": 0.5},
+        {"upload-density": 0.5, "value-format": "float32", "upload-bytes": "4000"},
+        {"upload-density": 0.5, "value-format": "float32", "upload-bytes": -4000},
         {"upload-density": 0.5, "value-format": "float128"},
         {"upload-density": 0.5, "value-format": "x" * 10_000_000},
         {"value-format": "float32"},
@@ -56,7 +51,7 @@ QUICK = settings(deadline=None, suppress_health_check=list(HealthCheck))
         {"sparse/" + "\n" * 100_000: "x"},
         {"\x1b[2J" + "x" * 1_000_000: b"1" * 1_000_000},
     ],
-    ids=range(24),
+    ids=range(26),
 )
 def test_instructions_that_make_no_sense_give_one_short_error(entries):
     with pytest.raises(ValueError, match="'flasc' record cannot be read") as raised:
@@ -67,8 +62,8 @@ def test_instructions_that_make_no_sense_give_one_short_error(entries):
 
 
 KEYS = st.sampled_from(
-    ["upload-density", "value-format", "trains", "support-only", "init-seed",
-     "clip-norm", "on-support", "prescribed", "sparse/arrays", "sparse/"]
+    ["upload-density", "upload-bytes", "value-format", "trains", "support-only",
+     "init-seed", "clip-norm", "on-support", "prescribed", "sparse/arrays", "sparse/"]
 ) | st.text(max_size=8)  # fmt: skip
 SCALARS = [
     st.integers(-(2**63), 2**63 - 1),
@@ -83,6 +78,7 @@ LIKELY = st.fixed_dictionaries(
     {},
     optional={
         "upload-density": st.floats(0.01, 1.0),
+        "upload-bytes": st.integers(1, 2**63 - 1),
         "value-format": st.sampled_from(["float32", "int4"]),
         "trains": st.lists(st.sampled_from(["A", "B", "head", "other"]), max_size=4),
         "support-only": st.booleans(),
@@ -151,7 +147,7 @@ def payloads(draw):
         )
     ):
         data[at] = byte
-    return with_checksum(data) if draw(st.booleans()) else bytes(data)
+    return resealed(data) if draw(st.booleans()) else bytes(data)
 
 
 @QUICK

@@ -2,7 +2,6 @@
 
 import json
 import tracemalloc
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from flwr.app import ConfigRecord
 
 from flasc_flwr import Flasc
 from flasc_flwr.core.codec import PayloadError, decode, encode
+from flasc_flwr.core.codec.bits import varint
 from flasc_flwr.core.layout import Layout, Role
 from flasc_flwr.core.methods.table import METHODS
 from flasc_flwr.core.methods.trainable import SUPPORT
@@ -36,6 +36,7 @@ from tests.flower.device import (
     trains,
     vector,
 )
+from tests.payload_bytes import FINGERPRINT_AT, VERSION_AT, changed
 
 ROOT = Path(__file__).parents[2]
 RANK_4 = {"lora-rank": 4}
@@ -233,18 +234,15 @@ def peak(message_content, **node_config):
 
 
 def test_a_layout_that_contradicts_the_header_is_refused():
-    payload = bytearray(huge_payload((5000,)))
-    payload[8:16] = (4000).to_bytes(8, "little")
-    payload[48:52] = bytes(4)
-    payload[48:52] = zlib.crc32(payload).to_bytes(4, "little")
+    payload = changed(huge_payload((5000,)), FINGERPRINT_AT + 8, varint(4000))
     with pytest.raises(PayloadError, match="layout does not match"):
-        ask(content(payload_record(bytes(payload))))
+        ask(content(payload_record(payload)))
 
 
 def test_another_version_is_refused():
     payload = bytearray(payload_of(download()))
-    payload[4] = 3
-    with pytest.raises(PayloadError, match="version 3, this is 2"):
+    payload[VERSION_AT] = 4
+    with pytest.raises(PayloadError, match="version 4, this is 3"):
         ask(content(payload_record(bytes(payload))))
 
 

@@ -13,7 +13,7 @@ from tests.plug_in.numpy_app import client_app, mixed, run_wrapped
 def test_measuring_mods_work_on_both_sides(mod, first, logged):
     mods = [mod, flasc_mod] if first else [flasc_mod, mod]
     arrays = array_record({"weight": mixed()["weight"]})
-    settings = {"download_density": 1 / 2, "upload_density": 1 / 2}
+    settings = {"download_density": 1 / 3, "upload_density": 1 / 3}
 
     def train(received, client, current):
         return {"weight": received["weight"] + 1}

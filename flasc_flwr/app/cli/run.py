@@ -187,9 +187,9 @@ def _simulation(
 
 
 def _title(config: RunConfig) -> str:
-    from flasc_flwr.app.reporting.comparison import in_effect, in_words
+    from flasc_flwr.app.reporting.comparison import in_effect, limits_in_words
 
-    down, up = (in_words(density) for density in in_effect(config)["densities"])
+    down, up = limits_in_words(in_effect(config))
     data = f" {config.model}" if config.model else ""
     return (
         f"{config.method}: {config.task}{data}, rank {config.lora_rank}, "

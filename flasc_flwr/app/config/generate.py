@@ -40,7 +40,8 @@ with a TOML file (`--run-config conf/digits-flasc-4.toml`), or in `pyproject.tom
 contacted. `flasc-flwr check "lora-rank=8"` checks keys without running them.
 
 A density may be a number or a fraction in quotes, such as `'1/16'`. A device can set
-its own `download-density`, `upload-density` and `lora-rank` in `--node-config`.
+its own `download-density`, `upload-density`, `download-bytes`, `upload-bytes` and
+`lora-rank` in `--node-config`.
 
 Where a section names a class, a project that uses the library passes the same settings
 with the same ranges and defaults through that class.

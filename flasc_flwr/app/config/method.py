@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from flasc_flwr.core.aggregation import AGGREGATIONS, WEIGHTINGS
 from flasc_flwr.core.codec import VALUE_FORMATS
 from flasc_flwr.core.initial import INITS
-from flasc_flwr.core.methods.budget import RANK, Budget
+from flasc_flwr.core.methods.budget import AUTO, RANK, Budget
 from flasc_flwr.core.methods.method import RANK_ASSIGNMENTS, Method
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
 from flasc_flwr.core.methods.scores import QUOTAS, SCORES
@@ -21,9 +21,17 @@ from flasc_flwr.core.optimizers import (
     ServerOptimizer,
     Sgd,
 )
-from flasc_flwr.core.ranges import automatic, choice, integer, number, switch, text
+from flasc_flwr.core.ranges import (
+    automatic,
+    choice,
+    integer,
+    number,
+    switch,
+    text,
+)
 from flasc_flwr.core.ranks import RANK_SCALES
 from flasc_flwr.core.settings import same_setting, setting
+from flasc_flwr.core.sparsity import DENSITY
 
 _LORA = "all methods but `full` and `linear`"
 _SPARSE = "methods with a sparse download"
@@ -70,8 +78,22 @@ class MethodSettings:
     method: str = setting(
         "flasc", choice(*METHODS), "federated method (docs/methods.md compares them)"
     )
-    download_density: float = same_setting(Budget, "download_density")
-    upload_density: float = same_setting(Budget, "upload_density")
+    download_density: float | str = setting(
+        AUTO,
+        automatic(DENSITY),
+        "largest fraction of the adapter's entries that a client receives; auto is "
+        f"{Budget.download_density:g}, or 1 with download-bytes",
+        used_by="methods with a sparse download",
+    )
+    upload_density: float | str = setting(
+        AUTO,
+        automatic(DENSITY),
+        "largest fraction of the update's entries that a client sends; auto is "
+        f"{Budget.upload_density:g}, or 1 with upload-bytes",
+        used_by="methods with a sparse upload",
+    )
+    download_bytes: int = same_setting(Budget, "download_bytes")
+    upload_bytes: int = same_setting(Budget, "upload_bytes")
     value_format: str = setting(
         "auto", choice("auto", *VALUE_FORMATS), "how values are encoded in messages"
     )
@@ -144,6 +166,15 @@ class MethodSettings:
         f"{AdamW.learning_rate:g} for the others",
     )
     server_learning_rate_decay: float = same_setting(Decaying, "decay")
+
+    def budget(self) -> Budget:
+        """Return what a client may use that sets nothing itself."""
+        return Budget.of(
+            download_density=self.download_density,
+            upload_density=self.upload_density,
+            download_bytes=self.download_bytes,
+            upload_bytes=self.upload_bytes,
+        )
 
     def compose(self) -> Method:
         """Return the method, with the parts that the run config puts into it.

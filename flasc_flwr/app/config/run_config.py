@@ -11,6 +11,7 @@ from flasc_flwr.app.config.method import AdapterSettings, MethodSettings
 from flasc_flwr.app.config.run import RunSettings
 from flasc_flwr.app.config.task import TaskSettings
 from flasc_flwr.app.config.training import LocalPrivacySettings, TrainingSettings
+from flasc_flwr.core.methods.allotment import Allotment
 from flasc_flwr.core.methods.schedules import Decay
 from flasc_flwr.core.privacy import Privacy
 from flasc_flwr.core.settings import Setting, check, settings_of
@@ -167,6 +168,8 @@ class RunConfig(
             **arguments,
         )
         config._require_honest()
+        # Raises if the method cannot keep to the budget.
+        Allotment(method=config.compose(), most=config.budget(), decay=config.decay)
         if not config.sampling.fraction_train:
             raise ValueError("fraction-train must be above 0 to train, got 0.0")
         return config

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flasc_flwr.app.reporting.comparison import in_words
-
 
 def cells(row: Mapping[str, Any]) -> dict[str, str]:
     """Return a row of :func:`flasc_flwr.app.reporting.comparison.compare` as text.
@@ -15,8 +13,8 @@ def cells(row: Mapping[str, Any]) -> dict[str, str]:
     """
     shown = {
         "runs": row["label"],
-        "down": in_words(row["download_density"]),
-        "up": in_words(row["upload_density"]),
+        "down": row["most_down"],
+        "up": row["most_up"],
         "values": row["value_format"],
         "rank": str(row["lora_rank"]),
         "seeds": ",".join(str(seed) for seed in row["seeds"]),

@@ -11,7 +11,6 @@ from typing import Any
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.reporting.runs import Rows, SavedRun
 from flasc_flwr.core.methods.allotment import Allotment
-from flasc_flwr.core.methods.budget import Budget
 
 _APART = (
     "checkpoint-every",
@@ -97,9 +96,7 @@ def in_effect(config: RunConfig) -> dict[str, Any]:
     ``auto``.
     """
     method = config.compose()
-    own = Budget(
-        download_density=config.download_density, upload_density=config.upload_density
-    )
+    own = config.budget()
     allotment = Allotment(method=method, most=own, decay=config.decay)
     budget = allotment.at(method.dense_rounds + 1, own)
     auto = config.value_format == "auto"
@@ -129,7 +126,7 @@ def _label(settings: Mapping[str, Any], everyone: Sequence[Mapping[str, Any]]) -
 
 def _in_label(key: str, settings: Mapping[str, Any]) -> str:
     if key == "densities":
-        down, up = (in_words(density) for density in settings[key])
+        down, up = limits_in_words(settings)
         return down if down == up else f"down {down}, up {up}"
     if settings[key] == "":
         return f"no {key}"
@@ -142,6 +139,30 @@ def in_words(density: float) -> str:
     if near.numerator == 1 and abs(near - Fraction(density)) < 1e-9:
         return str(near)
     return f"{density:.4g}"
+
+
+def limits_in_words(settings: Mapping[str, Any]) -> tuple[str, str]:
+    """Return how much is sent down and up: ``1/16``, ``4000 B``, or both.
+
+    Parameters
+    ----------
+    settings : Mapping[str, Any]
+        Those of :func:`in_effect`.
+    """
+    down, up = (
+        _limit_in_words(density, settings[key])
+        for density, key in zip(
+            settings["densities"], ("download-bytes", "upload-bytes"), strict=True
+        )
+    )
+    return down, up
+
+
+def _limit_in_words(density: float, most_bytes: int) -> str:
+    if not most_bytes:
+        return in_words(density)
+    limit = f"{most_bytes} B"
+    return limit if density == 1 else f"{in_words(density)} and {limit}"
 
 
 def compare(groups: Iterable[Group], target: float | None = None) -> Rows:
@@ -178,6 +199,8 @@ def _row(one: Group, target: float | None) -> dict[str, Any]:
         "method": settings["method"],
         "download_density": settings["densities"][0],
         "upload_density": settings["densities"][1],
+        "most_down": limits_in_words(settings)[0],
+        "most_up": limits_in_words(settings)[1],
         "value_format": settings["value format"],
         "lora_rank": settings["lora-rank"],
         "clients": settings["clients"],

@@ -142,6 +142,11 @@ def require_searchable(config: RunConfig) -> None:
             "method must be one whose densities can be set, such as 'flasc', got "
             f"{config.method!r}"
         )
+    if config.download_bytes or config.upload_bytes:
+        raise ValueError(
+            "download-bytes and upload-bytes must be 0, because the search chooses the "
+            f"densities, got {config.download_bytes} and {config.upload_bytes}"
+        )
     if method.tiers != "none" or method.rank_assignment != "own":
         raise ValueError(
             "method must give all devices the same budget (tiers 'none', "

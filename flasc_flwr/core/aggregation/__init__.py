@@ -47,6 +47,8 @@ class Aggregation:
     averages : bool
         Whether it averages the factors: its update can then serve any server optimizer
         as a gradient. Other rules replace the factors every round.
+    merges : bool
+        Whether it merges products into the backbone: they travel beside the adapter.
     weigh : Callable[[Layout, Vector, Contribution], float], optional
         A client's weight, from the server's adapter and what the client sent; by
         default the contribution's own.
@@ -55,6 +57,7 @@ class Aggregation:
     source: str
     make: MakeAggregator
     averages: bool = True
+    merges: bool = False
     weigh: Callable[[Layout, Vector, Contribution], float] | None = None
 
 
@@ -80,6 +83,7 @@ AGGREGATIONS = {
         source="FLoRA: Wang et al., arXiv 2409.05976",
         make=Stacking,
         averages=False,
+        merges=True,
     ),
     "svd": Aggregation(
         source="FlexLoRA: Bai et al., arXiv 2402.11505",

@@ -2,13 +2,20 @@
 
 ``docs/wire-format.md`` specifies the bytes. The modules, from the bottom up: `bits`
 packs integers; `blocks`, `block_table` and `positions` code the support block by block;
-`formats` quantizes the values, `entropy` and `values` code the resulting integers;
-`payload` puts the parts together.
+`formats` quantizes the values, `values` codes the resulting integers, with `entropy`
+(`lanes`, `frequencies`) where that pays; `body` and `header` put the parts together;
+`payload` writes and reads the whole; `version2` reads what older versions wrote.
 """
 
 from flasc_flwr.core.codec.errors import PayloadError
-from flasc_flwr.core.codec.formats import VALUE_FORMATS
-from flasc_flwr.core.codec.payload import VERSION, decode, encode, read_layout
+from flasc_flwr.core.codec.header import VERSION
+from flasc_flwr.core.codec.payload import (
+    VALUE_FORMATS,
+    decode,
+    encode,
+    read_layout,
+    refines,
+)
 
 __all__ = [
     "VALUE_FORMATS",
@@ -17,4 +24,6 @@ __all__ = [
     "decode",
     "encode",
     "read_layout",
+    "refines",
+    "refines",
 ]

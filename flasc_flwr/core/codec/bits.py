@@ -54,8 +54,8 @@ class Reader:
         self._at += length
         return self._data[self._at - length : self._at]
 
-    def varint(self, what: str) -> int:
-        """Return the next varint: an unsigned LEB128 number of at most 5 bytes.
+    def varint(self, what: str, *, longest: int = 5) -> int:
+        """Return the next varint: an unsigned LEB128 number of at most `longest` bytes.
 
         Raises
         ------
@@ -63,7 +63,7 @@ class Reader:
             If it is truncated, or not in its shortest form.
         """
         value = 0
-        for place in range(5):
+        for place in range(longest):
             (byte,) = self.take(1, what)
             value |= (byte & 0x7F) << (7 * place)
             if byte < 0x80:
@@ -71,6 +71,10 @@ class Reader:
                     break
                 return value
         raise PayloadError(f"{what}: no number ends before byte {self._at}")
+
+    def rest(self) -> memoryview:
+        """Return all bytes that are left."""
+        return self.take(self.left, "rest")
 
     def finish(self, what: str) -> None:
         """Raise PayloadError unless everything is read."""
@@ -111,11 +115,11 @@ def pack(numbers: Integers, width: int) -> bytes:
         # neighbours; the lowest `rest` bytes of the word hold them.
         pairs = padded.view("<u2")
         pairs = (pairs & 0xFF) | (pairs >> 8 << rest)
-        fours = pairs.view("<u4")
+        fours = _little(pairs).view("<u4")
         fours = (fours & 0xFFFF) | (fours >> 16 << 2 * rest)
-        eights = fours.view("<u8")
+        eights = _little(fours).view("<u8")
         eights = (eights & 0xFFFFFFFF) | (eights >> 32 << 4 * rest)
-        packed = eights.view(np.uint8).reshape(-1, 8)[:, :rest].tobytes()
+        packed = _little(eights).view(np.uint8).reshape(-1, 8)[:, :rest].tobytes()
         parts.append(packed[: packed_length(len(numbers), rest)])
     return b"".join(parts)
 
@@ -154,11 +158,19 @@ def _unpack_rest(
     rows[:, :rest] = padded.reshape(groups, rest)
     eights = rows.view("<u8").ravel()
     eights = (eights & ((1 << 4 * rest) - 1)) | (eights >> 4 * rest << 32)
-    fours = eights.view("<u4")
+    fours = _little(eights).view("<u4")
     fours = (fours & ((1 << 2 * rest) - 1)) | (fours >> 2 * rest << 16)
-    pairs = fours.view("<u2")
+    pairs = _little(fours).view("<u2")
     pairs = (pairs & ((1 << rest) - 1)) | (pairs >> rest << 8)
-    return pairs.view(np.uint8)[:count]
+    return _little(pairs).view(np.uint8)[:count]
+
+
+def _little(numbers: Integers) -> Integers:
+    """Return numbers in little-endian order, without a copy if they are.
+
+    What numpy computes is in the order of the machine, whatever it is computed from.
+    """
+    return numbers.astype(numbers.dtype.newbyteorder("<"), copy=False)
 
 
 def pack_bits(flags: NDArray[np.bool_]) -> bytes:

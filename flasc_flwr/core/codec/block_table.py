@@ -62,15 +62,15 @@ class Block:
 
 
 def read_blocks(rows: Reader, size: int) -> Iterator[Block]:
-    """Yield the rows of a table that covers exactly a vector of length N.
+    """Yield the rows of a table, up to the one that ends at entry N.
 
     Raises
     ------
     PayloadError
-        If a row is invalid, or the rows do not cover the vector.
+        If a row is invalid, or they end before.
     """
     start, number = 0, 0
-    while rows.left:
+    while start < size:
         where = f"block {number}"
         (head,) = rows.take(1, where)
         length, width = rows.varint(where), head >> 3
@@ -97,5 +97,3 @@ def read_blocks(rows: Reader, size: int) -> Iterator[Block]:
         yield Block(kind, width, start, length, count)
         start += length
         number += 1
-    if start != size:
-        raise PayloadError(f"block table: covers {start} of {size} entries")

@@ -1,104 +1,177 @@
-"""Entropy coding of small integers: asymmetric numeral systems (Duda, arXiv 1311.2540).
+"""Entropy coding of small integers: interleaved range ANS, in numpy.
 
-The model is static: a table of frequencies that add up to ``2**14`` precedes the
-symbols. The coder is constriction's ``AnsCoder``: 64-bit state, 32-bit words, 24-bit
-probabilities. constriction takes probabilities as floats and rounds them; given
-integers f - 1 that add up to ``2**24 - n`` it has nothing to round, and symbol i gets
-exactly f of ``2**24``. So a client in another language needs only these frequencies.
+Asymmetric numeral systems (Duda, arXiv 1311.2540) in the form rANS: a lane is a state
+of 32 bits that takes and gives words of 16 bits. Symbol i belongs to lane ``i % L``, so
+that one step codes a symbol of each lane (Giesen, arXiv 1402.3392). L is a function of
+the number of symbols, :func:`lanes_of`. `frequencies` has the tables;
+``docs/wire-format.md`` has the formulas.
 """
 
 from __future__ import annotations
 
-import constriction
+from bisect import bisect_right
+
 import numpy as np
 from numpy.typing import NDArray
 
-from flasc_flwr.core.codec.bits import Integers, Reader, varint
+from flasc_flwr.core.codec.bits import Integers
 from flasc_flwr.core.codec.errors import PayloadError
+from flasc_flwr.core.codec.frequencies import TABLE_BITS, TOTAL
+from flasc_flwr.core.codec.lanes import (
+    LOWEST,
+    STATE,
+    WHAT,
+    WORD,
+    WORD_BITS,
+    Slots,
+    check_end,
+    decode_lanes,
+    encode_lanes,
+)
 
-Counts = NDArray[np.int64]
+MOST_LANES = 1 << 11
+"""Most lanes of a stream."""
+SYMBOLS_PER_LANE = 1 << 10
+"""Least symbols of a lane, if there are several. A lane costs 4 bytes."""
+_FEWEST_LANES = 1 << 5
+"""Below that, a loop over Python integers is as fast as numpy."""
 
-MOST_SYMBOLS = 1 << 12
-
-_TABLE_BITS = 14
-_MODEL_BITS = 24
-_TOTAL = 1 << _TABLE_BITS
+_STATE_BYTES = 4
 
 
-def frequencies(counts: Counts) -> Counts:
-    """Scale counts to frequencies that add up to ``2**14``, each at least 1 if seen.
+def lanes_of(count: int) -> int:
+    """Return L, the number of lanes of a stream of `count` symbols.
+
+    The largest power of two that leaves each lane at least 2**10 symbols, at most
+    2**11; but 1 instead of 2 to 16.
+    """
+    lanes = 1 << max(0, (count // SYMBOLS_PER_LANE).bit_length() - 1)
+    return 1 if lanes < _FEWEST_LANES else min(lanes, MOST_LANES)
+
+
+def encode_symbols(
+    symbols: Integers, tables: Integers, which: NDArray[np.uint8] | None = None
+) -> bytes:
+    """Code symbols.
 
     Parameters
     ----------
-    counts : NDArray[np.int64], shape (n,)
-        How often each symbol occurs; at least two do, and n is at most `MOST_SYMBOLS`.
-    """
-    seen = counts > 0
-    free = _TOTAL - int(seen.sum())
-    scaled: Counts = counts * free // counts.sum() + seen
-    # The rest goes to the most frequent symbols, where the error costs least.
-    rest = _TOTAL - int(scaled.sum())
-    scaled[np.argsort(-counts, kind="stable")[:rest]] += 1
-    return scaled
+    symbols : NDArray[np.uint16], shape (n,)
+        The symbols, below S.
+    tables : integers, shape (T, S)
+        Frequencies, each row adding up to ``2**14``.
+    which : NDArray[np.uint8], shape (n,), optional
+        The row of `tables` that each symbol is coded with, which the decoder must
+        know; by default all are coded with the first.
 
-
-def frequency_bytes(frequencies: Counts) -> bytes:
-    """Return frequencies as varints."""
-    return b"".join(varint(frequency) for frequency in frequencies.tolist())
-
-
-def read_frequencies(data: memoryview) -> Counts:
-    """Return the frequencies that :func:`frequency_bytes` wrote.
+    Returns
+    -------
+    bytes
+        The lanes' states, 4 bytes each, then words of 2 bytes; nothing if n is 0.
 
     Raises
     ------
-    PayloadError
-        If they do not add up, or are too many or too few.
+    ValueError
+        If a symbol has no frequency in its table.
     """
-    reader = Reader(data)
-    table: list[int] = []
-    while reader.left and len(table) < MOST_SYMBOLS:
-        table.append(reader.varint("frequencies"))
-    reader.finish("frequencies")
-    if sum(table) != _TOTAL or max(table) == _TOTAL or not table[-1]:
-        raise PayloadError(
-            f"frequencies: {len(table)} that add up to {sum(table)}, expected at "
-            f"least two that add up to {_TOTAL}"
-        )
-    return np.array(table)
+    if not len(symbols):
+        return b""
+    width = tables.shape[1]
+    index = symbols.astype(np.intp)
+    if int(index.max()) >= width:
+        raise ValueError(f"symbols must be below {width}, got {index.max()}")
+    if which is not None:
+        index += np.multiply(which, width, dtype=np.intp)
+    sizes = tables.astype(np.int64)
+    starts = (np.cumsum(sizes, axis=1) - sizes).ravel()
+    sizes = sizes.ravel()
+    if not sizes[index].all():
+        raise ValueError("symbols must have a frequency above 0 in their table")
+    lanes = lanes_of(len(index))
+    if lanes == 1:
+        return _encode_lane(index.tolist(), sizes.tolist(), starts.tolist())
+    return encode_lanes(index, sizes, starts, lanes)
 
 
-def encode_symbols(symbols: Integers, table: Counts) -> bytes:
-    """Code symbols, each of which has a frequency above zero."""
-    index = np.cumsum(table > 0, dtype=np.int32) - np.int32(1)
-    coder = constriction.stream.stack.AnsCoder()
-    coder.encode_reverse(index[symbols], _model(table))
-    words: NDArray[np.uint32] = coder.get_compressed()
-    return words.astype("<u4", copy=False).tobytes()
+def _encode_lane(symbols: list[int], sizes: list[int], starts: list[int]) -> bytes:
+    """Code the symbols of one lane, from the last to the first."""
+    state, words = LOWEST, []
+    full = 2 * WORD_BITS - TABLE_BITS
+    for symbol in reversed(symbols):
+        size = sizes[symbol]
+        if state >> full >= size:
+            words.append(state & 0xFFFF)
+            state >>= WORD_BITS
+        state += state // size * (TOTAL - size) + starts[symbol]
+    words.reverse()
+    return state.to_bytes(_STATE_BYTES, "little") + np.array(words, WORD).tobytes()
 
 
-def decode_symbols(data: memoryview, count: int, table: Counts) -> NDArray[np.uint16]:
-    """Return the `count` symbols of a coded stream.
+def decode_symbols(
+    data: bytes | memoryview,
+    count: int,
+    tables: Integers,
+    which: NDArray[np.uint8] | None = None,
+) -> NDArray[np.uint16]:
+    """Return the symbols that :func:`encode_symbols` coded.
+
+    Parameters
+    ----------
+    data : bytes or memoryview
+        The coded stream; it may come from a stranger.
+    count : int
+        n, which the caller must have bounded.
+    tables : integers, shape (T, S)
+        Frequencies, each row adding up to ``2**14``: the caller must have checked them.
+    which : NDArray[np.uint8], shape (n,), optional
+        The row of `tables` for each symbol, below T.
 
     Raises
     ------
     PayloadError
         If the stream has fewer symbols, or more.
     """
-    words = np.frombuffer(data[: len(data) // 4 * 4], "<u4").astype(np.uint32)
-    # What the coder itself would refuse.
-    if len(data) % 4 or (len(words) and not words[-1]):
-        raise PayloadError("entropy-coded stream: its last word is truncated, or zero")
-    coder = constriction.stream.stack.AnsCoder(words)
-    indices = coder.decode(_model(table), count)
-    if not coder.is_empty():
-        raise PayloadError(f"entropy-coded stream: does not end after {count} symbols")
-    symbols: NDArray[np.uint16] = np.flatnonzero(table).astype(np.uint16)[indices]
-    return symbols
+    lanes = lanes_of(count) if count else 0
+    head = _STATE_BYTES * lanes
+    if len(data) < head or len(data) % 2 or (not count and len(data)):
+        raise PayloadError(
+            f"{WHAT}: {len(data)} bytes, expected at least {head} and whole words"
+        )
+    if not count:
+        return np.zeros(0, np.uint16)
+    states = np.frombuffer(data[:head], STATE).astype(np.int64)
+    words = np.frombuffer(data[head:], WORD).astype(np.int64)
+    # Each step takes at most one word a lane.
+    if states.min() < LOWEST or len(words) > count:
+        raise PayloadError(f"{WHAT}: does not begin as one of {count} symbols")
+    if lanes == 1:
+        return _decode_lane(int(states[0]), words.tolist(), count, tables, which)
+    return decode_lanes(states, words, count, Slots.of(tables), which)
 
 
-def _model(table: Counts) -> constriction.stream.model.Categorical:
-    exact = (table[table > 0] << _MODEL_BITS - _TABLE_BITS) - 1
-    return constriction.stream.model.Categorical(
-        exact.astype(np.float64), perfect=False
-    )
+def _decode_lane(
+    state: int,
+    words: list[int],
+    count: int,
+    tables: Integers,
+    which: NDArray[np.uint8] | None,
+) -> NDArray[np.uint16]:
+    """Decode the symbols of one lane."""
+    sizes = tables.tolist()
+    ends = np.cumsum(tables, axis=1).tolist()
+    rows = which.tolist() if which is not None else bytes(count)
+    symbols = []
+    words.reverse()
+    try:
+        for row in rows:
+            slot = state & (TOTAL - 1)
+            symbol = bisect_right(ends[row], slot)
+            size = sizes[row][symbol]
+            state = size * (state >> TABLE_BITS) + slot - ends[row][symbol] + size
+            if state < LOWEST:
+                state = state << WORD_BITS | words.pop()
+            symbols.append(symbol)
+    except IndexError:
+        raise PayloadError(f"{WHAT}: ends before {count} symbols") from None
+    check_end(state == LOWEST, len(words), count)
+    return np.array(symbols, np.uint16)

@@ -179,4 +179,3 @@ FORMATS = (
     _grouped_integers("int8", 127, 1024),
     _grouped_integers("int4", 7, 256),
 )
-VALUE_FORMATS = tuple(form.name for form in FORMATS)

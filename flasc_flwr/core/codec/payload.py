@@ -1,31 +1,36 @@
-"""The payload: header with checksum, layout, positions, values.
+"""The payload: a header, and the body of its value format.
 
 ``docs/wire-format.md`` specifies it byte by byte, for clients in other languages.
 """
 
 from __future__ import annotations
 
-import struct
 import zlib
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 
-from flasc_flwr.core.codec.bits import Reader
-from flasc_flwr.core.codec.blocks import block_bounds
+from flasc_flwr.core.codec import version2
+from flasc_flwr.core.codec.body import Body, body_of
 from flasc_flwr.core.codec.errors import PayloadError
-from flasc_flwr.core.codec.formats import FORMATS, VALUE_FORMATS, Quantized, ValueFormat
-from flasc_flwr.core.codec.positions import decode_positions, encode_positions
-from flasc_flwr.core.codec.values import Coding, Split, decode_values, encode_values
-from flasc_flwr.core.layout import FINGERPRINT_BYTES, Layout
+from flasc_flwr.core.codec.formats import FORMATS
+from flasc_flwr.core.codec.header import (
+    VERSION,
+    Header,
+    check_magic,
+    read_header,
+    seal,
+)
+from flasc_flwr.core.codec.step.body import decode_body as decode_step
+from flasc_flwr.core.codec.step.body import encode_body as encode_step
+from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.ranges import choice
 from flasc_flwr.core.sparsity import SparseVector
 
-VERSION = 2
+BODIES = (*map(body_of, FORMATS), Body("step", encode_step, decode_step))
+"""The value formats, each with its body. A payload has the index: add at the end."""
+VALUE_FORMATS = tuple(body.name for body in BODIES)
 
-_MAGIC = b"FLSC"
-_HEADER = struct.Struct("<4sBBBBQ8sIIIIIII")
-_SECTION_END = 1 << 32
 _MAX_LAYOUT_BYTES = 1 << 22
 
 
@@ -36,6 +41,7 @@ def encode(
     layout: Layout | None = None,
     carry_layout: bool = False,
     seed: int | None = None,
+    room: int = 0,
 ) -> bytes:
     """Encode a sparse vector.
 
@@ -46,16 +52,21 @@ def encode(
     values : str
         Value format: ``float32`` (exact), ``bfloat16`` (8 significant bits),
         ``float16`` (11 significant bits down to 2**-29 of the largest value), ``int8``
-        or ``int4`` (127 or 7 levels up to the largest of each 1024 or 256 values).
-        Rounded to nearest, unless `seed` is given.
+        or ``int4`` (127 or 7 levels up to the largest of each 1024 or 256 values), or
+        ``step``: multiples of one step, which the smallest value kept defines, so that
+        the precision follows from the density (entries that round to zero are left
+        out). Rounded to nearest, unless `seed` is given.
     layout : Layout, optional
         Layout of the vector. The payload carries its fingerprint, and blocks of
         positions follow its tensors, which takes fewer bytes.
     carry_layout : bool
         Whether the payload carries the layout, for a receiver that does not have it.
     seed : int, optional
-        Rounds ``int8`` and ``int4`` stochastically, so that the expected value is
-        exact; the same seed gives the same bytes. Other formats ignore it.
+        Rounds ``int8``, ``int4`` and ``step`` stochastically, so that the expected
+        value is exact; the same seed gives the same bytes. Other formats ignore it.
+    room : int
+        Bytes that the payload may take: where ``step`` would take fewer because its
+        steps are as fine as they get, it takes finer ones. Other formats ignore it.
 
     Returns
     -------
@@ -76,40 +87,18 @@ def encode(
     if not np.isfinite(sparse.values).all():
         raise ValueError("values are not all finite")
     number = VALUE_FORMATS.index(values)
-    form = FORMATS[number]
-    quantized = form.quantize(sparse.values, seed)
-    if quantized.magnitudes.max(initial=0) > form.largest:
-        raise ValueError(f"a value is too large for {values}")
-    positions = encode_positions(
-        sparse.positions, block_bounds(sparse.positions, sparse.size, layout)
-    )
-    streams = encode_values(quantized.negative, quantized.magnitudes)
-    carried = (
-        zlib.compress(layout.to_json().encode(), 9) if carry_layout and layout else b""
-    )
-    lengths = [
-        len(section)
-        for section in (
-            carried, positions.table, positions.unary, streams.frequencies, streams.high
-        )
-    ]  # fmt: skip
-    if max(lengths) >= _SECTION_END:
-        raise ValueError(f"a section of {max(lengths)} bytes is too long")
-    fields = (
-        _MAGIC, VERSION, number, streams.split.coding, streams.split.width,
-        sparse.size, layout.fingerprint if layout else bytes(FINGERPRINT_BYTES),
-        streams.split.base, *lengths,
-    )  # fmt: skip
-    body = b"".join(
-        (
-            carried,
-            positions.table, positions.bitmaps, positions.unary, positions.low,
-            quantized.scales, streams.signs, streams.low,
-            streams.frequencies, streams.high,
-        )
-    )  # fmt: skip
-    crc = zlib.crc32(body, zlib.crc32(_HEADER.pack(*fields, 0)))
-    return _HEADER.pack(*fields, crc) + body
+    carried = b""
+    if layout is not None and carry_layout:
+        carried = zlib.compress(layout.to_json().encode(), 9)
+    fingerprint = layout.fingerprint if layout is not None else b""
+    header = Header(number, sparse.size, fingerprint, carried)
+    room = max(0, room - len(seal(header, b"")))
+    return seal(header, BODIES[number].encode(sparse, layout, seed, room))
+
+
+def refines(values: str) -> bool:
+    """Return whether a value format has a use for more bytes: see `room`."""
+    return values == "step"
 
 
 def decode(
@@ -131,28 +120,15 @@ def decode(
     PayloadError
         If the payload is corrupt, or has another size or fingerprint.
     """
-    header, reader = _read_header(payload)
+    header, read = _open(payload)
     if header.size != size:
         raise PayloadError(f"payload has size {header.size}, expected {size}")
     if fingerprint is not None and header.fingerprint != fingerprint:
         raise PayloadError(
-            f"payload is of layout {header.fingerprint.hex()}, "
+            f"payload is of layout {header.fingerprint.hex() or 'unknown'}, "
             f"expected {fingerprint.hex()}"
         )
-    reader.take(header.layout_length, "layout")
-    positions = decode_positions(reader, size, header.table_length, header.unary_length)
-    count = len(positions)
-    scales = bytes(reader.take(header.form.scale_bytes(count), "scales"))
-    negative, magnitudes = decode_values(
-        reader, count, header.split, header.frequencies_length, header.high_length
-    )
-    reader.finish("payload")
-    if magnitudes.max(initial=0) > header.form.largest:
-        raise PayloadError(f"values: one is outside the range of {header.form.name}")
-    values = header.form.dequantize(Quantized(negative, magnitudes, scales))
-    if not np.isfinite(values).all():
-        raise PayloadError("values are not all finite")
-    return SparseVector(size, positions, values)
+    return read()
 
 
 def read_layout(payload: bytes) -> Layout:
@@ -163,13 +139,12 @@ def read_layout(payload: bytes) -> Layout:
     PayloadError
         If it carries none, or one that contradicts its header.
     """
-    header, reader = _read_header(payload)
-    if not header.layout_length:
+    header, _ = _open(payload)
+    if not header.layout:
         raise PayloadError("payload carries no layout")
-    carried = reader.take(header.layout_length, "layout")
     inflater = zlib.decompressobj()
     try:
-        text = inflater.decompress(carried, _MAX_LAYOUT_BYTES)
+        text = inflater.decompress(header.layout, _MAX_LAYOUT_BYTES)
         if not inflater.eof or inflater.unused_data:
             raise PayloadError(
                 f"layout: not one deflated text of at most {_MAX_LAYOUT_BYTES} bytes"
@@ -184,45 +159,24 @@ def read_layout(payload: bytes) -> Layout:
     return layout
 
 
-@dataclass(frozen=True)
-class _Header:
-    """The fields of a header."""
-
-    form: ValueFormat
-    split: Split
-    size: int
-    fingerprint: bytes
-    layout_length: int
-    table_length: int
-    unary_length: int
-    frequencies_length: int
-    high_length: int
-
-
-def _read_header(payload: bytes) -> tuple[_Header, Reader]:
-    """Return the checked header, and a reader of what follows it."""
-    if len(payload) < _HEADER.size:
-        raise PayloadError(f"payload has {len(payload)} bytes, less than its header")
-    magic, version, form, coding, width, size, fingerprint, base, *lengths, crc = (
-        _HEADER.unpack_from(payload)
-    )
-    if magic != _MAGIC:
-        raise PayloadError(f"payload begins with {magic!r}, expected {_MAGIC!r}")
+def _open(payload: bytes) -> tuple[Header, Callable[[], SparseVector]]:
+    """Return the checked header, and the function that decodes the body."""
+    version = check_magic(payload)
+    if version == version2.VERSION:
+        old, lengths, rest = version2.read_header(payload)
+        return old, lambda: version2.decode_body(old, lengths, rest)
     if version != VERSION:
         raise PayloadError(
             f"payload has version {version}, this is {VERSION}: "
             "server and client need the same version of flasc-flwr"
         )
-    start = zlib.crc32(bytes(4), zlib.crc32(memoryview(payload)[: _HEADER.size - 4]))
-    if zlib.crc32(memoryview(payload)[_HEADER.size :], start) != crc:
-        raise PayloadError("checksum does not match")
-    if form >= len(FORMATS):
-        raise PayloadError(f"payload has unknown value format {form}")
-    if coding > max(Coding):
-        raise PayloadError(f"payload has unknown value coding {coding}")
-    if width > 31:
-        raise PayloadError(f"payload splits off {width} low bits, at most 31 are there")
-    reader = Reader(payload)
-    reader.take(_HEADER.size, "header")
-    split = Split(Coding(coding), width, base)
-    return _Header(FORMATS[form], split, size, fingerprint, *lengths), reader
+    header, reader = read_header(payload)
+    if header.number >= len(BODIES):
+        raise PayloadError(f"payload has unknown value format {header.number}")
+
+    def read() -> SparseVector:
+        sparse = BODIES[header.number].decode(reader, header.size)
+        reader.finish("payload")
+        return sparse
+
+    return header, read

@@ -25,6 +25,7 @@ from flasc_flwr.core.codec.bits import (
     unpack,
     unpack_bits,
     unpack_unary,
+    varint,
 )
 from flasc_flwr.core.codec.block_table import Block, Kind, read_blocks
 from flasc_flwr.core.codec.errors import PayloadError
@@ -39,6 +40,12 @@ class CodedPositions:
     bitmaps: bytes
     unary: bytes
     low: bytes
+
+    def to_bytes(self) -> bytes:
+        """Return the section: all parts, and the length of the unary stream."""
+        # Only a stream of gaps has bytes, and any gap has at least one bit.
+        length = varint(len(self.unary)) if self.unary else b""
+        return b"".join((self.table, length, self.bitmaps, self.unary, self.low))
 
 
 def encode_positions(positions: Positions, bounds: list[int]) -> CodedPositions:
@@ -107,27 +114,30 @@ def _mask(own: Integers, length: int) -> NDArray[np.bool_]:
     return mask
 
 
-def decode_positions(
-    reader: Reader, size: int, table_length: int, unary_length: int
-) -> Positions:
+def decode_positions(reader: Reader, size: int) -> Positions:
     """Read a support of a vector of length N, ascending and below N.
 
     Parameters
     ----------
     reader : Reader
-        At the block table.
+        At the section.
     size : int
         N.
-    table_length, unary_length : int
-        Bytes of the block table and of the unary stream.
 
     Raises
     ------
     PayloadError
         If it is corrupt.
     """
-    rows = Reader(reader.take(table_length, "block table"))
-    blocks = list(read_blocks(rows, size))
+    blocks = list(read_blocks(reader, size))
+    coded = any(block.rice for block in blocks)
+    return read_streams(
+        reader, blocks, reader.varint("unary stream of gaps") if coded else 0
+    )
+
+
+def read_streams(reader: Reader, blocks: list[Block], unary_length: int) -> Positions:
+    """Read what a block table describes: bitmaps, `unary_length` bytes, low bits."""
     bitmaps = iter(
         [
             reader.take((block.length + 7) // 8, "bitmaps")

@@ -27,12 +27,33 @@ class Allotment:
     low_rank : int, optional
         Rank of clients that the server has not assigned one; None where the server
         assigns no ranks.
+
+    Raises
+    ------
+    ValueError
+        If the run limits bytes that the method cannot limit.
     """
 
     method: Method
     most: Budget
     decay: Decay
     low_rank: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the method can keep to the run's bytes."""
+        method, most = self.method, self.most
+        if most.upload_bytes and method.uploads == "support":
+            raise ValueError(
+                f"upload-bytes must be 0 with method {method.name!r}, where all "
+                "clients send the entries of their download (download-bytes limits "
+                f"both), got {most.upload_bytes}"
+            )
+        if most.download_bytes and method.merges:
+            raise ValueError(
+                f"download-bytes must be 0 with method {method.name!r}, which sends "
+                "merged products of any size beside the adapter, got "
+                f"{most.download_bytes}"
+            )
 
     def of(self, name: str, settings: Mapping[str, Any]) -> Budget:
         """Return a client's own budget, from its name and its ``--node-config``."""

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cache
 
 from flasc_flwr.core.aggregation import AGGREGATIONS
+from flasc_flwr.core.fitting import Select
 from flasc_flwr.core.initial import INITS
+from flasc_flwr.core.layout import Layout, Vector
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.schedules import Schedule, decaying
 from flasc_flwr.core.methods.scores import Scoring
-from flasc_flwr.core.methods.selection import DownloadRule, largest
+from flasc_flwr.core.methods.selection import DownloadRule, Supports, largest
 from flasc_flwr.core.methods.tiers import TIERS
 from flasc_flwr.core.methods.trainable import ALL, Trainable
 from flasc_flwr.core.optimizers import SERVER_OPTIMIZERS
 from flasc_flwr.core.ranges import choice, integer
 from flasc_flwr.core.ranks import RANK_SCALES
+from flasc_flwr.core.sparsity import SparseVector
 
 RANK_ASSIGNMENTS = ("own", "validation")
 """Who decides the ranks: ``own``, the device (``lora-rank`` in its ``--node-config``)
@@ -135,10 +139,52 @@ class Method:
         return self.exact_residual or not AGGREGATIONS[self.aggregation].averages
 
     @property
+    def merges(self) -> bool:
+        """Whether products travel beside the adapter, to be merged into the backbone.
+
+        They are dense, whatever the budget.
+        """
+        return self.exact_residual or AGGREGATIONS[self.aggregation].merges
+
+    @property
     def _exactness(self) -> str:
         if self.exact_residual:
             return "exact-residual"
         return f"aggregation {self.aggregation!r}"
+
+    def selection(
+        self, layout: Layout, vector: Vector, most: float, supports: Supports
+    ) -> Select:
+        """Return what selects the entries of a download, at a density up to `most`.
+
+        Below `most`, that is the highest scores of what the rule sends at `most`.
+
+        Parameters
+        ----------
+        layout : Layout
+            Layout of the adapter, of size n.
+        vector : NDArray[np.float32], shape (n,)
+            The adapter's vector.
+        most : float
+            The largest density.
+        supports : Supports
+            Supports that stay, to which the rule may add.
+        """
+
+        @cache
+        def widest() -> SparseVector:
+            return self.download(layout, vector, most, self.scoring, supports)
+
+        @cache
+        def allowed() -> Vector:
+            return vector if self.download is largest else widest().densify()
+
+        def select(density: float) -> SparseVector:
+            if density >= most:
+                return widest()
+            return self.scoring.largest(layout, allowed(), density)
+
+        return select
 
     def trainable_at(self, turn: int, budget: Budget | None = None) -> Trainable:
         """Return what a client with this turn's `budget` may change.

@@ -17,8 +17,8 @@ def served(wanted: Iterable[Budget], most: int = MOST_SERVED) -> dict[Budget, Bu
 
     With at most `most` distinct budgets that is the budget itself. Otherwise the most
     common are served, and each other client has the highest of them that exceeds its
-    own in nothing. Where there is none, it has the lowest rank and densities of all
-    the clients in the same position.
+    own in nothing. Where there is none, it has the lowest rank, densities and bytes of
+    all the clients in the same position.
 
     Parameters
     ----------
@@ -60,12 +60,24 @@ def _lowest(budgets: list[Budget]) -> Budget:
     least = Budget(
         download_density=min(one.download_density for one in budgets),
         upload_density=min(one.upload_density for one in budgets),
+        download_bytes=_fewest(one.download_bytes for one in budgets),
+        upload_bytes=_fewest(one.upload_bytes for one in budgets),
     )
     for one in budgets:
         least = least.at_most(one.rank)
     return least
 
 
-def _key(budget: Budget) -> tuple[float, float, float]:
-    rank = inf if budget.rank is None else budget.rank
-    return rank, budget.download_density, budget.upload_density
+def _fewest(limits: Iterable[int]) -> int:
+    """Return the lowest limit in bytes, where 0 is no limit."""
+    return min((limit for limit in limits if limit), default=0)
+
+
+def _key(budget: Budget) -> tuple[float, float, float, float, float]:
+    return (
+        inf if budget.rank is None else budget.rank,
+        budget.download_density,
+        budget.upload_density,
+        budget.download_bytes or inf,
+        budget.upload_bytes or inf,
+    )

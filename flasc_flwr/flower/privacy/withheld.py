@@ -8,7 +8,7 @@ from typing import Any
 
 def reported_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a round's row with null for what depends on the clients' updates."""
-    return {**row, "kept_up": None}
+    return {**row, "kept_up": None, "largest_payload_up": None}
 
 
 def reported_tensors(report: Mapping[str, Any]) -> dict[str, Any]:

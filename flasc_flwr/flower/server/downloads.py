@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from logging import WARNING
 
+import numpy as np
 from flwr.app import ArrayRecord
 
-from flasc_flwr.core.codec import decode, encode, read_layout
+from flasc_flwr.core.codec import decode, encode, read_layout, refines
 from flasc_flwr.core.factors import dead_modules
+from flasc_flwr.core.fitting import Fitted, Select, TooFewBytesError, fit
 from flasc_flwr.core.initial import seeded_factors
 from flasc_flwr.core.layout import Layout, Vector
 from flasc_flwr.core.merged import Merged
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.ranks import Truncation
 from flasc_flwr.core.received import received_vector
-from flasc_flwr.core.sparsity import Positions, SparseVector
+from flasc_flwr.core.sparsity import Positions, SparseVector, top_k
+from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.wire import array_record, payload_record
 
-Select = Callable[[Layout, Vector, float], SparseVector]
-"""Selects the entries of an adapter's vector to send at a density."""
+Selection = Callable[[Layout, Vector, float], Select]
+"""Takes an adapter's layout, its vector and the largest density; returns what selects
+the entries to send at that density and below."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +40,9 @@ class Download:
         The same as it travels; shared by all messages that carry it.
     cut : Truncation
         Which components it has.
+    density : float
+        The density that it was selected at: the budget's, or one whose payload fits
+        into the budget's bytes.
     init_seed : int, optional
         Seed of the initial values that the entries are added to.
     """
@@ -42,6 +50,7 @@ class Download:
     payload: bytes
     record: ArrayRecord
     cut: Truncation
+    density: float
     init_seed: int | None
 
     @cached_property
@@ -87,7 +96,7 @@ class Downloads:
         What was merged into the backbone; every client needs all of it.
     cut : Callable[[int or None], Truncation]
         Cuts the adapter to a rank.
-    select : Select
+    select : Selection
         Selects the entries to send.
     value_format : str
         Value format of the payloads.
@@ -102,7 +111,7 @@ class Downloads:
         merged: Merged,
         *,
         cut: Callable[[int | None], Truncation],
-        select: Select,
+        select: Selection,
         value_format: str,
         init_seed: int | None,
     ) -> None:
@@ -113,7 +122,7 @@ class Downloads:
         self._select = select
         self._value_format = value_format
         self._init_seed = init_seed
-        self._made: dict[tuple[int, float], Download] = {}
+        self._made: dict[tuple[int, float, int], Download] = {}
 
     @cached_property
     def arrays(self) -> ArrayRecord:
@@ -121,21 +130,45 @@ class Downloads:
         return array_record(self.layout.unflatten(self.vector))
 
     def at(self, budget: Budget) -> Download:
-        """Return the download of a budget, encoded once for its rank and density."""
+        """Return the download of a budget, encoded once for its rank and limits."""
         cut = self._cut(budget.rank)
-        key = cut.rank, budget.download_density
+        key = cut.rank, budget.download_density, budget.download_bytes
         if key not in self._made:
             taken = cut.truncate(self.vector)
             if self._init_seed is not None:
                 taken = taken - seeded_factors(cut.layout, self._init_seed)
-            sparse = self._select(cut.layout, taken, budget.download_density)
-            payload = encode(
-                sparse, self._value_format, layout=cut.layout, carry_layout=True
-            )
+            made = self._fitted(cut.layout, taken, budget)
             self._made[key] = Download(
-                payload, payload_record(payload), cut, self._init_seed
+                made.payload,
+                payload_record(made.payload),
+                cut,
+                made.density,
+                self._init_seed,
             )
         return self._made[key]
+
+    def _fitted(self, layout: Layout, vector: Vector, budget: Budget) -> Fitted:
+        """Return the most of a vector that fits into a budget."""
+        values = self._value_format
+        encoded = partial(encode, values=values, layout=layout, carry_layout=True)
+
+        density, most = budget.download_density, budget.download_bytes
+        select = self._select(layout, vector, density)
+        try:
+            return fit(
+                select,
+                encoded,
+                size=layout.size,
+                density=density,
+                most=most,
+                key="download-bytes",
+                refine=partial(encoded, room=most) if refines(values) else None,
+            )
+        except TooFewBytesError as error:
+            # Budgets are checked before: only a few bytes can be missing.
+            log(WARNING, "A download has no entries: %s", error)
+            nothing = top_k(np.zeros_like(vector), density)
+            return Fitted(density / 2, nothing, encoded(nothing))  # below 1: masked
 
     def received(self, budget: Budget) -> ArrayRecord:
         """Return what a budget receives, in the shapes of the whole adapter.

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from logging import INFO
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord
 
 from flasc_flwr.core.aggregation import Aggregate, Aggregator, Contribution, aggregator
 from flasc_flwr.core.finite import require_finite
+from flasc_flwr.core.fitting import Select
 from flasc_flwr.core.initial import seeded_factors
 from flasc_flwr.core.layout import Layout, Role, Vector
 from flasc_flwr.core.merged import Merged, merge, require_finite_merged
 from flasc_flwr.core.methods.allotment import Allotment
 from flasc_flwr.core.methods.budget import Budget
+from flasc_flwr.core.methods.least import require_bytes
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
 from flasc_flwr.core.optimizers import ServerOptimizer
 from flasc_flwr.core.ranks import Truncation, rank_of, truncation
-from flasc_flwr.core.sparsity import Positions, SparseVector
+from flasc_flwr.core.sparsity import Positions
 from flasc_flwr.core.stepping import step_chunks, step_parts
 from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.compat import log
@@ -83,6 +88,18 @@ class ServerVector:
         """1 before the first step, 2 after it, ...: skipped rounds do not count."""
         return 1 + (self._state.optimizer.step if self._state else 0)
 
+    def own_budget(self, name: str, settings: Mapping[str, Any]) -> Budget:
+        """Return a client's own budget, from its name and its ``--node-config``.
+
+        Raises
+        ------
+        ValueError
+            If a setting is out of range, or its bytes are too few for any payload.
+        """
+        budget = self.allotment.of(name, settings)
+        self._require_bytes(budget)
+        return budget
+
     @property
     def most(self) -> Budget:
         """Budget, in this turn, of a client that sets nothing itself."""
@@ -101,8 +118,15 @@ class ServerVector:
         self.resume(RunState(layout, vector, self.optimizer.init(layout.size)))
 
     def resume(self, state: RunState) -> None:
-        """Continue from a state."""
+        """Continue from a state.
+
+        Raises
+        ------
+        ValueError
+            If the run's bytes are too few for any payload.
+        """
         self._state = state
+        self._require_bytes(self.allotment.most)
         self._reset_downloads()
 
     def budget_of(self, client: Participant) -> Budget:
@@ -128,10 +152,13 @@ class ServerVector:
             L2 norm that the client itself scales its update down to.
         """
         shared = self.method.uploads == "support"
+        # Where bytes limit the download, it has less than the budget's density.
+        sent = replace(budget, download_density=self.encode(budget).density)
         return Instructions(
-            density=budget.download_density if shared else budget.upload_density,
+            density=sent.download_density if shared else budget.upload_density,
+            upload_bytes=budget.upload_bytes,
             value_format=self.value_format,
-            trainable=self.method.trainable_at(self.turn, budget),
+            trainable=self.method.trainable_at(self.turn, sent),
             init_seed=self.init_seed,
             clip_norm=clip_norm,
             on_support=shared,
@@ -146,7 +173,7 @@ class ServerVector:
         if self.method.uploads != "support":
             return None
         download = self.downloads.at(budget)
-        if budget.download_density == 1:
+        if download.density == 1:
             return np.arange(download.cut.layout.size)
         return download.support
 
@@ -209,6 +236,10 @@ class ServerVector:
         """Return what clients merge into the backbone now: rounded."""
         return self.downloads.merged
 
+    def _require_bytes(self, budget: Budget) -> None:
+        layout = self.cut(budget.rank).layout
+        require_bytes(budget, layout, self.value_format, self.method.scoring)
+
     def _rank_of(self, client: Participant) -> int | None:
         """Return the rank that the server has given to a client, None for none.
 
@@ -241,10 +272,8 @@ class ServerVector:
     def _reset_downloads(self) -> None:
         state, method = self.state, self.method
 
-        def select(layout: Layout, vector: Vector, density: float) -> SparseVector:
-            return method.download(
-                layout, vector, density, method.scoring, state.supports
-            )
+        def select(layout: Layout, vector: Vector, most: float) -> Select:
+            return method.selection(layout, vector, most, state.supports)
 
         self.downloads = Downloads(
             state.layout,

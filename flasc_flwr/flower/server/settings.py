@@ -65,11 +65,13 @@ def build(
 def describe(server: ServerVector, weighting: str) -> list[str]:
     """Return the settings as the first lines of a tree, for the log."""
     method, budget = server.method, server.most
+    down, up = budget.download_bytes or "any", budget.upload_bytes or "any"
     residual = ", with exact residual" if method.exact_residual else ""
     return [
         f"├──> Method: {method.name} ({method.source})",
         f"│\t├── Density in round 1: download ({budget.download_density:.4g}) | "
         f"upload ({budget.upload_density:.4g})",
+        f"│\t├── Most bytes of a payload: download ({down}) | upload ({up})",
         f"│\t├── Score: {method.scoring.score}, quota {method.scoring.quota} | "
         f"Initial A: {method.init}",
         f"│\t├── Tiers: {method.tiers} | Ranks: {method.rank_assignment}, "

@@ -63,6 +63,7 @@ class Ledger:
         self._size = layout.size
         self._traffic = traffic
         self._kept: dict[Direction, list[float]] = {way: [] for way in Direction}
+        self._largest: dict[Direction, int] = dict.fromkeys(Direction, 0)
         self._dead: int | None = None
         self._ranks: Counter[int] = Counter()
         self._failures: list[dict[str, Any]] = []
@@ -168,12 +169,14 @@ class Ledger:
 
         ``accuracy`` and ``loss`` are null if nothing was evaluated. ``dead_modules`` is
         the largest number of modules that any client received with both factors zero.
-        ``ranks`` counts clients by rank. ``dense_float32_bytes`` is what the same
-        messages would weigh with ``4 * N`` bytes for each adapter and nothing else.
-        Numbers that are not finite are null. Only a skipped round has a
-        ``skip_reason``. ``waiting`` is there only where nodes were online and did not
-        take part; it names the first of them, and ``waiting_nodes`` is how many there
-        were.
+        ``largest_payload_down`` and ``_up`` are the bytes of the largest payload, which
+        is what fits where the budget limits bytes; ``kept_down`` and ``_up`` are then
+        the mean of the densities that were found. ``ranks`` counts clients by rank.
+        ``dense_float32_bytes`` is what the same messages would weigh with ``4 * N``
+        bytes for each adapter and nothing else. Numbers that are not finite are null.
+        Only a skipped round has a ``skip_reason``. ``waiting`` is there only where
+        nodes were online and did not take part; it names the first of them, and
+        ``waiting_nodes`` is how many there were.
         """
         counts = self._counts()
         row = {"round": self.round, **dict.fromkeys(_FREE), **self._metrics, **counts}
@@ -191,6 +194,7 @@ class Ledger:
                 f"kept_{way}": float(np.mean(kept)) if kept else None
                 for way, kept in self._kept.items()
             },
+            **{f"largest_payload_{way}": self._largest[way] for way in Direction},
             "dead_modules": self._dead,
             "ranks": {str(rank): self._ranks[rank] for rank in sorted(self._ranks)},
             "replies": len(self._kept[Direction.UP]),
@@ -229,6 +233,7 @@ class Ledger:
             for record in records.values()
             if holds_payload(record)
         ]
+        self._largest[way] = max(self._largest[way], *payloads, 0)
         self._traffic.record(
             Sent(
                 round=self.round,

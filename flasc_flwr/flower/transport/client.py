@@ -26,10 +26,14 @@ from flasc_flwr.flower.wire import CONTROL, UNCHANGED, Instructions
 
 @dataclass(frozen=True, eq=False)
 class _ReceivedRecord:
-    """A decoded record, in a copy that the app cannot change."""
+    """A decoded record, in a copy that the app cannot change.
+
+    `most_bytes` is the most that the payload of its update may have; 0 is no limit.
+    """
 
     form: Form
     arrays: ArrayRecord
+    most_bytes: int
 
 
 def run_client_app(
@@ -90,6 +94,7 @@ def run_client_app(
                 start.arrays,
                 instructions.density,
                 instructions.value_format,
+                most_bytes=start.most_bytes,
             )
     if unchanged:
         reply.content[CONTROL] = ConfigRecord({UNCHANGED: unchanged})
@@ -122,8 +127,12 @@ def _decode_records(
             limits.let_in_adapter(form.layout, form.layout.size)
         else:
             continue
+        most_bytes = 0
         if instructions.density is not None:
+            most_bytes = limits.most_upload_bytes(
+                instructions.upload_bytes, form.layout, instructions.value_format
+            )
             asked = max(1, floor(form.layout.size * instructions.density))
             limits.let_in_upload(form.layout, asked)
-        received[key] = _ReceivedRecord(form, ArrayRecord(dict(record)))
+        received[key] = _ReceivedRecord(form, ArrayRecord(dict(record)), most_bytes)
     return received

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from flwr.app import ArrayRecord, MessageType, RecordDict
 
+from flasc_flwr.core.methods.least import require_upload_bytes
 from flasc_flwr.flower.transport.form import Form, finite_arrays, sparse_arrays
 from flasc_flwr.flower.transport.parcel import pack_download
 from flasc_flwr.flower.transport.sent_record import SentRecord
@@ -19,7 +20,9 @@ class TransportSettings:
     Attributes
     ----------
     download_density, upload_density : float
-        Fractions of the entries that are sent each way, in (0, 1].
+        Largest fractions of the entries that are sent each way, in (0, 1].
+    download_bytes, upload_bytes : int
+        Most bytes of a payload each way; 0 is no limit.
     value_format : str
         Value format of both payloads.
     whole : tuple[str, ...], optional
@@ -29,12 +32,23 @@ class TransportSettings:
 
     download_density: float
     upload_density: float
+    download_bytes: int
+    upload_bytes: int
     value_format: str
     whole: tuple[str, ...] | None
 
-    def is_lossless(self, density: float) -> bool:
-        """Return whether nothing is lost at a density: arrays then travel unencoded."""
-        return density == 1 and self.value_format == "float32"
+    @property
+    def lossless_download(self) -> bool:
+        """Whether nothing is lost on the way down: arrays then travel unencoded."""
+        return self._is_lossless(self.download_density, self.download_bytes)
+
+    @property
+    def lossless_upload(self) -> bool:
+        """Whether nothing is lost on the way up: arrays then travel unencoded."""
+        return self._is_lossless(self.upload_density, self.upload_bytes)
+
+    def _is_lossless(self, density: float, most_bytes: int) -> bool:
+        return density == 1 and not most_bytes and self.value_format == "float32"
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +91,11 @@ def encode_content(
 
     Only training is asked to reply with parcels: arrays in other replies are not
     trained ones.
+
+    Raises
+    ------
+    ValueError
+        If an array holds NaN or infinity, or the bytes are too few for any payload.
     """
     category = message_type.partition(".")[0]
     records: dict[str, SentRecord] = {}
@@ -90,12 +109,14 @@ def encode_content(
             encoded[key] = sent.parcel
     if category != MessageType.TRAIN:
         return EncodedContent(content, encoded, {}, expects_parcels=False)
-    expects_parcels = bool(records) and not settings.is_lossless(
-        settings.upload_density
-    )
+    expects_parcels = bool(records) and not settings.lossless_upload
     if expects_parcels:
+        for sent in records.values():
+            most, layout = settings.upload_bytes, sent.form.layout
+            require_upload_bytes(most, layout, settings.value_format)
         instructions = Instructions(
             density=settings.upload_density,
+            upload_bytes=settings.upload_bytes,
             value_format=settings.value_format,
             sparse={key: sent.form.sparse for key, sent in records.items()},
         )
@@ -112,8 +133,13 @@ def _encode_record(
     if not sparse:
         return None
     form = Form.of(record, sparse)
-    density = settings.download_density
-    if settings.is_lossless(density):
+    if settings.lossless_download:
         return SentRecord(record, form, parcel=None)
-    parcel = pack_download(form, record, density, settings.value_format)
+    parcel = pack_download(
+        form,
+        record,
+        settings.download_density,
+        settings.value_format,
+        most_bytes=settings.download_bytes,
+    )
     return SentRecord(record, form, parcel)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
 
-from flasc_flwr.core.codec import PayloadError, decode, encode, read_layout
+from flasc_flwr.core.codec import PayloadError, decode, encode, read_layout, refines
 from flasc_flwr.core.finite import require_finite_tensors
+from flasc_flwr.core.fitting import fit
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.printable import printable
 from flasc_flwr.core.received import received_arrays
@@ -56,20 +58,51 @@ def match_sent(sent: Mapping[str, Sent], key: str, in_reply: int) -> Sent | None
 
 
 def pack_download(
-    form: Form, record: ArrayRecord, density: float, value_format: str
+    form: Form,
+    record: ArrayRecord,
+    density: float,
+    value_format: str,
+    *,
+    most_bytes: int = 0,
 ) -> ArrayRecord:
     """Return the parcel with the largest entries of a record.
+
+    Parameters
+    ----------
+    form : Form
+        Which arrays the payload holds.
+    record : ArrayRecord
+        The arrays.
+    density : float
+        The largest fraction of their entries to send, in (0, 1].
+    value_format : str
+        Value format of the payload.
+    most_bytes : int
+        Most bytes of the payload; 0 is no limit.
 
     Raises
     ------
     ValueError
-        If an array of the payload holds NaN or infinity; the message names it.
+        If an array of the payload holds NaN or infinity (the message names it), or
+        the bytes are too few for any payload.
     """
     tensors = form.layout.tensors
     vector = form.layout.flatten({t.name: record[t.name].numpy() for t in tensors})
     require_finite_tensors(form.layout, vector)
-    sparse = top_k(vector, density)
-    payload = encode(sparse, value_format, layout=form.layout, carry_layout=True)
+
+    encoded = partial(
+        encode, values=value_format, layout=form.layout, carry_layout=True
+    )
+
+    payload = fit(
+        partial(top_k, vector),
+        encoded,
+        size=form.layout.size,
+        density=density,
+        most=most_bytes,
+        key="download-bytes",
+        refine=partial(encoded, room=most_bytes) if refines(value_format) else None,
+    ).payload
     return _pack(form, payload, DOWNLOAD, record)
 
 
@@ -99,6 +132,7 @@ def open_download(
         If it is beyond the device's limits.
     """
     payload = parcel[PAYLOAD].data
+    limits.let_in_payload(payload)
     layout = layout_of(parcel)
     whole = _whole_of(parcel)
     in_payload = iter([tensor.name for tensor in layout.tensors])
@@ -122,13 +156,18 @@ def pack_upload(
     received: ArrayRecord,
     density: float,
     value_format: str,
+    *,
+    most_bytes: int = 0,
 ) -> ArrayRecord:
     """Return the parcel with the largest entries of trained minus received.
+
+    The arguments are those of :func:`pack_download`.
 
     Raises
     ------
     ValueError
-        If the difference holds NaN or infinity; the message names the array.
+        If the difference holds NaN or infinity (the message names the array), or the
+        bytes are too few for it.
     """
     update = np.empty(form.layout.size, np.float32)
     for tensor, place in form.layout.slices():
@@ -137,8 +176,16 @@ def pack_upload(
         wide = np.result_type(np.float32, new, old)
         update[place] = np.subtract(new, old, dtype=wide).ravel()
     require_finite_tensors(form.layout, update)
-    sparse = top_k(update, density)
-    payload = encode(sparse, value_format, layout=form.layout)
+    encoded = partial(encode, values=value_format, layout=form.layout)
+    payload = fit(
+        partial(top_k, update),
+        encoded,
+        size=form.layout.size,
+        density=density,
+        most=most_bytes,
+        key="upload-bytes",
+        refine=partial(encoded, room=most_bytes) if refines(value_format) else None,
+    ).payload
     return _pack(form, payload, UPLOAD, trained)
 
 

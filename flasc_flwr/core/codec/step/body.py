@@ -1,0 +1,102 @@
+"""The body of a payload in the format ``step``."""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+
+import numpy as np
+
+from flasc_flwr.core.codec.bits import Reader, pack_bits, unpack_bits
+from flasc_flwr.core.codec.errors import PayloadError
+from flasc_flwr.core.codec.step import by_block, by_context
+from flasc_flwr.core.codec.step.quantizer import (
+    CENTRES,
+    Levels,
+    quantize,
+    require_step,
+)
+from flasc_flwr.core.codec.step.shapes import Shapes
+from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.sparsity import SparseVector
+
+_HEAD = struct.Struct(f"<f{CENTRES}sB")
+
+_MOST_BY_CONTEXT = 1 << 22
+"""Longer vectors are coded by block, which is ten times as fast."""
+
+_MOST_OCTAVES = 20.0
+_TRIALS = 12
+_UNUSED = 1 / 128
+"""With room for more, finer steps are tried until this fraction of it is left."""
+
+
+class Coding(IntEnum):
+    """How the levels are coded."""
+
+    BY_BLOCK = 0
+    BY_CONTEXT = 1
+
+
+def encode_body(
+    sparse: SparseVector, layout: Layout | None, seed: int | None = None, room: int = 0
+) -> bytes:
+    """Code a sparse vector: step, centres, levels, signs; nothing if all are zero.
+
+    With `room` for more bytes than that takes, the step is the finest that fits.
+    """
+    rounded = quantize(sparse, seed)
+    best = _encode(rounded, sparse.size, layout)
+    low, high = 0.0, _MOST_OCTAVES
+    for _ in range(_TRIALS):
+        if len(best) >= room * (1 - _UNUSED):
+            break
+        octaves = (low + high) / 2
+        finer = quantize(sparse, seed, rounded.step * 2**-octaves)
+        tried = _encode(finer, sparse.size, layout)
+        if len(tried) > room:
+            high = octaves
+        else:
+            low, best = octaves, max(best, tried, key=len)
+    return best
+
+
+def _encode(rounded: Levels, size: int, layout: Layout | None) -> bytes:
+    if not len(rounded.positions):
+        return b""
+    positions, levels, negative = rounded.positions, rounded.levels, rounded.negative
+    if size > _MOST_BY_CONTEXT:
+        coding = Coding.BY_BLOCK
+        coded = by_block.encode_levels(positions, levels, layout, size)
+    else:
+        coding = Coding.BY_CONTEXT
+        shapes = Shapes.of(size, layout)
+        coded, order = by_context.encode_levels(positions, levels, shapes)
+        negative = negative[order]
+    head = _HEAD.pack(rounded.step, rounded.centres, coding)
+    return head + coded + pack_bits(negative)
+
+
+def decode_body(reader: Reader, size: int) -> SparseVector:
+    """Read what :func:`encode_body` coded, of a vector of length N.
+
+    Raises
+    ------
+    PayloadError
+        If it is corrupt.
+    """
+    if not reader.left:
+        return SparseVector(size, np.zeros(0, np.int64), np.zeros(0, np.float32))
+    step, centres, coding = _HEAD.unpack(reader.take(_HEAD.size, "step"))
+    if coding > max(Coding):
+        raise PayloadError(f"step: unknown coding of levels {coding}")
+    way = by_context if coding == Coding.BY_CONTEXT else by_block
+    positions, levels = way.decode_levels(reader, size)
+    count = len(positions)
+    negative = unpack_bits(reader.take((count + 7) // 8, "signs"), count, "signs")
+    rounded = Levels(positions, negative, levels, require_step(step), centres)
+    values = rounded.values()
+    if coding == Coding.BY_CONTEXT:
+        order = np.argsort(positions)
+        positions, values = positions[order], values[order]
+    return SparseVector(size, positions, values)

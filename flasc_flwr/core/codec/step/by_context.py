@@ -1,0 +1,267 @@
+"""Levels by context: entries coded in classes that earlier ones tell."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flasc_flwr.core.codec.bits import (
+    Reader,
+    pack,
+    packed_length,
+    unpack,
+    varint,
+)
+from flasc_flwr.core.codec.entropy import decode_symbols, encode_symbols
+from flasc_flwr.core.codec.errors import PayloadError
+from flasc_flwr.core.codec.frequencies import (
+    Counts,
+    compact_table,
+    read_compact_table,
+    stacked,
+)
+from flasc_flwr.core.codec.step.classes import (
+    ClassStream,
+    gap_bytes,
+    make_streams,
+    read_ranks,
+    read_rows,
+    rows_bytes,
+)
+from flasc_flwr.core.codec.step.contexts import (
+    CLASSES,
+    MOST_FACTOR,
+    PRIORS,
+    Contexts,
+    Places,
+    choose,
+)
+from flasc_flwr.core.codec.step.shapes import Shapes
+from flasc_flwr.core.codec.step.symbols import (
+    SYMBOLS,
+    read_levels,
+    require_symbols,
+    symbols_of,
+)
+from flasc_flwr.core.sparsity import Positions
+
+_PRIOR_BITS = 5
+_RUN = 1 << 16
+"""So many entries are placed at once: the memory for more would be many times N."""
+
+Order = NDArray[np.int64]
+
+
+def encode_levels(
+    positions: Positions, levels: NDArray[np.int64], shapes: Shapes
+) -> tuple[bytes, Order]:
+    """Code where a vector's levels are not zero, and the levels there.
+
+    Parameters
+    ----------
+    positions : NDArray[np.int64], shape (k,)
+        The support, ascending; at least one entry.
+    levels : NDArray[np.int64], shape (k,)
+        The levels, at least 1.
+    shapes : Shapes
+        The tensors of the vector.
+
+    Returns
+    -------
+    sections : bytes
+        All that is coded.
+    order : NDArray[np.int64], shape (k,)
+        The entries in the order of the code, as indices into `positions`.
+    """
+    places = Places.of(shapes, positions)
+    priors, factors = choose(shapes, places, levels)
+    contexts = Contexts(shapes, priors, factors)
+    sizes, ranks, order = _classify(contexts, places, levels)
+    streams = make_streams(sizes, ranks, [levels[own] for own in order])
+    every = np.concatenate(order)
+    factor_table = compact_table(np.bincount(factors))
+    tables = _tables(streams)
+    unary, low = gap_bytes(streams)
+    symbols = np.concatenate(
+        [factors.astype(np.uint16), *(stream.symbols for stream in streams)]
+    )
+    coded = encode_symbols(
+        symbols, _stack(factor_table, tables), _which(len(factors), streams)
+    )
+    shape_bytes = shapes.to_bytes()
+    sections = (
+        varint(len(shape_bytes)), shape_bytes,
+        pack(priors.astype(np.uint8), _PRIOR_BITS),
+        rows_bytes(streams), factor_table, *tables,
+        varint(len(unary)), unary, low,
+        varint(len(coded)), coded,
+        symbols_of(levels[every])[1],
+    )  # fmt: skip
+    return b"".join(sections), every
+
+
+def decode_levels(reader: Reader, size: int) -> tuple[Positions, NDArray[np.int64]]:
+    """Read what :func:`encode_levels` coded.
+
+    Returns
+    -------
+    positions, levels : NDArray[np.int64], shape (k,)
+        The entries in the order of the code, not ascending.
+
+    Raises
+    ------
+    PayloadError
+        If it is corrupt.
+    """
+    shapes = Shapes.from_bytes(reader.take(reader.varint("shapes"), "shapes"), size)
+    count = len(shapes.rows)
+    data = reader.take(packed_length(count, _PRIOR_BITS), "priors")
+    priors = unpack(data, count, _PRIOR_BITS, "priors").astype(np.int64)
+    if priors.max(initial=0) >= PRIORS:
+        raise PayloadError(f"priors: one is not below {PRIORS}")
+    rows = int(shapes.rows[priors > 0].sum())
+    entries = int(shapes.sizes[priors > 0].sum())
+    streams = read_rows(reader, entries)
+    factor_table = read_compact_table(reader, "factors")
+    if len(factor_table) > MOST_FACTOR + 1:
+        raise PayloadError(f"factors: one is above {MOST_FACTOR}")
+    tables = [
+        read_compact_table(reader, f"levels of class {stream.number}")
+        for stream in streams
+        if stream.own_table
+    ]
+    unary_length = reader.varint("gaps")
+    ranks = read_ranks(reader, streams, unary_length, entries)
+    coded = reader.take(reader.varint("symbols"), "symbols")
+    total = rows + sum(stream.count for stream in streams)
+    symbols = decode_symbols(
+        coded, total, stacked([factor_table, *tables]), _which(rows, streams)
+    )
+    factors, symbols = symbols[:rows].astype(np.int64), symbols[rows:]
+    require_symbols(symbols)
+    ranks, nonzero = _nonzero(streams, ranks, symbols)
+    levels = read_levels(reader, nonzero)
+    contexts = Contexts(shapes, priors, factors)
+    return _place(contexts, streams, ranks, levels), levels
+
+
+def _classify(
+    contexts: Contexts, places: Places, levels: NDArray[np.int64]
+) -> tuple[list[int], list[NDArray[np.int64]], list[Order]]:
+    """Return for each class its size, which entries are not zero, and which those are.
+
+    The last as indices into `places`.
+    """
+    which = contexts.of_stage(places)
+    by_stage = np.argsort(places.rows.astype(np.uint32), kind="stable")
+    ends = np.searchsorted(places.rows[by_stage], np.arange(contexts.stages + 1))
+    sizes = [0] * CLASSES
+    ranks: list[list[NDArray[np.int64]]] = [[] for _ in sizes]
+    order: list[list[Order]] = [[] for _ in sizes]
+    for stage in range(contexts.stages):
+        classes = contexts.classes(stage)
+        # In the order of the stage, which is not that of the vector.
+        kept = by_stage[ends[stage] : ends[stage + 1]]
+        kept = kept[np.argsort(which[kept], kind="stable")]
+        units = which[kept]
+        own = classes[units]
+        counts = np.bincount(classes, minlength=CLASSES).tolist()
+        for number in set(own.tolist()):
+            of_class = np.flatnonzero(classes == number)
+            found = np.searchsorted(of_class, units[own == number])
+            ranks[number].append(found + sizes[number])
+            order[number].append(kept[own == number])
+        sizes = [size + count for size, count in zip(sizes, counts, strict=True)]
+        contexts.learn(units, levels[kept])
+    none = np.zeros(0, np.int64)
+    return (
+        sizes,
+        [np.concatenate([none, *parts]) for parts in ranks],
+        [np.concatenate([none, *parts]) for parts in order],
+    )
+
+
+def _place(
+    contexts: Contexts,
+    streams: list[ClassStream],
+    ranks: list[NDArray[np.int64]],
+    levels: NDArray[np.int64],
+) -> Positions:
+    """Return where the entries of the classes lie, class by class.
+
+    Raises
+    ------
+    PayloadError
+        If a class has other entries than were coded.
+    """
+    positions = np.empty(len(levels), np.int64)
+    first = np.cumsum([0, *map(len, ranks)])
+    passed, placed = [0] * len(streams), [0] * len(streams)
+    for stage in range(contexts.stages):
+        own = contexts.classes(stage)
+        sizes = np.bincount(own, minlength=CLASSES)
+        for i, stream in enumerate(streams):
+            begin = passed[i]
+            passed[i] = end = begin + int(sizes[stream.number])
+            if placed[i] == len(ranks[i]) or ranks[i][placed[i]] >= end:
+                continue
+            last = bisect_left(ranks[i], end, placed[i])
+            of_class = np.flatnonzero(own == stream.number)
+            for at in range(placed[i], last, _RUN):
+                run = slice(at, min(at + _RUN, last))
+                which = of_class[ranks[i][run] - begin]
+                place = slice(int(first[i]) + run.start, int(first[i]) + run.stop)
+                positions[place] = contexts.positions(stage, which)
+                contexts.learn(which, levels[place])
+            placed[i] = last
+    for i, stream in enumerate(streams):
+        if placed[i] < len(ranks[i]) or (stream.dense and stream.count != passed[i]):
+            raise PayloadError(
+                f"class {stream.number}: it has {passed[i]} entries, fewer or more "
+                "than were coded"
+            )
+    return positions
+
+
+def _nonzero(
+    streams: list[ClassStream],
+    ranks: list[NDArray[np.int64]],
+    symbols: NDArray[np.uint16],
+) -> tuple[list[NDArray[np.int64]], NDArray[np.uint16]]:
+    """Return which entries of each class are not zero, and their symbols."""
+    found, kept, at = [], [], 0
+    for stream, rank in zip(streams, ranks, strict=True):
+        own = symbols[at : at + stream.count]
+        at += stream.count
+        if stream.dense:
+            rank = np.flatnonzero(own)
+            own = own[rank]
+        elif not own.all():
+            raise PayloadError(f"class {stream.number}: a level is zero")
+        found.append(rank)
+        kept.append(own)
+    return found, np.concatenate(kept) if kept else symbols
+
+
+def _tables(streams: list[ClassStream]) -> list[bytes]:
+    """Return the tables of the levels: one for each class with one of its own."""
+    counts: list[Counts] = []
+    for stream in streams:
+        own = np.bincount(stream.symbols, minlength=SYMBOLS)
+        if stream.own_table:
+            counts.append(own)
+        else:
+            counts[-1] = counts[-1] + own
+    return [compact_table(own) for own in counts]
+
+
+def _stack(factor_table: bytes, tables: list[bytes]) -> Counts:
+    return stacked([read_compact_table(Reader(t)) for t in (factor_table, *tables)])
+
+
+def _which(factors: int, streams: list[ClassStream]) -> NDArray[np.uint8]:
+    """Return the table of each symbol: 0 for factors, then those of the classes."""
+    tables = np.cumsum([0, *(stream.own_table for stream in streams)], dtype=np.uint8)
+    return np.repeat(tables, [factors, *(stream.count for stream in streams)])

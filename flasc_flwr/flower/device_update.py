@@ -1,0 +1,138 @@
+"""A device's update: what it received, and what it sends of what training changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flasc_flwr.core.clipping import clip_to_norm
+from flasc_flwr.core.codec import encode, read_layout, refines
+from flasc_flwr.core.finite import require_finite_tensors
+from flasc_flwr.core.fitting import fit
+from flasc_flwr.core.layout import Arrays, Layout, Vector
+from flasc_flwr.core.received import received_arrays, received_vector
+from flasc_flwr.core.sparsity import Positions, SparseVector, top_k
+from flasc_flwr.flower.device_limits import DeviceLimits
+from flasc_flwr.flower.wire import Instructions
+
+
+@dataclass(frozen=True, eq=False)
+class Received:
+    """A download, decoded.
+
+    Attributes
+    ----------
+    layout : Layout
+        Its layout, of size N.
+    start : NDArray[np.float32], shape (N,)
+        The vector that training starts from.
+    support : NDArray[np.int64]
+        Which entries travelled.
+    entries : NDArray[np.bool_], shape (N,), optional
+        Which entries may change; None: all.
+    """
+
+    layout: Layout
+    start: Vector
+    support: Positions
+    entries: NDArray[np.bool_] | None
+
+    @classmethod
+    def of(cls, payload: bytes, instructions: Instructions) -> Received:
+        """Decode a payload.
+
+        Raises
+        ------
+        PayloadError
+            If it is corrupt.
+        """
+        layout = read_layout(payload)
+        sparse, start = received_vector(layout, payload, instructions.init_seed)
+        entries = None
+        if not instructions.trainable.everything:
+            entries = instructions.trainable.entries(layout, sparse.positions)
+        return cls(layout, start, sparse.positions, entries)
+
+    def arrays(self) -> Arrays:
+        """Return the arrays that the app sees."""
+        return received_arrays(self.layout, self.start)
+
+    def trainable(self) -> dict[str, NDArray[np.bool_]] | None:
+        """Return for each array which entries may change; None where all may."""
+        if self.entries is None:
+            return None
+        return {
+            tensor.name: self.entries[place].reshape(tensor.shape)
+            for tensor, place in self.layout.slices()
+        }
+
+    def update(self, trained: Arrays) -> Vector:
+        """Return trained minus received, zero in frozen entries."""
+        for name, array in trained.items():
+            # numpy would read text as numbers, and quote what it cannot read.
+            if array.dtype.kind not in "fiub":
+                raise ValueError(
+                    f"array {name!r} of the reply must hold numbers, got {array.dtype}"
+                )
+        update = self.layout.flatten(trained) - self.start
+        return update if self.entries is None else np.where(self.entries, update, 0)
+
+
+def encode_update(
+    received: Received,
+    trained: Arrays,
+    instructions: Instructions,
+    limits: DeviceLimits,
+) -> bytes:
+    """Select and encode what is sent back of an app's arrays.
+
+    Raises
+    ------
+    ValueError
+        If the arrays do not fit those received, or hold NaN or infinity, or no entry
+        fits into the bytes.
+    """
+    update = received.update(trained)
+    require_finite_tensors(received.layout, update)
+    if instructions.clip_norm is not None:
+        update = clip_to_norm(update, instructions.clip_norm)
+    density, values, layout = instructions.density, update, None
+    assert density is not None
+    if not instructions.on_support:
+        layout = received.layout
+    elif density < 1:
+        values = update[received.support]
+
+    def select(share: float) -> SparseVector:
+        # The server knows the support: all values, without positions or layout.
+        everything = layout is None and share == 1
+        return SparseVector.of_dense(values) if everything else top_k(values, share)
+
+    form = instructions.value_format
+    encoded = partial(encode, values=form, layout=layout)
+    most = most_bytes(received.layout, instructions, limits)
+    fitted = fit(
+        select,
+        encoded,
+        size=len(values),
+        density=1.0 if layout is None else density,
+        most=most,
+        key="upload-bytes",
+        refine=partial(encoded, room=most) if refines(form) else None,
+    )
+    return fitted.payload
+
+
+def most_bytes(layout: Layout, instructions: Instructions, limits: DeviceLimits) -> int:
+    """Return the most bytes of an update's payload; 0 is no limit.
+
+    Raises
+    ------
+    RefusedDownloadError
+        If that is too few for one entry.
+    """
+    asked, values = instructions.upload_bytes, instructions.value_format
+    return limits.most_upload_bytes(asked, layout, values)
