@@ -35,3 +35,12 @@ def why(error: Exception) -> str:
     if isinstance(error, ValueError):
         return printable(error) or kind
     return printable(f"{kind}: {error}")
+
+
+def with_notes(error: BaseException) -> str:
+    """Return what an exception says, with its notes: for who reads it on this machine.
+
+    Errors in data put into notes what must not leave a device, such as names of files
+    and columns.
+    """
+    return "; ".join([str(error), *getattr(error, "__notes__", [])])

@@ -4,6 +4,9 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.tasks.labels import class_count, number_labels
+from flasc_flwr.app.tasks.tables import Preparation, Tables
 from tests.app.tiny import images, task_of, texts
 
 
@@ -41,3 +44,40 @@ def image_folder(folder, part, classes, count=4):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(array).save(path)
     return folder
+
+
+def write_text(path, text, encoding="utf-8"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def tables_of(dataset="", **settings):
+    """Return a run's tables with numbered labels; no model is built."""
+    settings = {"label-column": "label", "validation-fraction": 0.0} | settings
+    config = RunConfig.parse(
+        {"task": "text-classification", "dataset": str(dataset), "partitioner": "iid"}
+        | {key.replace("_", "-"): value for key, value in settings.items()}
+    )
+    count = class_count(config)
+
+    def prepare(rows):
+        return number_labels(rows, config, count, several=config.multi_label)
+
+    columns = {"text-column": "text", "label-column": "label"}
+    how = Preparation(
+        columns=columns, prepare=prepare, collate=lambda rows, training: dict(rows)
+    )
+    return Tables(config, how)
+
+
+def pairs(examples):
+    """Return the text and the label of each example."""
+    rows = examples.table[examples.rows.tolist()]
+    texts = [text or "" for text in rows["text"]]
+    return list(zip(texts, rows["label"], strict=True))
+
+
+def own_pairs(path, dataset="", **settings):
+    """Return what a device with its own data trains on."""
+    return pairs(tables_of(dataset, **settings).local_examples(str(path)))

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from flasc_flwr.app.tasks.files import read_split
 from flasc_flwr.app.tasks.sources import device_rows, load_rows, model_path
+from flasc_flwr.app.tasks.tables import USER
 from tests.app.files import everything, text_task, write
 from tests.app.tiny import VOCABULARY, save_model, save_tokenizer, texts, write_jsonl
 
@@ -83,7 +84,9 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
         load_rows("$FLASC_NOWHERE/news-*.csv", "train")
     with pytest.raises(ValueError, match="dataset .* got ''"):
         load_rows("", "train")
-    with pytest.raises(ValueError, match="has no file .* and no folder 'train' of im"):
+    with pytest.raises(
+        ValueError, match="must have files .* or a folder 'train' of tab"
+    ):
         load_rows(str(tmp_path), "train")
     with pytest.raises(ValueError, match="model .* got ''"):
         model_path("")
@@ -139,7 +142,7 @@ def test_each_user_is_a_client(tmp_path, gpt2):
     settings = {"task": "causal-lm", "partitioner": "natural-id"}
     task = text_task(gpt2, tmp_path, user_column="author", **settings)
     whose = [
-        {examples.table[int(row)]["author"] for row in examples.rows}
+        {examples.table[int(row)][USER] for row in examples.rows}
         for examples in (task.data.partition(i, 3) for i in range(3))
     ]
     assert sorted(map(sorted, whose)) == [["u0"], ["u1"], ["u2"]]
@@ -183,7 +186,7 @@ print(count_tokenised(*sys.argv[2:4]))
 """
 
 
-def count_tokenised(model, dataset, length=16, task="text-classification"):
+def count_tokenised(model, dataset, length=16, **settings):
     """Return how many texts are tokenised when a task is built and used again."""
     calls, real = [], PreTrainedTokenizerFast.__call__
 
@@ -193,7 +196,7 @@ def count_tokenised(model, dataset, length=16, task="text-classification"):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PreTrainedTokenizerFast, "__call__", counted)
-        data = text_task(model, dataset, task=task, max_length=length).data
+        data = text_task(model, dataset, max_length=length, **settings).data
         data.partition(0, 2), data.validation, data.test
     return sum(calls)
 
@@ -238,7 +241,7 @@ def test_a_devices_data_needs_neither_the_hub_nor_the_runs_data(
     with pytest.raises(ValueError, match="data-path .* on this node, got 'news/here'"):
         task.data.local_examples("news/here")
     assert len(device_rows(str(tmp_path), "train[:50%]")) == 7
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match="AssertionError"):
         task.data.partition(0, 1)
 
 
@@ -246,3 +249,18 @@ def test_no_such_file_is_none():
     from pathlib import Path
 
     assert read_split(Path("/nowhere/at-all-*.csv"), "train") is None
+
+
+def test_users_and_names_are_no_reason_to_tokenise_again(tmp_path, cache):
+    model = save_model(tmp_path / "model", "bert")
+    (data := tmp_path / "data").mkdir()
+    write(data, "csv", 20)
+    write(data, "csv", 6, "test")
+    settings = {
+        "class_names": "0,1",
+        "partitioner": "natural-id",
+        "user_column": "author",
+        "train_split": "train[:10]",
+    }
+    assert count_tokenised(model, data, **settings) == 16
+    assert count_tokenised(model, data, **settings) == 0

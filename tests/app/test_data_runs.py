@@ -77,3 +77,15 @@ def test_a_run_on_augmented_images(tmp_path, vit):
     assert result.history[1]["replies"] == 3 and not result.history[1]["failures"]
     summary = json.loads((result.folder / "summary.json").read_text())
     assert 0 <= summary["accuracy"] <= 1
+
+
+def test_the_server_says_what_a_device_would_not(tmp_path, bert):
+    """Where the run's own data is wrong: which columns it has, for its user."""
+    path = tmp_path / "news.csv"
+    path.write_text("body;topic\na;1\n")
+    with pytest.raises(ValueError, match="label-column must be one of"):
+        simulate(
+            tmp_path, task="text-classification", model=str(bert), dataset=str(path)
+        )
+    (summary,) = (tmp_path / "runs").glob("*/summary.json")
+    assert "the columns are body;topic" in json.loads(summary.read_text())["ended"]

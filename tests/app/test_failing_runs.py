@@ -101,7 +101,12 @@ def test_row_11_a_model_that_is_nan_from_the_start_fails_at_once(tmp_path, monke
 
 def test_row_11_all_json_is_written_by_one_function():
     """It replaces NaN and infinity, which are not in the standard, by null."""
-    allowed = {"core/json_lines.py"}
+    allowed = {
+        "core/json_lines.py",
+        # Cells of a table as bytes, and as text to look at: nothing is written.
+        "app/tasks/formats/cells.py",
+        "app/tasks/formats/json_file.py",
+    }
     root = Path(client_app.__file__).parent / "flasc_flwr"
     for path in root.rglob("*.py"):
         name = str(path.relative_to(root))

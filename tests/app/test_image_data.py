@@ -32,10 +32,12 @@ def test_a_class_may_have_the_name_of_a_split(tmp_path):
 def test_folders_that_lack_a_class_do_not_renumber_the_others(tmp_path, vit):
     image_folder(tmp_path, "train", ["ant", "bee", "cow"])
     image_folder(tmp_path, "test", ["ant", "cow"], 1)
-    with pytest.raises(ValueError, match="test-split .* train-split, got ant, cow"):
+    with pytest.raises(
+        ValueError, match="(?s)test-split .* train-split, got 2 .*ant, cow"
+    ):
         _ = image_task(vit, tmp_path).data.test
     device = image_folder(tmp_path / "device", "train", ["cow"], 2)
-    with pytest.raises(ValueError, match=r"data-path .* 3 classes, got 1 \(cow\)"):
+    with pytest.raises(ValueError, match="(?s)data-path .* set class-names .*cow"):
         image_task(vit, tmp_path, classes=3).data.local_examples(str(device))
     task = image_task(vit, tmp_path, class_names="ant,bee,cow")
     assert everything(task.data.test)["labels"].tolist() == [0, 2]
@@ -52,7 +54,9 @@ def test_an_npz_file_has_both_splits(tmp_path, vit):
     task = image_task(vit, path, train_split="train[:50%]", validation_fraction=0.0)
     assert len(task.data.partition(0, 1)) == 6
     assert everything(task.data.test)["labels"].tolist() == y_test.tolist()
-    with pytest.raises(ValueError, match="'i.npz' has no x_dev, y_dev, only x_train"):
+    with pytest.raises(
+        ValueError, match="(?s)'i.npz' must have .*got no x_dev and no y_dev.*x_train"
+    ):
         load_rows(str(path), "dev")
 
 

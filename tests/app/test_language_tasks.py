@@ -42,11 +42,21 @@ def test_padding_that_is_the_end_token_does_not_hide_real_end_tokens(root, tmp_p
 
 
 def test_texts_too_short_to_learn_from_are_left_out_of_language_modelling(
-    root, tmp_path
+    root, tmp_path, monkeypatch
 ):
+    said = []
+    monkeypatch.setattr(
+        "flasc_flwr.app.tasks.causal_lm.log", lambda _, *said_: said.append(said_)
+    )
     rows = [{"text": t} for t in ("cat", "", None, "cat dog")]
     write_jsonl(tmp_path / "x.jsonl", rows)
     assert len(language_task(root).data.local_examples(str(tmp_path / "x.jsonl"))) == 1
+    (line,) = said
+    assert line[0] % line[1:] == (
+        "Left out 3 of 4 texts, which have fewer than two tokens"
+    )
     write_jsonl(tmp_path / "y.jsonl", rows[:2])
-    with pytest.raises(ValueError, match="data-path .*no usable rows"):
+    with pytest.raises(
+        ValueError, match="data-path .*no usable rows: no text has two tok"
+    ):
         language_task(root).data.local_examples(str(tmp_path / "y.jsonl"))

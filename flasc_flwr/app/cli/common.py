@@ -82,12 +82,14 @@ def printable(text: str) -> str:
 @contextmanager
 def user_errors() -> Iterator[None]:
     """Report errors that the user can fix in one line, with exit status 1."""
+    from flasc_flwr.core.printable import with_notes
+
     try:
         yield
     except ModuleNotFoundError as error:
         fail(f"{error.name} is not installed: pip install 'flasc-flwr[app]'")
     except (ValueError, OSError, ImportError) as error:
-        fail(str(error))
+        fail(with_notes(error))
 
 
 def parsed(overrides: list[str] | None, option: str = "--run-config") -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flasc_flwr.app.config.names import names
 from flasc_flwr.core.ranges import choice, integer, number, switch, text
 from flasc_flwr.core.settings import setting
 
@@ -35,7 +36,10 @@ class TaskSettings:
         used_by=_PRETRAINED,
     )
     dataset: str = setting(
-        "", text(), "name on the hub, or a file or folder", used_by=_PRETRAINED
+        "",
+        text(),
+        "name on the hub, or the absolute path of a file or folder",
+        used_by=_PRETRAINED,
     )
     dataset_config: str = setting(
         "", text(), 'configuration of it on the hub; "" is none', used_by=_PRETRAINED
@@ -66,8 +70,16 @@ class TaskSettings:
     )
     class_names: str = setting(
         "",
-        text(),
-        'all of them in order, such as "cat,dog", where the data has names',
+        names(),
+        'all classes in order, such as "cat,dog", whatever type the labels have; '
+        "without names, integers are the classes",
+        used_by=_CLASSES,
+    )
+    max_classes: int = setting(
+        1000,
+        integer(2),
+        "most classes that may be counted in the training rows",
+        unit="classes",
         used_by=_CLASSES,
     )
     multi_label: bool = setting(

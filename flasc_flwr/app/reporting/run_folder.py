@@ -24,7 +24,7 @@ from flasc_flwr.app.reporting.summary import (
 )
 from flasc_flwr.app.reporting.trackers import TrackerError, Trackers
 from flasc_flwr.core.json_lines import as_json
-from flasc_flwr.core.printable import printable
+from flasc_flwr.core.printable import printable, with_notes
 from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.state.run_state import RunState
@@ -112,7 +112,8 @@ class RunFolder:
         traceback: TracebackType | None,
     ) -> None:
         if error is not None:
-            ended = f"{FAILED}{printable(error, _LONGEST) or type(error).__name__}"
+            reason = printable(with_notes(error), _LONGEST)
+            ended = f"{FAILED}{reason or type(error).__name__}"
             if self._untouched:
                 log(INFO, "The finished run in this folder is as it was")
             else:

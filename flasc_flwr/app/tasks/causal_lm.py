@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from logging import WARNING
 from typing import Any
 
 from datasets import Dataset
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.backbones import add_adapter, load_backbone
-from flasc_flwr.app.tasks.tables import LABELS, Preparation, Tables
+from flasc_flwr.app.tasks.tables import LABELS, USER, Preparation, Tables
 from flasc_flwr.app.tasks.task import Task
 from flasc_flwr.app.tasks.text import check_length, load_tokenizer, tokenise
 from flasc_flwr.app.training.examples import Batch
 from flasc_flwr.app.training.score import IGNORED, next_tokens
+from flasc_flwr.flower.compat import log
 
 # One text of 128 tokens has 26 MB of logits over GPT-2's vocabulary.
 _EVALUATION_BATCH = 16
@@ -24,14 +26,21 @@ def load(config: RunConfig) -> Task:
     tokenizer = load_tokenizer(config)
 
     def prepare(rows: Dataset) -> Dataset:
-        keep = [config.user_column] if config.user_column else []
-        tokens = tokenise(rows, tokenizer, config, keep)
+        tokens = tokenise(rows, tokenizer, config, [USER])
         # A text of one token has no next token.
-        return tokens.filter(
+        usable = tokens.filter(
             lambda batch: [len(t) > 1 for t in batch],
             batched=True,
             input_columns="input_ids",
         )
+        if left_out := len(tokens) - len(usable):
+            log(
+                WARNING,
+                "Left out %d of %d texts, which have fewer than two tokens",
+                left_out,
+                len(tokens),
+            )
+        return usable
 
     def collate(rows: Mapping[str, Any], training: bool) -> Batch:
         inputs = {name: rows[name] for name in ("input_ids", "attention_mask")}
@@ -42,8 +51,10 @@ def load(config: RunConfig) -> Task:
         return batch | {LABELS: batch["input_ids"].masked_fill(hidden, IGNORED)}
 
     columns = {"text-column": config.text_column}
+    usable = "no text has two tokens or more, the least that has a next token"
     data = Tables(
-        config, Preparation(columns=columns, prepare=prepare, collate=collate)
+        config,
+        Preparation(columns=columns, prepare=prepare, collate=collate, usable=usable),
     )
     backbone = load_backbone("AutoModelForCausalLM", config)
     check_length(backbone, tokenizer, config)

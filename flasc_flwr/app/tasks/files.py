@@ -1,55 +1,53 @@
-"""Rows of local files and folders, read by the loaders of `datasets`."""
+"""Which files hold the rows of a split; an existing path is never a pattern."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from glob import glob
 from pathlib import Path
 
-import numpy as np
-import PIL.Image
-from datasets import Dataset, Image, ReadInstruction, load_dataset
-from datasets.exceptions import DatasetGenerationError
+from datasets import Dataset, ReadInstruction
 
-_LOADERS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json", ".json": "json"}
+from flasc_flwr.app.tasks.data_errors import DataError
+from flasc_flwr.app.tasks.formats.tables import FORMATS, read_tables
+from flasc_flwr.app.tasks.images import image_arrays, image_folder
+
+SUFFIXES = (*FORMATS, ".npz")
+"""Endings of data files."""
 
 
 def read_split(path: Path, split: str) -> Dataset | None:
     """Return the rows of a split, or None if there is no such file or folder.
 
     The files of a split are those with its name as a word of theirs, such as
-    ``news-train.csv``. We do not leave this to `datasets`, which guesses silently: it
-    takes every match of a pattern as ``train``, test files included, adds files named
-    ``eval`` to ``test``, and of two formats in a folder drops the rarer one.
+    ``news-train.csv``, or all tables in a folder of its name. We do not leave this to
+    `datasets`, which guesses silently: it takes every match of a pattern as ``train``,
+    test files included, adds files named ``eval`` to ``test``, and of two formats in a
+    folder drops the rarer one.
 
     Parameters
     ----------
     path : Path
-        A file, a folder or a pattern.
+        A file, a folder, or else a pattern with ``*`` and ``?``.
     split : str
         Name of the split, or a slice of it such as ``train[:80%]``.
 
     Raises
     ------
-    ValueError
+    DataError
         If the files cannot be used.
     """
     name = split.partition("[")[0]
+    if path.is_dir():
+        return _read_folder(path, split)
     if path.is_file():
-        if path.suffix != ".npz" and name not in ("train", *_words(path)):
-            raise ValueError(
-                f"dataset is the single file {path.name!r}, which has no {name!r} "
-                "rows: use a folder or a pattern of files with the split in their "
-                "names, or slices such as train-split = 'train[:80%]' and test-split "
-                "= 'train[80%:]'"
-            )
+        if path.suffix.lower() != ".npz" and name not in ("train", *_words(path)):
+            raise _one_table(path, name)
         return read_files([path], split)
-    found = path.iterdir() if path.is_dir() else map(Path, glob(str(path)))
-    files = sorted(f for f in found if f.suffix in _LOADERS and name in _words(f))
-    if files:
-        return read_files(files, split)
-    return _read_images(path, split) if path.is_dir() else None
+    files = _of_split(_matches(path), name)
+    return read_files(files, split) if files else None
 
 
 def read_files(files: Sequence[Path], split: str) -> Dataset:
@@ -64,61 +62,109 @@ def read_files(files: Sequence[Path], split: str) -> Dataset:
 
     Raises
     ------
-    ValueError
+    DataError
         If the format is unknown, formats are mixed, or the files cannot be read.
     """
-    names, kinds = [file.name for file in files], {file.suffix for file in files}
-    if kinds == {".npz"}:
-        return _read_arrays(files[0], split)
-    if len(kinds) > 1 or not kinds <= _LOADERS.keys():
-        raise ValueError(
-            f"data files must have one format of {', '.join(_LOADERS)} or .npz, got "
-            f"{names}"
+    kinds = {file.suffix.lower() for file in files}
+    if len(kinds) > 1 or not kinds <= set(SUFFIXES) or (".npz" in kinds and files[1:]):
+        raise DataError(
+            f"data files must have one format of {', '.join(FORMATS)}, or be one .npz, "
+            f"got {[file.name for file in files]}"
         )
-    paths = {split.partition("[")[0]: [str(file) for file in files]}
-    try:
-        return load_dataset(_LOADERS[kinds.pop()], data_files=paths, split=split)
-    except (DatasetGenerationError, ValueError) as error:
-        raise ValueError(
-            f"data files {names} cannot be read or have no rows "
-            f"({type(error.__cause__ or error).__name__})"
-        ) from error
+    if kinds == {".npz"}:
+        return _slice(image_arrays(files[0], split.partition("[")[0]), split)
+    return _slice(read_tables(files), split)
+
+
+def _read_folder(folder: Path, split: str) -> Dataset:
+    name = split.partition("[")[0]
+    if (stored := _saved_to_disk(folder, name)) is not None:
+        return read_files(stored, split)
+    named, inside = _of_split(folder.iterdir(), name), folder / name
+    tables = _tables(inside.iterdir()) if inside.is_dir() else []
+    if named and tables:
+        raise DataError(
+            f"the {name!r} rows of a folder must be in files with {name!r} in their "
+            f"names, or in a folder {name!r}, got both"
+        )
+    if named or tables:
+        return read_files(named or tables, split)
+    if not inside.is_dir():
+        raise DataError(
+            f"the folder {str(folder)!r} must have files ({', '.join(FORMATS)}) with "
+            f"{name!r} in their names, or a folder {name!r} of tables or images, got "
+            "neither"
+        )
+    return _slice(image_folder(folder, name), split)
+
+
+def _saved_to_disk(folder: Path, name: str) -> list[Path] | None:
+    """Return the files of a split in a folder that `save_to_disk` wrote, else None."""
+    splits = folder / "dataset_dict.json"
+    if not (folder / name / "state.json").is_file():
+        if splits.is_file():
+            known = ", ".join(json.loads(splits.read_text())["splits"])
+            raise DataError(
+                f"the split of this folder of save_to_disk must be one of {known}, got "
+                f"{name!r}"
+            )
+        if not (folder / "state.json").is_file():
+            return None
+        if name != "train":
+            raise _one_table(folder, name)
+        name = ""
+    state = json.loads((folder / name / "state.json").read_text())
+    # Other Arrow files in the folder are caches of `map`.
+    return [folder / name / file["filename"] for file in state["_data_files"]]
+
+
+def _matches(pattern: Path) -> list[Path]:
+    """Return what a pattern matches. The parts of it that exist are not patterns.
+
+    Brackets stand for themselves: they are more common in names than in patterns.
+    """
+    known = pattern
+    while not known.exists() and known != known.parent:
+        known = known.parent
+    rest = str(pattern.relative_to(known)).replace("[", "[[]")
+    return [known / found for found in glob(rest, root_dir=known)]
+
+
+def _of_split(files: Iterable[Path], name: str) -> list[Path]:
+    return [file for file in _tables(files) if name in _words(file)]
+
+
+def _tables(files: Iterable[Path]) -> list[Path]:
+    # Not `is_file`: a link to a file that is gone is an error, not a smaller data set.
+    kept = (f for f in files if f.suffix.lower() in FORMATS and not f.is_dir())
+    return sorted(file for file in kept if not file.name.startswith("."))
 
 
 def _words(file: Path) -> list[str]:
     return re.split("[-_.]", file.stem)
 
 
-def _read_images(folder: Path, split: str) -> Dataset:
-    name = split.partition("[")[0]
-    if not (folder / name).is_dir():
-        raise ValueError(
-            f"the folder {str(folder)!r} has no file ({', '.join(_LOADERS)}) with "
-            f"{name!r} in its name and no folder {name!r} of images"
-        )
-    # A pattern and not `data_dir`, in which a class named "test" would be a split.
-    images = {name: str(folder / name / "**")}
-    # By default, labels are dropped where there is only one class.
-    return load_dataset(
-        "imagefolder", data_files=images, split=split, drop_labels=False
+def _one_table(path: Path, name: str) -> DataError:
+    return DataError(
+        f"dataset is only {path.name!r}, which has no {name!r} rows: use a folder or a "
+        "pattern of files with the split in their names, or slices such as train-split "
+        "= 'train[:80%]' and test-split = 'train[80%:]'"
     )
 
 
-def _read_arrays(file: Path, split: str) -> Dataset:
-    """Read images (n, height, width, 3) of uint8 and classes from an npz file.
-
-    `datasets` has no loader for it.
-    """
-    name = split.partition("[")[0]
-    with np.load(file) as arrays:
-        missing = [n for n in (f"x_{name}", f"y_{name}") if n not in arrays]
-        if missing:
-            raise ValueError(
-                f"data file {file.name!r} has no {', '.join(missing)}, only "
-                f"{', '.join(arrays)}"
-            )
-        images = [PIL.Image.fromarray(image) for image in arrays[f"x_{name}"]]
-        labels = arrays[f"y_{name}"].ravel().tolist()
-    rows = Dataset.from_dict({"image": images, "label": labels})
-    (part,) = ReadInstruction.from_spec(split).to_absolute({name: len(rows)})
-    return rows.cast_column("image", Image()).select(range(part.from_, part.to))
+def _slice(rows: Dataset, split: str) -> Dataset:
+    """Return the rows that a slice such as ``train[:80%]`` names."""
+    _, bracket, ends = split.partition("[")
+    if not bracket:
+        return rows
+    try:
+        (part,) = ReadInstruction.from_spec(f"train[{ends}").to_absolute(
+            {"train": len(rows)}
+        )
+    except (ValueError, AssertionError):
+        raise DataError(
+            f"a split must be a name or a slice such as 'train[:80%]', got {split!r}"
+        ) from None
+    return rows.select(
+        range(part.from_ or 0, len(rows) if part.to is None else part.to)
+    )

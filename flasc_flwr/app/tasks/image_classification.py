@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from datasets import Dataset, Image
+from datasets import Dataset
 from torch.nn.functional import interpolate, pad
 from transformers import PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.backbones import add_adapter, load_backbone
-from flasc_flwr.app.tasks.labels import check_labels, class_count, number_labels
+from flasc_flwr.app.tasks.data_errors import cell
+from flasc_flwr.app.tasks.images import pixels_of, stored_images
+from flasc_flwr.app.tasks.labels import class_count, number_labels
 from flasc_flwr.app.tasks.sources import model_path
-from flasc_flwr.app.tasks.tables import LABELS, Preparation, Tables
+from flasc_flwr.app.tasks.tables import LABELS, USER, Preparation, Tables
 from flasc_flwr.app.tasks.task import Task
 from flasc_flwr.app.training.examples import Batch
 from flasc_flwr.app.training.score import multi_label, single_label
 
-_MODES = {1: "L", 3: "RGB"}
+_CHANNELS = (1, 3)
+_ROW = "__row__"
+"""Column of row numbers, for errors."""
 _EVALUATION_BATCH = 64
 
 
@@ -38,13 +41,11 @@ def load(config: RunConfig) -> Task:
     mean, std = _normalisation(config, shape.channels)
 
     def prepare(rows: Dataset) -> Dataset:
-        rows = number_labels(rows, config)
-        check_labels(rows, config.label_column, count, several=config.multi_label)
-        keep = {config.image_column, config.label_column, config.user_column}
+        rows = number_labels(rows, config, count, several=config.multi_label)
+        keep = {config.image_column, config.label_column, USER}
         rows = rows.remove_columns([c for c in rows.column_names if c not in keep])
-        if not isinstance(rows.features[config.image_column], Image):
-            # Paths of files, or their bytes.
-            rows = rows.cast_column(config.image_column, Image())
+        rows = stored_images(rows, config.image_column)
+        rows = rows.add_column(_ROW, list(range(len(rows))))
         return rows.rename_columns(
             {
                 old: new
@@ -57,7 +58,14 @@ def load(config: RunConfig) -> Task:
         )
 
     def collate(rows: Mapping[str, Any], training: bool) -> Batch:
-        images = torch.cat([_pixels(image, shape) for image in rows["image"]])
+        stored = zip(rows["image"], rows[_ROW], strict=True)
+        column = config.image_column
+        images = torch.cat(
+            [
+                _pixels(image, shape, cell(row, "image-column", column))
+                for image, row in stored
+            ]
+        )
         if training and config.augment:
             images = _augmented(images)
         return {
@@ -100,7 +108,7 @@ class InputShape(NamedTuple):
         size = getattr(model.config, "image_size", None)
         channels = getattr(model.config, "num_channels", 3)
         sizes = {size} if isinstance(size, int) else set(size or ())
-        if len(sizes) != 1 or channels not in _MODES:
+        if len(sizes) != 1 or channels not in _CHANNELS:
             raise ValueError(
                 "model must take square images with 1 or 3 channels, got "
                 f"{config.model!r} with size {size} and {channels} channels"
@@ -124,11 +132,10 @@ def _normalisation(
     return mean, std
 
 
-def _pixels(image: Any, shape: InputShape) -> torch.Tensor:
+def _pixels(image: Any, shape: InputShape, where: str) -> torch.Tensor:
     """Return an image as float32 of shape (1, channels, size, size), in [0, 1]."""
-    array = torch.from_numpy(np.array(image.convert(_MODES[shape.channels])))
-    array = array.view(*array.shape[:2], shape.channels).permute(2, 0, 1)
-    scaled = array.unsqueeze(0).to(torch.float32) / 255
+    array = torch.from_numpy(pixels_of(image, shape.channels, where))
+    scaled = array.permute(2, 0, 1).unsqueeze(0)
     size = (shape.size, shape.size)
     if scaled.shape[-2:] == size:
         return scaled

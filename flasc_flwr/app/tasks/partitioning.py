@@ -16,6 +16,7 @@ from flwr_datasets.partitioner import (
 )
 
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.tasks.data_errors import DataError
 from flasc_flwr.app.tasks.flasc_dirichlet import ColumnNormalisedDirichletPartitioner
 
 # Not "index", which may be a column of the data set.
@@ -117,18 +118,18 @@ def partitioner(
 
     Raises
     ------
-    ValueError
+    DataError
         If the name is unknown, or "natural-id" without a column of users, or a setting
         is out of range.
     """
     allowed = [key for key in PARTITIONERS if key != "natural-id" or user is not None]
     if name not in allowed:
         without = " without a user-column" if name in PARTITIONERS else ""
-        raise ValueError(
+        raise DataError(
             f"partitioner must be one of {', '.join(allowed)}{without}, got {name!r}"
         )
     if name == "pathological" and classes_per_partition < 1:
-        raise ValueError(
+        raise DataError(
             "classes-per-partition must be an integer >= 1, got "
             f"{classes_per_partition}"
         )
@@ -159,36 +160,36 @@ def split(
 
     Raises
     ------
-    ValueError
+    DataError
         If the partitioner makes another number of partitions, or there are fewer rows
         than partitions, or some partitions are empty; and any error of the partitioner.
     """
     if num_partitions < 1:
-        raise ValueError(f"num-partitions must be >= 1, got {num_partitions}")
+        raise DataError(f"num-partitions must be >= 1, got {num_partitions}")
     rows = np.arange(len(dataset))
     partitioner.dataset = dataset.with_format(None).add_column(_ROW, rows)
     made = partitioner.num_partitions
     natural = isinstance(partitioner, NaturalIdPartitioner)
     if natural and num_partitions > made:
-        raise ValueError(
+        raise DataError(
             f"num-partitions must be <= {made}, the number of users, got "
             f"{num_partitions}"
         )
     if not natural and num_partitions != made:
-        raise ValueError(
+        raise DataError(
             f"num-partitions must be {made}, as the partitioner makes, got "
             f"{num_partitions}"
         )
     # Flower's IID partitioner would fail with a bare IndexError.
     if num_partitions > len(dataset):
-        raise ValueError(
+        raise DataError(
             f"num-partitions must be <= {len(dataset)}, the number of rows, got "
             f"{num_partitions}"
         )
     parts = [partitioner.load_partition(i)[_ROW][:] for i in range(num_partitions)]
     empty = [i for i, part in enumerate(parts) if not part]
     if empty:
-        raise ValueError(
+        raise DataError(
             f"partitions {empty} of {num_partitions} have no rows: use fewer "
             f"partitions for these {len(dataset)} rows"
         )
@@ -229,7 +230,7 @@ class Partitions:
 
         Raises
         ------
-        ValueError
+        DataError
             As :func:`partitioner` and :func:`split`, and if the partitioner needs
             classes and rows have none.
         """
@@ -240,7 +241,7 @@ class Partitions:
     def _split(self, num_partitions: int) -> list[list[int]]:
         config, columns = self._config, self._rows.column_names
         if config.partitioner not in ("iid", "natural-id") and "label" not in columns:
-            raise ValueError(
+            raise DataError(
                 "partitioner must be iid or natural-id for rows without one class "
                 f"each, got {config.partitioner!r}"
             )
@@ -253,4 +254,12 @@ class Partitions:
             classes_per_partition=config.classes_per_partition,
             user="user" if "user" in columns else None,
         )
-        return split(self._rows, made, num_partitions)
+        try:
+            return split(self._rows, made, num_partitions)
+        except DataError:
+            raise
+        except ValueError as error:
+            # Of a library's partitioner, which names counts and class numbers.
+            raise DataError(
+                f"partitioner {config.partitioner!r} cannot split the data: {error}"
+            ) from error

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetsError
 
-from flasc_flwr.app.tasks.files import read_files, read_split
+from flasc_flwr.app.tasks.data_errors import DataError
+from flasc_flwr.app.tasks.files import SUFFIXES, read_files, read_split
 
 Loaded = TypeVar("Loaded")
 
@@ -74,14 +76,14 @@ def from_hub(key: str, name: str, load: Callable[[], Loaded]) -> Loaded:
     """
     try:
         return load()
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, DatasetsError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         fetch = (
             f"load_dataset({name!r})"
             if key == "dataset"
             else f"AutoModel.from_pretrained({name!r})"
         )
-        raise ValueError(
+        raise DataError(
             f"{key} {name!r} could not be loaded: {reason}. Without a network, fill "
             f"the cache first ({fetch}), or set {key} to a local path"
         ) from error
@@ -93,11 +95,12 @@ def load_rows(dataset: str, split: str, config_name: str = "") -> Dataset:
     Parameters
     ----------
     dataset : str
-        A file (parquet, CSV, JSON lines, or npz with ``x_<split>`` and
-        ``y_<split>``), a folder, a pattern such as ``/data/news-*.parquet``, or a name
-        on the hub. ``~`` and ``$VARIABLES`` are expanded. In a folder or a pattern,
-        files with the split in their name are read; a folder without such files must
-        hold images, as ``<split>/<class>/*.png``.
+        The absolute path of a file (parquet, CSV, JSON lines, Arrow, or npz with
+        ``x_<split>`` and ``y_<split>``) or a folder; a pattern such as
+        ``/data/news-*.parquet``; or a name on the hub. ``~`` and ``$VARIABLES`` are
+        expanded. In a folder or a pattern, files with the split in their name are read;
+        in a folder also the tables in ``<split>/``, or the images in
+        ``<split>/<class>/``.
     split : str
         Name of the split, or a slice of it such as ``train[:80%]``. A single file is
         all ``train``.
@@ -114,14 +117,21 @@ def load_rows(dataset: str, split: str, config_name: str = "") -> Dataset:
             "dataset must be a name on the hub, a file, a folder or a pattern for this "
             "task, got ''"
         )
-    rows = read_split(local_path(dataset), split)
-    if rows is not None:
-        return rows
-    if looks_local(dataset):
-        unset = re.findall(r"\$\w+|\$\{\w+\}", str(local_path(dataset)))
-        raise ValueError(
+    path = local_path(dataset)
+    if path.is_absolute():
+        rows = read_split(path, split)
+        if rows is not None:
+            return rows
+    if looks_local(dataset) and (path.is_absolute() or "$" in str(path)):
+        unset = re.findall(r"\$\w+|\$\{\w+\}", str(path))
+        raise DataError(
             f"dataset must be a file or a folder with {split!r} rows, got {dataset!r}"
             f"{f': {unset[0]} is not set' if unset else ''}"
+        )
+    if _is_relative(dataset):
+        raise DataError(
+            "dataset must be an absolute path, since the processes of a run work in "
+            f"other folders than yours, or a name on the hub, got {dataset!r}"
         )
     loaded: Any = from_hub(
         "dataset",
@@ -147,14 +157,29 @@ def device_rows(path: str, split: str) -> Dataset:
         If there are no rows.
     """
     local, name = local_path(path), split.partition("[")[0]
+    if not local.is_absolute():
+        raise DataError(
+            "data-path must be the absolute path of a file or a folder on this node, "
+            f"got {path!r}"
+        )
     rows = read_files([local], name) if local.is_file() else read_split(local, name)
     if rows is None:
-        raise ValueError(
+        raise DataError(
             f"data-path must be a file or a folder on this node, got {path!r}"
         )
-    if len(rows) == 0:
-        raise ValueError(f"data-path must have rows, got {path!r}")
     return rows
+
+
+def _is_relative(text: str) -> bool:
+    """Whether this is a relative path, and not a name on the hub."""
+    parts = Path(text)
+    return (
+        text.startswith((".", "~"))
+        or not {*text}.isdisjoint("*?[\\")
+        or parts.suffix.lower() in SUFFIXES
+        or len(parts.parts) > 2
+        or parts.exists()
+    )
 
 
 def require_columns(rows: Dataset, wanted: Mapping[str, str]) -> None:
@@ -174,7 +199,10 @@ def require_columns(rows: Dataset, wanted: Mapping[str, str]) -> None:
     """
     for key, column in wanted.items():
         if column not in rows.column_names:
-            raise ValueError(
-                f"{key} must be one of the columns {', '.join(rows.column_names)}, "
-                f"got {column!r}"
+            count = len(rows.column_names)
+            commas = " (the fields of a CSV file are separated by commas)"
+            raise DataError(
+                f"{key} must be one of the columns of the data, which has {count}"
+                f"{commas if count == 1 else ''}, got {column!r}",
+                f"the columns are {', '.join(rows.column_names)}",
             )

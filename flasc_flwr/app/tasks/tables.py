@@ -12,6 +12,8 @@ import numpy as np
 from datasets import Dataset
 
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.tasks.data_errors import DataError, cell, kind_of, without_values
+from flasc_flwr.app.tasks.formats.cells import text_of
 from flasc_flwr.app.tasks.labels import class_names, names_in_data
 from flasc_flwr.app.tasks.partitioning import Partitions
 from flasc_flwr.app.tasks.sources import device_rows, load_rows, require_columns
@@ -19,6 +21,8 @@ from flasc_flwr.app.training.examples import Batch, Examples
 
 LABELS = "labels"
 """Column with the classes as numbers from 0."""
+USER = "__user__"
+"""Column with the user of each row as text, where each user is a client."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -30,14 +34,18 @@ class Preparation:
     columns : Mapping[str, str]
         Required columns, by the run-config key that names them.
     prepare : Callable[[Dataset], Dataset]
-        Prepares loaded rows, once; the result is cached on disk.
+        Prepares loaded rows, once; the result is cached on disk. Keeps the column
+        `USER` if there is one.
     collate : Callable[[Mapping[str, Any], bool], Batch]
         Turns some prepared rows into inputs; the flag is true in training.
+    usable : str
+        Why all rows may be left out, for an error.
     """
 
     columns: Mapping[str, str]
     prepare: Callable[[Dataset], Dataset]
     collate: Callable[[Mapping[str, Any], bool], Batch]
+    usable: str = "there are none"
 
 
 class Tables:
@@ -57,20 +65,26 @@ class Tables:
 
     def partition(self, partition_id: int, num_partitions: int) -> Examples:
         """Return a simulated client's training examples."""
-        chosen = self._partitions.rows(partition_id, num_partitions)
-        return self._examples(self._split["train"]).select(chosen)
+        with without_values():
+            chosen = self._partitions.rows(partition_id, num_partitions)
+            return self._examples(self._split["train"]).select(chosen)
 
     def local_examples(self, path: str) -> Examples:
         """Return a device's own training examples, without loading the run's data."""
+        with without_values():
+            return self._local_examples(path)
+
+    def _local_examples(self, path: str) -> Examples:
         config = self._config
         rows = device_rows(path, config.train_split)
         names = self._names(rows)
-        if names and len(names) != config.classes and not class_names(config):
+        if names and not class_names(config):
             # In a folder of images, only the classes of this device are numbered.
-            raise ValueError(
-                f"data-path {path!r} must have {config.classes or 'all'} classes, got "
-                f"{len(names)} ({', '.join(names)}): set class-names to all classes of "
-                "the run, so that they have the same numbers on every device"
+            raise DataError(
+                f"data-path {path!r} stores {len(names)} class names: set "
+                "class-names to all classes of the run, so that they have the same "
+                "numbers on every device",
+                f"they are {', '.join(names)}",
             )
         return self._examples(self._prepared(rows, f"data-path {path!r}"))
 
@@ -78,7 +92,7 @@ class Tables:
     def validation(self) -> Examples:
         """The rows that the server keeps of the training split."""
         if "test" not in self._split:
-            raise ValueError(
+            raise DataError(
                 "validation-fraction must be > 0, since the server needs validation "
                 "data, got 0"
             )
@@ -94,11 +108,11 @@ class Tables:
 
     @cached_property
     def _partitions(self) -> Partitions:
-        rows, user = self._split["train"], self._config.user_column
+        rows = self._split["train"]
         labels = rows[LABELS][:] if LABELS in rows.column_names else None
         if self._config.multi_label:
             labels = None
-        users = rows[user][:] if user else None
+        users = rows[USER][:] if USER in rows.column_names else None
         return Partitions(self._config, labels=labels, users=users, count=len(rows))
 
     @cached_property
@@ -109,14 +123,16 @@ class Tables:
     @cached_property
     def _split(self) -> Mapping[str, Dataset]:
         """The rows to train on (``train``) and those for validation (``test``)."""
-        config = self._config
+        config, rows = self._config, self._train
         if config.user_column:
-            require_columns(self._train, {"user-column": config.user_column})
-        prepared = self._prepared(self._train, f"train-split {config.train_split!r}")
+            require_columns(rows, {"user-column": config.user_column})
+            if config.partitioner == "natural-id":
+                rows = rows.add_column(USER, _users(rows, config.user_column))
+        prepared = self._prepared(rows, f"train-split {config.train_split!r}")
         if config.validation_fraction == 0:
             return {"train": prepared}
         if ceil(config.validation_fraction * len(prepared)) >= len(prepared):
-            raise ValueError(
+            raise DataError(
                 f"validation-fraction must leave some of {len(prepared)} rows to train "
                 f"on, got {config.validation_fraction}"
             )
@@ -132,9 +148,10 @@ class Tables:
         if class_names(self._config) or theirs is None:
             return
         if theirs != self._names(self._train):
-            raise ValueError(
+            raise DataError(
                 "test-split must have the same classes as train-split, got "
-                f"{', '.join(theirs)}: set class-names to all classes"
+                f"{len(theirs)} with other names: set class-names to all classes",
+                f"they are {', '.join(theirs)}",
             )
 
     def _names(self, rows: Dataset) -> list[str] | None:
@@ -147,8 +164,23 @@ class Tables:
         require_columns(rows, self._how.columns)
         prepared = self._how.prepare(rows)
         if len(prepared) == 0:
-            raise ValueError(f"{what} has no usable rows")
+            raise DataError(f"{what} has no usable rows: {self._how.usable}")
         return prepared
 
     def _examples(self, rows: Dataset) -> Examples:
         return Examples(rows, np.arange(len(rows)), self._how.collate)
+
+
+def _users(rows: Dataset, column: str) -> list[str]:
+    """Return the user of every row as text, the same whatever type the file has."""
+    users = []
+    for row, user in enumerate(rows[column][:]):
+        known = text_of(user) if isinstance(user, str | int | float) else None
+        if known is None:
+            raise DataError(
+                f"{cell(row, 'user-column', column)} must be text or a number, got "
+                f"{kind_of(user)}: every row needs a user with partitioner = "
+                "'natural-id'"
+            )
+        users.append(known)
+    return users

@@ -8,6 +8,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedModel
 
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.tasks.data_errors import DataError
 from flasc_flwr.app.tasks.sources import from_hub, model_path
 
 
@@ -64,13 +65,13 @@ def tokenise(
 
     Raises
     ------
-    ValueError
+    DataError
         If the text column does not hold text.
     """
     column, length = config.text_column, config.max_length
     kind = getattr(rows.features[column], "dtype", type(rows.features[column]).__name__)
     if kind not in ("string", "large_string", "null"):
-        raise ValueError(
+        raise DataError(
             f"text-column must hold text, got {column!r}, which holds {kind}"
         )
 

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.backbones import add_adapter, load_backbone
-from flasc_flwr.app.tasks.labels import check_labels, class_count, number_labels
-from flasc_flwr.app.tasks.tables import LABELS, Preparation, Tables
+from flasc_flwr.app.tasks.labels import class_count, number_labels
+from flasc_flwr.app.tasks.tables import LABELS, USER, Preparation, Tables
 from flasc_flwr.app.tasks.task import Task
 from flasc_flwr.app.tasks.text import check_length, load_tokenizer, tokenise
 from flasc_flwr.app.training.examples import Batch
@@ -27,10 +27,8 @@ def load(config: RunConfig) -> Task:
     classes = class_count(config)
 
     def prepare(rows: Dataset) -> Dataset:
-        rows = number_labels(rows, config)
-        check_labels(rows, config.label_column, classes, several=False)
-        keep = [name for name in (config.label_column, config.user_column) if name]
-        tokens = tokenise(rows, tokenizer, config, keep)
+        rows = number_labels(rows, config, classes, several=False)
+        tokens = tokenise(rows, tokenizer, config, [config.label_column, USER])
         if config.label_column == LABELS:
             return tokens
         return tokens.rename_column(config.label_column, LABELS)
