@@ -1,22 +1,57 @@
 """The ClientApp: trains and evaluates received adapters on this node's data."""
 
 from collections.abc import Mapping
+from functools import partial
+from logging import INFO
 from typing import TYPE_CHECKING
 
 import numpy as np
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
 
 from flasc_flwr import flasc_mod, trainable_entries
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.config.node import (
+    OWN_DATA,
+    check_node_config,
+    partition_of,
+    private_texts,
+)
+from flasc_flwr.flower.app_errors import app_errors
+from flasc_flwr.flower.clients.introduced import PARTITIONS
+from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.privacy.local_dp import local_dp
-from flasc_flwr.flower.wire import MERGED, array_record, arrays_of
+from flasc_flwr.flower.wire import (
+    CONTROL,
+    INTRODUCE,
+    MERGED,
+    array_record,
+    arrays_of,
+)
 
 if TYPE_CHECKING:
     from flasc_flwr.app.tasks import Task
     from flasc_flwr.app.training.examples import Examples
 
-app = ClientApp(mods=[flasc_mod, local_dp])
+
+def known_settings(
+    message: Message, context: Context, call_next: ClientAppCallable
+) -> Message:
+    """Refuse to take part with a typing error in this device's ``--node-config``."""
+    settings = context.node_config
+    unread = check_node_config(settings)
+    introduces = INTRODUCE in message.content.config_records.get(CONTROL, {})
+    reply = call_next(message, context)
+    if introduces:
+        for line in unread:
+            log(INFO, line)
+        if OWN_DATA not in settings and PARTITIONS in settings:
+            reply.content[CONTROL][PARTITIONS] = settings[PARTITIONS]
+    return reply
+
+
+app = ClientApp(mods=[known_settings, flasc_mod, local_dp])
 
 # torch and the task are imported inside functions, so that a device can answer the
 # server's first message without importing torch.
@@ -25,6 +60,18 @@ app = ClientApp(mods=[flasc_mod, local_dp])
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the received adapter on this node's examples."""
+    with app_errors("flasc_flwr", partial(private_texts, context.node_config)):
+        return _train(message, context)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Evaluate the received adapter on this node's examples."""
+    with app_errors("flasc_flwr", partial(private_texts, context.node_config)):
+        return _evaluate(message, context)
+
+
+def _train(message: Message, context: Context) -> Message:
     from flasc_flwr.app.training.lora import read_adapter
 
     config, task, examples = _prepare(message, context)
@@ -45,9 +92,7 @@ def train(message: Message, context: Context) -> Message:
     return _reply(message, metrics, RecordDict({"arrays": arrays}))
 
 
-@app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
-    """Evaluate the received adapter on this node's examples."""
+def _evaluate(message: Message, context: Context) -> Message:
     _, task, examples = _prepare(message, context)
     outcome = task.evaluate(examples)
     metrics = {
@@ -64,28 +109,15 @@ def _prepare(message: Message, context: Context) -> "tuple[RunConfig, Task, Exam
 
     config = RunConfig.parse(context.run_config)
     task = load_task(config)
-    path = context.node_config.get("data-path")
+    path = context.node_config.get(OWN_DATA)
     if path is not None:
         examples = task.data.local_examples(str(path))
     else:
-        examples = task.data.partition(*_partition(context))
+        examples = task.data.partition(*partition_of(context.node_config))
     records = message.content.array_records
     merged = arrays_of(records[MERGED]) if MERGED in records else {}
     task.load_adapter(arrays_of(records["arrays"]), merged)
     return config, task, examples
-
-
-def _partition(context: Context) -> tuple[int, int]:
-    """Return this node's partition of the data, and the number of partitions."""
-    settings = context.node_config
-    partition, total = settings.get("partition-id"), settings.get("num-partitions")
-    if isinstance(partition, int) and isinstance(total, int) and 0 <= partition < total:
-        return partition, total
-    raise ValueError(
-        "partition-id and num-partitions must be integers with 0 <= partition-id < "
-        f"num-partitions, got {partition!r} and {total!r}: set --node-config "
-        "'partition-id=0 num-partitions=2' or 'data-path=\"/a/file\"'"
-    )
 
 
 def _client_number(context: Context) -> int:

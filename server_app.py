@@ -1,7 +1,10 @@
 """The ServerApp: builds everything from the run config, and runs it."""
 
+from collections import Counter
+from logging import INFO
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
@@ -9,55 +12,86 @@ from flwr.serverapp import Grid, ServerApp
 from flasc_flwr import Flasc
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.reporting import RunFolder
+from flasc_flwr.app.reporting.resuming import Resumed
 from flasc_flwr.app.reporting.summary import nothing_trained
+from flasc_flwr.app.reporting.untrained import untrained
 from flasc_flwr.core.layout import Arrays
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
+from flasc_flwr.core.printable import why
+from flasc_flwr.flower.clients.participant import Participant
+from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.privacy.release_ledger import ReleaseLedger
 from flasc_flwr.flower.state.checkpoint_files import Checkpoints
+from flasc_flwr.flower.state.health import DivergedError, RunFailedError
 from flasc_flwr.flower.wire import array_record, arrays_of
 
+if TYPE_CHECKING:
+    from flasc_flwr.app.tasks import Task
+
 app = ServerApp()
+
+_OF_PARTITIONS = ("partition", "num-partitions", "classes-per-partition")
+"""How errors begin that are about the partitions, and not about missing data."""
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run federated LoRA fine-tuning, and leave its results in a folder."""
     config = RunConfig.parse(context.run_config)
-
-    from flasc_flwr.app.tasks import load_task
-    from flasc_flwr.app.training.export import save
-    from flasc_flwr.app.training.lora import read_adapter
-    from flasc_flwr.app.training.start import load_into
-
-    checkpoint = None
-    if config.resume:
-        folder, checkpoint = RunFolder.reopen(config)
+    resumed = Resumed.of(config) if config.resume else None
+    if resumed and resumed.nothing:
+        log(INFO, "Nothing to resume in %s: %s", resumed.folder, resumed.nothing)
+        return
+    if resumed:
+        folder = RunFolder.reopen(resumed, config)
     else:
         folder = RunFolder.create(config, run_id=context.run_id)
+    log(INFO, "Settings that differ from the defaults: %s", _differing(config))
     with folder:
-        task = load_task(config)
+        _Server(config, folder, resumed).run(grid)
 
+
+def _differing(config: RunConfig) -> str:
+    """Return the settings that differ from the defaults, in one line.
+
+    Flower's parser drops what it does not understand: this line shows what arrived.
+    """
+    defaults = RunConfig().to_dict()
+    given = config.to_dict().items()
+    return " ".join(f"{k}={v!r}" for k, v in given if v != defaults[k]) or "none"
+
+
+class _Server:
+    """The task, the strategy and the run folder, and what they have to do with another.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Settings of the run.
+    folder : RunFolder
+        Where its results go.
+    resumed : Resumed, optional
+        The run that is resumed.
+    """
+
+    def __init__(
+        self, config: RunConfig, folder: RunFolder, resumed: Resumed | None
+    ) -> None:
+        from flasc_flwr.app.tasks import load_task
+        from flasc_flwr.app.training.start import load_into
+
+        self.config = config
+        self.folder = folder
+        self.task: Task = load_task(config)
         if config.adapter:
-            load_into(task.model, config.adapter, config)
-
-        def export(path: Path) -> None:
-            task.load_adapter(arrays_of(strategy.server.received()))
-            save(task.model, path, strategy.server.merged(), task.scale)
-
-        def on_round(row: dict[str, Any]) -> None:
-            folder.add_row(row, strategy.state)
-            every = config.export_every
-            if every and row["round"] > 0 and row["round"] % every == 0:
-                export(folder.adapter(row["round"]))
-
-        def validation_loss(arrays: Arrays) -> float:
-            task.load_adapter(arrays, strategy.server.merged())
-            return task.evaluate(task.data.validation).loss
-
-        strategy = Flasc(
+            load_into(self.task.model, config.adapter, config)
+        self.checkpoints = None
+        if config.checkpoint_every:
+            self.checkpoints = Checkpoints(folder.checkpoints, config.checkpoint_every)
+        self.strategy = Flasc(
             method=config.compose(),
             validation=ValidationRanks(
-                loss_of=validation_loss,
+                loss_of=self.validation_loss,
                 low_rank=config.low_rank,
                 fraction=config.high_rank_fraction,
             ),
@@ -73,31 +107,114 @@ def main(grid: Grid, context: Context) -> None:
             stop=config.stop,
             privacy=config.privacy,
             release_ledger=ReleaseLedger(folder.releases) if config.privacy else None,
-            on_round=on_round,
-            on_checkpoint=(
-                Checkpoints(folder.checkpoints, config.checkpoint_every)
-                if config.checkpoint_every
-                else None
-            ),
-            resume=checkpoint,
+            on_round=self.on_round,
+            on_checkpoint=self.checkpoints,
+            resume=resumed.checkpoint if resumed else None,
             run_settings=config.shared_by_resumed(),
+            on_clients=self.check_clients,
             evaluate_every=config.evaluate_every,
             **config.sampling.arguments(),
         )
 
-        def evaluate_fn(server_round: int, arrays: ArrayRecord) -> MetricRecord:
-            task.load_adapter(arrays_of(arrays), strategy.server.merged())
-            outcome = task.evaluate(task.data.test)
-            return MetricRecord({"accuracy": outcome.accuracy, "loss": outcome.loss})
+    def run(self, grid: Grid) -> None:
+        """Run all rounds, and write the results."""
+        from flasc_flwr.app.training.lora import read_adapter
 
-        strategy.start(
-            grid=grid,
-            initial_arrays=array_record(read_adapter(task.model)),
-            num_rounds=config.num_server_rounds,
-            timeout=config.round_timeout,
-            evaluate_fn=evaluate_fn,
-        )
+        strategy, config, folder = self.strategy, self.config, self.folder
+        try:
+            strategy.start(
+                grid=grid,
+                initial_arrays=array_record(read_adapter(self.task.model)),
+                num_rounds=config.num_server_rounds,
+                timeout=config.round_timeout,
+                evaluate_fn=self.evaluate,
+            )
+        except DivergedError:
+            self.keep_last_good()
+            raise
         if reason := nothing_trained(strategy.state.history):
-            raise RuntimeError(reason)
-        export(folder.adapter())
-        folder.finish(strategy.ended or "all rounds done", strategy.by_tensor())
+            raise RunFailedError(reason)
+        self.export(folder.adapter())
+        folder.finish(
+            strategy.ended or "all rounds done",
+            strategy.by_tensor(),
+            warnings=self.warnings(),
+        )
+
+    def check_clients(self, clients: list[Participant]) -> None:
+        """Find out now what every client would refuse: how the data is split.
+
+        Only if most clients say the same: one of them must not be able to end a run.
+        Devices may have data of their own, or the training data may be only there:
+        then each of them finds out.
+
+        Raises
+        ------
+        ValueError
+            If the data cannot be split so.
+        """
+        ((count, votes),) = Counter(c.partitions for c in clients).most_common(1)
+        if count is None or 2 * votes <= len(clients):
+            return
+        self.config.require_partitioner()
+        try:
+            self.task.data.partition(0, count)
+        except Exception as error:
+            if str(error).startswith(_OF_PARTITIONS):
+                raise
+            log(INFO, "The partitions are not checked at the server: %s", why(error))
+
+    def on_round(self, row: dict[str, Any]) -> None:
+        """Write a finished row, and the adapter if it is due."""
+        self.folder.add_row(row, self.strategy.state)
+        every = self.config.export_every
+        if every and row["round"] > 0 and row["round"] % every == 0:
+            self.export(self.folder.adapter(row["round"]))
+
+    def export(self, path: Path) -> None:
+        """Save the adapter as clients receive it now."""
+        from flasc_flwr.app.training.export import save
+
+        server = self.strategy.server
+        self.task.load_adapter(arrays_of(server.received()))
+        save(self.task.model, path, server.merged(), self.task.scale)
+
+    def warnings(self) -> list[str]:
+        """Return what is wrong with the adapter that the run leaves."""
+        server = self.strategy.server
+        if server.merged():  # the backbone holds what was trained
+            return []
+        said = untrained(arrays_of(server.received()))
+        return [said] if said else []
+
+    def keep_last_good(self) -> None:
+        """Leave the last good state of a run that became NaN or infinite."""
+        good = self.strategy.good
+        if good is None:
+            return
+        if self.checkpoints:
+            self.checkpoints.keep(good)
+        self.export(self.folder.adapter())
+        log(INFO, "Its last good adapter: %s", self.folder.adapter())
+
+    def validation_loss(self, arrays: Arrays) -> float:
+        """Return the loss of a client's adapter on the validation data."""
+        self.task.load_adapter(arrays, self.strategy.server.merged())
+        return self.task.evaluate(self.task.data.validation).loss
+
+    def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
+        """Evaluate an adapter on the test data.
+
+        Raises
+        ------
+        RuntimeError
+            If the loss before the first round is not finite.
+        """
+        self.task.load_adapter(arrays_of(arrays), self.strategy.server.merged())
+        outcome = self.task.evaluate(self.task.data.test)
+        if server_round == 0 and not isfinite(outcome.loss):
+            raise RuntimeError(
+                f"the loss before the first round is {outcome.loss}: the model, the "
+                "adapter or the test rows have values that are not finite"
+            )
+        return MetricRecord({"accuracy": outcome.accuracy, "loss": outcome.loss})

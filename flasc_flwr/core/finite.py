@@ -7,10 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flasc_flwr.core.layout import chunks
+from flasc_flwr.core.layout import Layout, Vector, chunks
+from flasc_flwr.core.printable import printable
 
 LIMIT = 2.0**127
 """Half of float32's range: every value format can carry what is below."""
+
+
+FINITE = "must hold finite numbers"
+"""What an array of a client must do; the end of errors that say it does not."""
 
 
 class NotFiniteError(ArithmeticError):
@@ -37,6 +42,21 @@ def require_finite(what: str, *arrays: NDArray[Any]) -> None:
         # In chunks, since temporaries would be as large as the adapter.
         if not all(np.all(np.abs(flat[c]) < LIMIT) for c in chunks(len(flat))):
             raise NotFiniteError(f"{what} are not finite")
+
+
+def require_finite_tensors(layout: Layout, vector: Vector) -> None:
+    """Check that all tensors of a vector in layout order are finite.
+
+    Raises
+    ------
+    ValueError
+        Names the first that is not, and none of its values.
+    """
+    if np.isfinite(vector).all():
+        return
+    for tensor, place in layout.slices():
+        if not np.isfinite(vector[place]).all():
+            raise ValueError(f"array {printable(tensor.name, 100)!r} {FINITE}")
 
 
 def require_finite_product(what: str, b: NDArray[Any], a: NDArray[Any]) -> None:

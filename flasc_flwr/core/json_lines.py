@@ -19,6 +19,32 @@ def json_safe(value: Any) -> Any:
     return value
 
 
-def as_json(value: Any, indent: int | None = None) -> str:
-    """Return a value as standard JSON, with null for numbers that are not finite."""
-    return json.dumps(json_safe(value), indent=indent, allow_nan=False)
+def as_json(
+    value: Any,
+    indent: int | None = None,
+    *,
+    sort_keys: bool = False,
+    compact: bool = False,
+) -> str:
+    """Return a value as standard JSON, with null for numbers that are not finite.
+
+    All JSON that is written goes through here.
+
+    Parameters
+    ----------
+    value : Any
+        Nested mappings, lists, texts, numbers, booleans and None.
+    indent : int, optional
+        Spaces of each level; by default all is on one line.
+    sort_keys : bool
+        Whether keys are in the order of the alphabet.
+    compact : bool
+        Whether there is no space after commas and colons.
+    """
+    return json.dumps(
+        json_safe(value),
+        indent=indent,
+        sort_keys=sort_keys,
+        separators=(",", ":") if compact else None,
+        allow_nan=False,
+    )

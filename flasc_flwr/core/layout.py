@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from flasc_flwr.core.json_lines import as_json
+
 Vector = NDArray[np.float32]
 Arrays = dict[str, NDArray[Any]]
 
@@ -169,7 +171,7 @@ class Layout:
     def to_json(self) -> str:
         """Return the canonical JSON text, of which the fingerprint is taken."""
         rows = [[t.name, list(t.shape), t.dtype, t.role.value] for t in self.tensors]
-        return json.dumps(rows, separators=(",", ":"))
+        return as_json(rows, compact=True)
 
     @classmethod
     def from_json(cls, text: str) -> Layout:

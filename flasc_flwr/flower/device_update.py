@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from flasc_flwr.core.clipping import clip_to_norm
 from flasc_flwr.core.codec import encode, read_layout, refines
+from flasc_flwr.core.finite import require_finite_tensors
 from flasc_flwr.core.fitting import fit
 from flasc_flwr.core.layout import Arrays, Layout, Vector
 from flasc_flwr.core.received import received_arrays, received_vector
@@ -95,6 +96,7 @@ def encode_update(
         fits into the bytes.
     """
     update = received.update(trained)
+    require_finite_tensors(received.layout, update)
     if instructions.clip_norm is not None:
         update = clip_to_norm(update, instructions.clip_norm)
     density, values, layout = instructions.density, update, None

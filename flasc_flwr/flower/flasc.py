@@ -22,6 +22,7 @@ from flasc_flwr.core.ranges import choice, integer
 from flasc_flwr.core.stopping import Stop
 from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.clients.guard import Guard
+from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.clients.sampling import Sampling
 from flasc_flwr.flower.compat import (
     aggregate_metricrecords,
@@ -39,6 +40,7 @@ from flasc_flwr.flower.server import settings
 from flasc_flwr.flower.server.evaluation import EvaluateFn
 from flasc_flwr.flower.server.records import MetricsAggregation, Records
 from flasc_flwr.flower.state.checkpoint import Checkpoint, as_json
+from flasc_flwr.flower.state.health import Health, RunFailedError
 from flasc_flwr.flower.state.ledger import Ledger
 from flasc_flwr.flower.state.run_state import RunState
 from flasc_flwr.flower.state.tensor_report import by_tensor
@@ -98,6 +100,9 @@ class Flasc(OwnRounds):
         Resume from this state as if the run had never stopped.
     run_settings : Mapping[str, Any], optional
         More settings, such as those of the clients, that a resumed run must share.
+    on_clients : Callable[[list[Participant]], None], optional
+        Called once with the clients that are there before the first round: what it
+        raises ends the run.
     oversample : float
         How many times as many nodes train as replies are waited for, >= 1. Default: 1.
     evaluate_every : int
@@ -151,6 +156,7 @@ class Flasc(OwnRounds):
         on_checkpoint: Callable[[Checkpoint], None] | None = None,
         resume: Checkpoint | None = None,
         run_settings: Mapping[str, Any] | None = None,
+        on_clients: Callable[[list[Participant]], None] | None = None,
         oversample: float = Sampling.oversample,
         evaluate_every: int = 1,
         fraction_train: float = Sampling.fraction_train,
@@ -222,7 +228,9 @@ class Flasc(OwnRounds):
         self._release_ledger = release_ledger
         self._resume = resume
         self._run_settings = run_settings or {}
+        self._on_clients = on_clients
         self._run: Run | None = None
+        self._health = Health()
 
     @property
     def state(self) -> RunState:
@@ -234,6 +242,11 @@ class Flasc(OwnRounds):
             Before the run has arrays.
         """
         return self.server.state
+
+    @property
+    def good(self) -> Checkpoint | None:
+        """The state after the last round whose model was good; None before round 0."""
+        return self._health.good
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -297,6 +310,9 @@ class Flasc(OwnRounds):
         ------
         CheckpointError
             If the run to resume had another adapter or other settings.
+        RunFailedError
+            If the model became NaN or infinite, or no client can train. `state` is then
+            the last good one.
         ValueError
             If `evaluate_fn` names a metric as another field of the history.
         """
@@ -323,9 +339,14 @@ class Flasc(OwnRounds):
             evaluate_at=lambda n: n % self._evaluate_every == 0 or n == num_rounds,
             result=Result(),
         )
+        if self.ended:
+            log(INFO, "Stopped before: %s", self.ended)
+        rounds = () if self.ended else range(first, num_rounds + 1)
         with skip_unreadable_replies():
-            for current in range(first, num_rounds + 1):
-                run.open_round(current)
+            for current in rounds:
+                present = run.open_round(current)
+                if current == first and self._on_clients:
+                    self._on_clients(present)
                 if current == 0:  # clients introduce themselves
                     run.evaluate_at_server(current)
                 else:
@@ -341,7 +362,9 @@ class Flasc(OwnRounds):
         """Return what is sent of each tensor: now down, and in the last round up."""
         server = self.server
         download = server.encode(server.most)
-        ledger = self._run.ledger if self._run else Ledger(0, Traffic())
+        ledger = (
+            self._run.ledger if self._run else Ledger(0, Traffic(), self.state.layout)
+        )
         report = by_tensor(
             self.state.layout,
             download.sparse,
@@ -356,6 +379,7 @@ class Flasc(OwnRounds):
     def _begin(self, initial_arrays: ArrayRecord) -> int:
         """Take the arrays to start from, or the state to resume; return the round."""
         self.ended = None
+        self._health = Health(self._resume)
         self.server.begin(initial_arrays)
         if not self._resume:
             return 0
@@ -364,6 +388,7 @@ class Flasc(OwnRounds):
         resumed, self._resume = self._resume, self._resume.copy()
         self.server.resume(resumed.state)
         log(INFO, "Resuming after round %d", resumed.round)
+        self.ended = self._stop.reason(self.state.history, self.state.traffic)
         return resumed.round + 1
 
     def _close_round(self, run: Run) -> None:
@@ -375,8 +400,15 @@ class Flasc(OwnRounds):
         state.history.append(row)
         if self._on_round:
             self._on_round(row)
+        now = Checkpoint(run.ledger.round, self.settings, state)
+        try:
+            self._health.look(run.ledger.outcome, now, evaluates=bool(run.evaluate_fn))
+        except RunFailedError:
+            if self.good:
+                self.server.resume(self.good.state)
+            raise
         if self._on_checkpoint:
-            self._on_checkpoint(Checkpoint(run.ledger.round, self.settings, state))
+            self._on_checkpoint(now)
         self.ended = self._stop.reason(state.history, state.traffic)
         if run.private and not self.ended:
             self.ended = run.private.exhausted()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from logging import ERROR
 from typing import Any
 from uuid import uuid4
 
@@ -14,6 +15,7 @@ from flasc_flwr.flower.compat import (
     ErrorCode,
     Run,
     TaskIdentity,
+    log,
     set_metadata,
     travel,
 )
@@ -38,6 +40,9 @@ class LocalGrid(Grid):
     node_configs : Sequence[Mapping[str, Any]], optional
         Node config of each node, in addition to ``partition-id`` and
         ``num-partitions`` (default: nothing).
+    log_errors : bool
+        Whether what a ClientApp raises is logged with its traceback, as a device does
+        (default: no).
     """
 
     def __init__(
@@ -47,11 +52,13 @@ class LocalGrid(Grid):
         *,
         run_config: Mapping[str, Any] | None = None,
         node_configs: Sequence[Mapping[str, Any]] | None = None,
+        log_errors: bool = False,
     ) -> None:
         # Flower reads the sender of a message from its process.
         TaskIdentity.task_id = TaskIdentity.run_id = 0
         TaskIdentity.node_id = SUPERLINK_NODE_ID
         self._client_app = client_app
+        self._log_errors = log_errors
         self._contexts = {
             node_id: Context(
                 run_id=0,
@@ -122,6 +129,8 @@ class LocalGrid(Grid):
         try:
             return self._client_app(message, context)
         except Exception as error:
+            if self._log_errors:
+                log(ERROR, "ClientApp raised an exception", exc_info=error)
             # As in Flower: the reply of an app that raises is an error.
             code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
             return Message(Error(code=code, reason=str(error)), reply_to=message)

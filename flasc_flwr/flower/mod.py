@@ -12,9 +12,11 @@ from flwr.clientapp.typing import ClientAppCallable
 from numpy.typing import NDArray
 
 from flasc_flwr.core.codec import read_layout
+from flasc_flwr.core.settings import settings_of
 from flasc_flwr.flower.device_errors import download_errors, upload_errors
 from flasc_flwr.flower.device_limits import DeviceLimits
 from flasc_flwr.flower.device_update import Received, encode_update, most_bytes
+from flasc_flwr.flower.node_config import refuse_near_misses
 from flasc_flwr.flower.transport.client import run_client_app
 from flasc_flwr.flower.transport.parcel import DOWNLOAD, is_parcel
 from flasc_flwr.flower.wire import (
@@ -74,10 +76,13 @@ def flasc_mod(
         If the download cannot be decoded.
     RefusedDownloadError
         If it is beyond the device's own limits.
+    NodeConfigError
+        If a key of the ``--node-config`` is nearly one that this mod reads.
     ValueError
         If the reply's arrays do not fit those received, or hold NaN or infinity. No
         error holds a value of an array: Flower sends its text to the server.
     """
+    refuse_near_misses(context.node_config, device_keys())
     content = message.content
     control = content.config_records.pop(CONTROL, None)
     if control and INTRODUCE in control:
@@ -113,6 +118,12 @@ def flasc_mod(
             )
             reply.content[key] = payload_record(payload)
     return reply
+
+
+def device_keys() -> frozenset[str]:
+    """Return the keys of a ``--node-config`` that `flasc_mod` reads."""
+    limits = (declared.key for declared in settings_of(DeviceLimits).values())
+    return frozenset([*OWN_SETTINGS, *limits])
 
 
 def trainable_entries(key: str = "arrays") -> dict[str, NDArray[np.bool_]] | None:

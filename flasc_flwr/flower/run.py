@@ -89,25 +89,27 @@ class Run:
     evaluate_fn: EvaluateFn | None
     evaluate_at: Callable[[int], bool]
     result: Result
-    ledger: Ledger = field(default_factory=lambda: Ledger(0, Traffic()))
+    ledger: Ledger = field(init=False)
 
     def __post_init__(self) -> None:
         """Begin with clients that have not introduced themselves."""
+        # A run that resumes after its last round has no other.
+        self.ledger = Ledger(0, Traffic(), self.server.state.layout)
         self._roster = Roster(self.server.own_budget, self.timeout)
 
-    def open_round(self, current: int) -> None:
-        """Begin a round's row, once enough clients are online."""
+    def open_round(self, current: int) -> list[Participant]:
+        """Begin a round's row, once enough clients are online; return these."""
         state = self.server.state
         self.ledger = Ledger(current, state.traffic, state.layout)
-        self._online()
+        return self._online()
 
     def sample(self, current: int) -> list[Participant]:
         """Return the clients that train in a round, with this turn's budgets."""
         private = self.private
         sampling = private.sampling(self.sampling) if private else self.sampling
-        drawn = sampling.training(
-            self._online(), current, everyone=self.server.assigns_ranks
-        )
+        online = self._online()
+        self.ledger.outcome.online = len(online)
+        drawn = sampling.training(online, current, everyone=self.server.assigns_ranks)
         if private:
             private.open_round(current, len(drawn), sampling.fraction_train)
         return self._with_budgets(drawn)
@@ -180,6 +182,7 @@ class Run:
         try:
             self.server.step(aggregate)
         except NotFiniteError as error:
+            self.ledger.outcome.skipped = str(error)
             self.ledger.skip(str(error))
             return False
         return True

@@ -185,7 +185,7 @@ def test_a_run_that_stood_still_at_its_end_says_so(tmp_path):
 
 def test_a_private_run_in_which_nothing_trained_fails(tmp_path):
     private = {key.replace("-", "_"): value for key, value in PRIVATE.items()}
-    with pytest.raises(RuntimeError, match="most often: the battery is empty"):
+    with pytest.raises(RuntimeError, match="the same reason: the battery is empty"):
         run(tmp_path, failing_from(1), **private)
 
 

@@ -144,7 +144,9 @@ def test_an_update_with_nan_is_refused():
     def diverged(arrays, client, current):
         return {name: value * np.float32("nan") for name, value in arrays.items()}
 
-    with pytest.raises(ValueError, match="nan at position 0"):
+    with pytest.raises(
+        ValueError, match="^array 'layer.lora_A.weight' must hold finite numbers$"
+    ):
         ask(client_app(diverged), training(top_k(vector(), 1.0)))
 
 

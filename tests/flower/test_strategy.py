@@ -158,7 +158,7 @@ def test_clients_that_fail_are_counted_and_the_round_goes_on():
         assert row["replies"] == 2
         reasons = {f["client"]: f["reason"] for f in row["failures"]}
         assert "out of battery" in reasons["1"]
-        assert "nan at position 0" in reasons["2"]
+        assert "'layer.lora_A.weight' must hold finite numbers" in reasons["2"]
 
 
 def test_the_others_updates_are_what_is_left():
@@ -180,7 +180,7 @@ def test_the_others_updates_are_what_is_left():
 
 def test_a_round_without_replies_is_skipped():
     def trainer(arrays, client, current):
-        raise RuntimeError("all gone")
+        raise RuntimeError(f"client {'abcd'[client]} is gone")
 
     strategy, _, result = start(client_app(trainer), rounds=2)
     np.testing.assert_array_equal(strategy.state.vector, LAYOUT.flatten(adapter()))

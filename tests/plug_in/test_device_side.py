@@ -194,5 +194,5 @@ def test_errors_of_an_upload_hold_no_value_of_it():
             order((0,)),
             diverged,
         )
-    assert "nan at position 0" in str(raised.value)
+    assert str(raised.value) == "array 'weight' must hold finite numbers"
     assert "0.12" not in str(raised.value)

@@ -15,6 +15,7 @@ from tests.plug_in.numpy_app import (
     NotingFedAvg,
     RecordingGrid,
     client_app,
+    floats,
     mixed,
     run_wrapped,
     step,
@@ -160,7 +161,47 @@ def test_an_update_with_nan_fails_only_its_client(logged):
     expected = float(np.average([0, 1, 2], weights=[10, 20, 30]))
     assert mean_loss(result) == pytest.approx(expected)
     assert np.isfinite(result.arrays["weight"].numpy()).all()
-    assert "node 4: vector holds nan" in logged()
+    assert "node 4: array 'weight' must hold finite numbers" in logged()
+
+
+@pytest.mark.parametrize("name", ["bias", "variance", "weight", "double"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"whole": ["*"]}, {"download_density": 1.0, "values": "float32"}],
+    ids=["some travel whole", "all travel whole", "as they are"],
+)
+def test_row_14_nan_is_refused_however_its_array_travels(logged, name, settings):
+    def diverged(arrays, client, current):
+        trained = step(arrays, client, current)
+        if client == 3:
+            trained[name] = trained[name] * trained[name].dtype.type("nan")
+        return trained
+
+    _, _, result = run_wrapped(client_app(diverged), **settings)
+    expected = float(np.average([0, 1, 2], weights=[10, 20, 30]))
+    assert mean_loss(result) == pytest.approx(expected)
+    assert np.isfinite(result.arrays[name].numpy()).all()
+    assert f"node 4: array {name!r} must hold finite numbers" in logged()
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_row_14_what_is_not_finite_already_travels_whole_and_may_stay(value):
+    """A causal mask with infinity: the run continues, as it would without."""
+    start = floats()
+    mask = np.triu(np.full((9, 9), value, np.float32), 1)
+    start["causal_mask"] = mask
+
+    def train(arrays, client, current):
+        np.testing.assert_array_equal(arrays["causal_mask"], mask)
+        return step(arrays, client, current) | {"causal_mask": mask}
+
+    _, grid, result = run_wrapped(client_app(train), arrays=array_record(start))
+    assert mean_loss(result) == pytest.approx(
+        float(np.average(range(4), weights=range(1, 5)))
+    )
+    np.testing.assert_array_equal(result.arrays["causal_mask"].numpy(), mask)
+    sent = grid.down[0].content["arrays"]
+    assert any(key.endswith("/causal_mask") for key in sent)
 
 
 def test_a_client_reports_a_download_of_another_version(logged):

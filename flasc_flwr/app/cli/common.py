@@ -9,6 +9,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from flasc_flwr.app.cli.words import require_all_read
+
 RunConfigOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -90,13 +92,14 @@ def user_errors() -> Iterator[None]:
         fail(with_notes(error))
 
 
-def parsed(overrides: list[str] | None) -> dict[str, Any]:
-    """Return the settings that ``--run-config`` gives.
+def parsed(overrides: list[str] | None, option: str = "--run-config") -> dict[str, Any]:
+    """Return the settings that ``--run-config``, or another option, gives.
 
     Raises
     ------
     ValueError
-        If the text is not KEY=VALUE pairs, or the TOML file cannot be read.
+        If the text is not KEY=VALUE pairs, Flower would drop a part of it, or the TOML
+        file cannot be read.
     """
     from click import ClickException
 
@@ -104,7 +107,7 @@ def parsed(overrides: list[str] | None) -> dict[str, Any]:
 
     given = " ".join(overrides or [])
     must_be = (
-        "--run-config must be KEY=VALUE pairs (numbers, true, false, or quoted text), "
+        f"{option} must be KEY=VALUE pairs (numbers, true, false, or quoted text), "
         "such as \"seed=1 method='dense'\", or the path of a .toml file"
     )
     try:
@@ -112,7 +115,9 @@ def parsed(overrides: list[str] | None) -> dict[str, Any]:
     except ClickException:
         raise ValueError(f"{must_be}, got {given!r}") from None
     except ValueError as error:
-        raise ValueError(f"--run-config: {error}") from None
+        raise ValueError(f"{option}: {error}") from None
     if given.strip() and not settings:
         raise ValueError(f"{must_be}, got {given!r}")
+    for text in overrides or []:
+        require_all_read(option, text)
     return settings

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flasc_flwr.app.cli.common import RunsArgument, TargetOption
+from flasc_flwr.core.json_lines import as_json as text_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,7 +35,7 @@ def compare(
         found = [read_run(folder) for folder in find_runs(runs)]
         rows = comparison.compare(comparison.group(found), target)
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
+        typer.echo(text_of(rows, indent=1))
     else:
         show(rows, [f"{r.folder}: {r.ended}" for r in found if r.status != "finished"])
 

@@ -24,9 +24,13 @@ def local_run(
     those of "flwr run". Suits many small runs side by side; for a single large
     one, use "flasc-flwr run".
     """
-    from flasc_flwr.app.cli.common import parsed, user_errors
+    from flasc_flwr.app.cli.common import fail, parsed, user_errors
 
     with user_errors():
         from flasc_flwr.app.runs.local_run import run_locally
+        from flasc_flwr.flower.state.health import RunFailedError
 
-        run_locally(app.expanduser().resolve(), parsed(config), clients)
+        try:
+            run_locally(app.expanduser().resolve(), parsed(config), clients)
+        except RunFailedError as error:
+            fail(f"the run failed: {error}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flasc_flwr.app.cli.common import RunsArgument
+from flasc_flwr.core.json_lines import as_json as text_of
 
 if TYPE_CHECKING:
     from flasc_flwr.app.reporting.runs import SavedRun
@@ -92,7 +92,7 @@ def network(
                 for name, link_of in settings.items()
             ]
     if as_json:
-        typer.echo(json.dumps(results, indent=1))
+        typer.echo(text_of(results, indent=1))
     else:
         _print(results, target)
 

@@ -67,7 +67,7 @@ def run(
     the run failed. Ctrl-C or SIGTERM stops the run. If stdout is not a
     terminal, it prints one line per round.
     """
-    from flasc_flwr.app.cli.common import fail, user_errors
+    from flasc_flwr.app.cli.common import user_errors
 
     with user_errors():
         from flasc_flwr.app.cli.following import follow, verdict
@@ -76,6 +76,11 @@ def run(
 
         folder = app.expanduser().absolute()
         config = _config(folder, run_config)
+        if not superlink and (nothing := _nothing_to_resume(config)):
+            typer.echo(f"Nothing to resume in {nothing}")
+            return
+        if not superlink:
+            config.require_partitioner()  # the clients of a simulation share the data
         options = [f"--run-config={words}" for words in run_config or []]
         if federation:
             options.append(f"--federation={federation}")
@@ -99,7 +104,24 @@ def run(
             _stop(flower, progress)
             raise typer.Exit(_STOPPED) from None
         reason = verdict(flower, progress)
+    _say_how_it_ended(reason, flower, progress, runs, show_log=show_log)
+
+
+def _say_how_it_ended(
+    reason: str | None,
+    flower: FlwrRun,
+    progress: Progress,
+    runs: Path,
+    *,
+    show_log: bool,
+) -> None:
+    """Print how a run ended, and exit with 1 if it failed."""
+    from flasc_flwr.app.cli.common import fail, printable
+    from flasc_flwr.app.reporting.runs import read_summary
+
     if reason is None and progress.folder:
+        for warning in read_summary(progress.folder).get("warnings", ()):
+            typer.echo(f"Warning: {printable(warning)}", err=True)
         typer.echo(f"Done: {progress.folder}")
     elif reason is None:
         typer.echo(
@@ -150,6 +172,8 @@ def _simulation(
     clients: int | None, given: list[str] | None, superlink: str | None
 ) -> list[str]:
     """Return the settings of the simulation; a SuperLink with devices needs none."""
+    from flasc_flwr.app.cli.words import require_all_read
+
     settings = []
     if superlink is None:
         settings.append(
@@ -157,6 +181,8 @@ def _simulation(
         )
     elif clients:
         settings.append(f"num-supernodes={clients}")
+    for text in given or []:
+        require_all_read("--federation-config", text)
     return settings + (given or [])
 
 
@@ -173,16 +199,29 @@ def _title(config: RunConfig) -> str:
 
 def _resumed(config: RunConfig) -> Path | None:
     """Return the folder of the run that is resumed, if it is on this machine."""
-    from flasc_flwr.app.reporting.run_folder import resumed_path
+    from flasc_flwr.app.reporting.resuming import folder_of, resumed_path
     from flasc_flwr.flower.state.checkpoint import CheckpointError
 
     if not config.resume:
         return None
     try:
-        path = resumed_path(config)
+        return folder_of(resumed_path(config))
     except CheckpointError:
         return None
-    return path.parent.parent if path.is_file() else path
+
+
+def _nothing_to_resume(config: RunConfig) -> str | None:
+    """Return where and why there is nothing to resume, as far as this machine knows."""
+    from flasc_flwr.app.reporting.resuming import Resumed
+    from flasc_flwr.flower.state.checkpoint import CheckpointError
+
+    if not config.resume:
+        return None
+    try:
+        resumed = Resumed.of(config)
+    except CheckpointError:
+        return None  # the ServerApp may be on another machine; it will say so
+    return resumed.nothing and f"{resumed.folder}: {resumed.nothing}"
 
 
 def _stop(flower: FlwrRun, progress: Progress) -> None:

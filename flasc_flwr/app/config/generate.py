@@ -7,7 +7,6 @@ with ``--check`` it only compares, and exits with 1 if one of them is out of dat
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from textwrap import wrap
 from typing import Any
 
 from flasc_flwr.app.config.run_config import PLACES, SECTIONS, Section
+from flasc_flwr.core.json_lines import as_json
 from flasc_flwr.core.methods.method import Method
 from flasc_flwr.core.methods.table import METHODS
 from flasc_flwr.core.settings import Setting, settings_of
@@ -162,7 +162,7 @@ def _at_least(interval: re.Match[str]) -> str:
 
 
 def _toml(value: Any) -> str:
-    return repr(value) if isinstance(value, float) else json.dumps(value)
+    return repr(value) if isinstance(value, float) else as_json(value)
 
 
 def main(arguments: list[str]) -> int:

@@ -18,6 +18,10 @@ _CLASSES = "`text-classification`, `image-classification`"
 _IMAGE = "`image-classification`"
 
 
+_WITHOUT_CLASSES = ("iid", "natural-id")
+"""Partitioners that do not split by class."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskSettings:
     """The task and its data, as the run config gives them."""
@@ -117,3 +121,23 @@ class TaskSettings:
         "label skew between clients; smaller is more skewed",
         used_by="the two Dirichlet partitioners",
     )
+
+    def require_partitioner(self) -> None:
+        """Check that the partitioner fits the task, where clients share the data.
+
+        Raises
+        ------
+        ValueError
+            If it needs what no row has.
+        """
+        if self.partitioner == "natural-id" and not self.user_column:
+            raise ValueError(
+                "user-column must name a column with partitioner 'natural-id', got ''"
+            )
+        what = f"task {self.task!r}" if self.task == "causal-lm" else "multi-label rows"
+        classes = self.task != "causal-lm" and not self.multi_label
+        if not classes and self.partitioner not in _WITHOUT_CLASSES:
+            raise ValueError(
+                f"partitioner must be {' or '.join(_WITHOUT_CLASSES)} with {what}, "
+                f"which have no class each, got {self.partitioner!r}"
+            )

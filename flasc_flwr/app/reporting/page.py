@@ -43,6 +43,7 @@ def write_report(
         states=", ".join(f"{counts[status]} {status}" for status in sorted(counts)),
         groups=len(groups),
         not_finished=[run for run in runs if run.status != "finished"],
+        warned=[run for run in runs if run.warnings],
         comparison=[cells(row) for row in compare(groups, target)],
         differing=[_differing(g) for g in groups] if len(groups) > 1 else [],
         figures=[_figure(shown, folder) for shown in all_figures(groups)],

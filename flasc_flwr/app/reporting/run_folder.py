@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from logging import ERROR, INFO
+from logging import ERROR, INFO, WARNING
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import tomli_w
 
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.reporting.resuming import CHECKPOINTS, Resumed
 from flasc_flwr.app.reporting.runs import adapter_of
 from flasc_flwr.app.reporting.summary import (
     FAILED,
@@ -26,11 +27,8 @@ from flasc_flwr.core.json_lines import as_json
 from flasc_flwr.core.printable import printable, with_notes
 from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.compat import log
-from flasc_flwr.flower.state.checkpoint import Checkpoint, CheckpointError
-from flasc_flwr.flower.state.checkpoint_files import found, read
 from flasc_flwr.flower.state.run_state import RunState
 
-_CHECKPOINTS = "checkpoints"
 _RELEASES = "releases.jsonl"
 _LONGEST = 2000
 """Longest reason of a failed run, in characters: it may quote what clients sent."""
@@ -53,7 +51,9 @@ class RunFolder:
         self.path = path
         self._config = config
         self._state = state
+        self._rows = list(state.history) if state else []
         self._trackers = Trackers.of(config.trackers)
+        self._untouched = False
 
     @classmethod
     def create(cls, config: RunConfig, *, run_id: int) -> RunFolder:
@@ -71,29 +71,18 @@ class RunFolder:
         return folder
 
     @classmethod
-    def reopen(cls, config: RunConfig) -> tuple[RunFolder, Checkpoint]:
-        """Open the folder of an earlier run, to resume from its newest checkpoint.
+    def reopen(cls, resumed: Resumed, config: RunConfig) -> RunFolder:
+        """Open the folder of an earlier run, to resume from its checkpoint.
 
         Its history is cut back to the checkpoint, so that it has each round once, and
-        files written at its end are deleted. If it cannot be resumed, nothing changes.
-
-        Raises
-        ------
-        CheckpointError
-            If ``resume`` names a run without a valid checkpoint, or with other
-            settings.
+        files written at its end are deleted. A finished run stays as it is until
+        another round is done.
         """
-        path = resumed_path(config)
-        checkpoint = read(path if path.is_file() else path / _CHECKPOINTS)
-        checkpoint.require_settings(config.shared_by_resumed())
-        state = checkpoint.state
-        folder = cls(path.parent.parent if path.is_file() else path, config, state)
-        rows = "".join(as_json(row) + "\n" for row in state.history)
-        write_text(folder.path / "history.jsonl", rows)
-        write_text(folder.path / "config.toml", tomli_w.dumps(config.to_dict()))
-        for name in _AT_THE_END:
-            (folder.path / name).unlink(missing_ok=True)
-        return folder, checkpoint
+        folder = cls(resumed.folder, config, resumed.checkpoint.state)
+        folder._untouched = resumed.finished
+        if not folder._untouched:
+            folder._cut_back()
+        return folder
 
     @property
     def releases(self) -> Path:
@@ -103,13 +92,14 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         """Where the run's checkpoints go."""
-        return self.path / _CHECKPOINTS
+        return self.path / CHECKPOINTS
 
     def __enter__(self) -> RunFolder:
         log(INFO, "Run folder: %s", self.path)
+        if self._untouched:
+            return self
         try:
-            history = self._state.history if self._state else []
-            self._trackers.start(self._config, self.path, history)
+            self._trackers.start(self._config, self.path, self._rows)
         except TrackerError as error:
             self.__exit__(type(error), error, None)
             raise
@@ -124,12 +114,19 @@ class RunFolder:
         if error is not None:
             reason = printable(with_notes(error), _LONGEST)
             ended = f"{FAILED}{reason or type(error).__name__}"
-            self._close(ended)
+            if self._untouched:
+                log(INFO, "The finished run in this folder is as it was")
+            else:
+                self._close(ended)
             log(ERROR, "The run %s", ended)
         log(INFO, "Run folder: %s", self.path)
 
     def add_row(self, row: dict[str, Any], state: RunState) -> None:
         """Add a round's row to the history, and log it; `state` is the run's."""
+        if self._untouched:  # a finished run that continues: it is one no more
+            self._untouched = False
+            self._cut_back()
+            self._trackers.start(self._config, self.path, self._rows)
         self._state = state
         with (self.path / "history.jsonl").open("a") as file:
             file.write(as_json(row) + "\n")
@@ -140,7 +137,9 @@ class RunFolder:
         """Return the folder for the adapter after a round, or for the final one."""
         return adapter_of(self.path, round)
 
-    def finish(self, ended: str, tensors: dict[str, Any]) -> None:
+    def finish(
+        self, ended: str, tensors: dict[str, Any], *, warnings: Sequence[str] = ()
+    ) -> None:
         """Write the tensors, the traffic and the summary, and log the summary.
 
         Parameters
@@ -149,14 +148,26 @@ class RunFolder:
             Why the run ended.
         tensors : dict[str, Any]
             The content of ``tensors.json``.
+        warnings : Sequence[str]
+            What is wrong with the result, if anything is.
         """
         if self._state:
             ended = how_it_ended(ended, self._state.history)
         write_json(self.path / "tensors.json", tensors)
-        for line in as_table(self._close(ended)).splitlines():
+        for line in as_table(self._close(ended, warnings)).splitlines():
             log(INFO, line)
+        for warning in warnings:
+            log(WARNING, warning)
 
-    def _close(self, ended: str) -> dict[str, Any]:
+    def _cut_back(self) -> None:
+        """Leave the rounds before those to come, and no files of an earlier end."""
+        rows = "".join(as_json(row) + "\n" for row in self._rows)
+        write_text(self.path / "history.jsonl", rows)
+        write_text(self.path / "config.toml", tomli_w.dumps(self._config.to_dict()))
+        for name in _AT_THE_END:
+            (self.path / name).unlink(missing_ok=True)
+
+    def _close(self, ended: str, warnings: Sequence[str] = ()) -> dict[str, Any]:
         """Write the traffic, if there was a round, and the summary; return that."""
         summary: dict[str, Any] = {"ended": ended}
         if state := self._state:
@@ -165,6 +176,7 @@ class RunFolder:
             # A round that failed after its release has no row.
             spent = state.privacy.get("spent", {})
             summary |= {} if spent.get("epsilon") is None else spent
+        summary |= {"warnings": list(warnings)} if warnings else {}
         write_json(self.path / "summary.json", summary)
         self._trackers.finish(summary)
         return summary
@@ -183,29 +195,6 @@ def _new_folder(runs: Path, name: str, run_id: int) -> Path:
             number += 1
 
 
-def resumed_path(config: RunConfig) -> Path:
-    """Return what ``resume`` names: a run folder, or the file of a checkpoint.
-
-    Raises
-    ------
-    CheckpointError
-        If it is ``latest`` and no run in ``output-dir`` has a checkpoint.
-    """
-    if config.resume == "latest":
-        return _latest(Path(config.output_dir).expanduser())
-    return Path(config.resume).expanduser()
-
-
-def _latest(runs: Path) -> Path:
-    """Return the newest run folder that has a checkpoint."""
-    having = sorted(f for f in runs.glob("*") if found(f / _CHECKPOINTS))
-    if not having:
-        raise CheckpointError(
-            f"resume is 'latest', but no run in {str(runs)!r} has a checkpoint"
-        )
-    return having[-1]
-
-
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a file atomically."""
     write_text(path, as_json(content, indent=2) + "\n")
@@ -214,14 +203,12 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def _lines_of(traffic: Traffic) -> str:
     """Return the traffic as JSON, a line for each round, client and direction."""
     rows = [
-        json.dumps([s.round, s.client, s.direction, s.payload, s.message])
+        as_json([s.round, s.client, s.direction, s.payload, s.message])
         for s in traffic.sent
     ]
     columns = ["round", "client", "direction", "payload", "message"]
     return (
-        f'{{"columns": {json.dumps(columns)},\n"rows": [\n'
-        + ",\n".join(rows)
-        + "\n]}\n"
+        f'{{"columns": {as_json(columns)},\n"rows": [\n' + ",\n".join(rows) + "\n]}\n"
     )
 
 

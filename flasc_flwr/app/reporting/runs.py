@@ -53,6 +53,11 @@ class SavedRun:
         return f"unfinished: {self.rounds} of {self.config.num_server_rounds} rounds"
 
     @property
+    def warnings(self) -> list[str]:
+        """What is wrong with its result, though it ended well."""
+        return [str(one) for one in self.summary.get("warnings", ())]
+
+    @property
     def rounds(self) -> int:
         """The last round of the history; 0 if there is none."""
         return max((row["round"] for row in self.history), default=0)

@@ -19,6 +19,7 @@ import tomli_w
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.reporting.runs import read_summary
 from flasc_flwr.app.reporting.summary import failure
+from flasc_flwr.core.json_lines import as_json
 
 _POLL_SECONDS = 0.2
 
@@ -128,7 +129,7 @@ def _claim(folder: Path, job: Job) -> None:
             "choose another folder, or remove it"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(what, indent=1) + "\n")
+    note.write_text(as_json(what, indent=1) + "\n")
 
 
 def _run(

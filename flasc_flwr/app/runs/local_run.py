@@ -43,7 +43,7 @@ def run_locally(app: Path, settings: Mapping[str, Any], clients: int) -> None:
     serverapp, clientapp = (
         load_app(components[kind], ValueError, app) for kind in components
     )
-    grid = LocalGrid(clientapp, clients, run_config=config)
+    grid = LocalGrid(clientapp, clients, run_config=config, log_errors=True)
     context = Context(
         run_id=0,
         node_id=0,

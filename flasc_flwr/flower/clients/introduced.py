@@ -10,11 +10,15 @@ from flwr.app import Message
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.printable import printable
 from flasc_flwr.flower.clients.participant import Participant
+from flasc_flwr.flower.node_config import NODE_CONFIG
 from flasc_flwr.flower.state.ledger import UNNAMED
 from flasc_flwr.flower.wire import CONTROL, reason_of
 
 BudgetOf = Callable[[str, Mapping[str, Any]], Budget]
 """Returns a node's budget from its name and its own settings."""
+
+PARTITIONS = "num-partitions"
+"""Key of a client's answer, and of its ``--node-config``, if it trains on a part."""
 
 _LONGEST_NAME = 60
 
@@ -33,12 +37,24 @@ def introduced(node: int, reply: Message, budget_of: BudgetOf) -> Participant:
         answer = reply.content.config_records.get(CONTROL)
     if answer is None:
         sent = reason_of(reply) if reply.has_error() else "another reply"
+        if NODE_CONFIG in sent:  # what the device itself refuses
+            raise ValueError(sent)
         raise ValueError(
             "its ClientApp did not introduce itself; it needs flasc_mod as the "
             f"first mod, ClientApp(mods=[flasc_mod]). It sent: {sent}"
         )
     name = named(answer.get("name", node))
-    return Participant(node_id=node, name=name, budget=budget_of(name, dict(answer)))
+    return Participant(
+        node_id=node,
+        name=name,
+        budget=budget_of(name, dict(answer)),
+        partitions=_partitions(answer.get(PARTITIONS)),
+    )
+
+
+def _partitions(given: object) -> int | None:
+    """Return into how many parts a client says that the run's data is split."""
+    return given if type(given) is int and given > 0 else None
 
 
 def named(given: object) -> str:

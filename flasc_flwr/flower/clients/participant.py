@@ -19,8 +19,12 @@ class Participant:
         Name of the client, equal in every run, and of one node at a time.
     budget : Budget
         What it may use: its own budget in the roster, this turn's in a cohort.
+    partitions : int or None
+        Into how many parts it splits the run's data, of which it trains on one; None
+        if that is not known, or it has its own data.
     """
 
     node_id: int
     name: str
     budget: Budget
+    partitions: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from logging import INFO, WARNING
 
@@ -94,9 +95,11 @@ class Roster:
                 break
             refused = self._online.keys() & self._refused.keys()
             if refused and not self._known and len(refused) == len(self._online):
+                reasons = Counter(self._refused[node] for node in refused)
+                ((reason, count),) = reasons.most_common(1)
                 raise RuntimeError(
-                    f"none of the {len(self._online)} connected nodes can take part: "
-                    "see the warnings above"
+                    f"none of the {len(self._online)} connected nodes can take part, "
+                    f"{count} of them because: {reason}"
                 )
             if late:
                 raise RuntimeError(

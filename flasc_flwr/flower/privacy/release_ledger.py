@@ -17,6 +17,7 @@ from typing import Any
 
 from flwr.serverapp import GaussianPrivacyEvent
 
+from flasc_flwr.core.json_lines import as_json
 from flasc_flwr.core.privacy import SAMPLINGS
 from flasc_flwr.core.ranges import choice
 from flasc_flwr.flower.compat import log
@@ -56,7 +57,7 @@ class Release:
         fields = {"round": self.round, **asdict(self.event), "sampling": self.sampling}
         if self.note:
             fields["note"] = self.note
-        return json.dumps({**fields, _CHECKSUM: _checksum(fields)}).encode() + b"\n"
+        return as_json({**fields, _CHECKSUM: _checksum(fields)}).encode() + b"\n"
 
     @classmethod
     def of_line(cls, line: bytes) -> Release | None:
@@ -150,5 +151,5 @@ class ReleaseLedger:
 
 
 def _checksum(fields: dict[str, Any]) -> str:
-    text = json.dumps(fields, sort_keys=True)
+    text = as_json(fields, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flasc_flwr.core.json_lines import as_json as text_of
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.optimizers import OptimizerState
 from flasc_flwr.core.traffic import Direction, Sent, Traffic
@@ -64,7 +65,7 @@ class Checkpoint:
             "history": state.history,
             "traffic": [asdict(sent) for sent in state.traffic.sent],
         }
-        text = json.dumps(known).encode()
+        text = text_of(known).encode()
         arrays["known"] = np.frombuffer(text, np.uint8)
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
@@ -161,7 +162,7 @@ class Checkpoint:
             Names the first difference.
         """
         # In JSON types, as they were written.
-        wanted = json.loads(json.dumps(dict(settings)))
+        wanted = json.loads(text_of(dict(settings)))
         for key, ours in sorted(wanted.items()):
             theirs = self.settings.get(key)
             if ours != theirs:

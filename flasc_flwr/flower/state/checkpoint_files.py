@@ -43,6 +43,11 @@ class Checkpoints:
         if checkpoint.round % self._every == 0:
             write(self._folder, checkpoint)
 
+    def keep(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint, whether due or not, and set later ones aside."""
+        _set_aside(self._folder, checkpoint.round + 1)
+        write(self._folder, checkpoint)
+
 
 def write(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint into a folder, and keep the previous one.

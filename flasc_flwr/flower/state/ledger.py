@@ -17,6 +17,7 @@ from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.printable import printable
 from flasc_flwr.core.traffic import Direction, Sent, Traffic
 from flasc_flwr.flower.compat import log
+from flasc_flwr.flower.state.outcome import Outcome
 from flasc_flwr.flower.state.phases import Phases
 from flasc_flwr.flower.state.tensor_report import Kept
 from flasc_flwr.flower.wire import holds_payload, message_bytes, payload_of
@@ -42,6 +43,7 @@ class Ledger:
         The server round.
     kept : Kept
         Which fraction of each tensor its updates had.
+    outcome : Outcome
 
     Parameters
     ----------
@@ -57,6 +59,7 @@ class Ledger:
         self.round = round
         self._phases = Phases()
         self.kept = Kept(layout)
+        self.outcome = Outcome()
         self._size = layout.size
         self._traffic = traffic
         self._kept: dict[Direction, list[float]] = {way: [] for way in Direction}
@@ -107,6 +110,7 @@ class Ledger:
         client = self._name(reply)
         node, reason = self._node(reply), printable(reason)
         self._failures.append({"client": client, "node": node, "reason": reason})
+        self.outcome.reject(reply, node, reason)
         log(WARNING, "Rejected reply of client %s (%d): %s", client, node, reason)
 
     def downloaded(self, kept: float, dead: int) -> None:
@@ -119,6 +123,7 @@ class Ledger:
         dead : int
             Number of modules that arrive with both factors zero.
         """
+        self.outcome.asked += 1
         self._kept[Direction.DOWN].append(kept)
         self._dead = max(dead, self._dead or 0)
 
@@ -126,6 +131,7 @@ class Ledger:
         """Count an update that is aggregated."""
         update = contribution.update
         self._kept[Direction.UP].append(update.kept / update.size)
+        self.outcome.updates += 1
         self._ranks[contribution.rank] += 1
         self.kept.add(update)
 
@@ -155,6 +161,7 @@ class Ledger:
                     f"evaluate_fn must not name a metric {name!r}, which is another "
                     f"field of the history; reserved are {', '.join(sorted(reserved))}"
                 )
+        self.outcome.evaluated = metrics
         self.measured(metrics)
 
     def row(self) -> dict[str, Any]:

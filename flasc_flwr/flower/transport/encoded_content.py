@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flwr.app import ArrayRecord, MessageType, RecordDict
 
 from flasc_flwr.core.methods.least import require_upload_bytes
-from flasc_flwr.flower.transport.form import Form, sparse_arrays
+from flasc_flwr.flower.transport.form import Form, finite_arrays, sparse_arrays
 from flasc_flwr.flower.transport.parcel import pack_download
 from flasc_flwr.flower.transport.sent_record import SentRecord
 from flasc_flwr.flower.wire import CONTROL, Instructions
@@ -66,12 +66,15 @@ class EncodedContent:
         message asks for training.
     expects_parcels : bool
         Whether replies are to hold parcels.
+    whole : dict[str, ArrayRecord]
+        The records that are to be trained and of which every array travels whole.
     """
 
     original: RecordDict
     encoded: RecordDict
     sent: dict[str, SentRecord]
     expects_parcels: bool
+    whole: dict[str, ArrayRecord] = field(default_factory=dict)
 
     @property
     def needs_mod(self) -> bool:
@@ -118,14 +121,15 @@ def encode_content(
             sparse={key: sent.form.sparse for key, sent in records.items()},
         )
         encoded[CONTROL] = instructions.to_record()
-    return EncodedContent(content, encoded, records, expects_parcels)
+    whole = {k: r for k, r in content.array_records.items() if k not in records}
+    return EncodedContent(content, encoded, records, expects_parcels, whole)
 
 
 def _encode_record(
     record: ArrayRecord, settings: TransportSettings
 ) -> SentRecord | None:
     """Return a record with its parcel; None if all its arrays travel whole."""
-    sparse = sparse_arrays(record, settings.whole)
+    sparse = finite_arrays(record, sparse_arrays(record, settings.whole))
     if not sparse:
         return None
     form = Form.of(record, sparse)

@@ -106,3 +106,17 @@ def sparse_arrays(record: ArrayRecord, whole: Sequence[str] | None) -> tuple[int
     else:
         sparse = {n for n in numeric if not any(fnmatchcase(n, p) for p in whole)}
     return tuple(i for i, name in enumerate(record) if name in sparse)
+
+
+def finite_arrays(record: ArrayRecord, sparse: Collection[int]) -> tuple[int, ...]:
+    """Return those of the arrays at the indices `sparse` that hold finite numbers.
+
+    An infinity (a causal mask) or NaN has no place among the largest entries: such an
+    array travels whole, as it would without sparse messages.
+    """
+    chosen = set(sparse)
+    return tuple(
+        i
+        for i, array in enumerate(record.values())
+        if i in chosen and np.isfinite(array.numpy()).all()
+    )

@@ -46,6 +46,8 @@ class IncomingReply:
     parcels, dense : dict[str, SentRecord]
         Its records of trained arrays by key, as parcels or as dense arrays; each with
         the record that it is an update of.
+    whole : dict[str, ArrayRecord]
+        By the key of a record in which every array travelled whole: what was sent.
     plain_bytes : int
         Bytes that Flower's plain arrays would have needed for its arrays.
     error : str, optional
@@ -55,6 +57,7 @@ class IncomingReply:
     message: Message
     parcels: dict[str, SentRecord] = field(default_factory=dict)
     dense: dict[str, SentRecord] = field(default_factory=dict)
+    whole: dict[str, ArrayRecord] = field(default_factory=dict)
     plain_bytes: int = 0
     error: str | None = None
 
@@ -69,10 +72,13 @@ def inspect_reply(message: Message, content: EncodedContent) -> IncomingReply:
     unchanged = listed if isinstance(listed, list) else []
     records = message.content.array_records
     parcels, dense, plain_bytes, error = {}, {}, 0, None
+    whole = {}
     for key, record in records.items():
         sent = match_sent(content.sent, key, len(records))
         plain_bytes += data_bytes(sent.arrays if sent else record)
         if sent is None:
+            if (original := match_sent(content.whole, key, len(records))) is not None:
+                whole[key] = original
             continue
         if not content.expects_parcels or key in unchanged:
             dense[key] = sent
@@ -80,7 +86,7 @@ def inspect_reply(message: Message, content: EncodedContent) -> IncomingReply:
             parcels[key] = sent
         else:
             error = f"its arrays did not go through flasc_mod: {ADD_THE_MOD}"
-    return IncomingReply(message, parcels, dense, plain_bytes, error)
+    return IncomingReply(message, parcels, dense, whole, plain_bytes, error)
 
 
 def decode_parcels(reply: IncomingReply) -> tuple[int, dict[str, ParcelUpdate] | str]:
@@ -118,7 +124,9 @@ def check_arrays(reply: IncomingReply, updates: Mapping[str, ParcelUpdate]) -> N
             check_readable(updates[key].whole, updates[key].sent.arrays)
         else:
             received = reply.dense.get(key)
-            check_readable(record, received.arrays if received else {})
+            whole = reply.whole.get(key, ArrayRecord())
+            sent = received.arrays if received else whole
+            check_readable(record, sent)
 
 
 def advice_on(error: Error) -> str | None:

@@ -10,6 +10,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 
 from flasc_flwr.core.codec import PayloadError, decode, encode, read_layout, refines
+from flasc_flwr.core.finite import require_finite_tensors
 from flasc_flwr.core.fitting import fit
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.printable import printable
@@ -82,10 +83,12 @@ def pack_download(
     Raises
     ------
     ValueError
-        If the record holds NaN or infinity, or the bytes are too few for any payload.
+        If an array of the payload holds NaN or infinity (the message names it), or
+        the bytes are too few for any payload.
     """
     tensors = form.layout.tensors
     vector = form.layout.flatten({t.name: record[t.name].numpy() for t in tensors})
+    require_finite_tensors(form.layout, vector)
 
     encoded = partial(
         encode, values=value_format, layout=form.layout, carry_layout=True
@@ -163,7 +166,8 @@ def pack_upload(
     Raises
     ------
     ValueError
-        If the difference holds NaN or infinity, or the bytes are too few for it.
+        If the difference holds NaN or infinity (the message names the array), or the
+        bytes are too few for it.
     """
     update = np.empty(form.layout.size, np.float32)
     for tensor, place in form.layout.slices():
@@ -171,6 +175,7 @@ def pack_upload(
         # A small step of a float64 would be lost if it were rounded first.
         wide = np.result_type(np.float32, new, old)
         update[place] = np.subtract(new, old, dtype=wide).ravel()
+    require_finite_tensors(form.layout, update)
     encoded = partial(encode, values=value_format, layout=form.layout)
     payload = fit(
         partial(top_k, update),

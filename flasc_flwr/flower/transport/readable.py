@@ -9,6 +9,7 @@ import numpy as np
 from flwr.app import Array
 from numpy.typing import NDArray
 
+from flasc_flwr.core.finite import FINITE
 from flasc_flwr.core.printable import printable
 from flasc_flwr.flower.compat import SType
 
@@ -40,7 +41,7 @@ def check_readable(arrays: Mapping[str, Array], sent: Mapping[str, Array]) -> No
         if not as_claimed:
             raise ValueError(f"array {shown!r} has not the shape and dtype it claims")
         if name in sent and not _is_finite(values) and _is_finite(sent[name].numpy()):
-            raise ValueError(f"array {shown!r} must hold finite numbers")
+            raise ValueError(f"array {shown!r} {FINITE}")
 
 
 def _is_finite(values: NDArray[Any]) -> bool:
