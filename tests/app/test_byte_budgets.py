@@ -10,7 +10,7 @@ import client_app
 import server_app
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.reporting.runs import read_run
-from flasc_flwr.core.codec import decode
+from flasc_flwr.core.codec import decode, read_layout
 from flasc_flwr.flower.state.checkpoint import CheckpointError
 from flasc_flwr.flower.wire import payload_of
 from tests.flower.apps import RecordingGrid
@@ -65,7 +65,7 @@ def test_a_device_with_4000_bytes_sends_4000_and_no_more(tmp_path):
     assert rows[-1]["loss"] < rows[0]["loss"]
 
 
-@pytest.mark.parametrize("values", ["auto", "int4"])
+@pytest.mark.parametrize("values", ["auto", "int4", "step"])
 def test_the_runs_bytes_each_way(tmp_path, values):
     grid, rows, folder = run(
         tmp_path, download_bytes=5000, upload_bytes=2500, value_format=values
@@ -106,10 +106,6 @@ def test_too_few_bytes_end_the_run_before_it_begins(tmp_path):
 
 def test_an_update_that_fits_is_sent_as_its_density_says(tmp_path):
     grid, _, _ = run(tmp_path, upload_bytes=1 << 20, upload_density=0.25)
-    size = decode_size(payloads(grid.up)[0])
+    size = read_layout(payloads(grid.down)[0]).size
     for payload in payloads(grid.up):
         assert decode(payload, size).kept == int(np.floor(size / 4))
-
-
-def decode_size(payload):
-    return int.from_bytes(payload[8:16], "little")

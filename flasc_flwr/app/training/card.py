@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from flasc_flwr.app.training import heads
 from flasc_flwr.app.training.lora import Model
+from flasc_flwr.core.json_lines import as_json
 from flasc_flwr.core.printable import printable
 
 _CODE = "mean_pooled_classifier"
@@ -46,7 +47,7 @@ def describe(model: Model, path: Path) -> None:
         how, code = _ADAPTER, _adapter_code(inner, name)
     else:
         how, code = _WHOLE, _whole_code(inner)
-    front = f"---\nbase_model: {json.dumps(name)}\nlibrary_name: peft\n---\n\n"
+    front = f"---\nbase_model: {as_json(name)}\nlibrary_name: peft\n---\n\n"
     text = f"# {type(inner).__name__}, trained with flasc-flwr\n\n{how}\n"
     fenced = f"\n```python\n{code}\n```\n"
     (path / "README.md").write_text((front if lora else "") + text + fenced, "utf-8")
@@ -100,5 +101,5 @@ def _bind(model: PeftModel, saved: dict[str, Any], path: Path) -> None:
     names = (re.escape(name) for name in model.targeted_module_names)
     patterns = dict.fromkeys(re.sub(r"\d+", r"\\d+", name) for name in names)
     saved["target_modules"] = "|".join(patterns)
-    text = json.dumps(saved, indent=2)
+    text = as_json(saved, indent=2)
     (path / "adapter_config.json").write_text(text + "\n", "utf-8")
