@@ -163,8 +163,8 @@ class MethodSettings:
     server_learning_rate: float | str = setting(
         "auto",
         automatic(LEARNING_RATE),
-        f"learning rate of that step; auto is {Sgd.learning_rate:g} for sgd and fedavgm, "
-        f"{AdamW.learning_rate:g} for the others",
+        f"learning rate of that step; auto is {Sgd.learning_rate:g} for sgd and "
+        f"fedavgm, {AdamW.learning_rate:g} for the others",
     )
     server_learning_rate_decay: float = same_setting(Decaying, "decay")
 
