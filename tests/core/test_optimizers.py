@@ -40,7 +40,7 @@ def run(optimizer):
     ("name", "peer"),
     [
         ("sgd", lambda p: torch.optim.SGD(p, lr=0.05)),
-        ("fedavgm", lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9)),
+        ("fedavgm", lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.8)),
         ("adamw", lambda p: torch.optim.AdamW(p, lr=0.05)),
     ],
 )

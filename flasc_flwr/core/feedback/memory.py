@@ -43,13 +43,18 @@ class Reply:
 
 @dataclass(frozen=True, kw_only=True)
 class Fading:
-    """How a residual fades while its device is away."""
+    """How a residual fades.
+
+    What was trained long ago is stale: the sooner it counts less, the larger the steps
+    that the server can take. 1 forgets nothing.
+    """
 
     decay: float = setting(
-        1.0,
+        0.9,
         number("[0, 1]"),
-        "factor on a device's residual for each round that it missed",
+        "factor on a residual for each round since it was trained; 1 forgets nothing",
         key="feedback-decay",
+        used_by="methods with error feedback",
     )
 
     def __post_init__(self) -> None:
@@ -139,11 +144,12 @@ class DeviceMemory:
         round : int
             The round.
         fading : Fading
-            How the residual fades over the rounds since the last training.
+            How the residual fades over the rounds since the last training, those
+            that the device missed included.
         """
-        if self.trained is not None and round > self.trained + 1:
-            missed = round - self.trained - 1
-            self.residual *= np.float32(fading.decay**missed)
+        if self.trained is not None and round > self.trained:
+            passed = round - self.trained
+            self.residual *= np.float32(fading.decay**passed)
         self.trained = round
         self.residual += update
         return self.residual

@@ -47,13 +47,22 @@ class FedAvgM:
     Steps are as concentrated as the updates: an entry that no update moves stays, but
     for the momentum that it has. A sparse difference can follow them.
 
+    The paper's momentum is 0.9; with error feedback updates arrive late, and 0.9
+    overshoots (docs/error-feedback.md).
+
     Hsu, Qi & Brown, 2019 (arXiv 1909.06335), section 4.3.
     """
 
     learning_rate: float = setting(
         1.0, LEARNING_RATE, RATE_HELP, key="server-learning-rate"
     )
-    momentum: float = setting(0.9, BETA, "momentum of the server")
+    momentum: float = setting(
+        0.8,
+        BETA,
+        "momentum of the server",
+        key="server-momentum",
+        used_by="the server optimizer `fedavgm`",
+    )
 
     def __post_init__(self) -> None:
         """Check the settings."""

@@ -72,6 +72,9 @@ class Inbox:
                 self.ledger.rejected(update.reply, why(error))
                 continue
             self.ledger.uploaded(update.contribution)
+            if self.server.remembers:
+                fleet = self.server.state.fleet
+                fleet.collect(update.client, self.ledger.round, update.reply)
             self.metrics.append(update.metrics)
             yield update.contribution
 
@@ -79,6 +82,7 @@ class Inbox:
         """Decode and check a reply to a training message; None if it is rejected."""
         try:
             self.ledger.received(reply)
+            self._hear(reply)
             metrics, examples = metrics_of(reply, self.weighted_by_key)
             client = self._sender(reply)
             update, rank = self._decode(reply, client)
@@ -98,6 +102,7 @@ class Inbox:
         for reply in replies:
             try:
                 self.ledger.received(reply)
+                self._hear(reply)
                 measured, examples = metrics_of(reply, self.weighted_by_key)
                 self.guard.require_examples(examples)
                 del self.asked[self._sender(reply).node_id]
@@ -106,6 +111,11 @@ class Inbox:
             else:
                 metrics.append(measured)
         return metrics
+
+    def _hear(self, reply: Message) -> None:
+        """Note what a reply says about its client's memory."""
+        if not reply.has_error():
+            self.server.heard(self._sender(reply), reply)
 
     def _sender(self, reply: Message) -> Participant:
         client = self.asked.get(reply.metadata.src_node_id)

@@ -46,7 +46,7 @@ class Device:
     name: str
     values: str
     density: float
-    fading: Fading = field(default_factory=Fading)
+    fading: Fading = Fading(decay=1.0)
     memory: DeviceMemory | None = None
     trained: np.ndarray = None
     rounding: np.ndarray = None

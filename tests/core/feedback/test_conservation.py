@@ -100,7 +100,7 @@ def test_what_one_reply_leaves_out_is_exact(seed, values):
     """Sterbenz: the rounded value is within a factor of two of the value."""
     owed = next(updates(seed, whole=False))
     memory = DeviceMemory.empty(LAYOUT)
-    memory.owed(owed, 1, Fading())
+    memory.owed(owed, 1, Fading(decay=1.0))
     memory.sent(1, compressor(LAYOUT, 1 / 2, values)(owed))
     exact = owed.astype(np.float64)
     sent = exact - memory.residual.astype(np.float64)
@@ -120,17 +120,21 @@ def test_a_reply_that_was_not_taken_in_goes_back_whole():
     assert np.array_equal(device.memory.residual, first)
 
 
-def test_a_residual_fades_by_the_rounds_that_were_missed():
+def test_a_residual_fades_by_the_rounds_that_passed():
     memory = DeviceMemory.empty(LAYOUT)
-    update, nothing = np.ones(LAYOUT.size, np.float32), np.zeros(LAYOUT.size)
+    update = np.ones(LAYOUT.size, np.float32)
+    nothing = np.zeros_like(update)
     fading = Fading(decay=0.5)
     memory.owed(update, 3, fading)
-    assert np.all(memory.owed(nothing.astype(np.float32), 4, fading) == 1)
-    assert np.all(memory.owed(nothing.astype(np.float32), 7, fading) == 0.25)
+    assert np.all(memory.owed(nothing, 3, fading) == 1)  # delivered twice
+    assert np.all(memory.owed(nothing, 4, fading) == 0.5)
+    assert np.all(memory.owed(nothing, 7, fading) == 0.0625)
+    forgets_nothing = Fading(decay=1.0)
+    assert np.all(memory.owed(nothing, 9, forgets_nothing) == 0.0625)
 
 
 def test_a_resumed_server_does_not_make_a_residual_grow():
-    """Rounds run backwards after a resume: none was missed."""
+    """Rounds run backwards after a resume: none has passed."""
     memory, fading = DeviceMemory.empty(LAYOUT), Fading(decay=0.5)
     update = np.ones(LAYOUT.size, np.float32)
     memory.owed(update, 9, fading)
