@@ -3,10 +3,10 @@
 import numpy as np
 from flwr.app import Error, Message
 
-from flasc_flwr.flower.compat import ErrorCode
+from flasc_flwr.flower.compat import ErrorCode, travel
 from flasc_flwr.flower.feedback.device_session import STATE, recalled
 from flasc_flwr.flower.local_grid import LocalGrid
-from flasc_flwr.flower.wire import CONTROL, INTRODUCE
+from flasc_flwr.flower.wire import CONTROL, INTRODUCE, payload_of
 from tests.flower.apps import client_app
 
 
@@ -22,26 +22,30 @@ class PatchyGrid(LocalGrid):
         self.events = events or {}
         self.seen = dict.fromkeys(self._contexts, 0)
         self.sent = []
+        self.delivered = []
 
     def _run_app(self, message):
         node = message.metadata.dst_node_id
-        control = message.content.config_records.get(CONTROL, {})
+        control = dict(message.content.config_records.get(CONTROL, {}))
         if message.metadata.message_type != "train" or INTRODUCE in control:
             return super()._run_app(message)
         self.seen[node] += 1
-        self.sent.append((node, dict(control), message))
+        self.sent.append((node, control, payload_of(message.content["arrays"])))
         event = self.events.get((node, self.seen[node]))
         if event == "state lost":
             self._contexts[node].state.pop(STATE, None)
         if event == "message lost":
             return self._lost(message)
-        from flasc_flwr.flower.compat import travel
-
         copy = travel(message) if event == "repeated" else None
         reply = super()._run_app(message)
         if copy is not None:
             super()._run_app(copy)
-        return self._lost(message) if event == "reply lost" else reply
+        if event == "reply lost":
+            return self._lost(message)
+        if reply.has_content() and reply.content.array_records:
+            payload = payload_of(next(iter(reply.content.array_records.values())))
+            self.delivered.append((node, int(control["memory-round"]), payload))
+        return reply
 
     def memory(self, node):
         return recalled(self._contexts[node])
@@ -50,6 +54,25 @@ class PatchyGrid(LocalGrid):
         """Return the digest of each node's reference."""
         memories = {node: self.memory(node) for node in self._contexts}
         return {n: m.reference.digest for n, m in memories.items() if m}
+
+    def stored(self, node):
+        """Return the arrays in which a node keeps its memory."""
+        return self._contexts[node].state[STATE]
+
+    def forget(self, node):
+        """Delete a node's state."""
+        del self._contexts[node].state[STATE]
+
+    def damage(self, node):
+        """Damage a node's state."""
+        del self._contexts[node].state[STATE]["residual"]
+
+    def configure(self, node, **settings):
+        """Replace a node's own settings."""
+        config = self._contexts[node].node_config
+        for key in ("lora-rank", "download-density"):
+            config.pop(key, None)
+        config.update(settings)
 
     @staticmethod
     def _lost(message):
