@@ -82,7 +82,7 @@ def test_profiles_are_valid(profile):
         (
             "method",
             "magic",
-            "one of 'dense', 'flasc', 'flasc-shared-mask', 'sparse-adapter'",
+            "one of 'dense', 'flasc', 'flasc-ef', 'flasc-shared-mask'",
         ),
         ("lora-rank", 0, "an integer >= 1"),
         ("lora-rank", 4.5, "an integer >= 1"),

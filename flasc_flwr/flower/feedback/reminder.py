@@ -83,7 +83,9 @@ class Reminder:
             payloads.append(data[start : start + length])
             start += length
         payloads = [payload for payload in payloads if payload]
-        first = payloads.pop(0) if self.whole and payloads else None
+        if self.whole and not payloads:
+            raise ValueError("the whole reference must have at least 1 byte, got 0")
+        first = payloads.pop(0) if self.whole else None
         return CatchUp(self.base, first, tuple(payloads))
 
     def add_to(self, record: MutableMapping[str, Any]) -> None:
