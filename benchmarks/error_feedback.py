@@ -53,7 +53,7 @@ class Spec:
     rate_decay : float
         Factor on its learning rate after each step.
     decay : float
-        Factor on a residual for each missed round.
+        Factor on a residual for each round since it was trained.
     score : str
         What entries are ranked by.
     first : float
