@@ -17,6 +17,7 @@ from flasc_flwr.core.settings import settings_of
 from flasc_flwr.flower.device_errors import download_errors, upload_errors
 from flasc_flwr.flower.device_limits import DeviceLimits
 from flasc_flwr.flower.device_update import Received, encode_update, most_bytes
+from flasc_flwr.flower.envelope import is_sealed, opened, sealed
 from flasc_flwr.flower.feedback.device_session import DeviceSession, held_version
 from flasc_flwr.flower.feedback.reminder import HELD, cannot_use
 from flasc_flwr.flower.node_config import refuse_near_misses
@@ -86,7 +87,9 @@ def flasc_mod(
         error holds a value of an array: Flower sends its text to the server.
     """
     refuse_near_misses(context.node_config, device_keys())
-    content = message.content
+    in_envelope = is_sealed(message.content)
+    with download_errors():
+        content = message.content = opened(message.content)
     control = content.config_records.pop(CONTROL, None)
     if control and INTRODUCE in control:
         return _introduce(message, context)
@@ -117,6 +120,8 @@ def flasc_mod(
         _encode_reply(reply, received, instructions, limits, session)
     if session:
         session.keep()
+    if in_envelope:
+        reply.content = sealed(reply.content)
     return reply
 
 

@@ -18,6 +18,7 @@ from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.ranks import Truncation
 from flasc_flwr.core.sparsity import SparseVector, top_k
 from flasc_flwr.flower.compat import log
+from flasc_flwr.flower.envelope import sealed
 from flasc_flwr.flower.feedback.fleet_memory import FleetMemory
 from flasc_flwr.flower.feedback.reminder import Reminder
 from flasc_flwr.flower.server.downloads import Download, Selection
@@ -157,6 +158,8 @@ def personal(
 ) -> RecordDict:
     """Return one device's content: its way to the reference, and its receipt.
 
+    In an envelope, as payloads are short.
+
     Parameters
     ----------
     content : RecordDict
@@ -179,7 +182,7 @@ def personal(
     control: dict[str, Any] = dict(content.config_records.get(CONTROL, {}))
     reminder.add_to(control)
     own[CONTROL] = ConfigRecord(control)
-    return own
+    return sealed(own)
 
 
 def _nothing(layout: Layout) -> bytes:

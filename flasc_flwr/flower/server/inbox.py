@@ -14,6 +14,7 @@ from flasc_flwr.core.sparsity import SparseVector
 from flasc_flwr.flower.clients.cohort_bounds import Update, within_norms
 from flasc_flwr.flower.clients.guard import Guard, RejectedReplyError
 from flasc_flwr.flower.clients.participant import Participant
+from flasc_flwr.flower.envelope import opened
 from flasc_flwr.flower.privacy.private import Private
 from flasc_flwr.flower.server.reply_metrics import metrics_of
 from flasc_flwr.flower.server.server_vector import ServerVector
@@ -82,7 +83,7 @@ class Inbox:
         """Decode and check a reply to a training message; None if it is rejected."""
         try:
             self.ledger.received(reply)
-            self._hear(reply)
+            self._open(reply)
             metrics, examples = metrics_of(reply, self.weighted_by_key)
             client = self._sender(reply)
             update, rank = self._decode(reply, client)
@@ -102,7 +103,7 @@ class Inbox:
         for reply in replies:
             try:
                 self.ledger.received(reply)
-                self._hear(reply)
+                self._open(reply)
                 measured, examples = metrics_of(reply, self.weighted_by_key)
                 self.guard.require_examples(examples)
                 del self.asked[self._sender(reply).node_id]
@@ -112,9 +113,10 @@ class Inbox:
                 metrics.append(measured)
         return metrics
 
-    def _hear(self, reply: Message) -> None:
-        """Note what a reply says about its client's memory."""
+    def _open(self, reply: Message) -> None:
+        """Open a reply, and note what it says about its client's memory."""
         if not reply.has_error():
+            reply.content = opened(reply.content)
             self.server.heard(self._sender(reply), reply)
 
     def _sender(self, reply: Message) -> Participant:

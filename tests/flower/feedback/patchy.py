@@ -4,6 +4,7 @@ import numpy as np
 from flwr.app import Error, Message
 
 from flasc_flwr.flower.compat import ErrorCode, travel
+from flasc_flwr.flower.envelope import opened, payload_in
 from flasc_flwr.flower.feedback.device_session import STATE, recalled
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import CONTROL, INTRODUCE, payload_of
@@ -26,11 +27,12 @@ class PatchyGrid(LocalGrid):
 
     def _run_app(self, message):
         node = message.metadata.dst_node_id
-        control = dict(message.content.config_records.get(CONTROL, {}))
+        content = opened(message.content)
+        control = dict(content.config_records.get(CONTROL, {}))
         if message.metadata.message_type != "train" or INTRODUCE in control:
             return super()._run_app(message)
         self.seen[node] += 1
-        self.sent.append((node, control, payload_of(message.content["arrays"])))
+        self.sent.append((node, control, payload_of(content["arrays"])))
         event = self.events.get((node, self.seen[node]))
         if event == "state lost":
             self._contexts[node].state.pop(STATE, None)
@@ -42,8 +44,7 @@ class PatchyGrid(LocalGrid):
             super()._run_app(copy)
         if event == "reply lost":
             return self._lost(message)
-        if reply.has_content() and reply.content.array_records:
-            payload = payload_of(next(iter(reply.content.array_records.values())))
+        if payload := payload_in(reply.content):
             self.delivered.append((node, int(control["memory-round"]), payload))
         return reply
 
