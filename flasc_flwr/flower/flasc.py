@@ -80,7 +80,7 @@ class Flasc(OwnRounds):
         Default: the method's own.
     feedback_decay : float
         Factor on a client's residual for each round since it was trained, in [0, 1].
-        Default: 0.9.
+        Default: 0.8.
     values : str
         Value format of both payloads. Default: ``auto``, the method's own.
     weighting : str

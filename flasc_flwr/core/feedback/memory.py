@@ -50,7 +50,7 @@ class Fading:
     """
 
     decay: float = setting(
-        0.9,
+        0.8,
         number("[0, 1]"),
         "factor on a residual for each round since it was trained; 1 forgets nothing",
         key="feedback-decay",

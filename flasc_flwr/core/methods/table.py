@@ -33,8 +33,6 @@ METHODS = {
             source="this project: FLASC with error feedback both ways (as Fed-EF, Li & "
             "Li, arXiv 2211.14292, does up)",
             error_feedback="both",
-            # What is sent once is known to both sides: A need not be.
-            init="shared-seed",
             # AdamW moves every entry by about its learning rate each round; a sparse
             # difference cannot follow that.
             server_optimizer="fedavgm",
