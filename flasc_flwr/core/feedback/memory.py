@@ -157,8 +157,8 @@ class DeviceMemory:
     def sent(self, round: int, payload: bytes) -> None:
         """Note what was sent of what the device owes.
 
-        Where the rounded value is within a factor of two of the value, as in every
-        value format, the difference is exact (Sterbenz' lemma).
+        Where the rounded value is within a factor of two of the value, the difference
+        is exact (Sterbenz' lemma).
         """
         sparse = decode(payload, self.layout.size)
         self.residual[sparse.positions] -= sparse.values

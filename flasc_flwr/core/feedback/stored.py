@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flasc_flwr.core.codec.formats import FORMATS, VALUE_FORMATS, Quantized
+from flasc_flwr.core.codec.formats import FORMATS, Quantized
 from flasc_flwr.core.feedback.memory import DeviceMemory, Reply
 from flasc_flwr.core.feedback.reference import VERSION_BYTES, Reference
 from flasc_flwr.core.feedback.stream import Stream
@@ -17,7 +17,7 @@ from flasc_flwr.core.layout import Layout, Vector
 Stored = dict[str, NDArray[Any]]
 """Arrays of plain dtypes by name: float32, uint8, uint16 and int64."""
 
-_BFLOAT16 = FORMATS[VALUE_FORMATS.index("bfloat16")]
+_BFLOAT16 = next(form for form in FORMATS if form.name == "bfloat16")
 
 
 def store_stream(stream: Stream) -> Stored:

@@ -36,7 +36,8 @@ METHODS = {
             # AdamW moves every entry by about its learning rate each round; a sparse
             # difference cannot follow that.
             server_optimizer="fedavgm",
-            value_format="int4",
+            # What rounding leaves out is sent later, too.
+            value_format="step",
         ),
         Method(
             name="flasc-shared-mask",
