@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from numpy.typing import NDArray
 
-from flasc_flwr.core.codec import read_layout
+from flasc_flwr.core.codec import decode, read_layout
 from flasc_flwr.core.feedback.catching_up import UnknownVersionError
 from flasc_flwr.core.settings import settings_of
 from flasc_flwr.flower.device_errors import download_errors, upload_errors
@@ -201,12 +201,14 @@ def _follow(
     session: DeviceSession,
 ) -> Received:
     """Take over the newest reference, once its size is known and allowed."""
-    way = session.way(data)
-    if way.start is None:  # a device without a reference needs one, at any length
-        for payload in way.payloads:
+    way, known = session.way(data), session.layout(data)
+    if known:
+        limits.let_in_layouts([known])
+        # A device without a reference needs a whole one, whatever its budget.
+        for payload in way.payloads if way.start is None else ():
             limits.let_in_payload(payload)
-    if layout := session.layout(data):
-        limits.let_in_layouts([layout])
+            kept = decode(payload, known.size).kept
+            limits.let_in_adapter(known, kept, instructions.prescribed)
     layout, start = session.follow(data, instructions.init_seed)
     entries = None
     if not instructions.trainable.everything:

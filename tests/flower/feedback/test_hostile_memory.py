@@ -80,6 +80,37 @@ def test_a_whole_reference_beyond_the_devices_limits_is_refused():
         ask(whole(), client_app(), **{"max-download-bytes": 100})
 
 
+@pytest.mark.parametrize(
+    ("limit", "match"),
+    [
+        ({"download-density": 1 / 16}, "download-density"),
+        ({"download-bytes": 70}, "70"),
+    ],
+)
+def test_a_payload_beyond_the_devices_budget_is_refused(limit, match):
+    """Only the first reference may be longer."""
+    PatchyGrid(1)  # gives messages their process's identity
+    node = Context(0, 1, {"partition-id": 0}, state=RecordDict(), run_config={})
+    node.node_config.update(limit)
+    stream, app = Stream.begin(LAYOUT), client_app()
+    draw = np.random.default_rng(0)
+    held = None
+    for current in (1, 2):
+        target = draw.standard_normal(LAYOUT.size).astype(np.float32)
+        stream.advance(target, lambda v: encode(top_k(v, 0.5), "int8", layout=LAYOUT))
+        reminder, data = Reminder(round=current).with_way(stream.catch_up(held))
+        control = dict(order())
+        reminder.add_to(control)
+        given = content(payload_record(data), ConfigRecord(control))
+        message = Message(RecordDict(given), 1, "train")
+        if current == 1:
+            app(message, node)
+            held = stream.reference.version
+        else:
+            with pytest.raises(ValueError, match=match):
+                app(message, node)
+
+
 @pytest.mark.parametrize("value", ["float16", 3])
 def test_an_unknown_format_of_the_residual_is_refused(value):
     with pytest.raises(ValueError, match="residual-values must be one of"):
