@@ -19,7 +19,7 @@ from flasc_flwr.flower.device_limits import DeviceLimits
 from flasc_flwr.flower.device_update import Received, encode_update, most_bytes
 from flasc_flwr.flower.envelope import is_sealed, opened, sealed
 from flasc_flwr.flower.feedback.device_session import DeviceSession, held_version
-from flasc_flwr.flower.feedback.reminder import HELD, cannot_use
+from flasc_flwr.flower.feedback.reminder import HELD, cannot_use, holding
 from flasc_flwr.flower.node_config import refuse_near_misses
 from flasc_flwr.flower.transport.client import run_client_app
 from flasc_flwr.flower.transport.parcel import DOWNLOAD, is_parcel
@@ -120,6 +120,8 @@ def flasc_mod(
         _encode_reply(reply, received, instructions, limits, session)
     if session:
         session.keep()
+        if reference := session.held():
+            reply.content[CONTROL] = holding(reference)
     if in_envelope:
         reply.content = sealed(reply.content)
     return reply

@@ -8,8 +8,10 @@ factors where `init = "shared-seed"`, else 0).
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -65,6 +67,11 @@ class Reference:
                 raise PayloadError("the reference is not finite after this payload")
             version = next_version(version, payload)
         return Reference(self.layout, vector, version)
+
+    @cached_property
+    def checksum(self) -> int:
+        """Checksum of the values (CRC-32), by which each round's references compare."""
+        return zlib.crc32(memoryview(self.vector.astype("<f4", copy=False)))
 
     @property
     def digest(self) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from flasc_flwr.core.codec import read_layout
 from flasc_flwr.core.feedback.catching_up import CatchUp
 from flasc_flwr.core.feedback.memory import DeviceMemory
+from flasc_flwr.core.feedback.reference import Reference
 from flasc_flwr.core.feedback.stored import restore_memory, store_memory
 from flasc_flwr.core.initial import seeded_factors
 from flasc_flwr.core.layout import Layout, Vector
@@ -137,6 +138,10 @@ class DeviceSession:
         """Note what was sent."""
         assert self.memory is not None
         self.memory.sent(self._reminder.round, payload)
+
+    def held(self) -> Reference | None:
+        """Return the reference that this message led to; None if it leads to none."""
+        return self.memory.reference if self.follows and self.memory else None
 
     def keep(self) -> None:
         """Put the memory into the node's state."""

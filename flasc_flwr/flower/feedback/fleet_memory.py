@@ -9,12 +9,13 @@ from typing import Any
 from flwr.app import Message
 
 from flasc_flwr.core.feedback.memory import Receipts
+from flasc_flwr.core.feedback.reference import Reference
 from flasc_flwr.core.feedback.stored import Stored, restore_stream, store_stream
 from flasc_flwr.core.feedback.stream import Compress, Stream
 from flasc_flwr.core.layout import Layout, Vector
 from flasc_flwr.core.methods.served import MOST_SERVED
 from flasc_flwr.core.ranks import truncation
-from flasc_flwr.flower.feedback.reminder import held_in, lacks_reference
+from flasc_flwr.flower.feedback.reminder import HELD, SUM, held_in
 from flasc_flwr.flower.wire import CONTROL, payload_of
 
 MOST_STREAMS = 2 * MOST_SERVED
@@ -92,7 +93,7 @@ class FleetMemory:
         """Note which reference a device says that it holds."""
         self.held[name] = held_in(settings)
 
-    def heard(self, name: str, reply: Message, version: bytes | None) -> None:
+    def heard(self, name: str, reply: Message, newest: Reference | None) -> None:
         """Note what a reply says about the device's reference.
 
         Parameters
@@ -101,22 +102,29 @@ class FleetMemory:
             Name of the device.
         reply : Message
             Its reply, which is not an error.
-        version : bytes or None
-            Version that its message led to.
+        newest : Reference or None
+            The reference that its message led to; None if it leads to none.
 
         Raises
         ------
         OtherReferenceError
-            If the device could not use its message.
+            If the device could not use its message, or holds other values.
         """
-        if lacks_reference(reply):
-            self.held[name] = held_in(reply.content.config_records[CONTROL])
+        control: Mapping[str, Any] = reply.content.config_records.get(CONTROL, {})
+        if HELD in control:
+            self.held[name] = held_in(control)
             raise OtherReferenceError(
                 "the device holds another reference than expected; the next message "
                 "has what it lacks"
             )
-        if version is not None:
-            self.held[name] = version
+        if newest is None:
+            return
+        self.held[name] = newest.version if _is_sum_of(newest, control) else None
+        if self.held[name] is None:
+            raise OtherReferenceError(
+                "the values of the device's reference differ from the server's; the "
+                "next message has all of them"
+            )
 
     def open_round(self) -> None:
         """Forget what an earlier round collected without making a step."""
@@ -166,3 +174,8 @@ class FleetMemory:
     def copy(self, layout: Layout) -> FleetMemory:
         """Return a copy that a run may change: only arrays are shared."""
         return self.restored(*self.stored(), layout)
+
+
+def _is_sum_of(reference: Reference, control: Mapping[str, Any]) -> bool:
+    said = control.get(SUM)
+    return type(said) is int and said == reference.checksum

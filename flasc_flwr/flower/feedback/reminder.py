@@ -6,17 +6,19 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-from flwr.app import ConfigRecord, Message
+from flwr.app import ConfigRecord
 
 from flasc_flwr.core.feedback.catching_up import CatchUp
 from flasc_flwr.core.feedback.memory import RECEIPT_BYTES, Fading
-from flasc_flwr.core.feedback.reference import VERSION_BYTES
+from flasc_flwr.core.feedback.reference import VERSION_BYTES, Reference
 from flasc_flwr.core.ranges import Range, integer, number, switch
-from flasc_flwr.flower.wire import CONTROL
 
 HELD = "memory-held"
 """Entry of the CONTROL record in which a device says which reference it holds; empty
 if it holds none. In a reply: it cannot use this message, and has to be sent more."""
+
+SUM = "memory-sum"
+"""Entry of the CONTROL record in a reply: the checksum of the device's reference."""
 
 _MOST_PAYLOADS = 1 << 16
 
@@ -133,6 +135,11 @@ class Reminder:
         )
 
 
+def holding(reference: Reference) -> ConfigRecord:
+    """Return what a device says of the reference that it has trained from."""
+    return ConfigRecord({SUM: reference.checksum})
+
+
 def cannot_use(held: bytes | None) -> ConfigRecord:
     """Return what a device answers that cannot use a message: what it holds."""
     return ConfigRecord({HELD: held or b""})
@@ -142,11 +149,6 @@ def held_in(answer: Mapping[str, Any]) -> bytes | None:
     """Return which reference a device says that it holds; None for none."""
     held = answer.get(HELD)
     return held if isinstance(held, bytes) and len(held) == VERSION_BYTES else None
-
-
-def lacks_reference(reply: Message) -> bool:
-    """Return whether a reply says that the device could not use its message."""
-    return HELD in reply.content.config_records.get(CONTROL, {})
 
 
 def _plain(record: ConfigRecord, key: str, range: Range, default: Any = None) -> Any:

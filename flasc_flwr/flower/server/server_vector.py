@@ -152,10 +152,10 @@ class ServerVector:
         """
         if self.remembers:
             download = self.encode(client.budget)
-            version = None
+            newest = None
             if isinstance(download, FollowedDownload):
-                version = download.stream.reference.version
-            self.state.fleet.heard(client.name, reply, version)
+                newest = download.stream.reference
+            self.state.fleet.heard(client.name, reply, newest)
 
     @property
     def most(self) -> Budget:

@@ -4,6 +4,7 @@ from math import inf
 
 import numpy as np
 import pytest
+from flwr.app import Array
 
 from flasc_flwr import Flasc
 from flasc_flwr.core.codec import decode, read_layout
@@ -287,6 +288,26 @@ def test_a_residual_can_be_kept_in_bfloat16():
     assert stored == ["uint16", "float32"]
     bits = grid.memory(1).residual.view(np.uint32)
     assert not np.any(bits & 0xFFFF)
+
+
+@pytest.mark.parametrize("change", ["a value", "the version"])
+def test_a_reference_that_differs_is_noticed_and_replaced(change):
+    """Versions may be equal where values are not: a damaged disk, other arithmetic."""
+    grid, saved = PatchyGrid(NODES), []
+    run(strategy_of(on_checkpoint=saved.append), grid, 3)
+    stored = grid.stored(2)
+    key = "reference" if change == "a value" else "version"
+    array = stored[key].numpy().copy()
+    array[0] += 1
+    stored[key] = Array(array)
+    resumed = run(strategy_of(resume=saved[-1]), grid, 6)
+    replies = [row["replies"] for row in resumed.state.history[4:]]
+    # The version is noticed at once, as the node introduces itself.
+    assert replies == ([3, 4, 4] if change == "a value" else [4, 4, 4])
+    if change == "a value":
+        (failure,) = resumed.state.history[4]["failures"]
+        assert "differ from the server's" in failure["reason"]
+    assert set(grid.digests().values()) == references(resumed)
 
 
 def test_a_memory_that_cannot_be_read_is_replaced():
