@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def ef(density: float, values: str = "step", **more: Any) -> Mapping[str, Any]:
+def ef(density: float, values: str = "int4", **more: Any) -> Mapping[str, Any]:
     """Return error feedback both ways at one density."""
     given = {name.replace("_", "-"): value for name, value in more.items()}
     return {

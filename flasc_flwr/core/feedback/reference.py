@@ -71,7 +71,7 @@ class Reference:
     @cached_property
     def checksum(self) -> int:
         """Checksum of the values (CRC-32), by which each round's references compare."""
-        return zlib.crc32(memoryview(self.vector.astype("<f4", copy=False)))
+        return zlib.crc32(self.vector.astype("<f4", copy=False).data)
 
     @property
     def digest(self) -> str:

@@ -36,8 +36,9 @@ METHODS = {
             # AdamW moves every entry by about its learning rate each round; a sparse
             # difference cannot follow that.
             server_optimizer="fedavgm",
-            # What rounding leaves out is sent later, too.
-            value_format="step",
+            # What rounding leaves out is sent later, too. It rounds small values to
+            # zero; `step` sends them larger than they are, which overshoots.
+            value_format="int4",
         ),
         Method(
             name="flasc-shared-mask",
