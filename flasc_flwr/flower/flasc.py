@@ -31,6 +31,7 @@ from flasc_flwr.flower.compat import (
     log,
     skip_unreadable_replies,
 )
+from flasc_flwr.flower.feedback.participation import warn_if_seldom
 from flasc_flwr.flower.own_rounds import OwnRounds
 from flasc_flwr.flower.privacy.private import Private
 from flasc_flwr.flower.privacy.release_ledger import ReleaseLedger
@@ -332,6 +333,8 @@ class Flasc(OwnRounds):
         """
         log(INFO, "Starting %s strategy, %d rounds:", type(self).__name__, num_rounds)
         self.summary()
+        if self.server.remembers:
+            warn_if_seldom(self.sampling.fraction_train)
         first = self._begin(initial_arrays)
         private = None
         if self.privacy:

@@ -9,6 +9,9 @@ from flasc_flwr.core.methods.schedules import Decay
 from flasc_flwr.core.methods.table import METHODS, compose
 from flasc_flwr.core.optimizers import FedAvgM
 from flasc_flwr.core.privacy import Privacy
+from flasc_flwr.flower.local_grid import LocalGrid
+from flasc_flwr.flower.wire import array_record
+from tests.flower.apps import adapter, client_app
 
 
 @pytest.mark.parametrize("error_feedback", ["up", "both"])
@@ -77,6 +80,24 @@ def test_the_run_config_composes_it():
     assert config.compose() == compose("flasc", error_feedback="up")
     config = RunConfig.parse({"server-optimizer": "fedavgm", "server-momentum": 0.5})
     assert config.make_server_optimizer() == FedAvgM(momentum=0.5)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "error_feedback", "warned"),
+    [
+        (0.5, "both", False),
+        (0.2, "both", True),
+        (0.2, "up", True),
+        (0.2, "none", False),
+    ],
+)
+def test_a_run_whose_devices_seldom_take_part_is_warned(
+    caplog, fraction, error_feedback, warned
+):
+    strategy = Flasc(error_feedback=error_feedback, fraction_train=fraction)
+    strategy.start(LocalGrid(client_app(), 4), array_record(adapter()), 1)
+    said = "Error feedback pays where devices take part often" in caplog.text
+    assert said == warned
 
 
 def test_without_it_nothing_is_remembered():
