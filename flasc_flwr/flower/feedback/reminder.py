@@ -20,6 +20,7 @@ if it holds none. In a reply: it cannot use this message, and has to be sent mor
 SUM = "memory-sum"
 """Entry of the CONTROL record in a reply: the checksum of the device's reference."""
 
+_NO_FADING = Fading(decay=1.0)
 _MOST_PAYLOADS = 1 << 16
 
 
@@ -46,7 +47,7 @@ class Reminder:
 
     round: int
     taken: bytes | None = None
-    fading: Fading = Fading()
+    fading: Fading = _NO_FADING
     base: bytes | None = None
     whole: bool = False
     lengths: tuple[int, ...] = ()
@@ -95,7 +96,7 @@ class Reminder:
         record["memory-round"] = self.round
         if self.taken is not None:
             record["memory-taken"] = self.taken
-        if self.fading != Fading():
+        if self.fading != _NO_FADING:
             record["memory-decay"] = self.fading.decay
         if self.base is not None:
             record["memory-base"] = self.base
@@ -128,7 +129,9 @@ class Reminder:
         return cls(
             round=_plain(record, "memory-round", integer(0)),
             taken=_exactly(record, "memory-taken", RECEIPT_BYTES),
-            fading=Fading(decay=_plain(record, "memory-decay", number("[0, 1]"), 1.0)),
+            fading=Fading(
+                decay=_plain(record, "memory-decay", number("[0, 1]"), _NO_FADING.decay)
+            ),
             base=_exactly(record, "memory-base", VERSION_BYTES),
             whole=_plain(record, "memory-whole", switch(), False),
             lengths=tuple(lengths),

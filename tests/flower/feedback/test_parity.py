@@ -14,7 +14,7 @@ from flasc_flwr.flower.wire import array_record
 from tests.flower.apps import adapter, client_app, nudge
 
 LAYOUT = Layout.of(adapter())
-NODES, ROUNDS, DENSITY, DECAY, MOMENTUM = 3, 5, 1 / 8, np.float32(0.8), 0.7
+NODES, ROUNDS, DENSITY, MOMENTUM = 3, 5, 1 / 8, 0.7
 
 
 def rounded(vector, density, values):
@@ -23,7 +23,7 @@ def rounded(vector, density, values):
     return decode(payload, LAYOUT.size).densify()
 
 
-def plain_loop(values, both):
+def plain_loop(values, both, decay):
     """Return the server vector x and the reference h, by docs/error-feedback.md."""
     x = LAYOUT.flatten(adapter())
     h, velocity = np.zeros_like(x), np.zeros_like(x)
@@ -37,7 +37,7 @@ def plain_loop(values, both):
         for k in range(NODES):
             trained = LAYOUT.flatten(nudge(LAYOUT.unflatten(h), k, t))
             if t > 1:
-                residuals[k] *= DECAY
+                residuals[k] *= decay
             owed = residuals[k] + (trained - h)
             sent = rounded(owed, DENSITY, values)
             residuals[k] = owed - sent
@@ -49,19 +49,20 @@ def plain_loop(values, both):
 
 @pytest.mark.parametrize("values", ["float32", "int4", "step"])
 @pytest.mark.parametrize("error_feedback", ["up", "both"])
-def test_it_equals_the_plain_loop(error_feedback, values):
+@pytest.mark.parametrize("decay", [0.8, 0.5, 1.0])  # the first one is the default
+def test_it_equals_the_plain_loop(error_feedback, values, decay):
     strategy = Flasc(
         method=compose("flasc", error_feedback=error_feedback),
         download_density=DENSITY,
         upload_density=DENSITY,
-        feedback_decay=float(DECAY),
+        feedback_decay=decay,
         values=values,
         server_optimizer=FedAvgM(momentum=MOMENTUM),
         fraction_train=1.0,
     )
     grid = LocalGrid(client_app(nudge), NODES)
     strategy.start(grid, array_record(adapter()), ROUNDS)
-    x, h = plain_loop(values, error_feedback == "both")
+    x, h = plain_loop(values, error_feedback == "both", np.float32(decay))
     np.testing.assert_allclose(strategy.state.vector, x, atol=1e-6)
     for followed in strategy.state.fleet._streams.values():
         np.testing.assert_allclose(followed.stream.reference.vector, h, atol=1e-6)
