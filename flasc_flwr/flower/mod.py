@@ -18,7 +18,11 @@ from flasc_flwr.flower.device_errors import download_errors, upload_errors
 from flasc_flwr.flower.device_limits import DeviceLimits
 from flasc_flwr.flower.device_update import Received, encode_update, most_bytes
 from flasc_flwr.flower.envelope import is_sealed, opened, sealed
-from flasc_flwr.flower.feedback.device_session import DeviceSession, held_version
+from flasc_flwr.flower.feedback.device_session import (
+    RESIDUAL_VALUES,
+    DeviceSession,
+    held_version,
+)
 from flasc_flwr.flower.feedback.reminder import HELD, cannot_use, holding
 from flasc_flwr.flower.node_config import refuse_near_misses
 from flasc_flwr.flower.transport.client import run_client_app
@@ -130,7 +134,7 @@ def flasc_mod(
 def device_keys() -> frozenset[str]:
     """Return the keys of a ``--node-config`` that `flasc_mod` reads."""
     limits = (declared.key for declared in settings_of(DeviceLimits).values())
-    return frozenset([*OWN_SETTINGS, *limits])
+    return frozenset([*OWN_SETTINGS, RESIDUAL_VALUES, *limits])
 
 
 def trainable_entries(key: str = "arrays") -> dict[str, NDArray[np.bool_]] | None:

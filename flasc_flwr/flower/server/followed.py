@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from logging import WARNING
 from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
-from flasc_flwr.core.codec import encode
+from flasc_flwr.core.codec import encode, refines
 from flasc_flwr.core.feedback.stream import Compress, Stream
 from flasc_flwr.core.fitting import Select, TooFewBytesError, fit
 from flasc_flwr.core.initial import seeded_factors
 from flasc_flwr.core.layout import Layout, Vector
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.ranks import Truncation
-from flasc_flwr.core.sparsity import SparseVector, top_k
+from flasc_flwr.core.sparsity import top_k
 from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.envelope import sealed
 from flasc_flwr.flower.feedback.fleet_memory import FleetMemory
@@ -130,9 +131,8 @@ class Following:
         )
 
     def _fitted(self, layout: Layout, vector: Vector, budget: Budget) -> bytes:
-        def encoded(sparse: SparseVector) -> bytes:
-            return encode(sparse, self._value_format, layout=layout)
-
+        values, most = self._value_format, budget.download_bytes
+        encoded = partial(encode, values=values, layout=layout)
         select: Select = self._select(layout, vector, budget.download_density)
         try:
             return fit(
@@ -140,8 +140,9 @@ class Following:
                 encoded,
                 size=layout.size,
                 density=budget.download_density,
-                most=budget.download_bytes,
+                most=most,
                 key="download-bytes",
+                refine=partial(encoded, room=most) if refines(values) else None,
             ).payload
         except TooFewBytesError as error:
             # Budgets are checked before: only a few bytes can be missing.

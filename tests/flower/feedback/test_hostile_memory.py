@@ -129,7 +129,7 @@ def test_an_update_that_is_not_finite_leaves_the_memory_as_it_was():
         app = client_app(trainer) if trainer else client_app()
         message = Message(RecordDict(whole()), 1, "train")
         if fails:
-            with pytest.raises(ValueError, match="must be finite"):
+            with pytest.raises(ValueError, match="finite"):
                 app(message, node)
             assert dict(node.state.array_records) == before
         else:

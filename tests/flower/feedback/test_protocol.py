@@ -161,6 +161,16 @@ def test_a_reply_of_a_skipped_round_goes_back_into_the_residual():
     np.testing.assert_allclose(sent + memory.residual, 0.5, atol=1e-6)
 
 
+def test_after_a_skipped_round_an_up_to_date_device_is_sent_no_payload():
+    events = {(node, 2): "reply lost" for node in (1, 2, 3)}
+    grid = PatchyGrid(NODES, events)
+    strategy = run(strategy_of(guard=Guard(min_replies=3)), grid, 4)
+    assert [row["replies"] for row in strategy.state.history[1:]] == [4, 1, 4, 4]
+    sizes = [len(payload) for node, _, payload in grid.sent if node == 4]
+    assert sizes[2] == 0 < min(sizes[0], sizes[1], sizes[3])
+    assert set(grid.digests().values()) == references(strategy)
+
+
 def test_a_rejected_update_goes_back_into_the_residual():
     """The first round's updates are beyond the bound, and all of them stay owed."""
     grid = PatchyGrid(NODES, app=client_app(constant(0.25)))
