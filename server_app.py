@@ -100,6 +100,7 @@ class _Server:
             download_bytes=config.download_bytes,
             upload_bytes=config.upload_bytes,
             decay=config.decay,
+            feedback_decay=config.feedback_decay,
             values=config.value_format,
             weighting=config.weighting,
             server_optimizer=config.make_server_optimizer(),

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from silo_runs import SILO_DIGITS
+
 Settings = Mapping[str, Any]
 
 
@@ -232,6 +234,7 @@ EXPERIMENTS = {
         clients=350,
     ),
     "digits": Experiment(DIGITS, common={"num-server-rounds": 20}),
+    "silo-digits": Experiment(SILO_DIGITS, common={"fraction-train": 1.0}, clients=10),
     "heterogeneity": Experiment(
         HETEROGENEITY,
         # FLASC's own: the usual Dirichlet finds no partition of 20 at alpha 0.01.

@@ -16,6 +16,7 @@ from flasc_flwr.core.layout import Arrays, Layout, Vector
 from flasc_flwr.core.received import received_arrays, received_vector
 from flasc_flwr.core.sparsity import Positions, SparseVector, top_k
 from flasc_flwr.flower.device_limits import DeviceLimits
+from flasc_flwr.flower.feedback.device_session import DeviceSession
 from flasc_flwr.flower.wire import Instructions
 
 
@@ -86,8 +87,11 @@ def encode_update(
     trained: Arrays,
     instructions: Instructions,
     limits: DeviceLimits,
+    session: DeviceSession | None = None,
 ) -> bytes:
     """Select and encode what is sent back of an app's arrays.
+
+    With error feedback, that is also of what earlier replies left out.
 
     Raises
     ------
@@ -97,6 +101,8 @@ def encode_update(
     """
     update = received.update(trained)
     require_finite_tensors(received.layout, update)
+    if session:
+        update = session.owed(received.layout, update, received.entries)
     if instructions.clip_norm is not None:
         update = clip_to_norm(update, instructions.clip_norm)
     density, values, layout = instructions.density, update, None
@@ -123,6 +129,8 @@ def encode_update(
         key="upload-bytes",
         refine=partial(encoded, room=most) if refines(form) else None,
     )
+    if session:
+        session.sent(fitted.payload)
     return fitted.payload
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from logging import INFO
 from typing import Any
 
@@ -11,6 +12,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from flasc_flwr.core.aggregation import WEIGHTINGS
+from flasc_flwr.core.feedback.memory import Fading
 from flasc_flwr.core.methods.budget import AUTO, Budget
 from flasc_flwr.core.methods.method import Method
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
@@ -29,6 +31,7 @@ from flasc_flwr.flower.compat import (
     log,
     skip_unreadable_replies,
 )
+from flasc_flwr.flower.feedback.participation import warn_if_seldom
 from flasc_flwr.flower.own_rounds import OwnRounds
 from flasc_flwr.flower.privacy.private import Private
 from flasc_flwr.flower.privacy.release_ledger import ReleaseLedger
@@ -72,6 +75,13 @@ class Flasc(OwnRounds):
         How ranks are assigned; required by methods that do it by validation loss.
     decay : Decay, optional
         How fast the densities decay. Default: not at all.
+    error_feedback : str, optional
+        What is remembered of what messages leave out, and sent later: ``none``, ``up``
+        (what clients have trained) or ``both`` (what the server has not sent, too).
+        Default: the method's own.
+    feedback_decay : float
+        Factor on a client's residual for each round since it was trained, in [0, 1].
+        Default: 0.8.
     values : str
         Value format of both payloads. Default: ``auto``, the method's own.
     weighting : str
@@ -144,6 +154,8 @@ class Flasc(OwnRounds):
         upload_bytes: int = Budget.upload_bytes,
         validation: ValidationRanks | None = None,
         decay: Decay | None = None,
+        error_feedback: str | None = None,
+        feedback_decay: float = Fading.decay,
         values: str = "auto",
         weighting: str = "uniform",
         server_optimizer: ServerOptimizer | None = None,
@@ -171,6 +183,8 @@ class Flasc(OwnRounds):
         evaluate_metrics_aggr_fn: MetricsAggregation | None = None,
     ) -> None:
         chosen = method if isinstance(method, Method) else compose(method)
+        if error_feedback is not None:
+            chosen = replace(chosen, error_feedback=error_feedback)
         choice(*WEIGHTINGS).require("weighting", weighting)
         integer(1).require("evaluate_every", evaluate_every)
         self.guard = guard or Guard()
@@ -198,6 +212,7 @@ class Flasc(OwnRounds):
             optimizer=server_optimizer,
             seed=seed,
             validation=validation,
+            fading=Fading(decay=feedback_decay),
         )
         self.sampling = Sampling(
             seed=seed,
@@ -318,6 +333,8 @@ class Flasc(OwnRounds):
         """
         log(INFO, "Starting %s strategy, %d rounds:", type(self).__name__, num_rounds)
         self.summary()
+        if self.server.remembers:
+            warn_if_seldom(self.sampling.fraction_train)
         first = self._begin(initial_arrays)
         private = None
         if self.privacy:

@@ -11,11 +11,19 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from numpy.typing import NDArray
 
-from flasc_flwr.core.codec import read_layout
+from flasc_flwr.core.codec import decode, read_layout
+from flasc_flwr.core.feedback.catching_up import UnknownVersionError
 from flasc_flwr.core.settings import settings_of
 from flasc_flwr.flower.device_errors import download_errors, upload_errors
 from flasc_flwr.flower.device_limits import DeviceLimits
 from flasc_flwr.flower.device_update import Received, encode_update, most_bytes
+from flasc_flwr.flower.envelope import is_sealed, opened, sealed
+from flasc_flwr.flower.feedback.device_session import (
+    RESIDUAL_VALUES,
+    DeviceSession,
+    held_version,
+)
+from flasc_flwr.flower.feedback.reminder import HELD, cannot_use, holding
 from flasc_flwr.flower.node_config import refuse_near_misses
 from flasc_flwr.flower.transport.client import run_client_app
 from flasc_flwr.flower.transport.parcel import DOWNLOAD, is_parcel
@@ -83,10 +91,13 @@ def flasc_mod(
         error holds a value of an array: Flower sends its text to the server.
     """
     refuse_near_misses(context.node_config, device_keys())
-    content = message.content
+    in_envelope = is_sealed(message.content)
+    with download_errors():
+        content = message.content = opened(message.content)
     control = content.config_records.pop(CONTROL, None)
     if control and INTRODUCE in control:
         return _introduce(message, context)
+    session = DeviceSession.of(context, control)
     instructions = Instructions.from_record(control) if control else Instructions()
     limits = DeviceLimits.of(context.node_config)
     records = content.array_records
@@ -94,36 +105,36 @@ def flasc_mod(
     if instructions.sparse or any(is_parcel(r, DOWNLOAD) for r in records.values()):
         return run_client_app(message, context, call_next, instructions, limits)
     with download_errors():
-        received = _receive_all(records, instructions, limits)
+        try:
+            received = _receive_all(records, instructions, limits, session)
+        except UnknownVersionError:
+            answer = cannot_use(held_version(context))
+            return Message(RecordDict({CONTROL: answer}), reply_to=message)
         for key, download in received.items():
             content[key] = array_record(download.arrays())
-    if instructions.density is None:
-        return call_next(message, context)
-    token = _TRAINABLE.set(received)
+    # An evaluation trains nothing.
+    token = _TRAINABLE.set(received if instructions.density is not None else None)
     try:
         reply = call_next(message, context)
     finally:
         _TRAINABLE.reset(token)
     if reply.has_error():
         return reply
-    with upload_errors():
-        for key, record in reply.content.array_records.items():
-            if key not in received:
-                raise ValueError(
-                    f"the reply's arrays {key!r} were not in the message, which has "
-                    f"{', '.join(received) or 'none'}"
-                )
-            payload = encode_update(
-                received[key], arrays_of(record), instructions, limits
-            )
-            reply.content[key] = payload_record(payload)
+    if instructions.density is not None:
+        _encode_reply(reply, received, instructions, limits, session)
+    if session:
+        session.keep()
+        if reference := session.held():
+            reply.content[CONTROL] = holding(reference)
+    if in_envelope:
+        reply.content = sealed(reply.content)
     return reply
 
 
 def device_keys() -> frozenset[str]:
     """Return the keys of a ``--node-config`` that `flasc_mod` reads."""
     limits = (declared.key for declared in settings_of(DeviceLimits).values())
-    return frozenset([*OWN_SETTINGS, *limits])
+    return frozenset([*OWN_SETTINGS, RESIDUAL_VALUES, *limits])
 
 
 def trainable_entries(key: str = "arrays") -> dict[str, NDArray[np.bool_]] | None:
@@ -146,13 +157,38 @@ def trainable_entries(key: str = "arrays") -> dict[str, NDArray[np.bool_]] | Non
     return received[key].trainable() if received else None
 
 
+def _encode_reply(
+    reply: Message,
+    received: Mapping[str, Received],
+    instructions: Instructions,
+    limits: DeviceLimits,
+    session: DeviceSession | None,
+) -> None:
+    """Replace the arrays of an app's reply by payloads."""
+    with upload_errors():
+        for key, record in reply.content.array_records.items():
+            if key not in received:
+                raise ValueError(
+                    f"the reply's arrays {key!r} were not in the message, which has "
+                    f"{', '.join(received) or 'none'}"
+                )
+            payload = encode_update(
+                received[key], arrays_of(record), instructions, limits, session
+            )
+            reply.content[key] = payload_record(payload)
+
+
 def _receive_all(
     records: Mapping[str, ArrayRecord],
     instructions: Instructions,
     limits: DeviceLimits,
+    session: DeviceSession | None,
 ) -> dict[str, Received]:
     """Decode the payloads of a message, once their sizes are known and allowed."""
     payloads = {k: payload_of(r) for k, r in records.items() if holds_payload(r)}
+    if session and session.follows:
+        ((key, data),) = payloads.items()
+        return {key: _follow(data, instructions, limits, session)}
     for payload in payloads.values():
         limits.let_in_payload(payload)
     limits.let_in_layouts(map(read_layout, payloads.values()))
@@ -161,6 +197,30 @@ def _receive_all(
         # What is merged into the backbone has no rank, and travels dense.
         if key != MERGED:
             _let_in(download, instructions, limits)
+    return received
+
+
+def _follow(
+    data: bytes,
+    instructions: Instructions,
+    limits: DeviceLimits,
+    session: DeviceSession,
+) -> Received:
+    """Take over the newest reference, once its size is known and allowed."""
+    way, known = session.way(data), session.layout(data)
+    if known:
+        limits.let_in_layouts([known])
+        # A device without a reference needs a whole one, whatever its budget.
+        for payload in way.payloads if way.start is None else ():
+            limits.let_in_payload(payload)
+            kept = decode(payload, known.size).kept
+            limits.let_in_adapter(known, kept, instructions.prescribed)
+    layout, start = session.follow(data, instructions.init_seed)
+    entries = None
+    if not instructions.trainable.everything:
+        entries = instructions.trainable.entries(layout)
+    received = Received(layout, start, np.zeros(0, np.int64), entries)
+    _let_in(received, instructions, limits)
     return received
 
 
@@ -192,4 +252,6 @@ def _introduce(message: Message, context: Context) -> Message:
     # the same client in the next run.
     if "partition-id" in settings:
         answer["name"] = str(settings["partition-id"])
+    if version := held_version(context):
+        answer[HELD] = version
     return Message(RecordDict({CONTROL: answer}), reply_to=message)

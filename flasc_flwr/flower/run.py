@@ -119,6 +119,7 @@ class Run:
     ) -> list[Message]:
         """Return what each client is to train."""
         server = self.server
+        server.state.fleet.open_round()
         clip_norm = self.private.client_clip_norm if self.private else None
         for client in cohort:
             download = downloads[client.budget]
@@ -281,11 +282,12 @@ class Run:
         config = self.train_config if trains else self.evaluate_config
         settings = ConfigRecord({**config, "server-round": self.ledger.round})
         merged = self.server.downloads.merged_record
+        key = self.records.arrayrecord_key
         contents: dict[Budget, RecordDict] = {}
         for budget, download in downloads.items():
             content = RecordDict(
                 {
-                    self.records.arrayrecord_key: download.record,
+                    key: download.record,
                     self.records.configrecord_key: settings,
                 }
             )
@@ -296,7 +298,7 @@ class Run:
             contents[budget] = content
         messages = [
             Message(
-                contents[one.budget],
+                self.server.personal(one, contents[one.budget], key, self.ledger.round),
                 one.node_id,
                 message_type,
                 ttl=lifetime(self.timeout),

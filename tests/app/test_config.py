@@ -82,7 +82,7 @@ def test_profiles_are_valid(profile):
         (
             "method",
             "magic",
-            "one of 'dense', 'flasc', 'flasc-shared-mask', 'sparse-adapter'",
+            "one of 'dense', 'flasc', 'flasc-ef', 'flasc-shared-mask'",
         ),
         ("lora-rank", 0, "an integer >= 1"),
         ("lora-rank", 4.5, "an integer >= 1"),
@@ -227,7 +227,7 @@ def test_the_librarys_defaults_are_the_run_configs():
     for name, make in SERVER_OPTIMIZERS.items():
         optimizer = replace(config, server_optimizer=name).make_server_optimizer()
         assert optimizer == make()
-        assert optimizer.learning_rate == (1.0 if name == "sgd" else 0.01)
+        assert optimizer.learning_rate == (1.0 if name in ("sgd", "fedavgm") else 0.01)
 
 
 @pytest.mark.parametrize("group", [s.group for s in SECTIONS if s.member])

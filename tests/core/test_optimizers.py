@@ -40,10 +40,11 @@ def run(optimizer):
     ("name", "peer"),
     [
         ("sgd", lambda p: torch.optim.SGD(p, lr=0.05)),
+        ("fedavgm", lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.8)),
         ("adamw", lambda p: torch.optim.AdamW(p, lr=0.05)),
     ],
 )
-def test_sgd_and_adamw_equal_torchs(name, peer):
+def test_sgd_momentum_and_adamw_equal_torchs(name, peer):
     parameter = torch.nn.Parameter(torch.from_numpy(start()))
     optimizer = peer([parameter])
     for gradient in gradients():

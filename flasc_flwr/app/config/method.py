@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from flasc_flwr.core.aggregation import AGGREGATIONS, WEIGHTINGS
 from flasc_flwr.core.codec import VALUE_FORMATS
+from flasc_flwr.core.feedback.memory import Fading
 from flasc_flwr.core.initial import INITS
 from flasc_flwr.core.methods.budget import AUTO, RANK, Budget
-from flasc_flwr.core.methods.method import RANK_ASSIGNMENTS, Method
+from flasc_flwr.core.methods.method import ERROR_FEEDBACK, RANK_ASSIGNMENTS, Method
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
 from flasc_flwr.core.methods.scores import QUOTAS, SCORES
 from flasc_flwr.core.methods.table import METHODS, compose
@@ -18,6 +20,7 @@ from flasc_flwr.core.optimizers import (
     SERVER_OPTIMIZERS,
     AdamW,
     Decaying,
+    FedAvgM,
     ServerOptimizer,
     Sgd,
 )
@@ -148,6 +151,13 @@ class MethodSettings:
         choice("auto", *AGGREGATIONS),
         "how updates are combined (docs/methods.md compares them)",
     )
+    error_feedback: str = setting(
+        "auto",
+        choice("auto", *ERROR_FEEDBACK),
+        "what messages leave out and is sent later: nothing, clients' updates, or the "
+        "server's weights too (docs/error-feedback.md)",
+    )
+    feedback_decay: float = same_setting(Fading, "decay")
     exact_residual: bool | str = setting(
         "auto",
         automatic(switch()),
@@ -163,10 +173,11 @@ class MethodSettings:
     server_learning_rate: float | str = setting(
         "auto",
         automatic(LEARNING_RATE),
-        f"learning rate of that step; auto is {Sgd.learning_rate:g} for sgd, "
-        f"{AdamW.learning_rate:g} for the others",
+        f"learning rate of that step; auto is {Sgd.learning_rate:g} for sgd and "
+        f"fedavgm, {AdamW.learning_rate:g} for the others",
     )
     server_learning_rate_decay: float = same_setting(Decaying, "decay")
+    server_momentum: float = same_setting(FedAvgM, "momentum")
 
     def budget(self) -> Budget:
         """Return what a client may use that sets nothing itself."""
@@ -195,13 +206,17 @@ class MethodSettings:
             rank_assignment=self.rank_assignment,
             rank_scale=self.rank_scale,
             aggregation=self.aggregation,
+            error_feedback=self.error_feedback,
             exact_residual=self.exact_residual,
             server_optimizer=self.server_optimizer,
         )
 
     def make_server_optimizer(self) -> ServerOptimizer:
         """Return the server optimizer; ``auto`` is its own default learning rate."""
-        make = SERVER_OPTIMIZERS[self.compose().server_optimizer]
+        name = self.compose().server_optimizer
+        make = SERVER_OPTIMIZERS[name]
+        if name == "fedavgm":
+            make = partial(make, momentum=self.server_momentum)
         rate = self.server_learning_rate
         optimizer = make() if isinstance(rate, str) else make(learning_rate=rate)
         decay = self.server_learning_rate_decay

@@ -8,7 +8,7 @@ from typing import Any
 
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.method import Method
-from flasc_flwr.core.methods.schedules import Decay
+from flasc_flwr.core.methods.schedules import Decay, decaying
 from flasc_flwr.core.methods.tiers import TIERS, tier_of
 
 
@@ -31,7 +31,8 @@ class Allotment:
     Raises
     ------
     ValueError
-        If the run limits bytes that the method cannot limit.
+        If the run limits bytes that the method cannot limit, or changes a download
+        density that references depend on.
     """
 
     method: Method
@@ -53,6 +54,18 @@ class Allotment:
                 f"download-bytes must be 0 with method {method.name!r}, which sends "
                 "merged products of any size beside the adapter, got "
                 f"{most.download_bytes}"
+            )
+
+        steady = self.decay.download == 1 and method.schedule is decaying
+        if method.error_feedback == "both" and not (
+            steady and method.dense_rounds == 0
+        ):
+            raise ValueError(
+                "with error-feedback 'both', the download density must stay the same, "
+                "because devices with one density share a reference: "
+                "download-density-decay must be 1 and dense-rounds 0 (the first "
+                "download is dense as it is), got "
+                f"{self.decay.download} and {method.dense_rounds}"
             )
 
     def of(self, name: str, settings: Mapping[str, Any]) -> Budget:

@@ -32,6 +32,11 @@ UPLOADS = ("largest", "support")
 download."""
 
 
+ERROR_FEEDBACK = ("none", "up", "both")
+"""What is remembered of what messages leave out, and sent later: nothing; what a client
+has trained and not sent; also what the server has not sent of its vector."""
+
+
 class Tunes(StrEnum):
     """Which parameters of the model are federated."""
 
@@ -76,6 +81,8 @@ class Method:
         How clients of a lower rank scale B A, one of `RANK_SCALES`.
     aggregation : str
         How the server aggregates the updates, one of `AGGREGATIONS`.
+    error_feedback : str
+        What is remembered of what messages leave out, one of `ERROR_FEEDBACK`.
     exact_residual : bool
         Merge the error of averaging factors, against averaging their products, into
         the backbone (FedEx-LoRA).
@@ -106,6 +113,7 @@ class Method:
     rank_assignment: str = "own"
     rank_scale: str = "common"
     aggregation: str = "zero-padded-updates"
+    error_feedback: str = "none"
     exact_residual: bool = False
     server_optimizer: str = "adamw"
     value_format: str = "bfloat16"
@@ -120,6 +128,7 @@ class Method:
         choice(*RANK_SCALES).require("rank-scale", self.rank_scale)
         choice(*AGGREGATIONS).require("aggregation", self.aggregation)
         choice(*SERVER_OPTIMIZERS).require("server-optimizer", self.server_optimizer)
+        choice(*ERROR_FEEDBACK).require("error-feedback", self.error_feedback)
         averages = AGGREGATIONS[self.aggregation].averages
         if self.exact_residual and not averages:
             raise ValueError(
@@ -132,6 +141,28 @@ class Method:
                 "replaces the factors every round, so optimizer moments are "
                 f"meaningless, got {self.server_optimizer!r}"
             )
+
+        if self.error_feedback != "none":
+            self._require_memory_fits()
+
+    def _require_memory_fits(self) -> None:
+        """Check that what is left out of a message can be sent later."""
+        both = self.error_feedback == "both"
+        masks = any(trainable.support_only for trainable in self.trainable)
+        wrong = {
+            "aggregation must average the updates": self.replaces_factors,
+            "uploads must be 'largest'": self.uploads != "largest",
+            "the download's support must not limit what is trained": both and masks,
+            "the download must be of the largest entries": (
+                both and self.download is not largest
+            ),
+        }
+        for problem, there in wrong.items():
+            if there:
+                raise ValueError(
+                    f"with error-feedback {self.error_feedback!r}, {problem}, which "
+                    f"does not hold for method {self.name!r}"
+                )
 
     @property
     def replaces_factors(self) -> bool:

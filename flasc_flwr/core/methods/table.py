@@ -29,6 +29,18 @@ METHODS = {
             source="FLASC: Kuo et al., arXiv 2406.05233",
         ),
         Method(
+            name="flasc-ef",
+            source="this project: FLASC with error feedback both ways (as Fed-EF, Li & "
+            "Li, arXiv 2211.14292, does up)",
+            error_feedback="both",
+            # AdamW moves every entry by about its learning rate each round; a sparse
+            # difference cannot follow that.
+            server_optimizer="fedavgm",
+            # What rounding leaves out is sent later, too. It rounds small values to
+            # zero; `step` sends them larger than they are, which overshoots.
+            value_format="int4",
+        ),
+        Method(
             name="flasc-shared-mask",
             source="this project: FLASC with one mask of all clients, each way",
             uploads="support",
@@ -154,7 +166,7 @@ def compose(
         Parts of its scoring; ``"auto"`` keeps the method's own.
     **parts : str, int or bool
         Any of ``init``, ``dense_rounds``, ``tiers``, ``rank_assignment``,
-        ``rank_scale``, ``aggregation``, ``exact_residual`` and
+        ``rank_scale``, ``aggregation``, ``error_feedback``, ``exact_residual`` and
         ``server_optimizer``. ``"auto"`` keeps the method's own. If another part
         requires a certain server optimizer, ``"auto"`` becomes that one.
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from flasc_flwr.core.methods.method import Method
 from flasc_flwr.core.privacy import Privacy
 
+_CARRIED = "because a residual carries what one round has trained into later ones"
+
 
 def require_private(
     method: Method,
@@ -34,6 +36,8 @@ def require_private(
             f"clipped updates, got {aggregation!r}": (
                 aggregation != "zero-padded-updates"
             ),
+            f"error-feedback must be 'none', {_CARRIED}, "
+            f"got {method.error_feedback!r}": method.error_feedback != "none",
             "exact-residual must be False, because it is computed from the clients' "
             "factors without noise, got True": method.exact_residual,
             "rank-assignment must be 'own', because the clients' losses would decide "
@@ -68,6 +72,8 @@ def require_local(method: Method) -> None:
                 method.aggregation == "stacking"
             ),
             f"exact-residual must be False, {beside}, got True": method.exact_residual,
+            f"error-feedback must be 'none', {_CARRIED}, "
+            f"got {method.error_feedback!r}": method.error_feedback != "none",
             f"tiers must be 'none' or 'density', {unequal}, got {method.tiers!r}": (
                 method.tiers == "rank"
             ),

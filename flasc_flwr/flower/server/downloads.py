@@ -83,6 +83,11 @@ class Download:
         return dead_modules(self.cut.layout, self.start)
 
 
+Follow = Callable[[Budget, Truncation, Vector], Download]
+"""Makes a budget's download of the server vector, cut to its rank and counted from the
+initial values."""
+
+
 class Downloads:
     """What is sent of one server vector: selected and encoded when first needed.
 
@@ -102,6 +107,8 @@ class Downloads:
         Value format of the payloads.
     init_seed : int, optional
         Seed of initial values that clients rebuild; the difference to them is sent.
+    follow : Follow, optional
+        Makes downloads that build on what devices hold (default: they do not).
     """
 
     def __init__(
@@ -114,6 +121,7 @@ class Downloads:
         select: Selection,
         value_format: str,
         init_seed: int | None,
+        follow: Follow | None = None,
     ) -> None:
         self.layout = layout
         self.vector = vector
@@ -122,6 +130,7 @@ class Downloads:
         self._select = select
         self._value_format = value_format
         self._init_seed = init_seed
+        self._follow = follow
         self._made: dict[tuple[int, float, int], Download] = {}
 
     @cached_property
@@ -137,15 +146,15 @@ class Downloads:
             taken = cut.truncate(self.vector)
             if self._init_seed is not None:
                 taken = taken - seeded_factors(cut.layout, self._init_seed)
-            made = self._fitted(cut.layout, taken, budget)
-            self._made[key] = Download(
-                made.payload,
-                payload_record(made.payload),
-                cut,
-                made.density,
-                self._init_seed,
-            )
+            make = self._follow or self._masked
+            self._made[key] = make(budget, cut, taken)
         return self._made[key]
+
+    def _masked(self, budget: Budget, cut: Truncation, taken: Vector) -> Download:
+        """Return what a budget receives of a vector, masked, whatever came before."""
+        made = self._fitted(cut.layout, taken, budget)
+        record = payload_record(made.payload)
+        return Download(made.payload, record, cut, made.density, self._init_seed)
 
     def _fitted(self, layout: Layout, vector: Vector, budget: Budget) -> Fitted:
         """Return the most of a vector that fits into a budget."""

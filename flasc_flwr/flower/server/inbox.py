@@ -14,6 +14,7 @@ from flasc_flwr.core.sparsity import SparseVector
 from flasc_flwr.flower.clients.cohort_bounds import Update, within_norms
 from flasc_flwr.flower.clients.guard import Guard, RejectedReplyError
 from flasc_flwr.flower.clients.participant import Participant
+from flasc_flwr.flower.envelope import opened
 from flasc_flwr.flower.privacy.private import Private
 from flasc_flwr.flower.server.reply_metrics import metrics_of
 from flasc_flwr.flower.server.server_vector import ServerVector
@@ -72,6 +73,9 @@ class Inbox:
                 self.ledger.rejected(update.reply, why(error))
                 continue
             self.ledger.uploaded(update.contribution)
+            if self.server.remembers:
+                fleet = self.server.state.fleet
+                fleet.collect(update.client, self.ledger.round, update.reply)
             self.metrics.append(update.metrics)
             yield update.contribution
 
@@ -79,6 +83,7 @@ class Inbox:
         """Decode and check a reply to a training message; None if it is rejected."""
         try:
             self.ledger.received(reply)
+            self._open(reply)
             metrics, examples = metrics_of(reply, self.weighted_by_key)
             client = self._sender(reply)
             update, rank = self._decode(reply, client)
@@ -98,6 +103,7 @@ class Inbox:
         for reply in replies:
             try:
                 self.ledger.received(reply)
+                self._open(reply)
                 measured, examples = metrics_of(reply, self.weighted_by_key)
                 self.guard.require_examples(examples)
                 del self.asked[self._sender(reply).node_id]
@@ -106,6 +112,12 @@ class Inbox:
             else:
                 metrics.append(measured)
         return metrics
+
+    def _open(self, reply: Message) -> None:
+        """Open a reply, and note what it says about its client's memory."""
+        if not reply.has_error():
+            reply.content = opened(reply.content)
+            self.server.heard(self._sender(reply), reply)
 
     def _sender(self, reply: Message) -> Participant:
         client = self.asked.get(reply.metadata.src_node_id)

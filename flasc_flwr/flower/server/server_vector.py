@@ -9,9 +9,10 @@ from logging import INFO
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord
+from flwr.app import ArrayRecord, Message, RecordDict
 
 from flasc_flwr.core.aggregation import Aggregate, Aggregator, Contribution, aggregator
+from flasc_flwr.core.feedback.memory import Fading
 from flasc_flwr.core.finite import require_finite
 from flasc_flwr.core.fitting import Select
 from flasc_flwr.core.initial import seeded_factors
@@ -27,7 +28,13 @@ from flasc_flwr.core.sparsity import Positions
 from flasc_flwr.core.stepping import step_chunks, step_parts
 from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.compat import log
+from flasc_flwr.flower.feedback.reminder import Reminder
 from flasc_flwr.flower.server.downloads import Download, Downloads
+from flasc_flwr.flower.server.followed import (
+    FollowedDownload,
+    Following,
+    personal,
+)
 from flasc_flwr.flower.state.run_state import RunState
 from flasc_flwr.flower.wire import Instructions, arrays_of
 
@@ -49,6 +56,8 @@ class ServerVector:
         Seed of initial factors that clients rebuild.
     validation : ValidationRanks, optional
         How ranks are assigned, where the method does it by validation loss.
+    fading : Fading, optional
+        How residuals fade, with error feedback (default: not at all).
     """
 
     def __init__(
@@ -59,12 +68,14 @@ class ServerVector:
         optimizer: ServerOptimizer,
         seed: int,
         validation: ValidationRanks | None,
+        fading: Fading | None = None,
     ) -> None:
         self.method = allotment.method
         self.allotment = allotment
         self.value_format = value_format
         self.optimizer = optimizer
         self.validation = validation
+        self.fading = fading or Fading()
         self.init_seed = seed if self.method.init == "shared-seed" else None
         self.downloads: Downloads
         self._state: RunState | None = None
@@ -98,7 +109,53 @@ class ServerVector:
         """
         budget = self.allotment.of(name, settings)
         self._require_bytes(budget)
+        if self.remembers:
+            self.state.fleet.introduced(name, settings)
         return budget
+
+    @property
+    def remembers(self) -> bool:
+        """Whether devices and the server remember what messages left out."""
+        return self.method.error_feedback != "none"
+
+    def personal(
+        self, client: Participant, content: RecordDict, key: str, round: int
+    ) -> RecordDict:
+        """Return a client's own content, made from its budget's.
+
+        Parameters
+        ----------
+        client : Participant
+            The client, with its budget of this turn.
+        content : RecordDict
+            What all clients with its budget are sent.
+        key : str
+            Key of the ArrayRecord with the download.
+        round : int
+            The server round.
+        """
+        if not self.remembers:
+            return content
+        fleet = self.state.fleet
+        taken = fleet.receipts.last.get(client.name)
+        reminder = Reminder(round=round, taken=taken, fading=self.fading)
+        download, held = self.encode(client.budget), fleet.held.get(client.name)
+        return personal(content, key, reminder, download, held)
+
+    def heard(self, client: Participant, reply: Message) -> None:
+        """Note what a reply, which is not an error, says about its client's reference.
+
+        Raises
+        ------
+        OtherReferenceError
+            If the client could not use its message.
+        """
+        if self.remembers:
+            download = self.encode(client.budget)
+            newest = None
+            if isinstance(download, FollowedDownload):
+                newest = download.stream.reference
+            self.state.fleet.heard(client.name, reply, newest)
 
     @property
     def most(self) -> Budget:
@@ -217,6 +274,7 @@ class ServerVector:
         merged = merge(state.merged, aggregate.terms)
         require_finite_merged(merged, aggregate.terms)
         state.vector, state.optimizer, state.merged = vector, optimizer, merged
+        state.fleet.stepped()
         self._assign_ranks()
         self._reset_downloads()
 
@@ -275,6 +333,15 @@ class ServerVector:
         def select(layout: Layout, vector: Vector, most: float) -> Select:
             return method.selection(layout, vector, most, state.supports)
 
+        follow = None
+        if method.error_feedback == "both":
+            follow = Following(
+                state.fleet,
+                self.turn,
+                select=select,
+                value_format=self.value_format,
+                init_seed=self.init_seed,
+            ).download
         self.downloads = Downloads(
             state.layout,
             state.vector,
@@ -283,4 +350,5 @@ class ServerVector:
             select=select,
             value_format=self.value_format,
             init_seed=self.init_seed,
+            follow=follow,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flasc_flwr.core.codec import VALUE_FORMATS
+from flasc_flwr.core.feedback.memory import Fading
 from flasc_flwr.core.methods.allotment import Allotment
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.method import Method
@@ -26,6 +27,7 @@ def build(
     optimizer: ServerOptimizer | None,
     seed: int,
     validation: ValidationRanks | None,
+    fading: Fading,
 ) -> ServerVector:
     """Return the server vector of a run; the arguments are those of ``Flasc``.
 
@@ -59,6 +61,7 @@ def build(
         optimizer=optimizer,
         seed=seed,
         validation=validation,
+        fading=fading,
     )
 
 
@@ -77,6 +80,8 @@ def describe(server: ServerVector, weighting: str) -> list[str]:
         f"│\t├── Tiers: {method.tiers} | Ranks: {method.rank_assignment}, "
         f"{method.rank_scale} scale",
         f"│\t├── Value format: {server.value_format}",
+        f"│\t├── Error feedback: {method.error_feedback}"
+        + f" (decay {server.fading.decay:g})" * server.remembers,
         f"│\t├── Aggregation: {method.aggregation}{residual}",
         f"│\t├── Server optimizer: {server.optimizer}",
         f"│\t└── Mean: {weighting}",
@@ -96,4 +101,5 @@ def shared(server: ServerVector) -> dict[str, Any]:
         "server_optimizer": as_json(server.optimizer),
         "init_seed": server.init_seed,
         "low_rank": server.allotment.low_rank,
+        **({"fading": as_json(server.fading)} if server.remembers else {}),
     }

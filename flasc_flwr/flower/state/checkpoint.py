@@ -17,9 +17,11 @@ from flasc_flwr.core.json_lines import as_json as text_of
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.optimizers import OptimizerState
 from flasc_flwr.core.traffic import Direction, Sent, Traffic
+from flasc_flwr.flower.feedback.fleet_memory import FleetMemory
 from flasc_flwr.flower.state.run_state import RunState
 
 _MAGIC = b"flasc-checkpoint-1\n"
+_NO_FLEET: dict[str, Any] = {"receipts": {}, "streams": []}
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -51,6 +53,8 @@ class Checkpoint:
         arrays: dict[str, NDArray[Any]] = {"vector": state.vector}
         arrays |= {f"moment/{n}": m for n, m in state.optimizer.moments.items()}
         arrays |= {f"merged/{n}": m for n, m in state.merged.items()}
+        fleet, remembered = state.fleet.stored()
+        arrays |= {f"fleet/{name}": array for name, array in remembered.items()}
         supports = list(state.supports.items())
         arrays |= {f"support/{i}": p for i, (_, p) in enumerate(supports)}
         known = {
@@ -62,6 +66,7 @@ class Checkpoint:
             "supports": [list(key) for key, _ in supports],
             "ranks": state.ranks,
             "privacy": state.privacy,
+            "fleet": fleet,
             "history": state.history,
             "traffic": [asdict(sent) for sent in state.traffic.sent],
         }
@@ -94,8 +99,9 @@ class Checkpoint:
             (int(size), float(density)): arrays[f"support/{i}"]
             for i, (size, density) in enumerate(known["supports"])
         }
+        layout = Layout.from_json(known["layout"])
         state = RunState(
-            layout=Layout.from_json(known["layout"]),
+            layout=layout,
             vector=arrays["vector"],
             optimizer=OptimizerState(
                 known["step"], _under("moment/", arrays), known["part_steps"]
@@ -105,6 +111,9 @@ class Checkpoint:
             privacy=known["privacy"],
             merged=_under("merged/", arrays),
             traffic=_traffic(known["traffic"]),
+            fleet=FleetMemory.restored(
+                known.get("fleet", _NO_FLEET), _under("fleet/", arrays), layout
+            ),
             history=known["history"],
         )
         return cls(known["round"], known["settings"], state)
@@ -127,6 +136,7 @@ class Checkpoint:
                 merged=dict(state.merged),
                 privacy=deepcopy(state.privacy),
                 traffic=Traffic(rounds),
+                fleet=state.fleet.copy(state.layout),
                 history=list(state.history),
             ),
         )

@@ -9,7 +9,7 @@ from logging import WARNING
 from typing import Any
 
 import numpy as np
-from flwr.app import Message, Metadata
+from flwr.app import Message, Metadata, RecordDict
 
 from flasc_flwr.core.aggregation import Contribution
 from flasc_flwr.core.json_lines import json_safe
@@ -17,6 +17,7 @@ from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.printable import printable
 from flasc_flwr.core.traffic import Direction, Sent, Traffic
 from flasc_flwr.flower.compat import log
+from flasc_flwr.flower.envelope import payload_in
 from flasc_flwr.flower.state.outcome import Outcome
 from flasc_flwr.flower.state.phases import Phases
 from flasc_flwr.flower.state.tensor_report import Kept
@@ -227,12 +228,14 @@ class Ledger:
         return self._names.get(node, str(node))
 
     def _count(self, message: Message, client: str, size: int, way: Direction) -> None:
-        records = message.content.array_records if message.has_content() else {}
+        content = message.content if message.has_content() else RecordDict()
         payloads = [
             len(payload_of(record))
-            for record in records.values()
+            for record in content.array_records.values()
             if holds_payload(record)
         ]
+        if payload := payload_in(content):
+            payloads.append(len(payload))
         self._largest[way] = max(self._largest[way], *payloads, 0)
         self._traffic.record(
             Sent(

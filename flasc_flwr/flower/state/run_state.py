@@ -10,6 +10,7 @@ from flasc_flwr.core.merged import Merged
 from flasc_flwr.core.methods.selection import Supports
 from flasc_flwr.core.optimizers import OptimizerState
 from flasc_flwr.core.traffic import Traffic
+from flasc_flwr.flower.feedback.fleet_memory import FleetMemory
 
 
 @dataclass
@@ -38,6 +39,8 @@ class RunState:
         What a private run has spent, and its clipping norm, in JSON types.
     traffic : Traffic
         Every message so far.
+    fleet : FleetMemory
+        What the server remembers of its devices, with error feedback.
     history : list[dict[str, Any]]
         One row for each round; round 0 is before the first.
     """
@@ -51,4 +54,5 @@ class RunState:
     merged: Merged = field(default_factory=dict)
     privacy: dict[str, Any] = field(default_factory=dict)
     traffic: Traffic = field(default_factory=Traffic)
+    fleet: FleetMemory = field(default_factory=FleetMemory)
     history: list[dict[str, Any]] = field(default_factory=list)

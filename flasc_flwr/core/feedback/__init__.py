@@ -1,0 +1,1 @@
+"""Error feedback: what a message leaves out is remembered, and sent later."""

@@ -1,0 +1,88 @@
+"""References: the vector that a device holds, which the server knows bit for bit.
+
+Both sides compute it alike: they start at zero and add the decoded payloads one by one,
+in float32. A reference counts from the initial values that both sides know (the seeded
+factors where `init = "shared-seed"`, else 0).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from flasc_flwr.core.codec import PayloadError, decode
+from flasc_flwr.core.layout import Layout, Vector
+
+VERSION_BYTES = 8
+"""Length of a version: it has to tell histories apart, not to resist forgery."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A reference and its version.
+
+    Attributes
+    ----------
+    layout : Layout
+        Layout of the device's adapter, of size n.
+    vector : NDArray[np.float32], shape (n,)
+        The reference.
+    version : bytes
+        Names the history that led to it: each payload's digest is chained to the
+        version before it. Equal versions mean equal vectors.
+    """
+
+    layout: Layout
+    vector: Vector
+    version: bytes
+
+    @classmethod
+    def origin(cls, layout: Layout) -> Reference:
+        """Return the reference before the first payload: zero."""
+        version = _chained(b"", layout.fingerprint)
+        return cls(layout, np.zeros(layout.size, np.float32), version)
+
+    def after(self, payloads: Sequence[bytes]) -> Reference:
+        """Return the reference after some payloads: each is decoded and added.
+
+        Raises
+        ------
+        PayloadError
+            If one is corrupt, is of another layout, or leads to a value that is not
+            finite.
+        """
+        vector, version = self.vector.copy(), self.version
+        for payload in payloads:
+            sparse = decode(
+                payload, self.layout.size, fingerprint=self.layout.fingerprint
+            )
+            with np.errstate(over="ignore"):
+                vector[sparse.positions] += sparse.values
+            if not np.isfinite(vector[sparse.positions]).all():
+                raise PayloadError("the reference is not finite after this payload")
+            version = next_version(version, payload)
+        return Reference(self.layout, vector, version)
+
+    @cached_property
+    def checksum(self) -> int:
+        """Checksum of the values (CRC-32), by which each round's references compare."""
+        return zlib.crc32(self.vector.astype("<f4", copy=False).data)
+
+    @property
+    def digest(self) -> str:
+        """Digest of the values, by which the references of two sides compare."""
+        return hashlib.sha256(self.vector.astype("<f4").tobytes()).hexdigest()
+
+
+def next_version(version: bytes, payload: bytes) -> bytes:
+    """Return the version of a reference after a payload."""
+    return _chained(version, payload)
+
+
+def _chained(version: bytes, more: bytes) -> bytes:
+    return hashlib.sha256(version + more).digest()[:VERSION_BYTES]

@@ -1,0 +1,168 @@
+"""One message's use of a device's memory, which lives in its Flower context."""
+
+from __future__ import annotations
+
+from logging import WARNING
+
+import numpy as np
+from flwr.app import ConfigRecord, Context
+from numpy.typing import NDArray
+
+from flasc_flwr.core.codec import read_layout
+from flasc_flwr.core.feedback.catching_up import CatchUp
+from flasc_flwr.core.feedback.memory import DeviceMemory
+from flasc_flwr.core.feedback.reference import Reference
+from flasc_flwr.core.feedback.stored import restore_memory, store_memory
+from flasc_flwr.core.initial import seeded_factors
+from flasc_flwr.core.layout import Layout, Vector
+from flasc_flwr.core.ranges import choice
+from flasc_flwr.flower.compat import log
+from flasc_flwr.flower.feedback.reminder import Reminder
+from flasc_flwr.flower.wire import array_record, arrays_of
+
+STATE = "flasc.memory"
+"""Key of the ArrayRecord in a node's state that holds its memory."""
+
+RESIDUAL_VALUES = "residual-values"
+"""Key of a node's ``--node-config``: in what format it keeps its residual."""
+
+
+class DeviceSession:
+    """What a device remembers, while it handles one message.
+
+    Parameters
+    ----------
+    context : Context
+        The node's context; its state holds the memory.
+    reminder : Reminder
+        What the message says about it.
+    """
+
+    def __init__(self, context: Context, reminder: Reminder) -> None:
+        values = context.node_config.get(RESIDUAL_VALUES, "float32")
+        allowed = choice("float32", "bfloat16")
+        self._half = allowed.require(RESIDUAL_VALUES, values) == "bfloat16"
+        self._state = context.state
+        self._reminder = reminder
+        self.memory = recalled(context)
+
+    @classmethod
+    def of(cls, context: Context, control: ConfigRecord | None) -> DeviceSession | None:
+        """Return the session of a message; None if it says nothing about a memory.
+
+        Takes the entries of its reminder out of the CONTROL record.
+
+        Raises
+        ------
+        ValueError
+            If an entry is of another type or out of range.
+        """
+        reminder = Reminder.take_from(control) if control else None
+        return cls(context, reminder) if reminder else None
+
+    @property
+    def follows(self) -> bool:
+        """Whether the download leads from one reference to the next."""
+        return self._reminder.base is not None
+
+    def layout(self, data: bytes) -> Layout | None:
+        """Return the layout of what a download leads to; None if it is not known.
+
+        Raises
+        ------
+        PayloadError
+            If the download has a whole reference whose layout is corrupt.
+        """
+        way = self._reminder.way(data)
+        if way.start is not None:
+            return read_layout(way.start)
+        held = self.memory.reference if self.memory else None
+        return None if held is None else held.layout
+
+    def way(self, data: bytes) -> CatchUp:
+        """Return the way to the newest reference that a download describes."""
+        return self._reminder.way(data)
+
+    def follow(self, data: bytes, init_seed: int | None) -> tuple[Layout, Vector]:
+        """Take over the newest reference; return its layout and what is trained from.
+
+        Raises
+        ------
+        UnknownVersionError
+            If the device has to be sent more.
+        PayloadError
+            If a payload is corrupt.
+        """
+        held = self.memory.reference if self.memory else None
+        reference = self.way(data).applied(held)
+        layout = reference.layout
+        if self.memory is None:
+            self.memory = DeviceMemory.empty(layout)
+        self.memory.open_round(self._reminder.round, self._reminder.taken)
+        self.memory.hold(reference)
+        if init_seed is None:
+            return layout, reference.vector.copy()
+        return layout, reference.vector + seeded_factors(layout, init_seed)
+
+    def owed(
+        self, layout: Layout, update: Vector, entries: NDArray[np.bool_] | None
+    ) -> Vector:
+        """Return what the device owes the server, in entries that may be sent.
+
+        Parameters
+        ----------
+        layout : Layout
+            Layout of the update, of size n.
+        update : NDArray[np.float32], shape (n,)
+            Trained minus received.
+        entries : NDArray[np.bool_], shape (n,), optional
+            Which entries are trained in this turn; the residual of the others waits.
+
+        Raises
+        ------
+        ValueError
+            If a value is not finite.
+        """
+        if self.memory is None:
+            self.memory = DeviceMemory.empty(layout)
+        if not self.follows:
+            self.memory.open_round(self._reminder.round, self._reminder.taken)
+            self.memory.follow(layout)
+        with np.errstate(over="ignore"):
+            owed = self.memory.owed(update, self._reminder.round, self._reminder.fading)
+        if not np.isfinite(owed).all():
+            raise ValueError("the update and the residual must be finite")
+        return owed.copy() if entries is None else np.where(entries, owed, 0)
+
+    def sent(self, payload: bytes) -> None:
+        """Note what was sent."""
+        assert self.memory is not None
+        self.memory.sent(self._reminder.round, payload)
+
+    def held(self) -> Reference | None:
+        """Return the reference that this message led to; None if it leads to none."""
+        return self.memory.reference if self.follows and self.memory else None
+
+    def keep(self) -> None:
+        """Put the memory into the node's state."""
+        if self.memory is not None:
+            stored = store_memory(self.memory, half=self._half)
+            self._state[STATE] = array_record(stored)
+
+
+def recalled(context: Context) -> DeviceMemory | None:
+    """Return the memory in a node's state; None if there is none that can be used."""
+    record = context.state.array_records.get(STATE)
+    if record is None:
+        return None
+    try:
+        return restore_memory(arrays_of(record))
+    except (ValueError, TypeError, KeyError) as error:
+        log(WARNING, "The node's memory cannot be read and is replaced: %s", error)
+        return None
+
+
+def held_version(context: Context) -> bytes | None:
+    """Return the version of the reference that a node holds; None for none."""
+    memory = recalled(context)
+    return memory.reference.version if memory and memory.reference else None

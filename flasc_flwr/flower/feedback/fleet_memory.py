@@ -1,0 +1,181 @@
+"""What the server remembers of its devices: their references, and what it took in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.app import Message
+
+from flasc_flwr.core.feedback.memory import Receipts
+from flasc_flwr.core.feedback.reference import Reference
+from flasc_flwr.core.feedback.stored import Stored, restore_stream, store_stream
+from flasc_flwr.core.feedback.stream import Compress, Stream
+from flasc_flwr.core.layout import Layout, Vector
+from flasc_flwr.core.methods.served import MOST_SERVED
+from flasc_flwr.core.ranks import truncation
+from flasc_flwr.flower.feedback.reminder import HELD, SUM, held_in
+from flasc_flwr.flower.wire import CONTROL, payload_of
+
+MOST_STREAMS = 2 * MOST_SERVED
+"""Streams kept at once: a device chooses its own budget, and a stream takes up to two
+vectors at the server. Devices of a stream that was dropped are sent a whole one."""
+
+Key = tuple[int, float, int]
+"""What a stream is for: rank, download density and download bytes of a budget."""
+
+
+class OtherReferenceError(ValueError):
+    """A device answered that it holds another reference than its message builds on."""
+
+
+@dataclass
+class _Followed:
+    """A stream, and the turn of its last payload; 0 before the first."""
+
+    stream: Stream
+    turn: int = 0
+
+
+@dataclass
+class FleetMemory:
+    """What the server remembers of its devices.
+
+    Attributes
+    ----------
+    receipts : Receipts
+        What was last taken in of each device.
+    held : dict[str, bytes or None]
+        Which reference each device holds, by its name, as far as the server knows. Not
+        in checkpoints: devices say it when they introduce themselves.
+    """
+
+    receipts: Receipts = field(default_factory=Receipts)
+    held: dict[str, bytes | None] = field(default_factory=dict)
+    _streams: dict[Key, _Followed] = field(default_factory=dict)
+    _collected: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+
+    def followed(
+        self,
+        key: Key,
+        layout: Layout,
+        turn: int,
+        target: Vector,
+        compress: Callable[[bool], Compress],
+    ) -> Stream:
+        """Return the stream of a budget, moved towards the target once in each turn.
+
+        Parameters
+        ----------
+        key : Key
+            What the stream is for.
+        layout : Layout
+            Layout of its devices' adapter, of size n.
+        turn : int
+            The turn, at least 1.
+        target : NDArray[np.float32], shape (n,)
+            What the reference should become.
+        compress : Callable[[bool], Compress]
+            Returns how a difference is encoded; True for the first one of a stream,
+            which has every entry.
+        """
+        followed = self._streams.pop(key, None) or _Followed(Stream.begin(layout))
+        if followed.turn != turn:
+            followed.stream.advance(target, compress(followed.turn == 0))
+            followed.turn = turn
+        self._streams[key] = followed  # the last one is the one used last
+        while len(self._streams) > MOST_STREAMS:
+            del self._streams[next(iter(self._streams))]
+        return followed.stream
+
+    def introduced(self, name: str, settings: Mapping[str, Any]) -> None:
+        """Note which reference a device says that it holds."""
+        self.held[name] = held_in(settings)
+
+    def heard(self, name: str, reply: Message, newest: Reference | None) -> None:
+        """Note what a reply says about the device's reference.
+
+        Parameters
+        ----------
+        name : str
+            Name of the device.
+        reply : Message
+            Its reply, which is not an error.
+        newest : Reference or None
+            The reference that its message led to; None if it leads to none.
+
+        Raises
+        ------
+        OtherReferenceError
+            If the device could not use its message, or holds other values.
+        """
+        control: Mapping[str, Any] = reply.content.config_records.get(CONTROL, {})
+        if HELD in control:
+            self.held[name] = held_in(control)
+            raise OtherReferenceError(
+                "the device holds another reference than expected; the next message "
+                "has what it lacks"
+            )
+        if newest is None:
+            return
+        self.held[name] = newest.version if _is_sum_of(newest, control) else None
+        if self.held[name] is None:
+            raise OtherReferenceError(
+                "the values of the device's reference differ from the server's; the "
+                "next message has all of them"
+            )
+
+    def open_round(self) -> None:
+        """Forget what an earlier round collected without making a step."""
+        self._collected = {}
+
+    def collect(self, name: str, round: int, reply: Message) -> None:
+        """Note a reply that is taken in if this round makes a step."""
+        payload = payload_of(next(iter(reply.content.array_records.values())))
+        self._collected[name] = round, payload
+
+    def stepped(self) -> None:
+        """Confirm what was collected: the server vector has it now."""
+        for name, (round, payload) in self._collected.items():
+            self.receipts.take(name, round, payload)
+        self._collected = {}
+
+    def stored(self) -> tuple[dict[str, Any], Stored]:
+        """Return what a checkpoint needs: values of JSON types, and arrays."""
+        known = {
+            "receipts": {n: r.hex() for n, r in self.receipts.last.items()},
+            "streams": [[*key, one.turn] for key, one in self._streams.items()],
+        }
+        arrays = {
+            f"{i}/{name}": array
+            for i, one in enumerate(self._streams.values())
+            for name, array in store_stream(one.stream).items()
+        }
+        return known, arrays
+
+    @classmethod
+    def restored(
+        cls, known: Mapping[str, Any], arrays: Stored, layout: Layout
+    ) -> FleetMemory:
+        """Return what was stored, for the whole adapter's layout."""
+        streams = {}
+        for i, (rank, density, size, turn) in enumerate(known["streams"]):
+            prefix = f"{i}/"
+            own = {
+                name.removeprefix(prefix): array
+                for name, array in arrays.items()
+                if name.startswith(prefix)
+            }
+            stream = restore_stream(own, truncation(layout, rank or None).layout)
+            streams[rank, density, size] = _Followed(stream, turn)
+        return cls(Receipts.of(known["receipts"]), _streams=streams)
+
+    def copy(self, layout: Layout) -> FleetMemory:
+        """Return a copy that a run may change: only arrays are shared."""
+        return self.restored(*self.stored(), layout)
+
+
+def _is_sum_of(reference: Reference, control: Mapping[str, Any]) -> bool:
+    said = control.get(SUM)
+    return type(said) is int and said == reference.checksum

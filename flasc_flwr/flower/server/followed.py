@@ -1,0 +1,190 @@
+"""Downloads that move a reference: what is sent of (server vector - reference)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from logging import WARNING
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+
+from flasc_flwr.core.codec import encode, refines
+from flasc_flwr.core.feedback.stream import Compress, Stream
+from flasc_flwr.core.fitting import Select, TooFewBytesError, fit
+from flasc_flwr.core.initial import seeded_factors
+from flasc_flwr.core.layout import Layout, Vector
+from flasc_flwr.core.methods.budget import Budget
+from flasc_flwr.core.ranks import Truncation
+from flasc_flwr.core.sparsity import top_k
+from flasc_flwr.flower.compat import log
+from flasc_flwr.flower.envelope import sealed
+from flasc_flwr.flower.feedback.fleet_memory import FleetMemory
+from flasc_flwr.flower.feedback.reminder import Reminder
+from flasc_flwr.flower.server.downloads import Download, Selection
+from flasc_flwr.flower.wire import CONTROL, payload_record
+
+
+@dataclass(frozen=True, eq=False)
+class FollowedDownload(Download):
+    """The newest payload of a stream, and the reference that it leads to.
+
+    Attributes
+    ----------
+    reference : NDArray[np.float32], shape (n,)
+        The reference after this payload.
+    stream : Stream
+        The stream.
+    """
+
+    reference: Vector
+    stream: Stream
+    _ways: dict[bytes | None, tuple[Reminder, ArrayRecord]] = field(
+        default_factory=dict
+    )
+
+    @property
+    def start(self) -> Vector:
+        """What a client starts from: the reference, shape (n,)."""
+        if self.init_seed is None:
+            return self.reference
+        return self.reference + seeded_factors(self.cut.layout, self.init_seed)
+
+    def way(self, held: bytes | None) -> tuple[Reminder, ArrayRecord]:
+        """Return how a device gets here from the reference that it holds.
+
+        Made and encoded once for all devices that hold the same.
+        """
+        if held not in self._ways:
+            way = self.stream.catch_up(held)
+            reminder, data = Reminder(round=0).with_way(way)
+            self._ways[held] = reminder, payload_record(data)
+        return self._ways[held]
+
+
+class Following:
+    """Makes the downloads of one server vector from the streams of its budgets.
+
+    Parameters
+    ----------
+    fleet : FleetMemory
+        Holds the streams.
+    turn : int
+        The turn.
+    select : Selection
+        Selects the entries to send.
+    value_format : str
+        Value format of the payloads.
+    init_seed : int, optional
+        Seed of the initial values that references count from.
+    """
+
+    def __init__(
+        self,
+        fleet: FleetMemory,
+        turn: int,
+        *,
+        select: Selection,
+        value_format: str,
+        init_seed: int | None,
+    ) -> None:
+        self._fleet = fleet
+        self._turn = turn
+        self._select = select
+        self._value_format = value_format
+        self._init_seed = init_seed
+
+    def download(
+        self, budget: Budget, cut: Truncation, target: Vector
+    ) -> FollowedDownload:
+        """Return the download of a budget.
+
+        Parameters
+        ----------
+        budget : Budget
+            The budget.
+        cut : Truncation
+            Which components it has.
+        target : NDArray[np.float32], shape (n,)
+            The server vector at its rank, counted from the initial values.
+        """
+        key = cut.rank, budget.download_density, budget.download_bytes
+        layout = cut.layout
+
+        def compress(first: bool) -> Compress:
+            most = replace(budget, download_density=1.0, download_bytes=0)
+            return lambda vector: self._fitted(
+                layout, vector, most if first else budget
+            )
+
+        stream = self._fleet.followed(key, layout, self._turn, target, compress)
+        payload = stream.payloads[-1] if stream.payloads else _nothing(layout)
+        return FollowedDownload(
+            payload,
+            payload_record(payload),
+            cut,
+            budget.download_density,
+            self._init_seed,
+            stream.reference.vector,
+            stream,
+        )
+
+    def _fitted(self, layout: Layout, vector: Vector, budget: Budget) -> bytes:
+        values, most = self._value_format, budget.download_bytes
+        encoded = partial(encode, values=values, layout=layout)
+        select: Select = self._select(layout, vector, budget.download_density)
+        try:
+            return fit(
+                select,
+                encoded,
+                size=layout.size,
+                density=budget.download_density,
+                most=most,
+                key="download-bytes",
+                refine=partial(encoded, room=most) if refines(values) else None,
+            ).payload
+        except TooFewBytesError as error:
+            # Budgets are checked before: only a few bytes can be missing.
+            log(WARNING, "A download has no entries: %s", error)
+            return _nothing(layout)
+
+
+def personal(
+    content: RecordDict,
+    key: str,
+    reminder: Reminder,
+    download: Download,
+    held: bytes | None,
+) -> RecordDict:
+    """Return one device's content: its way to the reference, and its receipt.
+
+    In an envelope, as payloads are short.
+
+    Parameters
+    ----------
+    content : RecordDict
+        What all devices with its budget are sent.
+    key : str
+        Key of the ArrayRecord with the download.
+    reminder : Reminder
+        The round, and what was taken in of this device.
+    download : Download
+        The download of its budget.
+    held : bytes or None
+        Version of the reference that it holds.
+    """
+    own = RecordDict(dict(content.items()))
+    if isinstance(download, FollowedDownload):
+        way, own[key] = download.way(held)
+        reminder = replace(
+            way, round=reminder.round, taken=reminder.taken, fading=reminder.fading
+        )
+    control: dict[str, Any] = dict(content.config_records.get(CONTROL, {}))
+    reminder.add_to(control)
+    own[CONTROL] = ConfigRecord(control)
+    return sealed(own)
+
+
+def _nothing(layout: Layout) -> bytes:
+    return encode(top_k(np.zeros(layout.size, np.float32), 1.0), layout=layout)
