@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from logging import INFO
 from typing import Any
 
 import numpy as np
@@ -23,12 +22,12 @@ from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.least import require_bytes
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
 from flasc_flwr.core.optimizers import ServerOptimizer
-from flasc_flwr.core.ranks import Truncation, rank_of, truncation
+from flasc_flwr.core.ranks import Truncation, truncation
 from flasc_flwr.core.sparsity import Positions
 from flasc_flwr.core.stepping import step_chunks, step_parts
 from flasc_flwr.flower.clients.participant import Participant
-from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.feedback.reminder import Reminder
+from flasc_flwr.flower.server.assigned_ranks import AssignedRanks
 from flasc_flwr.flower.server.downloads import Download, Downloads
 from flasc_flwr.flower.server.followed import (
     FollowedDownload,
@@ -74,12 +73,11 @@ class ServerVector:
         self.allotment = allotment
         self.value_format = value_format
         self.optimizer = optimizer
-        self.validation = validation
+        self._ranks = AssignedRanks(validation, allotment.low_rank)
         self.fading = fading or Fading()
         self.init_seed = seed if self.method.init == "shared-seed" else None
         self.downloads: Downloads
         self._state: RunState | None = None
-        self._losses: dict[str, float] = {}
 
     @property
     def state(self) -> RunState:
@@ -165,7 +163,7 @@ class ServerVector:
     @property
     def assigns_ranks(self) -> bool:
         """Whether the validation losses of this turn decide the ranks."""
-        return self.validation is not None and self.turn == 1
+        return self._ranks.validation is not None and self.turn == 1
 
     def begin(self, arrays: ArrayRecord) -> None:
         """Start from a caller's arrays."""
@@ -188,7 +186,8 @@ class ServerVector:
 
     def budget_of(self, client: Participant) -> Budget:
         """Return what a client uses in this turn, at the rank that it was given."""
-        return self.allotment.at(self.turn, client.budget, self._rank_of(client))
+        rank = self._ranks.of(client, self.state)
+        return self.allotment.at(self.turn, client.budget, rank)
 
     def cut(self, rank: int | None) -> Truncation:
         """Return the adapter cut to a rank, as the method scales it."""
@@ -275,16 +274,13 @@ class ServerVector:
         require_finite_merged(merged, aggregate.terms)
         state.vector, state.optimizer, state.merged = vector, optimizer, merged
         state.fleet.stepped()
-        self._assign_ranks()
+        self._ranks.assign(state)
         self._reset_downloads()
 
     def measure(self, client: str, contribution: Contribution) -> None:
         """Measure a client's validation loss, in the turn that decides the ranks."""
-        if self.validation and self.assigns_ranks:
-            state = self.state
-            trained = contribution.trained(state.layout, state.vector)
-            arrays = state.layout.unflatten(trained)
-            self._losses[client] = self.validation.loss_of(arrays)
+        if self.assigns_ranks:
+            self._ranks.measure(client, contribution, self.state)
 
     def received(self) -> ArrayRecord:
         """Return the adapter as clients receive it now: masked and rounded."""
@@ -297,26 +293,6 @@ class ServerVector:
     def _require_bytes(self, budget: Budget) -> None:
         layout = self.cut(budget.rank).layout
         require_bytes(budget, layout, self.value_format, self.method.scoring)
-
-    def _rank_of(self, client: Participant) -> int | None:
-        """Return the rank that the server has given to a client, None for none.
-
-        It belongs to the node that earned it, not to any that has its name later. A
-        resumed run knows only names: the first node of a name has its rank.
-        """
-        ranks, nodes = self.state.ranks, self.state.rank_nodes
-        if client.name not in ranks:
-            nodes[client.name] = client.node_id
-            return self.allotment.low_rank
-        earned = nodes.setdefault(client.name, client.node_id) == client.node_id
-        return ranks[client.name] if earned else self.allotment.low_rank
-
-    def _assign_ranks(self) -> None:
-        if self.validation and self._losses:
-            best = self.validation.best(self._losses)
-            self.state.ranks |= dict.fromkeys(best, rank_of(self.state.layout))
-            log(INFO, "Assigned full rank to clients %s", ", ".join(best))
-            self._losses = {}
 
     def _initial(self, layout: Layout, vector: Vector) -> Vector:
         """Return the first server vector, with A from the seed if it is shared."""
