@@ -139,8 +139,8 @@ def decode_symbols(
         )
     if not count:
         return np.zeros(0, np.uint16)
-    states = np.frombuffer(data[:head], STATE).astype(np.int64)
-    words = np.frombuffer(data[head:], WORD).astype(np.int64)
+    states = np.frombuffer(data[:head], STATE).astype(np.uint32)
+    words = np.frombuffer(data[head:], WORD).astype(np.uint32)
     # Each step takes at most one word a lane.
     if states.min() < LOWEST or len(words) > count:
         raise PayloadError(f"{WHAT}: does not begin as one of {count} symbols")
