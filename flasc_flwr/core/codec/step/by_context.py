@@ -157,9 +157,9 @@ def _classify(
     which = contexts.of_stage(places)
     by_stage = np.argsort(places.rows.astype(np.uint32), kind="stable")
     ends = np.searchsorted(places.rows[by_stage], np.arange(contexts.stages + 1))
-    sizes = [0] * CLASSES
-    ranks: list[list[NDArray[np.int64]]] = [[] for _ in sizes]
-    order: list[list[Order]] = [[] for _ in sizes]
+    sizes = np.zeros(CLASSES, np.int64)
+    ranks: list[list[NDArray[np.int64]]] = [[] for _ in range(CLASSES)]
+    order: list[list[Order]] = [[] for _ in range(CLASSES)]
     for stage in range(contexts.stages):
         classes = contexts.classes(stage)
         # In the order of the stage, which is not that of the vector.
@@ -167,20 +167,33 @@ def _classify(
         kept = kept[np.argsort(which[kept], kind="stable")]
         units = which[kept]
         own = classes[units]
-        counts = np.bincount(classes, minlength=CLASSES).tolist()
-        for number in set(own.tolist()):
-            of_class = np.flatnonzero(classes == number)
-            found = np.searchsorted(of_class, units[own == number])
-            ranks[number].append(found + sizes[number])
-            order[number].append(kept[own == number])
-        sizes = [size + count for size, count in zip(sizes, counts, strict=True)]
+        by_class, bounds = _grouped(classes)
+        rank = np.empty(len(classes), np.int64)
+        rank[by_class] = np.arange(len(classes))
+        found = rank[units] + (sizes - bounds[:-1])[own]
+        groups, cuts = _grouped(own)
+        for number in np.flatnonzero(np.diff(cuts)).tolist():
+            group = groups[cuts[number] : cuts[number + 1]]
+            ranks[number].append(found[group])
+            order[number].append(kept[group])
+        sizes += np.diff(bounds)
         contexts.learn(units, levels[kept])
     none = np.zeros(0, np.int64)
     return (
-        sizes,
+        sizes.tolist(),
         [np.concatenate([none, *parts]) for parts in ranks],
         [np.concatenate([none, *parts]) for parts in order],
     )
+
+
+def _grouped(classes: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    """Return the entries of class 0, in order, then those of class 1, and so on.
+
+    And where each class begins; the last class ends where class `CLASSES` would.
+    """
+    bounds = np.zeros(CLASSES + 1, np.int64)
+    np.cumsum(np.bincount(classes, minlength=CLASSES), out=bounds[1:])
+    return np.argsort(classes, kind="stable"), bounds
 
 
 def _place(
@@ -200,18 +213,18 @@ def _place(
     first = np.cumsum([0, *map(len, ranks)])
     passed, placed = [0] * len(streams), [0] * len(streams)
     for stage in range(contexts.stages):
-        own = contexts.classes(stage)
-        sizes = np.bincount(own, minlength=CLASSES)
+        by_class, bounds = _grouped(contexts.classes(stage))
+        starts = bounds.tolist()
         for i, stream in enumerate(streams):
             begin = passed[i]
-            passed[i] = end = begin + int(sizes[stream.number])
+            own = by_class[starts[stream.number] : starts[stream.number + 1]]
+            passed[i] = end = begin + len(own)
             if placed[i] == len(ranks[i]) or ranks[i][placed[i]] >= end:
                 continue
             last = bisect_left(ranks[i], end, placed[i])
-            of_class = np.flatnonzero(own == stream.number)
             for at in range(placed[i], last, _RUN):
                 run = slice(at, min(at + _RUN, last))
-                which = of_class[ranks[i][run] - begin]
+                which = own[ranks[i][run] - begin]
                 place = slice(int(first[i]) + run.start, int(first[i]) + run.stop)
                 positions[place] = contexts.positions(stage, which)
                 contexts.learn(which, levels[place])

@@ -60,13 +60,16 @@ class Levels:
 
     def values(self) -> Vector:
         """Return the values, float32 of shape (k,)."""
+        # The distance of each level's centre; the last entry is for all higher levels.
+        distances = np.zeros(CENTRES + 2, np.float32)
+        distances[1:-1] = [(each - 128) / _CENTRE_STEPS for each in self.centres]
         sizes = self.levels.astype(np.float32)
-        for level, centre in enumerate(self.centres, start=1):
-            sizes[self.levels == level] = level + (centre - 128) / _CENTRE_STEPS
+        sizes += distances.take(self.levels, mode="clip")
         with np.errstate(over="ignore"):
             sizes *= np.float32(self.step)
         np.minimum(sizes, _LARGEST, out=sizes)
-        np.negative(sizes, out=sizes, where=self.negative)
+        bits = sizes.view(np.uint32)
+        bits |= np.left_shift(self.negative, 31, dtype=np.uint32)
         return sizes
 
 
