@@ -48,7 +48,7 @@ from flasc_flwr.core.codec.step.symbols import (
 from flasc_flwr.core.sparsity import Positions
 
 _PRIOR_BITS = 5
-_RUN = 1 << 16
+_RUN = 1 << 13
 """So many entries are placed at once: the memory for more would be many times N."""
 
 Order = NDArray[np.int64]
