@@ -85,7 +85,7 @@ def encode_symbols(
     sizes = tables.astype(np.int64)
     starts = (np.cumsum(sizes, axis=1) - sizes).ravel()
     sizes = sizes.ravel()
-    if not sizes[index].all():
+    if not (sizes > 0)[index].all():
         raise ValueError("symbols must have a frequency above 0 in their table")
     lanes = lanes_of(len(index))
     if lanes == 1:

@@ -155,7 +155,9 @@ def _classify(
     The last as indices into `places`.
     """
     which = contexts.of_stage(places)
-    by_stage = np.argsort(places.rows.astype(np.uint32), kind="stable")
+    # The shorter axis of a tensor of 2**22 entries; numpy counts 16 bits, and would
+    # compare 32.
+    by_stage = np.argsort(places.rows.astype(np.uint16), kind="stable")
     ends = np.searchsorted(places.rows[by_stage], np.arange(contexts.stages + 1))
     sizes = np.zeros(CLASSES, np.int64)
     ranks: list[list[NDArray[np.int64]]] = [[] for _ in range(CLASSES)]
@@ -168,8 +170,8 @@ def _classify(
         units = which[kept]
         own = classes[units]
         by_class, bounds = _grouped(classes)
-        rank = np.empty(len(classes), np.int64)
-        rank[by_class] = np.arange(len(classes))
+        rank = np.empty(len(classes), np.uint32)
+        rank[by_class] = np.arange(len(classes), dtype=np.uint32)
         found = rank[units] + (sizes - bounds[:-1])[own]
         groups, cuts = _grouped(own)
         for number in np.flatnonzero(np.diff(cuts)).tolist():
