@@ -217,6 +217,7 @@ def _place(
     for stage in range(contexts.stages):
         by_class, bounds = _grouped(contexts.classes(stage))
         starts = bounds.tolist()
+        found: list[tuple[slice, NDArray[np.int64]]] = []
         for i, stream in enumerate(streams):
             begin = passed[i]
             own = by_class[starts[stream.number] : starts[stream.number + 1]]
@@ -226,11 +227,14 @@ def _place(
             last = bisect_left(ranks[i], end, placed[i])
             for at in range(placed[i], last, _RUN):
                 run = slice(at, min(at + _RUN, last))
-                which = own[ranks[i][run] - begin]
                 place = slice(int(first[i]) + run.start, int(first[i]) + run.stop)
-                positions[place] = contexts.positions(stage, which)
-                contexts.learn(which, levels[place])
+                found.append((place, own[ranks[i][run] - begin]))
+                if sum(len(which) for _, which in found) >= _RUN:
+                    _settle(contexts, stage, found, levels, positions)
+                    found = []
             placed[i] = last
+        if found:
+            _settle(contexts, stage, found, levels, positions)
     for i, stream in enumerate(streams):
         if placed[i] < len(ranks[i]) or (stream.dense and stream.count != passed[i]):
             raise PayloadError(
@@ -238,6 +242,26 @@ def _place(
                 "than were coded"
             )
     return positions
+
+
+def _settle(
+    contexts: Contexts,
+    stage: int,
+    found: list[tuple[slice, NDArray[np.int64]]],
+    levels: NDArray[np.int64],
+    positions: Positions,
+) -> None:
+    """Write the positions of some of a stage's entries, and learn their levels.
+
+    `found` are slices of `levels` and `positions`, and which entries those are. All at
+    once, as numpy takes as long for one operation on few entries as on many.
+    """
+    which = np.concatenate([own for _, own in found])
+    contexts.learn(which, np.concatenate([levels[place] for place, _ in found]))
+    where, at = contexts.positions(stage, which), 0
+    for place, own in found:
+        positions[place] = where[at : at + len(own)]
+        at += len(own)
 
 
 def _nonzero(
