@@ -193,9 +193,9 @@ def _grouped(classes: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.i
 
     And where each class begins; the last class ends where class `CLASSES` would.
     """
-    bounds = np.zeros(CLASSES + 1, np.int64)
-    np.cumsum(np.bincount(classes, minlength=CLASSES), out=bounds[1:])
-    return np.argsort(classes, kind="stable"), bounds
+    by_class = np.argsort(classes, kind="stable")
+    every = np.arange(CLASSES + 1, dtype=np.uint8)
+    return by_class, np.searchsorted(classes[by_class], every)
 
 
 def _place(
