@@ -1,4 +1,4 @@
-"""Levels by context: entries coded in classes that earlier ones tell."""
+"""Levels by context: entries coded in classes that follow from earlier entries."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Contexts: how likely an entry is not zero, told by what was coded before it.
+"""Contexts: how likely an entry is not zero, given what was coded before it.
 
 Updates of a factor have structure: inputs and outputs that matter are large in every
 component, and some components are large throughout (dA is a sum of outer products). So
 the entries are coded component by component, and each is put into one of 16 classes by
 what is known of its component and by the levels of its column in the components before
-it. Entries of one class share a code. The receiver finds the same classes without being
-told, in integers only, so that every machine agrees.
+it. Entries of one class share a code. The receiver computes the same classes,
+in integers only, so that every machine agrees.
 """
 
 from __future__ import annotations
