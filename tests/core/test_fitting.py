@@ -236,7 +236,7 @@ def test_entries_that_take_no_bytes_are_searched_quickly():
         tried.append(encode(sparse, "int4"))
         return tried[-1]
 
-    most = len(encode(SparseVector.of_dense(zeros), "int4")) + 2
+    most = len(encode(top_k(zeros, 1.0), "int4")) + 2
     fitted = fit(
         partial(top_k, zeros),
         encoded,
