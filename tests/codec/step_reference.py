@@ -182,6 +182,8 @@ def decode_step(body, size):
     assert bits.at == len(body)
     for (position, level), minus in zip(entries, signs, strict=False):
         size_ = level + (centres[level - 1] - 128) / 256 if level <= 3 else level
-        value = np.float32(size_) * np.float32(step)
+        with np.errstate(over="ignore"):
+            value = np.float32(size_) * np.float32(step)
+        value = min(value, np.finfo(np.float32).max)
         dense[position] = -value if minus else value
     return dense
