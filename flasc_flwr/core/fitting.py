@@ -127,18 +127,21 @@ def _search(
     best, beyond = least, None
     low, high = 1, end + 1
     aim = most * (1 - _UNUSED / 2)
-    slope, halve = _GUESS, False
+    slope, halve, stride = _GUESS, False, 1
     while high - low > 1 and not _is_enough(best, most):
         width, length = high - low, len(best.payload)
         if beyond:
             slope = max(len(beyond.payload) - length, 1) / width
         guess = (low + high) // 2 if halve else low + int((aim - length) / slope)
-        count = min(max(guess, low + 1), high - 1)
+        count = min(max(guess, low + stride), high - 1)
         tried = at(count)
         if len(tried.payload) > most:
-            high, beyond = count, tried
+            high, beyond, stride = count, tried, 1
         else:
-            slope = max(len(tried.payload) - length, 1) / (count - low)
+            grown = len(tried.payload) - length
+            # Entries that take no bytes, such as zeros, say nothing of a slope.
+            stride = 2 * (count - low) if grown <= 0 else 1
+            slope = max(grown, 1) / (count - low)
             low, best = count, tried
         # An interpolation that excludes little is followed by a bisection.
         halve = beyond is not None and high - low > width / 2

@@ -5,54 +5,7 @@ import zlib
 
 import numpy as np
 
-
-class Bits:
-    """Reads the sections of a body."""
-
-    def __init__(self, data):
-        self.data, self.at = bytes(data), 0
-
-    def take(self, count):
-        self.at += count
-        return self.data[self.at - count : self.at]
-
-    def varint(self):
-        value, shift = 0, 0
-        while True:
-            byte = self.take(1)[0]
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return value
-
-    def packed(self, count, width):
-        """Numbers of `width` bits: planes of bytes, then a stream of the rest."""
-        numbers = [0] * count
-        for plane in range(width // 8):
-            for i, byte in enumerate(self.take(count)):
-                numbers[i] |= byte << 8 * plane
-        rest = width % 8
-        stream = stream_of_bits(self.take((count * rest + 7) // 8))
-        for i in range(count):
-            for j in range(rest):
-                numbers[i] |= stream[i * rest + j] << (width // 8 * 8 + j)
-        return numbers
-
-
-def stream_of_bits(data):
-    return [byte >> i & 1 for byte in data for i in range(8)]
-
-
-def unary(data, count):
-    numbers, zeros = [], 0
-    for bit in stream_of_bits(data):
-        if bit:
-            numbers.append(zeros)
-            zeros = 0
-        else:
-            zeros += 1
-    assert len(numbers) == count
-    return numbers
+from .positions_reference import Bits, positions_of, stream_of_bits, unary
 
 
 def compact_table(bits):
@@ -209,19 +162,28 @@ def walk(active, by_class):
     return [entry for number in sorted(found) for entry in found[number]]
 
 
-def decode_by_context(body, size):
-    """Return the dense float32 vector of a body that was coded by context."""
+def by_block(bits, size):
+    """Return positions and levels, ascending."""
+    positions = positions_of(bits, size)
+    table, count = compact_table(bits), len(positions)
+    coded = symbols(bits.take(bits.varint()), count, [table], [0] * count)
+    return list(zip(positions, low_bits(bits, coded), strict=True))
+
+
+def decode_step(body, size):
+    """Return the dense float32 vector of a body."""
     dense = np.zeros(size, np.float32)
     if not body:
         return dense
     bits = Bits(body)
     step, centres, coding = struct.unpack("<f3sB", bits.take(8))
-    assert coding == 1
-    entries = by_context(bits, size)
+    entries = (by_block, by_context)[coding](bits, size)
     signs = stream_of_bits(bits.take((len(entries) + 7) // 8))
     assert bits.at == len(body)
     for (position, level), minus in zip(entries, signs, strict=False):
         size_ = level + (centres[level - 1] - 128) / 256 if level <= 3 else level
-        value = np.float32(size_) * np.float32(step)
+        with np.errstate(over="ignore"):
+            value = np.float32(size_) * np.float32(step)
+        value = min(value, np.finfo(np.float32).max)
         dense[position] = -value if minus else value
     return dense

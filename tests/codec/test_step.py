@@ -11,7 +11,8 @@ from flasc_flwr.core.codec.step.body import decode_body, encode_body
 from flasc_flwr.core.codec.step.quantizer import HIGHEST_LEVEL, quantize
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.sparsity import SparseVector, top_k
-from tests.codec.step_reference import decode_by_context
+from tests.codec.positions_reference import Bits, block_table
+from tests.codec.step_reference import decode_step
 
 
 def layout_of(*shapes):
@@ -49,8 +50,21 @@ def decoded(payload, size):
 def test_a_plain_transcription_of_the_page_decodes_the_same(density):
     vector = update_like(LORA)
     coded = encode_body(top_k(vector, density), LORA)
-    expected = decode_by_context(coded, LORA.size)
+    expected = decode_step(coded, LORA.size)
     np.testing.assert_array_equal(decoded(coded, LORA.size).densify(), expected)
+
+
+def test_the_transcription_decodes_blocks_of_every_kind(monkeypatch):
+    monkeypatch.setattr(body, "_MOST_BY_CONTEXT", 0)
+    rng = np.random.default_rng(0)
+    shares = np.repeat([0, 1, 0.5, 0.05, 0.95], 400)
+    vector = np.where(rng.random(2000) < shares, 1 + rng.exponential(1, 2000), 0)
+    sparse = SparseVector.of_dense(vector.astype(np.float32))
+    coded = encode_body(sparse, layout_of(*[(400,)] * 5))
+    kinds = {block[0] for block in block_table(Bits(coded[8:]), 2000)}
+    assert kinds == {0, 1, 2, 3, 4}
+    expected = decode_step(coded, 2000)
+    np.testing.assert_array_equal(decoded(coded, 2000).densify(), expected)
 
 
 @given(
@@ -69,7 +83,7 @@ def test_any_layout_comes_back_as_the_transcription_says(shapes, seed, density, 
     sparse = top_k(vector, density)
     coded = encode_body(sparse, layout)
     back = decoded(coded, layout.size)
-    np.testing.assert_array_equal(back.densify(), decode_by_context(coded, layout.size))
+    np.testing.assert_array_equal(back.densify(), decode_step(coded, layout.size))
     assert np.isin(back.positions, sparse.positions).all()
 
 
@@ -179,7 +193,7 @@ def test_one_row_of_any_length(count, seed):
     vector = np.random.default_rng(seed).standard_cauchy(count).astype(np.float32)
     coded = encode_body(top_k(vector, 1), None)
     np.testing.assert_array_equal(
-        decoded(coded, count).densify(), decode_by_context(coded, count)
+        decoded(coded, count).densify(), decode_step(coded, count)
     )
 
 

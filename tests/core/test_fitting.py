@@ -225,3 +225,25 @@ def test_quotas_are_filled_up_with_the_largest_of_the_next_step():
     assert 0.97 * 700 <= len(made.payload) <= 700
     counts = layout.counts(made.sparse.positions)
     assert counts.max() - counts.min() == 1
+
+
+def test_entries_that_take_no_bytes_are_searched_quickly():
+    """An update of zeros was once tried with one entry more at a time."""
+    zeros = np.zeros(20_000, np.float32)
+    tried = []
+
+    def encoded(sparse):
+        tried.append(encode(sparse, "int4"))
+        return tried[-1]
+
+    most = len(encode(top_k(zeros, 1.0), "int4")) + 2
+    fitted = fit(
+        partial(top_k, zeros),
+        encoded,
+        size=len(zeros),
+        density=1.0,
+        most=most,
+        key="upload-bytes",
+    )
+    assert len(fitted.payload) <= most
+    assert len(tried) <= 25

@@ -85,7 +85,7 @@ def encode_symbols(
     sizes = tables.astype(np.int64)
     starts = (np.cumsum(sizes, axis=1) - sizes).ravel()
     sizes = sizes.ravel()
-    if not sizes[index].all():
+    if not (sizes > 0)[index].all():
         raise ValueError("symbols must have a frequency above 0 in their table")
     lanes = lanes_of(len(index))
     if lanes == 1:
@@ -139,8 +139,8 @@ def decode_symbols(
         )
     if not count:
         return np.zeros(0, np.uint16)
-    states = np.frombuffer(data[:head], STATE).astype(np.int64)
-    words = np.frombuffer(data[head:], WORD).astype(np.int64)
+    states = np.frombuffer(data[:head], STATE).astype(np.uint32)
+    words = np.frombuffer(data[head:], WORD).astype(np.uint32)
     # Each step takes at most one word a lane.
     if states.min() < LOWEST or len(words) > count:
         raise PayloadError(f"{WHAT}: does not begin as one of {count} symbols")

@@ -26,6 +26,12 @@ WHAT = "entropy-coded stream"
 _RUN = 1 << 15
 """Symbols that are looked up together: their tables fit into the processor's cache."""
 
+_CONSTANTS = tuple(
+    np.array(each, np.uint32) for each in (TOTAL - 1, TABLE_BITS, WORD_BITS, LOWEST)
+)
+"""As arrays: numpy takes twice as long for an operation with a Python integer."""
+_PER_WORD = np.array(2.0**-WORD_BITS)
+
 
 def encode_lanes(
     index: NDArray[np.intp],
@@ -80,17 +86,19 @@ def _encode_steps(
     before = np.empty(inverse.shape)
     ready = np.empty(inverse.shape, np.bool_)
     scratch = np.empty(len(states))
-    for row in range(len(inverse) - 1, -1, -1):
-        before[row] = states
-        np.greater_equal(states, full[row], out=ready[row])
-        np.multiply(states, 2.0**-WORD_BITS, out=scratch)
-        np.floor(scratch, out=scratch)
-        np.copyto(states, scratch, where=ready[row])
-        np.multiply(states, inverse[row], out=scratch)
-        np.floor(scratch, out=scratch)
-        scratch *= step[row]
-        states += scratch
-        states += start[row]
+    multiply, floor, add = np.multiply, np.floor, np.add
+    steps = zip(before, ready, inverse, full, step, start, strict=True)
+    for was, is_ready, by, limit, more, plus in reversed(list(steps)):
+        was[:] = states
+        np.greater_equal(states, limit, is_ready)
+        multiply(states, _PER_WORD, scratch)
+        floor(scratch, scratch)
+        np.putmask(states, is_ready, scratch)
+        multiply(states, by, scratch)
+        floor(scratch, scratch)
+        multiply(scratch, more, scratch)
+        add(states, scratch, states)
+        add(states, plus, states)
     words = before[ready].astype(np.uint32)
     words &= 0xFFFF
     return words.astype(WORD)
@@ -104,23 +112,23 @@ class Slots:
     ----------
     symbols : NDArray[np.uint16], shape (T * 2**14,)
         Whose slot it is.
-    sizes : NDArray[np.int64], shape (T * 2**14,)
+    sizes : NDArray[np.uint32], shape (T * 2**14,)
         That symbol's frequency.
-    offsets : NDArray[np.int64], shape (T * 2**14,)
+    offsets : NDArray[np.uint32], shape (T * 2**14,)
         The slot's number among those of its symbol.
     """
 
     symbols: NDArray[np.uint16]
-    sizes: NDArray[np.int64]
-    offsets: NDArray[np.int64]
+    sizes: NDArray[np.uint32]
+    offsets: NDArray[np.uint32]
 
     @classmethod
     def of(cls, tables: Integers) -> Slots:
         """Return the slots of tables of shape (T, S)."""
         repeats = tables.ravel().astype(np.intp)
-        sizes = tables.astype(np.int64)
-        starts = np.cumsum(sizes, axis=1) - sizes
-        offsets = np.tile(np.arange(TOTAL, dtype=np.int64), len(tables))
+        sizes = tables.astype(np.uint32)
+        starts = np.cumsum(sizes, axis=1, dtype=np.uint32) - sizes
+        offsets = np.tile(np.arange(TOTAL, dtype=np.uint32), len(tables))
         offsets -= np.repeat(starts.ravel(), repeats)
         every = np.arange(tables.shape[1], dtype=np.uint16)
         return cls(
@@ -131,8 +139,8 @@ class Slots:
 
 
 def decode_lanes(
-    states: NDArray[np.int64],
-    words: NDArray[np.int64],
+    states: NDArray[np.uint32],
+    words: NDArray[np.uint32],
     count: int,
     slots: Slots,
     which: NDArray[np.uint8] | None,
@@ -141,27 +149,30 @@ def decode_lanes(
     lanes = len(states)
     decoded = np.empty(count, np.uint16)
     run = max(1, _RUN // lanes) * lanes
+    scratch = np.empty(lanes, np.uint32)
+    mask, table_bits, word_bits, lowest = _CONSTANTS
     at = 0
     for begin in range(0, count, run):
         own = decoded[begin : begin + run]
         chosen = np.empty(len(own), np.intp)
         if which is not None:
-            base = which[begin : begin + len(own)].astype(np.intp) << TABLE_BITS
+            base = which[begin : begin + len(own)].astype(np.uint32) << TABLE_BITS
         for first in range(0, len(own), lanes):
             slot = chosen[first : first + lanes]
             # The last step has a symbol for the first lanes only.
-            state = states[: len(slot)]
-            np.bitwise_and(state, TOTAL - 1, out=slot, casting="unsafe")
+            state, of_slot = states[: len(slot)], scratch[: len(slot)]
+            np.bitwise_and(state, mask, of_slot)
             if which is not None:
-                slot += base[first : first + lanes]
-            state >>= TABLE_BITS
-            state *= slots.sizes.take(slot)
-            state += slots.offsets.take(slot)
-            short = (state < LOWEST).nonzero()[0]
+                np.add(of_slot, base[first : first + lanes], of_slot)
+            slot[:] = of_slot
+            np.right_shift(state, table_bits, state)
+            np.multiply(state, slots.sizes.take(slot, None, of_slot, "clip"), state)
+            np.add(state, slots.offsets.take(slot, None, of_slot, "clip"), state)
+            short = np.less(state, lowest).nonzero()[0]
             taken = words[at : at + len(short)]
             if len(taken) < len(short):
                 raise PayloadError(f"{WHAT}: ends before {count} symbols")
-            state[short] = (state[short] << WORD_BITS) | taken
+            state[short] = np.left_shift(state[short], word_bits) | taken
             at += len(short)
         slots.symbols.take(chosen, out=own, mode="clip")
     check_end(bool((states == LOWEST).all()), len(words) - at, count)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from flasc_flwr.core.codec.bits import Reader, varint
 from flasc_flwr.core.codec.blocks import block_bounds
 from flasc_flwr.core.codec.entropy import decode_symbols, encode_symbols
+from flasc_flwr.core.codec.errors import PayloadError
 from flasc_flwr.core.codec.frequencies import compact_table, read_compact_table
 from flasc_flwr.core.codec.positions import decode_positions, encode_positions
 from flasc_flwr.core.codec.step.symbols import (
@@ -67,4 +68,6 @@ def decode_levels(reader: Reader, size: int) -> tuple[Positions, NDArray[np.int6
     stream = reader.take(reader.varint("levels"), "levels")
     symbols = decode_symbols(stream, len(positions), table[None])
     require_symbols(symbols)
+    if not symbols.all():
+        raise PayloadError("levels: one is zero")
     return positions, read_levels(reader, symbols)

@@ -1,8 +1,6 @@
-"""Levels by context: entries coded in classes that earlier ones tell."""
+"""Levels by context: entries coded in classes that follow from earlier entries."""
 
 from __future__ import annotations
-
-from bisect import bisect_left
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +29,6 @@ from flasc_flwr.core.codec.step.classes import (
     rows_bytes,
 )
 from flasc_flwr.core.codec.step.contexts import (
-    CLASSES,
     MOST_FACTOR,
     PRIORS,
     Contexts,
@@ -39,6 +36,7 @@ from flasc_flwr.core.codec.step.contexts import (
     choose,
 )
 from flasc_flwr.core.codec.step.shapes import Shapes
+from flasc_flwr.core.codec.step.stages import Order, classify, place
 from flasc_flwr.core.codec.step.symbols import (
     SYMBOLS,
     read_levels,
@@ -48,10 +46,6 @@ from flasc_flwr.core.codec.step.symbols import (
 from flasc_flwr.core.sparsity import Positions
 
 _PRIOR_BITS = 5
-_RUN = 1 << 16
-"""So many entries are placed at once: the memory for more would be many times N."""
-
-Order = NDArray[np.int64]
 
 
 def encode_levels(
@@ -78,7 +72,7 @@ def encode_levels(
     places = Places.of(shapes, positions)
     priors, factors = choose(shapes, places, levels)
     contexts = Contexts(shapes, priors, factors)
-    sizes, ranks, order = _classify(contexts, places, levels)
+    sizes, ranks, order = classify(contexts, places, levels)
     streams = make_streams(sizes, ranks, [levels[own] for own in order])
     every = np.concatenate(order)
     factor_table = compact_table(np.bincount(factors))
@@ -144,85 +138,7 @@ def decode_levels(reader: Reader, size: int) -> tuple[Positions, NDArray[np.int6
     ranks, nonzero = _nonzero(streams, ranks, symbols)
     levels = read_levels(reader, nonzero)
     contexts = Contexts(shapes, priors, factors)
-    return _place(contexts, streams, ranks, levels), levels
-
-
-def _classify(
-    contexts: Contexts, places: Places, levels: NDArray[np.int64]
-) -> tuple[list[int], list[NDArray[np.int64]], list[Order]]:
-    """Return for each class its size, which entries are not zero, and which those are.
-
-    The last as indices into `places`.
-    """
-    which = contexts.of_stage(places)
-    by_stage = np.argsort(places.rows.astype(np.uint32), kind="stable")
-    ends = np.searchsorted(places.rows[by_stage], np.arange(contexts.stages + 1))
-    sizes = [0] * CLASSES
-    ranks: list[list[NDArray[np.int64]]] = [[] for _ in sizes]
-    order: list[list[Order]] = [[] for _ in sizes]
-    for stage in range(contexts.stages):
-        classes = contexts.classes(stage)
-        # In the order of the stage, which is not that of the vector.
-        kept = by_stage[ends[stage] : ends[stage + 1]]
-        kept = kept[np.argsort(which[kept], kind="stable")]
-        units = which[kept]
-        own = classes[units]
-        counts = np.bincount(classes, minlength=CLASSES).tolist()
-        for number in set(own.tolist()):
-            of_class = np.flatnonzero(classes == number)
-            found = np.searchsorted(of_class, units[own == number])
-            ranks[number].append(found + sizes[number])
-            order[number].append(kept[own == number])
-        sizes = [size + count for size, count in zip(sizes, counts, strict=True)]
-        contexts.learn(units, levels[kept])
-    none = np.zeros(0, np.int64)
-    return (
-        sizes,
-        [np.concatenate([none, *parts]) for parts in ranks],
-        [np.concatenate([none, *parts]) for parts in order],
-    )
-
-
-def _place(
-    contexts: Contexts,
-    streams: list[ClassStream],
-    ranks: list[NDArray[np.int64]],
-    levels: NDArray[np.int64],
-) -> Positions:
-    """Return where the entries of the classes lie, class by class.
-
-    Raises
-    ------
-    PayloadError
-        If a class has other entries than were coded.
-    """
-    positions = np.empty(len(levels), np.int64)
-    first = np.cumsum([0, *map(len, ranks)])
-    passed, placed = [0] * len(streams), [0] * len(streams)
-    for stage in range(contexts.stages):
-        own = contexts.classes(stage)
-        sizes = np.bincount(own, minlength=CLASSES)
-        for i, stream in enumerate(streams):
-            begin = passed[i]
-            passed[i] = end = begin + int(sizes[stream.number])
-            if placed[i] == len(ranks[i]) or ranks[i][placed[i]] >= end:
-                continue
-            last = bisect_left(ranks[i], end, placed[i])
-            of_class = np.flatnonzero(own == stream.number)
-            for at in range(placed[i], last, _RUN):
-                run = slice(at, min(at + _RUN, last))
-                which = of_class[ranks[i][run] - begin]
-                place = slice(int(first[i]) + run.start, int(first[i]) + run.stop)
-                positions[place] = contexts.positions(stage, which)
-                contexts.learn(which, levels[place])
-            placed[i] = last
-    for i, stream in enumerate(streams):
-        if placed[i] < len(ranks[i]) or (stream.dense and stream.count != passed[i]):
-            raise PayloadError(
-                f"class {stream.number}: it has {passed[i]} entries, fewer or more "
-                "than were coded"
-            )
-    return positions
+    return place(contexts, streams, ranks, levels), levels
 
 
 def _nonzero(

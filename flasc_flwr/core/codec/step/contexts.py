@@ -1,11 +1,11 @@
-"""Contexts: how likely an entry is not zero, told by what was coded before it.
+"""Contexts: how likely an entry is not zero, given what was coded before it.
 
 Updates of a factor have structure: inputs and outputs that matter are large in every
 component, and some components are large throughout (dA is a sum of outer products). So
 the entries are coded component by component, and each is put into one of 16 classes by
 what is known of its component and by the levels of its column in the components before
-it. Entries of one class share a code. The receiver finds the same classes without being
-told, in integers only, so that every machine agrees.
+it. Entries of one class share a code. The receiver computes the same classes,
+in integers only, so that every machine agrees.
 """
 
 from __future__ import annotations
@@ -74,11 +74,15 @@ class Contexts:
         self._ratios = _ratios(rows, factors)
         self._first = _starts(rows)[order]
         self._rows = rows[order]
+        # How many tensors take part in each stage, found once: with many tensors and
+        # many stages, a search in each would take more time than all the rest.
+        self._tensors = np.searchsorted(-self._rows, -np.arange(self.stages))
         active = active[order]
         self._unit = np.zeros(len(priors), np.int64)
         self._widths = shapes.widths[active]
         self._ends = np.cumsum(self._widths)
-        self._unit[active] = self._ends - self._widths
+        self._begins = self._ends - self._widths
+        self._unit[active] = self._begins
         turned = shapes.turned[active]
         self._start = _starts(shapes.sizes)[active]
         self._column_step = np.where(turned, self._rows, 1)
@@ -93,7 +97,7 @@ class Contexts:
 
     def classes(self, stage: int) -> NDArray[np.uint8]:
         """Return the classes of a stage's entries, given all stages before it."""
-        tensors = int(np.searchsorted(-self._rows, -stage))
+        tensors = int(self._tensors[stage])
         ratios = self._ratios[self._first[:tensors] + stage]
         expected = np.repeat(ratios, self._widths[:tensors])
         expected *= self._known[: len(expected)]
@@ -114,10 +118,11 @@ class Contexts:
     def positions(self, stage: int, which: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return where some of a stage's entries lie in the vector."""
         tensors = np.searchsorted(self._ends, which, side="right")
-        columns: NDArray[np.int64] = which - (self._ends - self._widths)[tensors]
-        columns *= self._column_step[tensors]
-        columns += (self._start + stage * self._row_step)[tensors]
-        return columns
+        places: NDArray[np.int64] = which - self._begins[tensors]
+        places *= self._column_step[tensors]
+        places += self._start[tensors]
+        places += stage * self._row_step[tensors]
+        return places
 
     def learn(self, which: NDArray[np.int64], levels: NDArray[np.int64]) -> None:
         """Take note of the levels of some of a stage's entries; others are zero."""

@@ -32,6 +32,8 @@ value says nothing, it is the step: the squared error is then about a hundredth.
 
 _LARGEST = np.finfo(np.float32).max
 _CENTRE_STEPS = 256
+_MIDDLE = bytes([128] * CENTRES)
+"""Centres that are the levels themselves."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,13 +62,16 @@ class Levels:
 
     def values(self) -> Vector:
         """Return the values, float32 of shape (k,)."""
+        # The distance of each level's centre; the last entry is for all higher levels.
+        distances = np.zeros(CENTRES + 2, np.float32)
+        distances[1:-1] = [(each - 128) / _CENTRE_STEPS for each in self.centres]
         sizes = self.levels.astype(np.float32)
-        for level, centre in enumerate(self.centres, start=1):
-            sizes[self.levels == level] = level + (centre - 128) / _CENTRE_STEPS
+        sizes += distances.take(self.levels, mode="clip")
         with np.errstate(over="ignore"):
             sizes *= np.float32(self.step)
         np.minimum(sizes, _LARGEST, out=sizes)
-        np.negative(sizes, out=sizes, where=self.negative)
+        bits = sizes.view(np.uint32)
+        bits |= np.left_shift(self.negative, 31, dtype=np.uint32)
         return sizes
 
 
@@ -87,11 +92,12 @@ def quantize(
     step : float, optional
         The step, a float32 above 0. By default the smallest value kept defines it.
     """
-    sizes = np.abs(sparse.values)
-    kept = np.flatnonzero(sizes)
-    sizes = sizes[kept]
-    if not len(kept):
-        return _levels(sparse, kept, sizes.astype(np.int64), 1.0, bytes([128] * 3))
+    entries = _Entries(sparse.positions, sparse.values, np.abs(sparse.values))
+    if not entries.sizes.all():
+        entries = entries.where(entries.sizes > 0)
+    sizes = entries.sizes
+    if not len(sizes):
+        return entries.rounded(sizes.astype(np.int64), 1.0, _MIDDLE)
     smallest, largest = float(sizes.min()), float(sizes.max())
     if step is None:
         # float32 squared neither over- nor underflows in float64.
@@ -101,30 +107,33 @@ def quantize(
     step = float(np.float32(np.clip(max(step, largest / HIGHEST_LEVEL), *bounds)))
     # A rounded quotient must not leave out the value that defines the step.
     if smallest < 0.999 * _SMALLEST * step:
-        large = sizes >= np.float32(_SMALLEST * step)
-        kept, sizes = kept[large], sizes[large]
-    sizes = np.divide(sizes, np.float32(step), dtype=np.float32)
+        entries = entries.where(sizes >= np.float32(_SMALLEST * step))
+    sizes = np.divide(entries.sizes, np.float32(step), dtype=np.float32)
     if seed is None:
         levels = np.maximum(np.rint(sizes), 1).astype(np.int64)
         centres = _centres(levels, sizes)
     else:
         noise = np.random.default_rng(seed).random(len(sizes), np.float32)
         levels = np.floor(sizes + noise).astype(np.int64)
-        kept, levels = kept[levels > 0], levels[levels > 0]
-        centres = bytes([128] * CENTRES)
+        entries, levels = entries.where(levels > 0), levels[levels > 0]
+        centres = _MIDDLE
     np.minimum(levels, HIGHEST_LEVEL, out=levels)
-    return _levels(sparse, kept, levels, step, centres)
+    return entries.rounded(levels, step, centres)
 
 
-def _levels(
-    sparse: SparseVector,
-    kept: Positions,
-    levels: NDArray[np.int64],
-    step: float,
-    centres: bytes,
-) -> Levels:
-    negative = np.signbit(sparse.values[kept])
-    return Levels(sparse.positions[kept], negative, levels, step, centres)
+@dataclass(frozen=True, eq=False)
+class _Entries:
+    positions: Positions
+    values: Vector
+    sizes: Vector
+
+    def where(self, kept: NDArray[np.bool_]) -> _Entries:
+        which = np.flatnonzero(kept)
+        return _Entries(self.positions[which], self.values[which], self.sizes[which])
+
+    def rounded(self, levels: NDArray[np.int64], step: float, centres: bytes) -> Levels:
+        negative = np.signbit(self.values)
+        return Levels(self.positions, negative, levels, step, centres)
 
 
 def _centres(levels: NDArray[np.int64], sizes: Vector) -> bytes:

@@ -16,8 +16,17 @@ from flasc_flwr.core.codec.bits import Reader, varint
 from flasc_flwr.core.codec.errors import PayloadError
 from flasc_flwr.core.layout import Layout
 
-_MOST_BYTES = 1 << 20
-"""Of the inflated shapes: some hundred thousand tensors."""
+_ANY_TENSORS = 1 << 10
+_ENTRIES_PER_TENSOR = 1 << 6
+"""A vector may have 1024 tensors, and one more for each 64 entries: what is computed
+for a tensor takes the memory of some dozens of entries."""
+
+_BYTES_PER_TENSOR = 10
+
+
+def most_tensors(size: int) -> int:
+    """Return the most tensors that the shapes of a vector of length N may have."""
+    return _ANY_TENSORS + size // _ENTRIES_PER_TENSOR
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +47,10 @@ class Shapes:
 
     @classmethod
     def of(cls, size: int, layout: Layout | None) -> Shapes:
-        """Return the shapes of a layout; without one the vector is a single row.
+        """Return the shapes of a layout.
 
         The first axis of a tensor is one axis of its matrix, all others the other.
+        Without a layout, or with too many tensors, the vector is a single row.
         """
         rows, widths = [], []
         for tensor in layout.tensors if layout else ():
@@ -48,7 +58,7 @@ class Shapes:
                 first = tensor.shape[0] if len(tensor.shape) > 1 else 1
                 rows.append(first)
                 widths.append(tensor.size // first)
-        if layout is None and size:
+        if size and (layout is None or len(rows) > most_tensors(size)):
             rows, widths = [1], [size]
         return cls._turned(np.array(rows, np.int64), np.array(widths, np.int64))
 
@@ -82,25 +92,34 @@ class Shapes:
         Raises
         ------
         PayloadError
-            If it is corrupt, or the sizes of the tensors do not add up to N.
+            If it is corrupt, there are too many tensors, or their sizes do not add up
+            to N.
         """
         inflater = zlib.decompressobj(-15)
+        most = most_tensors(size)
         try:
-            text = inflater.decompress(data, _MOST_BYTES)
+            # With one byte more, the end of the longest text is seen, too.
+            text = inflater.decompress(data, _BYTES_PER_TENSOR * most + 1)
         except zlib.error as error:
             raise PayloadError(f"shapes: {error}") from None
         if not inflater.eof or inflater.unused_data:
             raise PayloadError(
-                f"shapes: not one deflated text of at most {_MOST_BYTES} bytes"
+                f"shapes: not one deflated text of at most {most} tensors"
             )
         reader = Reader(text)
-        rows, widths, total = [], [], 0
+        rows, widths, left = [], [], size
         while reader.left:
             rows.append(reader.varint("shapes"))
             widths.append(reader.varint("shapes"))
-            total += rows[-1] * widths[-1]
-            if not 0 < rows[-1] * widths[-1] <= size or total > size:
-                break
-        if total != size or reader.left:
-            raise PayloadError(f"shapes: the sizes do not add up to {size}")
+            entries = rows[-1] * widths[-1]
+            if not 0 < entries <= left:
+                raise PayloadError(
+                    f"shapes: a tensor of {entries} entries, {left} are left"
+                )
+            left -= entries
+        if left or len(rows) > most:
+            raise PayloadError(
+                f"shapes: {len(rows)} tensors, at most {most}, with {size - left} of "
+                f"{size} entries"
+            )
         return cls._turned(np.array(rows, np.int64), np.array(widths, np.int64))

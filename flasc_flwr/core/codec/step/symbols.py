@@ -1,4 +1,4 @@
-"""Levels as symbols of a small alphabet, and the bits that tell large levels apart.
+"""Levels as symbols of a small alphabet, and the low bits of large levels.
 
 Levels up to 15 are their own symbols; a level from 2**e on, e >= 4, is the symbol
 12 + e and its e low bits.
