@@ -56,6 +56,12 @@ def test_a_model_folder_without_tokenizer_files_is_refused(
     refused(root, model, r"model must come with its tokenizer \(.*tokenizer.json.*\)")
 
 
+def test_a_config_of_a_tokenizer_without_its_vocabulary_is_refused(root, model):
+    (model / "tokenizer.json").unlink()
+    assert (model / "tokenizer_config.json").is_file()
+    refused(root, model, r"model must come with its tokenizer \(tokenizer.json\)")
+
+
 def test_a_tokenizer_that_cannot_be_read_is_named(root, model):
     (model / "tokenizer.json").write_text("{")
     refused(root, model, "could not be loaded")

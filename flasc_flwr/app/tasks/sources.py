@@ -121,6 +121,11 @@ def load_rows(dataset: str, split: str, config_name: str = "") -> Dataset:
     if path.is_absolute():
         rows = read_split(path, split)
         if rows is not None:
+            if config_name:
+                raise DataError(
+                    "dataset-config must be '' for local data, which has no "
+                    f"configurations, got {config_name!r}"
+                )
             return rows
     if looks_local(dataset) and (path.is_absolute() or "$" in str(path)):
         unset = re.findall(r"\$\w+|\$\{\w+\}", str(path))
