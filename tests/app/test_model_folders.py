@@ -7,12 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoModel,
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
-    ResNetConfig,
-)
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from flasc_flwr.app.training.lora import read_adapter
 from tests.app.files import image_task, text_task
@@ -261,14 +256,6 @@ def test_images_are_brought_to_the_range_of_the_models_training(
     batch = examples.batch(torch.arange(2))["pixel_values"]
     torch.testing.assert_close(batch[0], torch.full((3, 16, 16), float(black)))
     torch.testing.assert_close(batch[1], torch.full((3, 16, 16), float(white)))
-
-
-def test_an_image_model_that_does_not_say_its_size_is_named(root, tmp_path):
-    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1])
-    AutoModelForImageClassification.from_config(config).save_pretrained(tmp_path)
-    expected = "size of its images, as image_size in config.json or as size in prepro"
-    with pytest.raises(ValueError, match=expected):
-        image_task(tmp_path, root / "i.npz")
 
 
 def test_a_preprocessor_that_cannot_be_read_is_named(root, tmp_path):
