@@ -145,6 +145,13 @@ def test_outputs_have_names_whatever_the_config_says(root, model):
         assert task.evaluate(task.data.test).loss > 0
 
 
+def test_row_3_a_relative_path_is_not_a_model(root, model, monkeypatch):
+    monkeypatch.chdir(model.parent)
+    for name in ("bert", "./bert"):
+        with pytest.raises(ValueError, match="model must be an absolute path, since"):
+            build(root, name)
+
+
 def test_a_model_in_a_folder_below_is_named(root, model):
     shutil.copytree(model, model.parent / "outer/0_Transformer")
     expected = "with a config.json, got .*: set it to its folder '0_Transformer'"

@@ -34,12 +34,13 @@ def model_path(model: str) -> str:
     """Return the path or hub id that transformers loads for the key ``model``.
 
     ``package:NAME/FOLDER`` is a folder in an installed Python package, an existing
-    path is a local folder, and anything else is an id on the hub.
+    absolute path is a local folder, and anything else is an id on the hub.
 
     Raises
     ------
     ValueError
-        If `model` is empty, or the package or the folder does not exist.
+        If `model` is empty, the package or the folder does not exist, or it is the
+        relative path of a folder.
     """
     if not model:
         raise ValueError(
@@ -50,6 +51,13 @@ def model_path(model: str) -> str:
         local = local_path(model)
         if looks_local(model) and not local.is_dir():
             raise ValueError(f"model must be a folder that exists, got {model!r}")
+        if local.is_dir() and not local.is_absolute():
+            # Where there is no such folder, it would be another model, of the hub.
+            raise ValueError(
+                "model must be an absolute path, since the processes of a run work in "
+                f"other folders than yours, or a name on the hub, got {model!r}, which "
+                "is a folder here"
+            )
         return str(local) if local.is_dir() else model
     package, _, folder = model.removeprefix(_PACKAGE).partition("/")
     spec = find_spec(package)
