@@ -1,7 +1,7 @@
 """The ServerApp: builds everything from the run config, and runs it."""
 
 from collections import Counter
-from logging import INFO
+from logging import INFO, WARNING
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 app = ServerApp()
 
-_OF_PARTITIONS = ("partition", "num-partitions", "classes-per-partition")
+_OF_PARTITIONS = ("partition", "num-partitions", "classes-per-", "user-column")
 """How errors begin that are about the partitions, and not about missing data."""
 
 
@@ -62,7 +62,7 @@ def _differing(config: RunConfig) -> str:
 
 
 class _Server:
-    """The task, the strategy and the run folder, and what they have to do with another.
+    """The server's side of a run: its task, its strategy and its run folder.
 
     Parameters
     ----------
@@ -158,6 +158,14 @@ class _Server:
         if count is None or 2 * votes <= len(clients):
             return
         self.config.require_partitioner()
+        if self.config.user_column and self.config.partitioner != "natural-id":
+            log(
+                WARNING,
+                "user-column %r is not used with partitioner %r: only 'natural-id' "
+                "makes a client of each user",
+                self.config.user_column,
+                self.config.partitioner,
+            )
         try:
             self.task.data.partition(0, count)
         except Exception as error:

@@ -271,3 +271,19 @@ def test_privacy_is_off_by_default_and_takes_its_settings_from_the_keys():
     assert (privacy.clip_norm, privacy.noise_multiplier) == (0.5, 2.0)
     assert privacy.reported_delta == pytest.approx(300**-1.1)
     assert privacy.noise_seed is None
+
+
+@pytest.mark.parametrize(
+    ("task", "key", "value"),
+    [
+        ("text-classification", "multi-label", True),
+        ("causal-lm", "multi-label", True),
+        ("text-classification", "augment", True),
+        ("digits", "augment", True),
+        ("image-classification", "head", "mean"),
+        ("causal-lm", "head", "mean"),
+    ],
+)
+def test_what_a_task_does_not_have_is_refused_and_not_ignored(task, key, value):
+    with pytest.raises(ConfigError, match=f"{key} must be .* with task {task!r}"):
+        RunConfig.parse({"task": task, key: value})

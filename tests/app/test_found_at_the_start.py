@@ -64,6 +64,40 @@ def test_row_16_natural_id_without_a_column_of_users(tmp_path, trained):
     refused(tmp_path, trained, message, partitioner="natural-id")
 
 
+def text_settings(bert, tmp_path, **settings):
+    data = write_jsonl(tmp_path / "rows.jsonl", texts(20))
+    out = tmp_path / "runs"
+    out.mkdir()
+    return {
+        "task": "text-classification",
+        "model": str(bert),
+        "dataset": str(data),
+        "test_split": "train",
+        "max_length": 16,
+        "output_dir": str(out),
+    } | settings
+
+
+@pytest.mark.parametrize("partitioner", ["iid", "natural-id"])
+def test_row_16_a_column_of_users_that_is_not_there(
+    tmp_path, trained, bert, partitioner
+):
+    settings = text_settings(
+        bert, tmp_path, partitioner=partitioner, user_column="owner"
+    )
+    message = "user-column must be one of the columns .* got 'owner'"
+    refused(tmp_path / "runs", trained, message, **settings)
+
+
+def test_row_12_users_that_are_not_clients_are_said(tmp_path, trained, bert, caplog):
+    settings = text_settings(
+        bert, tmp_path, partitioner="iid", user_column="label", num_server_rounds=1
+    )
+    run(tmp_path / "runs", trained(2, settings), **settings)
+    said = "user-column 'label' is not used with partitioner 'iid'"
+    assert said in caplog.text
+
+
 def test_row_16_a_few_clients_cannot_end_a_run(tmp_path, trained):
     """One that claims an absurd number of parts fails by itself."""
     parts = [{"num-partitions": 10**15}, {"num-partitions": "x"}, {}, {}]

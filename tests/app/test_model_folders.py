@@ -56,6 +56,12 @@ def test_a_model_folder_without_tokenizer_files_is_refused(
     refused(root, model, r"model must come with its tokenizer \(.*tokenizer.json.*\)")
 
 
+def test_a_config_of_a_tokenizer_without_its_vocabulary_is_refused(root, model):
+    (model / "tokenizer.json").unlink()
+    assert (model / "tokenizer_config.json").is_file()
+    refused(root, model, r"model must come with its tokenizer \(tokenizer.json\)")
+
+
 def test_a_tokenizer_that_cannot_be_read_is_named(root, model):
     (model / "tokenizer.json").write_text("{")
     refused(root, model, "could not be loaded")
@@ -137,6 +143,13 @@ def test_outputs_have_names_whatever_the_config_says(root, model):
     for head in ("stock", "mean"):
         task = build(root, model, head=head)
         assert task.evaluate(task.data.test).loss > 0
+
+
+def test_row_3_a_relative_path_is_not_a_model(root, model, monkeypatch):
+    monkeypatch.chdir(model.parent)
+    for name in ("bert", "./bert"):
+        with pytest.raises(ValueError, match="model must be an absolute path, since"):
+            build(root, name)
 
 
 def test_a_model_in_a_folder_below_is_named(root, model):

@@ -256,6 +256,62 @@ def test_files_in_a_folder_of_the_split_are_read(tmp_path):
         load_rows(str(tmp_path), "train")
 
 
+@pytest.mark.parametrize(
+    "name", ["train-1.csv.gz", "train-1.tsv", "train-1.xlsx", "train.tsv"]
+)
+@pytest.mark.parametrize("folder", ["", "train"])
+def test_rows_in_a_format_that_is_not_read_are_not_left_out(tmp_path, name, folder):
+    write_text(tmp_path / folder / "train.csv", GOOD)
+    write_text(tmp_path / folder / name, "x")
+    with pytest.raises(ValueError, match=f"one format of .* and {name!r}"):
+        load_rows(str(tmp_path), "train")
+
+
+def test_what_is_not_rows_is_left_out(tmp_path):
+    write_text(tmp_path / "train.csv", GOOD)
+    for name in ("train.csv.zip", "train.zip", ".train-1.tsv", "other.gz", "train.md"):
+        write_text(tmp_path / name, "x")
+    assert len(load_rows(str(tmp_path), "train")) == 2
+
+
+def test_tables_in_folders_below_that_of_a_split_are_not_left_out(tmp_path):
+    write_text(tmp_path / "train" / "a.csv", GOOD)
+    write_text(tmp_path / "train" / ".checkpoints" / "a.csv", GOOD)
+    assert len(load_rows(str(tmp_path), "train")) == 2
+    write_text(tmp_path / "train" / "more" / "b.csv", GOOD)
+    with pytest.raises(ValueError, match="'train' must be in that folder, got others"):
+        load_rows(str(tmp_path), "train")
+
+
+def test_no_file_is_of_two_splits(tmp_path):
+    for name in ("x-train.csv", "x-test.csv"):
+        write_text(tmp_path / name, GOOD)
+    both = write_text(tmp_path / "x-train-test.csv", GOOD)
+    for split in ("train", "test"):
+        for path in (tmp_path, tmp_path / "x-*.csv"):
+            with pytest.raises(ValueError, match="the name of one split in its name"):
+                load_rows(str(path), split)
+    # A single file is "train", whatever its name.
+    assert len(load_rows(str(both), "train")) == 2
+    with pytest.raises(ValueError, match="dataset is only .* no 'test' rows"):
+        load_rows(str(both), "test")
+
+
+def test_local_data_has_no_configurations(tmp_path):
+    path = write_text(tmp_path / "x.csv", GOOD)
+    with pytest.raises(ValueError, match="dataset-config must be '' .* got 'fr'"):
+        load_rows(str(path), "train", "fr")
+
+
+def test_empty_texts_are_counted_in_the_log(tmp_path, bert, caplog):
+    # Rows of a file that calls the column otherwise, for instance.
+    rows = [{"text": "cat", "label": 1}, {"Text": "dog", "label": 0}]
+    write_jsonl(tmp_path / "x.jsonl", rows)
+    task = text_task(bert, tmp_path / "x.jsonl", validation_fraction=0.0)
+    everything(task.data.partition(0, 1))
+    assert "1 of 2 texts are empty (text)" in caplog.text
+
+
 def test_folders_of_save_to_disk_are_read(tmp_path):
     parts = {
         part: Dataset.from_dict({"text": [part] * 3, "label": [0, 1, 0]})
@@ -415,6 +471,9 @@ def test_wrong_slices_are_named(tmp_path):
     path = write_text(tmp_path / "x.csv", GOOD)
     for split in ("train[:x]", "train[", "train[:1]+train[1:]"):
         with pytest.raises(ValueError, match="a split must be a name or a slice"):
+            load_rows(str(path), split)
+    for split in ("train[5:9]", "train[2:]", "train[1:1]"):
+        with pytest.raises(ValueError, match="with rows of the 2 that there are"):
             load_rows(str(path), split)
 
 

@@ -12,7 +12,12 @@ from flasc_flwr.app.tasks.flasc_dirichlet import (
     ColumnNormalisedDirichletPartitioner,
     log_dirichlet,
 )
-from flasc_flwr.app.tasks.partitioning import PARTITIONERS, partitioner, split
+from flasc_flwr.app.tasks.partitioning import (
+    PARTITIONERS,
+    Partitions,
+    partitioner,
+    split,
+)
 
 # Flower warns about classes that the pathological partitioner leaves out.
 pytestmark = pytest.mark.filterwarnings("ignore:Classes")
@@ -318,3 +323,33 @@ def test_many_small_clients_with_equal_shares_are_not_left_empty():
     """About six rows per client, at an alpha where all shares are nearly equal."""
     sizes = [len(part) for part in flasc(150, alpha=100, labels=rows_of([94] * 10))]
     assert min(sizes) >= 1 and max(sizes) < 20
+
+
+def partitions(**settings):
+    return Partitions(config.RunConfig(**settings), labels=LABELS.tolist(), users=USERS)
+
+
+def test_more_classes_per_partition_than_there_are_is_named_by_its_key():
+    made = partitions(partitioner="pathological", classes_per_partition=CLASSES + 1)
+    with pytest.raises(ValueError, match="classes-per-partition must be <= 10, .* 11$"):
+        made.rows(0, 7)
+
+
+@pytest.mark.parametrize(
+    ("settings", "clients"),
+    [
+        ({"partitioner": "natural-id", "user_column": "user"}, 40),
+        ({"partitioner": "pathological", "classes_per_partition": 1}, 3),
+    ],
+)
+def test_rows_that_no_client_has_are_counted_in_the_log(caplog, settings, clients):
+    made = partitions(**settings)
+    count = sum(len(made.rows(part, clients)) for part in range(clients))
+    said = f"{len(DATA) - count} of {len(DATA)} training rows are in none of the "
+    assert count < len(DATA) and said in caplog.text
+
+
+def test_nothing_is_said_where_every_row_has_a_client(caplog):
+    partitions(partitioner="natural-id", user_column="user").rows(0, 60)
+    partitions(partitioner="dirichlet").rows(0, 7)
+    assert "in none of the" not in caplog.text

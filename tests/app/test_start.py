@@ -260,3 +260,11 @@ def test_an_adapter_of_another_model_is_said(root, tmp_path, caplog):
     file.write_text(json.dumps(saved))
     load_into(task.model, str(tmp_path), task.config)
     assert "The adapter was trained on model org/other, and" in caplog.text
+
+
+def test_row_3_a_relative_path_is_not_an_adapter(root, tmp_path, monkeypatch):
+    save_adapter(root, tmp_path / "adapter")
+    monkeypatch.chdir(tmp_path)
+    task = new_run(root)
+    with pytest.raises(ValueError, match="adapter must be an absolute path, .*'adap"):
+        load_into(task.model, "adapter", task.config)

@@ -132,3 +132,13 @@ def test_the_head_does_not_count_as_a_linear_module():
     for wanted in ("auto", "all-linear"):
         with pytest.raises(ValueError, match=expected):
             targets_of(built("resnet"), wanted)
+
+
+def test_it_is_said_if_only_modules_outside_the_layers_are_adapted(caplog):
+    sizes = {"hidden_size": 8, "embedding_size": 8, "intermediate_size": 8}
+    config = transformers.SqueezeBertConfig(
+        **sizes, num_hidden_layers=1, num_attention_heads=4, vocab_size=8
+    )
+    model = transformers.AutoModelForSequenceClassification.from_config(config)
+    targets_of(model, "auto")
+    assert "LoRA adapts only transformer.pooler.dense" in caplog.text

@@ -57,6 +57,21 @@ def test_row_12_each_of_several_texts_is_read(call):
     assert result.exit_code == 1 and "'lora-rank = 8'" in result.output
 
 
+def test_row_12_a_key_given_twice_is_named(call):
+    result = call("check", "seed=1 lora-rank=8 seed=2")
+    assert result.exit_code == 1
+    assert "must have each key once, got 'seed' twice" in result.output
+
+
+@pytest.mark.parametrize("in_file", [True, False])
+def test_row_12_a_list_is_refused_with_the_way_to_write_it(call, tmp_path, in_file):
+    text = 'class-names=["a","b"]'
+    (tmp_path / "lists.toml").write_text(text)
+    result = call("check", str(tmp_path / "lists.toml") if in_file else text)
+    assert result.exit_code == 1
+    assert "write a list as text, such as class-names='cat,dog'" in result.output
+
+
 def test_row_12_settings_of_the_simulation_are_read_whole(call):
     words = ["run", "--federation-config", "num-supernodes=2 init-args-num-cpus = 2"]
     result = call(*words)
@@ -72,6 +87,8 @@ def test_row_12_settings_of_the_simulation_are_read_whole(call):
         ("upload-density = 0.1", "--node-config"),
         ("partition-id=0 upload-density = 0.1", "would drop 'upload-density = 0.1'"),
         ("upload-density=2", "upload-density must be a number in"),
+        ("partition-id=3 num-partitions=2", "0 <= partition-id < num-partitions"),
+        ("partition-id=3", "got 3 and None"),
     ],
 )
 def test_row_12_a_device_can_check_its_settings(call, text, said):
@@ -80,7 +97,8 @@ def test_row_12_a_device_can_check_its_settings(call, text, said):
 
 
 def test_row_12_keys_of_the_users_own_app_are_shown_and_allowed(call):
-    result = call("check", "--node-config", "partition-id=0 rank=4 camera='left'")
+    words = "partition-id=0 num-partitions=2 rank=4 camera='left'"
+    result = call("check", "--node-config", words)
     assert result.exit_code == 0
     assert "rank of --node-config is not read by flasc-flwr (nearest: lora-rank)" in (
         result.output

@@ -41,9 +41,16 @@ def check(
 def _device(text: str) -> dict[str, object]:
     """Return a device's settings, and print a line for each that is not read."""
     from flasc_flwr.app.cli.common import parsed
-    from flasc_flwr.app.config.node import check_node_config
+    from flasc_flwr.app.config.node import (
+        OWN_DATA,
+        PARTITION,
+        check_node_config,
+        partition_of,
+    )
 
     settings = parsed([text], "--node-config")
     for line in check_node_config(settings):
         typer.echo(line, err=True)
+    if OWN_DATA not in settings and not settings.keys().isdisjoint(PARTITION):
+        partition_of(settings)
     return settings

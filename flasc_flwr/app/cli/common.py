@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from flasc_flwr.app.cli.words import require_all_read
+from flasc_flwr.app.cli.words import repeated_key, require_all_read
 
 RunConfigOption = Annotated[
     list[str] | None,
@@ -113,9 +113,16 @@ def parsed(overrides: list[str] | None, option: str = "--run-config") -> dict[st
     try:
         settings: dict[str, Any] = parse_config_args(overrides)
     except ClickException:
+        if twice := repeated_key(overrides or []):
+            raise ValueError(
+                f"{option} must have each key once, got {twice!r} twice"
+            ) from None
         raise ValueError(f"{must_be}, got {given!r}") from None
     except ValueError as error:
-        raise ValueError(f"{option}: {error}") from None
+        lists = "; write a list as text, such as class-names='cat,dog'"
+        raise ValueError(
+            f"{option}: {error}{lists if 'of type' in str(error) else ''}"
+        ) from None
     if given.strip() and not settings:
         raise ValueError(f"{must_be}, got {given!r}")
     for text in overrides or []:

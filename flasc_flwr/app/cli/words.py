@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 _PAIR = re.compile(r"""\s*([^\s=]+)=('[^']*'|"[^"]*"|[^\s'"]\S*)(?=\s|$)""")
 """A pair as Flower reads it, but with nothing left over behind it."""
@@ -38,6 +39,16 @@ def require_all_read(option: str, text: str) -> None:
             "spaces around =, and text in one pair of quotes, such as "
             "\"lora-rank=8 class-names='cat,dog'\""
         )
+
+
+def repeated_key(texts: Sequence[str]) -> str | None:
+    """Return the first key that one of the texts has twice; None if there is none."""
+    for text in texts:
+        keys = [pair.group(1) for pair in _PAIR.finditer(text)]
+        for number, key in enumerate(keys):
+            if key in keys[:number]:
+                return key
+    return None
 
 
 def _first(dropped: str) -> str:

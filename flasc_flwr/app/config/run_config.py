@@ -167,6 +167,7 @@ class RunConfig(
             privacy=_privacy(members["privacy"]),
             **arguments,
         )
+        config.require_task()
         config._require_honest()
         # Raises if the method cannot keep to the budget.
         Allotment(method=config.compose(), most=config.budget(), decay=config.decay)

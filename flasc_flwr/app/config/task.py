@@ -18,6 +18,11 @@ _CLASSES = "`text-classification`, `image-classification`"
 _IMAGE = "`image-classification`"
 
 
+def _written(value: bool | str) -> str:
+    """Return a value as the run config has it."""
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
 _WITHOUT_CLASSES = ("iid", "natural-id")
 """Partitioners that do not split by class."""
 
@@ -121,6 +126,25 @@ class TaskSettings:
         "label skew between clients; smaller is more skewed",
         used_by="the two Dirichlet partitioners",
     )
+
+    def require_task(self) -> None:
+        """Check that the task has what is asked for, so that no wish is ignored.
+
+        Raises
+        ------
+        ValueError
+            If a setting changes what is learned, in other tasks than this one.
+        """
+        for key, value, usual, task in (
+            ("multi-label", self.multi_label, False, "image-classification"),
+            ("augment", self.augment, False, "image-classification"),
+            ("head", self.head, "stock", "text-classification"),
+        ):
+            if value != usual and self.task != task:
+                raise ValueError(
+                    f"{key} must be {_written(usual)} with task {self.task!r}, since "
+                    f"it is for task {task!r}, got {_written(value)}"
+                )
 
     def require_partitioner(self) -> None:
         """Check that the partitioner fits the task, where clients share the data.

@@ -17,6 +17,16 @@ from flasc_flwr.app.tasks.images import image_arrays, image_folder
 SUFFIXES = (*FORMATS, ".npz")
 """Endings of data files."""
 
+_SPLITS = {"train", "test", "validation"}
+"""Usual names of splits. A file with two of them would be rows of both."""
+
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".7z")
+_NOT_READ = (
+    *(".tsv", ".ndjson", ".xls", ".xlsx", ".ods", ".orc", ".feather", ".pkl"),
+    *_PACKED,
+)
+"""Endings of rows in other formats, which must not be left out silently."""
+
 
 def read_split(path: Path, split: str) -> Dataset | None:
     """Return the rows of a split, or None if there is no such file or folder.
@@ -43,7 +53,7 @@ def read_split(path: Path, split: str) -> Dataset | None:
     if path.is_dir():
         return _read_folder(path, split)
     if path.is_file():
-        if path.suffix.lower() != ".npz" and name not in ("train", *_words(path)):
+        if path.suffix.lower() != ".npz" and not _may_be(path, name):
             raise _one_table(path, name)
         return read_files([path], split)
     files = _of_split(_matches(path), name)
@@ -82,6 +92,12 @@ def _read_folder(folder: Path, split: str) -> Dataset:
         return read_files(stored, split)
     named, inside = _of_split(folder.iterdir(), name), folder / name
     tables = _tables(inside.iterdir()) if inside.is_dir() else []
+    if tables and (deeper := _tables(inside.glob("[!.]*/**/*"))):
+        raise DataError(
+            f"the tables of a folder {name!r} must be in that folder, got others in a "
+            "folder in it",
+            f"one is {str(deeper[0])!r}",
+        )
     if named and tables:
         raise DataError(
             f"the {name!r} rows of a folder must be in files with {name!r} in their "
@@ -131,13 +147,64 @@ def _matches(pattern: Path) -> list[Path]:
 
 
 def _of_split(files: Iterable[Path], name: str) -> list[Path]:
-    return [file for file in _tables(files) if name in _words(file)]
+    """Return the tables with the split as a word of their names.
+
+    Raises
+    ------
+    DataError
+        If one has the names of two splits: its rows would be in both.
+    """
+    found = _tables(file for file in files if name in _words(file))
+    for file in found:
+        if more := sorted(_SPLITS.intersection(_words(file)) - {name}):
+            raise DataError(
+                f"data file {file.name!r} must have the name of one split in its name, "
+                f"got {name!r} and {more[0]!r}: rename it, or put it into a folder "
+                f"{name!r}"
+            )
+    return found
 
 
 def _tables(files: Iterable[Path]) -> list[Path]:
+    """Return the tables among files.
+
+    Raises
+    ------
+    DataError
+        If there are tables, and rows in a format that is not read.
+    """
+    all_files = sorted(files)
+    kept = [file for file in all_files if _is_table(file)]
+    read = {name for file in kept for name in (file.name, file.stem)}
+    others = [
+        file
+        for file in all_files
+        if file.suffix.lower() in _NOT_READ
+        and _shown(file)
+        # A table is often kept beside the archive that it came in.
+        and not (file.suffix.lower() in _PACKED and file.stem in read)
+    ]
+    if kept and others:
+        raise DataError(
+            f"data files must have one format of {', '.join(FORMATS)}, got "
+            f"{kept[0].name!r} and {others[0].name!r}"
+        )
+    return kept
+
+
+def _is_table(file: Path) -> bool:
+    return file.suffix.lower() in FORMATS and _shown(file)
+
+
+def _shown(file: Path) -> bool:
     # Not `is_file`: a link to a file that is gone is an error, not a smaller data set.
-    kept = (f for f in files if f.suffix.lower() in FORMATS and not f.is_dir())
-    return sorted(file for file in kept if not file.name.startswith("."))
+    return not file.name.startswith(".") and not file.is_dir()
+
+
+def _may_be(table: Path, name: str) -> bool:
+    """Whether a single table has rows of a split: of "train", or that of its name."""
+    words = _words(table)
+    return name == "train" or (name in words and "train" not in words)
 
 
 def _words(file: Path) -> list[str]:
@@ -165,6 +232,10 @@ def _slice(rows: Dataset, split: str) -> Dataset:
         raise DataError(
             f"a split must be a name or a slice such as 'train[:80%]', got {split!r}"
         ) from None
-    return rows.select(
-        range(part.from_ or 0, len(rows) if part.to is None else part.to)
-    )
+    begin, end = part.from_ or 0, len(rows) if part.to is None else part.to
+    if not 0 <= begin < end <= len(rows):
+        raise DataError(
+            f"a split must be a slice with rows of the {len(rows)} that there are, got "
+            f"{split!r}"
+        )
+    return rows.select(range(begin, end))

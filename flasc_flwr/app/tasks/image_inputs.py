@@ -36,8 +36,8 @@ def image_inputs(
     Raises
     ------
     ValueError
-        If the images are not square, or not gray or RGB, or the mean and the deviation
-        are for other channels.
+        If their size is not known, they are not square, or not gray or RGB, or the mean
+        and the deviation are for other channels.
     """
     settings = _preprocessor(config)
     shape = _shape(model, settings, config)
@@ -67,10 +67,15 @@ def _shape(
     if size is None:
         # Convolutions take any size: that of the training.
         size = settings.get("crop_size") or settings.get("size")
+    if size is None:
+        raise ValueError(
+            "model must come with the size of its images, as image_size in config.json "
+            f"or as size in preprocessor_config.json, got {config.model!r} without"
+        )
     channels = getattr(inner, "num_channels", 3)
     if isinstance(size, Mapping):
         size = list(size.values())
-    sizes = {size} if isinstance(size, int) else set(size or ())
+    sizes = {size} if isinstance(size, int) else set(size)
     if len(sizes) != 1 or channels not in _CHANNELS:
         raise ValueError(
             "model must take square images with 1 or 3 channels, got "

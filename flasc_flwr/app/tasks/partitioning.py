@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from logging import WARNING
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from flwr_datasets.partitioner import (
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.data_errors import DataError
 from flasc_flwr.app.tasks.flasc_dirichlet import ColumnNormalisedDirichletPartitioner
+from flasc_flwr.flower.compat import log
 
 # Not "index", which may be a column of the data set.
 _ROW = "__row__"
@@ -232,7 +234,7 @@ class Partitions:
         ------
         DataError
             As :func:`partitioner` and :func:`split`, and if the partitioner needs
-            classes and rows have none.
+            classes and rows have none, or too few.
         """
         if num_partitions not in self._made:
             self._made[num_partitions] = self._split(num_partitions)
@@ -245,6 +247,14 @@ class Partitions:
                 "partitioner must be iid or natural-id for rows without one class "
                 f"each, got {config.partitioner!r}"
             )
+        classes = len(set(self._rows["label"])) if "label" in columns else 0
+        if config.partitioner == "pathological" and (
+            config.classes_per_partition > classes
+        ):
+            raise DataError(
+                f"classes-per-partition must be <= {classes}, the number of classes in "
+                f"the training rows, got {config.classes_per_partition}"
+            )
         made = partitioner(
             config.partitioner,
             num_partitions=num_partitions,
@@ -255,7 +265,7 @@ class Partitions:
             user="user" if "user" in columns else None,
         )
         try:
-            return split(self._rows, made, num_partitions)
+            parts = split(self._rows, made, num_partitions)
         except DataError:
             raise
         except ValueError as error:
@@ -263,3 +273,14 @@ class Partitions:
             raise DataError(
                 f"partitioner {config.partitioner!r} cannot split the data: {error}"
             ) from error
+        if left_out := len(self._rows) - sum(map(len, parts)):
+            log(
+                WARNING,
+                "%d of %d training rows are in none of the %d partitions of "
+                "partitioner %r",
+                left_out,
+                len(self._rows),
+                num_partitions,
+                config.partitioner,
+            )
+        return parts

@@ -34,12 +34,13 @@ def model_path(model: str) -> str:
     """Return the path or hub id that transformers loads for the key ``model``.
 
     ``package:NAME/FOLDER`` is a folder in an installed Python package, an existing
-    path is a local folder, and anything else is an id on the hub.
+    absolute path is a local folder, and anything else is an id on the hub.
 
     Raises
     ------
     ValueError
-        If `model` is empty, or the package or the folder does not exist.
+        If `model` is empty, the package or the folder does not exist, or it is the
+        relative path of a folder.
     """
     if not model:
         raise ValueError(
@@ -50,6 +51,13 @@ def model_path(model: str) -> str:
         local = local_path(model)
         if looks_local(model) and not local.is_dir():
             raise ValueError(f"model must be a folder that exists, got {model!r}")
+        if local.is_dir() and not local.is_absolute():
+            # Where there is no such folder, it would be another model, of the hub.
+            raise ValueError(
+                "model must be an absolute path, since the processes of a run work in "
+                f"other folders than yours, or a name on the hub, got {model!r}, which "
+                "is a folder here"
+            )
         return str(local) if local.is_dir() else model
     package, _, folder = model.removeprefix(_PACKAGE).partition("/")
     spec = find_spec(package)
@@ -121,6 +129,11 @@ def load_rows(dataset: str, split: str, config_name: str = "") -> Dataset:
     if path.is_absolute():
         rows = read_split(path, split)
         if rows is not None:
+            if config_name:
+                raise DataError(
+                    "dataset-config must be '' for local data, which has no "
+                    f"configurations, got {config_name!r}"
+                )
             return rows
     if looks_local(dataset) and (path.is_absolute() or "$" in str(path)):
         unset = re.findall(r"\$\w+|\$\{\w+\}", str(path))

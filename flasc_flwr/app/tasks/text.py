@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
+from logging import WARNING
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedModel
 
 from flasc_flwr.app.config import RunConfig
-from flasc_flwr.app.tasks.data_errors import DataError, cell
+from flasc_flwr.app.tasks.data_errors import DataError, cell, is_empty
+from flasc_flwr.flower.compat import log
 
 _SOME = 1000
 _ENOUGH_TEXTS = 10
@@ -103,6 +105,8 @@ def tokenise(
         remove_columns=drop,
         desc="Tokenising",
     )
+    if empty := sum(is_empty(text) for text in rows[column][:]):
+        log(WARNING, "%d of %d texts are empty (%s)", empty, len(rows), column)
     different = len(set(rows[column][:_SOME]))
     if (
         different >= _ENOUGH_TEXTS

@@ -31,7 +31,7 @@ def load_tokenizer(config: RunConfig) -> Any:
             lambda: AutoTokenizer.from_pretrained(path, trust_remote_code=False),
         )
     except ValueError as error:
-        if Path(path).is_dir() and not any(Path(path).glob("*token*")):
+        if Path(path).is_dir() and not any(_exists(path, name) for name in _ANY):
             raise _no_tokenizer({_ANY[0]}, config) from error
         raise
     _require_files(tokenizer, path, config)

@@ -76,6 +76,11 @@ def load_into(model: Model, path: str, config: RunConfig) -> None:
             f"initial A from a seed, got {path!r}: set init = 'sent' to use it"
         )
     folder = Path(os.path.expandvars(path)).expanduser()
+    if not folder.is_absolute():
+        raise ValueError(
+            "adapter must be an absolute path, since the processes of a run work in "
+            f"other folders than yours, got {path!r}"
+        )
     saved = _saved_config(folder, path)
     tensors = _saved_tensors(folder, path)
     ours = read_adapter(model)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from logging import WARNING
+
 from peft.utils.constants import (
     INCLUDE_LINEAR_LAYERS_SHORTHAND as ALL_LINEAR,
 )
@@ -11,6 +13,7 @@ from peft.utils.constants import (
 from transformers import PreTrainedModel
 
 from flasc_flwr.app.training.attention import attention_names, linear_names, matches
+from flasc_flwr.flower.compat import log
 
 _TARGETS: dict[str, list[tuple[str, ...]]] = {
     # As in FLASC's code.
@@ -73,9 +76,22 @@ def targets_of(model: PreTrainedModel, wanted: str) -> str | list[str]:
             f"{kind!r} model without any: set method to 'linear' or 'full'"
         )
     found = attention_names(model, inside) if wanted == "auto" else []
+    if wanted == "auto" and not found and not any(map(_in_a_layer, inside)):
+        # SqueezeBERT's layers are convolutions.
+        log(
+            WARNING,
+            "The layers of this %r model have no linear modules: LoRA adapts only %s",
+            kind,
+            ", ".join(inside),
+        )
     if kind in _MAMBA:
         return found or list(dict.fromkeys(n.rpartition(".")[2] for n in inside))
     return found or ALL_LINEAR
+
+
+def _in_a_layer(name: str) -> bool:
+    """Whether a module is in one of a list of layers, which have numbers."""
+    return any(part.isdecimal() for part in name.split("."))
 
 
 def _usual(kind: str) -> list[tuple[str, ...]]:
