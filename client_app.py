@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from functools import partial
-from logging import INFO
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +19,6 @@ from flasc_flwr.app.config.node import (
 )
 from flasc_flwr.flower.app_errors import app_errors
 from flasc_flwr.flower.clients.introduced import PARTITIONS
-from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.privacy.local_dp import local_dp
 from flasc_flwr.flower.wire import (
     CONTROL,
@@ -38,16 +36,13 @@ if TYPE_CHECKING:
 def known_settings(
     message: Message, context: Context, call_next: ClientAppCallable
 ) -> Message:
-    """Refuse to take part with a typing error in this device's ``--node-config``."""
+    """Refuse to take part with a key in ``--node-config`` that nobody reads."""
     settings = context.node_config
-    unread = check_node_config(settings)
+    check_node_config(settings)
     introduces = INTRODUCE in message.content.config_records.get(CONTROL, {})
     reply = call_next(message, context)
-    if introduces:
-        for line in unread:
-            log(INFO, line)
-        if OWN_DATA not in settings and PARTITIONS in settings:
-            reply.content[CONTROL][PARTITIONS] = settings[PARTITIONS]
+    if introduces and OWN_DATA not in settings and PARTITIONS in settings:
+        reply.content[CONTROL][PARTITIONS] = settings[PARTITIONS]
     return reply
 
 

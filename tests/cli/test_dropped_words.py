@@ -96,11 +96,8 @@ def test_row_12_a_device_can_check_its_settings(call, text, said):
     assert result.exit_code == 1 and said in result.output, result.output
 
 
-def test_row_12_keys_of_the_users_own_app_are_shown_and_allowed(call):
+def test_row_12_keys_that_nobody_reads_are_refused(call):
     words = "partition-id=0 num-partitions=2 rank=4 camera='left'"
     result = call("check", "--node-config", words)
-    assert result.exit_code == 0
-    assert "rank of --node-config is not read by flasc-flwr (nearest: lora-rank)" in (
-        result.output
-    )
-    assert "camera = 'left'" in result.output
+    assert result.exit_code == 1
+    assert "rank is not a key of --node-config, allowed are data-path" in result.output

@@ -39,7 +39,7 @@ def check(
 
 
 def _device(text: str) -> dict[str, object]:
-    """Return a device's settings, and print a line for each that is not read."""
+    """Return a device's settings, checked."""
     from flasc_flwr.app.cli.common import parsed
     from flasc_flwr.app.config.node import (
         OWN_DATA,
@@ -49,8 +49,7 @@ def _device(text: str) -> dict[str, object]:
     )
 
     settings = parsed([text], "--node-config")
-    for line in check_node_config(settings):
-        typer.echo(line, err=True)
+    check_node_config(settings)
     if OWN_DATA not in settings and not settings.keys().isdisjoint(PARTITION):
         partition_of(settings)
     return settings

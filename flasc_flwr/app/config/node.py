@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
-from difflib import get_close_matches
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from flasc_flwr.core.printable import printable
 from flasc_flwr.flower.device_limits import DeviceLimits
 from flasc_flwr.flower.mod import device_keys
-from flasc_flwr.flower.node_config import refuse_near_misses
+from flasc_flwr.flower.node_config import (
+    NODE_CONFIG,
+    NodeConfigError,
+    refuse_near_misses,
+)
 
 OWN_DATA = "data-path"
 """Key of the device's own data."""
@@ -27,19 +31,27 @@ def node_keys() -> frozenset[str]:
     return device_keys() | {OWN_DATA, *PARTITION}
 
 
-def check_node_config(node_config: Mapping[str, Any]) -> list[str]:
-    """Check a device's settings; return a line for each key that nobody here reads.
+def check_node_config(node_config: Mapping[str, Any]) -> None:
+    """Check a device's settings.
+
+    The app knows all its keys. `flasc_mod` in somebody else's app refuses only what is
+    nearly one of its own.
 
     Raises
     ------
     ValueError
-        If a key is nearly one of ours, or a limit of the device is out of range. No
-        value of a key that the server does not learn is in the message.
+        If nobody reads a key, or a limit of the device is out of range. No value of a
+        key that the server does not learn is in the message.
     """
     known = node_keys()
     refuse_near_misses(node_config, known)
+    for key in node_config:
+        if key not in known:
+            raise NodeConfigError(
+                f"{printable(key, 100)} is not a key of {NODE_CONFIG}, "
+                f"allowed are {', '.join(sorted(known))}"
+            )
     DeviceLimits.of(node_config)
-    return [_unread(key, known) for key in node_config if key not in known]
 
 
 def partition_of(node_config: Mapping[str, Any]) -> tuple[int, int]:
@@ -74,9 +86,3 @@ def private_texts(node_config: Mapping[str, Any]) -> set[str]:
     # The names of folders are ordinary words, such as "train".
     names = (each.name for each in paths if not each.is_dir())
     return {str(given), *map(str, paths), *names}
-
-
-def _unread(key: str, known: Collection[str]) -> str:
-    nearest = get_close_matches(key, sorted(known), n=1, cutoff=0.5)
-    hint = f" (nearest: {nearest[0]})" if nearest else ""
-    return f"{key} of --node-config is not read by flasc-flwr{hint}"
