@@ -37,8 +37,8 @@ class Reply:
     @property
     def receipt(self) -> bytes:
         """What the server confirms it by; both sides compute it."""
-        told = self.round.to_bytes(8, "little") + self.payload
-        return hashlib.sha256(told).digest()[:RECEIPT_BYTES]
+        content = self.round.to_bytes(8, "little") + self.payload
+        return hashlib.sha256(content).digest()[:RECEIPT_BYTES]
 
 
 @dataclass(frozen=True, kw_only=True)
