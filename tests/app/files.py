@@ -9,6 +9,10 @@ from flasc_flwr.app.tasks.labels import class_count, number_labels
 from flasc_flwr.app.tasks.tables import Preparation, Tables
 from tests.app.tiny import images, task_of, texts
 
+GOOD = "text,label\ngood,1\nbad,0\n"
+WRONG = "text,label\nwrong,1\nwrong,0\n"
+RIGHT = [("good", 1), ("bad", 0)]
+
 
 def write(folder, kind, count=20, part="train", **columns):
     frame = pd.DataFrame(texts(count) if part == "train" else texts(count, seed=1))

@@ -14,47 +14,23 @@ from flasc_flwr.app.tasks.flasc_dirichlet import (
 )
 from flasc_flwr.app.tasks.partitioning import (
     Partitions,
-    split,
+)
+from tests.app.partitions import (
+    CLASSES,
+    DATA,
+    LABELS,
+    USERS,
+    flasc,
+    load_all,
+    rows_of,
+    table,
+    with_rows,
 )
 
 # Flower warns about classes that the pathological partitioner leaves out.
 pytestmark = pytest.mark.filterwarnings("ignore:Classes")
 
 ALPHAS = [0.01, 0.1, 1, 100]
-CLASSES = 10
-
-
-def rows_of(counts, seed=0):
-    """Return labels, in random order, with counts[c] of each class c."""
-    labels = np.repeat(np.arange(len(counts)), counts)
-    return np.random.default_rng(seed).permutation(labels)
-
-
-# Classes of different sizes, one with fewer rows than the most clients.
-LABELS = rows_of([23, 40, 75, 90, 100, 110, 120, 130, 150, 200])
-USERS = [f"user{row % 60}" for row in range(len(LABELS))]
-DATA = Dataset.from_dict({"label": LABELS, "user": USERS, "index": LABELS})
-
-
-def flasc(num_partitions, alpha=1.0, labels=LABELS, **settings):
-    made = ColumnNormalisedDirichletPartitioner(
-        num_partitions, "label", alpha, **settings
-    )
-    return split(Dataset.from_dict({"label": labels}), made, num_partitions)
-
-
-def table(parts, labels=LABELS):
-    """Count the rows of each client (rows) and class (columns)."""
-    return np.array([np.bincount(labels[part], minlength=CLASSES) for part in parts])
-
-
-def with_rows(dataset):
-    return dataset.add_column("row", np.arange(len(dataset)))
-
-
-def load_all(made, dataset):
-    made.dataset = dataset
-    return [made.load_partition(i) for i in range(made.num_partitions)]
 
 
 @pytest.mark.parametrize("shuffle", [True, False])

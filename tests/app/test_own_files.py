@@ -6,6 +6,9 @@ from datasets import Dataset, DatasetDict
 
 from flasc_flwr.app.tasks.sources import device_rows, load_rows
 from tests.app.files import (
+    GOOD,
+    RIGHT,
+    WRONG,
     own_pairs,
     pairs,
     tables_of,
@@ -13,10 +16,6 @@ from tests.app.files import (
 )
 
 pytestmark = pytest.mark.usefixtures("cache")
-
-GOOD = "text,label\ngood,1\nbad,0\n"
-WRONG = "text,label\nwrong,1\nwrong,0\n"
-RIGHT = [("good", 1), ("bad", 0)]
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,6 @@ from tests.app.tiny import write_jsonl
 
 pytestmark = pytest.mark.usefixtures("cache")
 
-GOOD = "text,label\ngood,1\nbad,0\n"
-WRONG = "text,label\nwrong,1\nwrong,0\n"
-RIGHT = [("good", 1), ("bad", 0)]
-
 
 def test_row_6_names_decide_whatever_type_the_file_has(tmp_path):
     labels = [1, 5, 3, 1]

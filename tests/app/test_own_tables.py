@@ -4,6 +4,8 @@ import pandas as pd
 import pytest
 
 from tests.app.files import (
+    GOOD,
+    RIGHT,
     everything,
     own_pairs,
     tables_of,
@@ -13,10 +15,6 @@ from tests.app.files import (
 from tests.app.tiny import write_jsonl
 
 pytestmark = pytest.mark.usefixtures("cache")
-
-GOOD = "text,label\ngood,1\nbad,0\n"
-WRONG = "text,label\nwrong,1\nwrong,0\n"
-RIGHT = [("good", 1), ("bad", 0)]
 
 
 def test_row_4_a_csv_row_wider_than_its_header_is_named(tmp_path):

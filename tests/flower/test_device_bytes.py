@@ -17,40 +17,6 @@ from tests.flower.apps import client_app, nudge
 from tests.flower.device import ask, content, download, order, trains, vector
 
 
-def adapter():
-    rng = np.random.default_rng(0)
-    shapes = {"q.lora_A.weight": (8, 300), "v.lora_A.weight": (8, 200)}
-    arrays = {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
-    arrays["q.lora_B.weight"] = np.zeros((250, 8), np.float32)
-    arrays["v.lora_B.weight"] = np.zeros((100, 8), np.float32)
-    arrays["classifier.weight"] = rng.standard_normal((5, 40)).astype(np.float32)
-    return arrays
-
-
-def payloads(messages, node=None):
-    """Return the payloads of the messages that have arrays, of a node or of all."""
-    return [
-        payload_of(message.content["arrays"])
-        for message in messages
-        if message.has_content()
-        and "arrays" in message.content
-        and node in (None, node_of(message.metadata))
-    ]
-
-
-def node_of(metadata):
-    return (
-        metadata.src_node_id if metadata.reply_to_message_id else metadata.dst_node_id
-    )
-
-
-def failures(strategy):
-    return [f["reason"] for row in strategy.state.history for f in row["failures"]]
-
-
-# The mod, against whatever a server sends.
-
-
 def big_download():
     layout = Layout.of({"w.weight": np.zeros((100, 100), np.float32)})
     return download(1.0, layout), layout.size
