@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from math import floor
 
 import numpy as np
 
+from flasc_flwr.core.codec import encode, refines
+from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.sparsity import SparseVector
 
 Select = Callable[[float], SparseVector]
@@ -115,6 +118,40 @@ def fit(
     if beyond is None or _is_enough(best, most):
         return _refined(best, refine, most)
     return _fill(best, beyond.sparse, encode, most)
+
+
+def fit_payload(
+    select: Select,
+    values: str,
+    *,
+    layout: Layout | None,
+    size: int,
+    density: float,
+    most: int,
+    key: str,
+    carry_layout: bool = False,
+) -> Fitted:
+    """Return the largest selection that fits as a payload; see :func:`fit`.
+
+    In a value format that has a use for more bytes, those that are left are used.
+
+    Parameters
+    ----------
+    select, size, density, most, key
+        As for :func:`fit`.
+    values, layout, carry_layout
+        As for :func:`flasc_flwr.core.codec.encode`.
+    """
+    encoded = partial(encode, values=values, layout=layout, carry_layout=carry_layout)
+    return fit(
+        select,
+        encoded,
+        size=size,
+        density=density,
+        most=most,
+        key=key,
+        refine=partial(encoded, room=most) if refines(values) else None,
+    )
 
 
 def _search(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flasc_flwr.core.clipping import clip_to_norm
-from flasc_flwr.core.codec import encode, read_layout, refines
+from flasc_flwr.core.codec import read_layout
 from flasc_flwr.core.finite import require_finite_tensors
-from flasc_flwr.core.fitting import fit
+from flasc_flwr.core.fitting import fit_payload
 from flasc_flwr.core.layout import Arrays, Layout, Vector
 from flasc_flwr.core.received import received_arrays, received_vector
 from flasc_flwr.core.sparsity import Positions, SparseVector, top_k
@@ -117,17 +116,14 @@ def encode_update(
         everything = layout is None and share == 1
         return SparseVector.of_dense(values) if everything else top_k(values, share)
 
-    form = instructions.value_format
-    encoded = partial(encode, values=form, layout=layout)
-    most = most_bytes(received.layout, instructions, limits)
-    fitted = fit(
+    fitted = fit_payload(
         select,
-        encoded,
+        instructions.value_format,
+        layout=layout,
         size=len(values),
         density=1.0 if layout is None else density,
-        most=most,
+        most=most_bytes(received.layout, instructions, limits),
         key="upload-bytes",
-        refine=partial(encoded, room=most) if refines(form) else None,
     )
     if session:
         session.sent(fitted.payload)

@@ -52,7 +52,7 @@ def model_path(model: str) -> str:
         if looks_local(model) and not local.is_dir():
             raise ValueError(f"model must be a folder that exists, got {model!r}")
         if local.is_dir() and not local.is_absolute():
-            # Where there is no such folder, it would be another model, of the hub.
+            # Where the folder is missing, the same text would name a model on the hub.
             raise ValueError(
                 "model must be an absolute path, since the processes of a run work in "
                 f"other folders than yours, or a name on the hub, got {model!r}, which "

@@ -16,7 +16,7 @@ from flasc_flwr.core.ranges import number
 from flasc_flwr.core.settings import check, setting
 
 RECEIPT_BYTES = 8
-"""Length of a receipt: it tells the replies of one device apart."""
+"""Length of a receipt: long enough that no two replies of a device share one."""
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from logging import WARNING
 
 import numpy as np
 from flwr.app import ArrayRecord
 
-from flasc_flwr.core.codec import decode, encode, read_layout, refines
+from flasc_flwr.core.codec import decode, encode, read_layout
 from flasc_flwr.core.factors import dead_modules
-from flasc_flwr.core.fitting import Fitted, Select, TooFewBytesError, fit
+from flasc_flwr.core.fitting import Fitted, Select, TooFewBytesError, fit_payload
 from flasc_flwr.core.initial import seeded_factors
 from flasc_flwr.core.layout import Layout, Vector
 from flasc_flwr.core.merged import Merged
@@ -158,26 +158,24 @@ class Downloads:
 
     def _fitted(self, layout: Layout, vector: Vector, budget: Budget) -> Fitted:
         """Return the most of a vector that fits into a budget."""
-        values = self._value_format
-        encoded = partial(encode, values=values, layout=layout, carry_layout=True)
-
-        density, most = budget.download_density, budget.download_bytes
-        select = self._select(layout, vector, density)
+        values, density = self._value_format, budget.download_density
         try:
-            return fit(
-                select,
-                encoded,
+            return fit_payload(
+                self._select(layout, vector, density),
+                values,
+                layout=layout,
                 size=layout.size,
                 density=density,
-                most=most,
+                most=budget.download_bytes,
                 key="download-bytes",
-                refine=partial(encoded, room=most) if refines(values) else None,
+                carry_layout=True,
             )
         except TooFewBytesError as error:
             # Budgets are checked before: only a few bytes can be missing.
             log(WARNING, "A download has no entries: %s", error)
             nothing = top_k(np.zeros_like(vector), density)
-            return Fitted(density / 2, nothing, encoded(nothing))  # below 1: masked
+            payload = encode(nothing, values, layout=layout, carry_layout=True)
+            return Fitted(density / 2, nothing, payload)  # below 1: masked
 
     def received(self, budget: Budget) -> ArrayRecord:
         """Return what a budget receives, in the shapes of the whole adapter.

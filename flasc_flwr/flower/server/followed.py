@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import partial
 from logging import WARNING
 from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
-from flasc_flwr.core.codec import encode, refines
+from flasc_flwr.core.codec import encode
 from flasc_flwr.core.feedback.stream import Compress, Stream
-from flasc_flwr.core.fitting import Select, TooFewBytesError, fit
+from flasc_flwr.core.fitting import TooFewBytesError, fit_payload
 from flasc_flwr.core.initial import seeded_factors
 from flasc_flwr.core.layout import Layout, Vector
 from flasc_flwr.core.methods.budget import Budget
@@ -131,18 +130,16 @@ class Following:
         )
 
     def _fitted(self, layout: Layout, vector: Vector, budget: Budget) -> bytes:
-        values, most = self._value_format, budget.download_bytes
-        encoded = partial(encode, values=values, layout=layout)
-        select: Select = self._select(layout, vector, budget.download_density)
+        density = budget.download_density
         try:
-            return fit(
-                select,
-                encoded,
+            return fit_payload(
+                self._select(layout, vector, density),
+                self._value_format,
+                layout=layout,
                 size=layout.size,
-                density=budget.download_density,
-                most=most,
+                density=density,
+                most=budget.download_bytes,
                 key="download-bytes",
-                refine=partial(encoded, room=most) if refines(values) else None,
             ).payload
         except TooFewBytesError as error:
             # Budgets are checked before: only a few bytes can be missing.

@@ -9,9 +9,9 @@ from typing import TypeVar
 import numpy as np
 from flwr.app import Array, ArrayRecord
 
-from flasc_flwr.core.codec import PayloadError, decode, encode, read_layout, refines
+from flasc_flwr.core.codec import PayloadError, decode, read_layout
 from flasc_flwr.core.finite import require_finite_tensors
-from flasc_flwr.core.fitting import fit
+from flasc_flwr.core.fitting import fit_payload
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.printable import printable
 from flasc_flwr.core.received import received_arrays
@@ -89,19 +89,15 @@ def pack_download(
     tensors = form.layout.tensors
     vector = form.layout.flatten({t.name: record[t.name].numpy() for t in tensors})
     require_finite_tensors(form.layout, vector)
-
-    encoded = partial(
-        encode, values=value_format, layout=form.layout, carry_layout=True
-    )
-
-    payload = fit(
+    payload = fit_payload(
         partial(top_k, vector),
-        encoded,
+        value_format,
+        layout=form.layout,
         size=form.layout.size,
         density=density,
         most=most_bytes,
         key="download-bytes",
-        refine=partial(encoded, room=most_bytes) if refines(value_format) else None,
+        carry_layout=True,
     ).payload
     return _pack(form, payload, DOWNLOAD, record)
 
@@ -176,15 +172,14 @@ def pack_upload(
         wide = np.result_type(np.float32, new, old)
         update[place] = np.subtract(new, old, dtype=wide).ravel()
     require_finite_tensors(form.layout, update)
-    encoded = partial(encode, values=value_format, layout=form.layout)
-    payload = fit(
+    payload = fit_payload(
         partial(top_k, update),
-        encoded,
+        value_format,
+        layout=form.layout,
         size=form.layout.size,
         density=density,
         most=most_bytes,
         key="upload-bytes",
-        refine=partial(encoded, room=most_bytes) if refines(value_format) else None,
     ).payload
     return _pack(form, payload, UPLOAD, trained)
 
