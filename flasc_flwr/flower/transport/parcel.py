@@ -262,7 +262,10 @@ def arrays_in(
             )
         names = _names([tensors[index].name for index in part], whole)
     beside = dict(whole.values())
-    return ArrayRecord({name: beside.get(name, EMPTY) for name in names})
+    arrays = ArrayRecord()  # which keeps its arrays, where its constructor copies them
+    for name in names:
+        arrays[name] = beside.get(name, EMPTY)
+    return arrays
 
 
 EMPTY = Array(np.zeros(0, np.float32))
