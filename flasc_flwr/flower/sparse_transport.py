@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from logging import INFO
+from logging import INFO, WARNING
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -15,7 +15,7 @@ from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.compat import log, skip_unreadable_replies
 from flasc_flwr.flower.flasc import Flasc
 from flasc_flwr.flower.transport.alike import Reader
-from flasc_flwr.flower.transport.choosing import chosen_settings
+from flasc_flwr.flower.transport.choosing import chosen_settings, notices
 from flasc_flwr.flower.transport.encoding_grid import EncodingGrid
 from flasc_flwr.flower.transport.evidence import Replies
 from flasc_flwr.flower.transport.incoming_reply import IncomingReply
@@ -174,6 +174,8 @@ class SparseTransport(Strategy):
     def start(self, grid: Grid, *args: Any, **kwargs: Any) -> Result:
         """Run all rounds, with the arguments of the inner strategy's ``start``."""
         self._memory = RunMemory(self._settings)
+        for line in notices(self.inner, self._settings):
+            log(WARNING, "%s", line)
         with skip_unreadable_replies():
             if type(self.inner).start is Strategy.start:
                 result = super().start(grid, *args, **kwargs)

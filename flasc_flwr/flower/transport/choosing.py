@@ -91,6 +91,24 @@ def chosen_settings(
     return settings
 
 
+def notices(inner: Strategy, settings: TransportSettings) -> list[str]:
+    """Return what a user should know before a run starts, a line each."""
+    lines = []
+    if is_private(inner):
+        lines.append(
+            "SparseTransport has no error feedback with differential privacy, as a "
+            "residual carries one round's data into the next: what a message leaves "
+            "out is lost"
+        )
+    if settings.masks_weights:
+        lines.append(
+            "SparseTransport masks weights, as error_feedback is 'none' and the "
+            "download is limited: what is not sent is zero on the devices. A "
+            "pretrained model breaks by that; error_feedback='both' does not"
+        )
+    return lines
+
+
 def is_private(strategy: Strategy) -> bool:
     """Return whether a strategy is in one of Flower's wrappers that add noise."""
     wrapped: object = strategy

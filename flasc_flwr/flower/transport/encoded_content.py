@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, MessageType, RecordDict
@@ -189,19 +189,26 @@ def _encode_record(
     key: str, record: ArrayRecord, settings: TransportSettings, follow: Follow | None
 ) -> SentRecord | None:
     """Return a record with its parcel; None if all its arrays travel whole."""
-    sparse = finite_arrays(record, sparse_arrays(record, settings.whole))
+    chosen = sparse_arrays(record, settings.whole)
+    sparse = finite_arrays(record, chosen)
     if not sparse:
         return None
     form = Form.of(record, sparse)
-    word = word_of(settings.replies, key)
+    names = tuple(record)
+    sent = SentRecord(
+        record,
+        form,
+        word=word_of(settings.replies, key),
+        not_finite=tuple(names[i] for i in chosen if i not in sparse),
+    )
     budget = Budget(
         download_bytes=settings.download_bytes, upload_bytes=settings.upload_bytes
     )
     require_bytes(budget, form.layout, settings.value_format)
     if settings.lossless_download:
-        return SentRecord(record, form, word=word)
+        return sent
     if follow and (following := follow(key, form, record)):
-        return SentRecord(record, form, following=following, word=word)
+        return replace(sent, following=following)
     parcel = pack_download(
         form,
         record,
@@ -210,7 +217,7 @@ def _encode_record(
         most_bytes=settings.download_bytes if settings.masks_weights else 0,
         quota=settings.quota,
     )
-    return SentRecord(record, form, parcel, word=word)
+    return replace(sent, parcel=parcel)
 
 
 def _instructions(

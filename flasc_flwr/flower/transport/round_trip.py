@@ -97,6 +97,9 @@ class RoundTrip:
             self._followed.append(followed)
             self.messages.append(travelling)
             self._contents.append(encoded[key])
+        for made in encoded.values():
+            for name, sent in made.sent.items():
+                memory.name_not_finite(name, sent.not_finite)
         sizes = message_bytes(self.messages)
         for message, made, size in zip(
             self.messages, self._contents, sizes, strict=True
@@ -118,11 +121,7 @@ class RoundTrip:
             if not reply.has_error():
                 index = self._index(reply)
                 content = self._contents[index]
-                try:
-                    self._memory.heard(reply, self._followed[index])
-                    inspected.append(inspect_reply(reply, content))
-                except Exception as error:
-                    inspected.append(IncomingReply(reply, error=why(error)))
+                inspected.append(self._inspect(reply, content, self._followed[index]))
                 continue
             if advice := advice_on(reply.error):
                 log(WARNING, "Node %d: %s", reply.metadata.src_node_id, advice)
@@ -201,6 +200,18 @@ class RoundTrip:
                 f"unexpected reply of node {node}: it answers no message of this round"
             ) from None
 
+    def _inspect(
+        self, reply: Message, content: EncodedContent, followed: Mapping[str, Following]
+    ) -> IncomingReply:
+        """Return what a reply holds, and note what it says about references."""
+        try:
+            inspected = inspect_reply(reply, content)
+            if inspected.error is None:
+                self._memory.heard(reply, followed)
+        except Exception as error:
+            return IncomingReply(reply, error=why(error))
+        return inspected
+
     def _own_content(
         self, message: Message, made: EncodedContent
     ) -> tuple[RecordDict, Mapping[str, Following]]:
@@ -223,6 +234,7 @@ class RoundTrip:
         """Note the payloads of a reply, to confirm them to a device that remembers."""
         node = message.metadata.src_node_id
         for key, update in updates.items():
+            self._memory.travelled(key, update.sent.form.layout, update.update)
             if node in self._remembering:
                 self._memory.collect(node, key, self._memory_round, update.payload)
 
