@@ -28,11 +28,9 @@ def is_private(message: Message, call_next: ClientAppCallable) -> bool:
     call_next : ClientAppCallable
         The next mod, or the app.
     """
-    mods = list(mods_behind(call_next))
-    private = any(
-        isinstance(mod, LocalDpMod) or mod in _PRIVATE for mod in mods
-    ) or any(
-        CLIPPING_NORM in record for record in message.content.config_records.values()
+    configs = message.content.config_records.values()
+    private = any(CLIPPING_NORM in config for config in configs) or any(
+        isinstance(mod, LocalDpMod) or mod in _PRIVATE for mod in mods_behind(call_next)
     )
     if private:
         log(
