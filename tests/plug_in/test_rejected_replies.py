@@ -12,6 +12,7 @@ from flasc_flwr.flower.transport import parcel
 from flasc_flwr.flower.wire import CONTROL, PAYLOAD, array_record
 from tests.payload_bytes import FINGERPRINT_AT, VERSION_AT, changed
 from tests.plug_in.numpy_app import (
+    WHOLE,
     NotingFedAvg,
     RecordingGrid,
     apart,
@@ -222,7 +223,7 @@ def test_a_client_reports_a_download_of_another_version(logged):
             return super().push_messages(messages)
 
     grid = Newer(client_app(), 3)
-    SparseTransport(FedAvg()).start(grid, array_record(mixed()), 1)
+    SparseTransport(FedAvg(), whole=WHOLE).start(grid, array_record(mixed()), 1)
     assert "server and client need the same version of flasc-flwr" in logged()
 
 
