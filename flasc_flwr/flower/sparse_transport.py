@@ -20,6 +20,7 @@ from flasc_flwr.flower.transport.alike import Reader
 from flasc_flwr.flower.transport.encoded_content import TransportSettings
 from flasc_flwr.flower.transport.encoding_grid import EncodingGrid
 from flasc_flwr.flower.transport.incoming_reply import IncomingReply
+from flasc_flwr.flower.transport.robust import comparing, upload_of_comparing
 from flasc_flwr.flower.transport.round_trip import RoundTrip
 from flasc_flwr.flower.transport.streaming_mean import (
     StreamingMean,
@@ -27,9 +28,11 @@ from flasc_flwr.flower.transport.streaming_mean import (
     needs_only_the_mean,
     with_mean,
 )
+from flasc_flwr.flower.transport.transparent import Transparent
+from flasc_flwr.flower.transport.wrappable import require_names, require_strategy
 
 
-class SparseTransport(Strategy):
+class SparseTransport(Transparent):
     """Wrap a Flower strategy so that it sends and receives sparse messages.
 
     Only what travels changes. Clients need ``ClientApp(mods=[flasc_mod])``: the app
@@ -91,7 +94,7 @@ class SparseTransport(Strategy):
     def __init__(
         self,
         inner: Strategy,
-        *,
+        *unnamed: object,
         download_density: float | str = AUTO,
         upload_density: float | str = AUTO,
         download_bytes: int = 0,
@@ -99,37 +102,40 @@ class SparseTransport(Strategy):
         values: str = "bfloat16",
         whole: Sequence[str] | None = None,
     ) -> None:
-        if isinstance(inner, SparseTransport | Flasc):
-            raise ValueError(
-                "inner must be a strategy that does not send sparse messages itself, "
-                f"got {type(inner).__name__}"
+        require_strategy(inner, (SparseTransport, Flasc))
+        if unnamed:
+            raise TypeError(
+                "SparseTransport takes one argument without a name, the strategy; "
+                f"name the others, as in upload_density={unnamed[0]!r}"
             )
-        if not isinstance(inner, Strategy):
-            raise ValueError(
-                f"inner must be a flwr.serverapp.strategy.Strategy, got {inner!r}"
-            )
-        if isinstance(whole, str):
-            raise ValueError(f"whole must be a list of names, got {whole!r}")
-        self.inner = inner
         self.traffic = Traffic()
         BYTES.require("download_bytes", download_bytes)
         BYTES.require("upload_bytes", upload_bytes)
+        self._compares = comparing(inner)
         self._settings = TransportSettings(
             download_density=density_or_auto(
                 "download_density", download_density, 1 / 4, download_bytes
             ),
             upload_density=density_or_auto(
-                "upload_density", upload_density, 1 / 16, upload_bytes
+                "upload_density",
+                upload_density,
+                1 if self._compares else 1 / 16,
+                upload_bytes,
             ),
             download_bytes=download_bytes,
             upload_bytes=upload_bytes,
             value_format=choice(*VALUE_FORMATS).require("values", values),
-            whole=None if whole is None else tuple(whole),
+            whole=None if whole is None else require_names("whole", whole),
         )
         self._open_trip: RoundTrip | None = None
+        self.inner = inner
 
     def summary(self) -> None:
         """Log the configuration as a tree, followed by the inner strategy's."""
+        self._log_settings()
+        self.inner.summary()
+
+    def _log_settings(self) -> None:
         settings = self._settings
         whole = "arrays of fewer than two axes"
         if settings.whole is not None:
@@ -146,20 +152,26 @@ class SparseTransport(Strategy):
             f"│\t└── Inner strategy: {type(self.inner).__name__}",
         ):
             log(INFO, "\t%s", line)
-        self.inner.summary()
+        if self._compares:
+            level, line = upload_of_comparing(self._compares, settings.upload_density)
+            log(level, "\t%s", line)
 
     def start(self, grid: Grid, *args: Any, **kwargs: Any) -> Result:
         """Run all rounds, with the arguments of the inner strategy's ``start``."""
+        own_loop = getattr(self.inner.start, "__func__", None) is not Strategy.start
         with skip_unreadable_replies():
-            if type(self.inner).start is Strategy.start:
-                result = super().start(grid, *args, **kwargs)
+            if own_loop:
+                # Only its grid can be replaced. It logs its own summary.
+                self._log_settings()
+                result = self.inner.start(self.encoding_grid(grid), *args, **kwargs)
             else:
-                # The inner strategy runs its own loop: only its grid can be replaced.
-                self.summary()
-                encoding_grid = EncodingGrid(grid, self._make_round_trip)
-                result = self.inner.start(encoding_grid, *args, **kwargs)
+                result = super().start(grid, *args, **kwargs)
         log(INFO, "SparseTransport: %s", self.traffic.in_words())
         return result
+
+    def encoding_grid(self, grid: Grid) -> Grid:
+        """Return a grid that encodes what is sent through `grid`."""
+        return EncodingGrid(grid, self._make_round_trip)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
