@@ -76,13 +76,6 @@ class EncodedContent:
     expects_parcels: bool
     whole: dict[str, ArrayRecord] = field(default_factory=dict)
 
-    @property
-    def needs_mod(self) -> bool:
-        """Whether a ClientApp needs flasc_mod to train on this content."""
-        return self.expects_parcels or any(
-            sent.parcel is not None for sent in self.sent.values()
-        )
-
 
 def encode_content(
     content: RecordDict, message_type: str, settings: TransportSettings
