@@ -12,6 +12,7 @@ from flwr.serverapp.strategy import FedAvg, Result, Strategy
 
 from flasc_flwr.core.codec import VALUE_FORMATS
 from flasc_flwr.core.methods.budget import AUTO, BYTES, density_or_auto
+from flasc_flwr.core.printable import printable
 from flasc_flwr.core.ranges import choice
 from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.compat import log, skip_unreadable_replies
@@ -19,6 +20,7 @@ from flasc_flwr.flower.flasc import Flasc
 from flasc_flwr.flower.transport.alike import Reader
 from flasc_flwr.flower.transport.encoded_content import TransportSettings
 from flasc_flwr.flower.transport.encoding_grid import EncodingGrid
+from flasc_flwr.flower.transport.fates import Fates
 from flasc_flwr.flower.transport.incoming_reply import IncomingReply
 from flasc_flwr.flower.transport.robust import comparing, upload_of_comparing
 from flasc_flwr.flower.transport.round_trip import RoundTrip
@@ -61,10 +63,14 @@ class SparseTransport(Transparent):
         Value format of both payloads: ``float32``, ``bfloat16``, ``float16``,
         ``int8`` or ``int4``. With ``float32`` and density 1, arrays travel
         unencoded in that direction, in their own dtypes, and nothing is lost.
-    whole : Sequence[str], optional (default: None)
-        Names, or shell patterns such as ``*.bias``, of arrays that travel whole,
-        neither masked nor rounded. By default, arrays of fewer than two axes. Arrays
-        that are not floating point always travel whole.
+    whole : Sequence[str] (default: ())
+        Names, or shell patterns such as ``head.*``, of arrays that travel whole, beside
+        those that always do: arrays that are not floating point, not finite, of fewer
+        than two axes, or a layer's statistics by name. One that fits no array is
+        refused at the first round.
+    sparse : Sequence[str] (default: ())
+        Names or patterns of floating-point arrays that do not travel whole though they
+        have fewer than two axes or are statistics.
 
     Attributes
     ----------
@@ -100,7 +106,8 @@ class SparseTransport(Transparent):
         download_bytes: int = 0,
         upload_bytes: int = 0,
         values: str = "bfloat16",
-        whole: Sequence[str] | None = None,
+        whole: Sequence[str] = (),
+        sparse: Sequence[str] = (),
     ) -> None:
         require_strategy(inner, (SparseTransport, Flasc))
         if unnamed:
@@ -125,8 +132,10 @@ class SparseTransport(Transparent):
             download_bytes=download_bytes,
             upload_bytes=upload_bytes,
             value_format=choice(*VALUE_FORMATS).require("values", values),
-            whole=None if whole is None else require_names("whole", whole),
+            whole=require_names("whole", whole),
+            sparse=require_names("sparse", sparse),
         )
+        self._fates = Fates(self._settings)
         self._open_trip: RoundTrip | None = None
         self.inner = inner
 
@@ -137,9 +146,7 @@ class SparseTransport(Transparent):
 
     def _log_settings(self) -> None:
         settings = self._settings
-        whole = "arrays of fewer than two axes"
-        if settings.whole is not None:
-            whole = ", ".join(settings.whole)
+        whole = ", ".join(("arrays of fewer than two axes", *settings.whole))
         for line in (
             "├──> Sparse transport:",
             f"│\t├── Density: download ({settings.download_density:.4g}) | "
@@ -148,7 +155,7 @@ class SparseTransport(Transparent):
             f"({settings.download_bytes or 'any'}) | "
             f"upload ({settings.upload_bytes or 'any'})",
             f"│\t├── Value format: {settings.value_format}",
-            f"│\t├── Travel whole: {whole}",
+            f"│\t├── Travel whole: {printable(whole)}",
             f"│\t└── Inner strategy: {type(self.inner).__name__}",
         ):
             log(INFO, "\t%s", line)
@@ -230,6 +237,8 @@ class SparseTransport(Transparent):
     def _make_round_trip(
         self, messages: Iterable[Message], server_round: int
     ) -> RoundTrip:
+        messages = list(messages)
+        self._fates.log(messages)
         return RoundTrip(
             messages, self._settings, server_round=server_round, traffic=self.traffic
         )

@@ -3,7 +3,7 @@
 import numpy as np
 from flwr.app import Array
 
-from flasc_flwr.flower.transport.form import sparse_arrays
+from flasc_flwr.flower.transport.rule import in_payload
 from flasc_flwr.flower.wire import array_record
 
 
@@ -13,8 +13,8 @@ def record(**shapes):
     )
 
 
-def names(record, whole=None):
-    return [list(record)[index] for index in sparse_arrays(record, whole)]
+def names(record, **named):
+    return [list(record)[index] for index in in_payload(record, **named)]
 
 
 def test_arrays_of_fewer_than_two_axes_travel_whole():
@@ -22,15 +22,25 @@ def test_arrays_of_fewer_than_two_axes_travel_whole():
     assert names(model) == ["kernel", "matrix"]
 
 
-def test_without_matrices_vectors_do_not_travel_whole():
-    assert names(record(coef=(500,), intercept=())) == ["coef"]
-    assert names(record(scale=())) == ["scale"]
+def test_without_matrices_a_flattened_model_does_not_travel_whole():
+    assert names(record(model=(5000,), bias=(500,))) == ["model"]
+    assert names(record(coef=(500,), intercept=())) == []
+    assert names(record(model=(5000,), weight=(3, 3))) == ["weight"]
 
 
-def test_names_and_patterns_replace_the_rule():
+def test_statistics_and_what_is_not_finite_travel_whole():
+    model = record(**{"norm.running_mean": (3, 3), "weight": (3, 3), "mask": (3, 3)})
+    model["mask"] = Array(np.triu(np.full((3, 3), -np.inf, np.float32)))
+    model["low"] = Array(np.full((3, 3), np.finfo(np.float32).min))
+    assert names(model) == ["weight"]
+    assert names(model, sparse=["*"]) == ["norm.running_mean", "weight"]
+
+
+def test_names_and_patterns_add_to_the_rule():
     model = record(**{"a.weight": (4, 4), "a.bias": (4,), "b.weight": (4, 4)})
-    assert names(model, whole=[]) == ["a.weight", "a.bias", "b.weight"]
-    assert names(model, whole=["b.*", "*.bias"]) == ["a.weight"]
+    assert names(model, whole=["b.*"]) == ["a.weight"]
+    assert names(model, sparse=["*.bias"]) == ["a.weight", "a.bias", "b.weight"]
+    assert names(model, whole=["b.*"], sparse=["*"]) == ["a.weight", "a.bias"]
 
 
 def test_arrays_that_are_not_floating_point_travel_whole():

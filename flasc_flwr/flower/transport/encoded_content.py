@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from flwr.app import ArrayRecord, MessageType, RecordDict
 
 from flasc_flwr.core.methods.least import require_upload_bytes
-from flasc_flwr.flower.transport.form import Form, finite_arrays, sparse_arrays
+from flasc_flwr.flower.transport.form import Form
 from flasc_flwr.flower.transport.parcel import pack_download
+from flasc_flwr.flower.transport.rule import in_payload
 from flasc_flwr.flower.transport.sent_record import SentRecord
 from flasc_flwr.flower.wire import CONTROL, Instructions
 
@@ -25,9 +26,9 @@ class TransportSettings:
         Most bytes of a payload each way; 0 is no limit.
     value_format : str
         Value format of both payloads.
-    whole : tuple[str, ...], optional
-        Names or patterns of the arrays that travel whole; None for the default rule of
-        :func:`~flasc_flwr.flower.transport.form.sparse_arrays`.
+    whole, sparse : tuple[str, ...]
+        Names or patterns of arrays beside the rule of
+        :func:`~flasc_flwr.flower.transport.rule.why_whole`.
     """
 
     download_density: float
@@ -35,7 +36,8 @@ class TransportSettings:
     download_bytes: int
     upload_bytes: int
     value_format: str
-    whole: tuple[str, ...] | None
+    whole: tuple[str, ...] = ()
+    sparse: tuple[str, ...] = ()
 
     @property
     def lossless_download(self) -> bool:
@@ -46,6 +48,15 @@ class TransportSettings:
     def lossless_upload(self) -> bool:
         """Whether nothing is lost on the way up: arrays then travel unencoded."""
         return self._is_lossless(self.upload_density, self.upload_bytes)
+
+    @property
+    def how(self) -> str:
+        """How arrays in payloads travel, in one word; empty if nothing is lost."""
+        if self.lossless_download and self.lossless_upload:
+            return ""
+        bounds = self.download_bytes, self.upload_bytes
+        densities = self.download_density, self.upload_density
+        return "sparse" if any(bounds) or min(densities) < 1 else "rounded"
 
     def _is_lossless(self, density: float, most_bytes: int) -> bool:
         return density == 1 and not most_bytes and self.value_format == "float32"
@@ -122,7 +133,7 @@ def _encode_record(
     record: ArrayRecord, settings: TransportSettings
 ) -> SentRecord | None:
     """Return a record with its parcel; None if all its arrays travel whole."""
-    sparse = finite_arrays(record, sparse_arrays(record, settings.whole))
+    sparse = in_payload(record, settings.whole, settings.sparse)
     if not sparse:
         return None
     form = Form.of(record, sparse)
