@@ -10,20 +10,20 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result, Strategy
 
-from flasc_flwr.core.codec import VALUE_FORMATS
-from flasc_flwr.core.methods.budget import AUTO, BYTES, density_or_auto
+from flasc_flwr.core.methods.budget import AUTO
 from flasc_flwr.core.printable import printable
-from flasc_flwr.core.ranges import choice
 from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.compat import log, skip_unreadable_replies
 from flasc_flwr.flower.flasc import Flasc
 from flasc_flwr.flower.transport.alike import Reader
-from flasc_flwr.flower.transport.encoded_content import TransportSettings
+from flasc_flwr.flower.transport.choosing import chosen_settings
 from flasc_flwr.flower.transport.encoding_grid import EncodingGrid
+from flasc_flwr.flower.transport.evidence import Replies
 from flasc_flwr.flower.transport.fates import Fates
 from flasc_flwr.flower.transport.incoming_reply import IncomingReply
 from flasc_flwr.flower.transport.robust import comparing, upload_of_comparing
 from flasc_flwr.flower.transport.round_trip import RoundTrip
+from flasc_flwr.flower.transport.run_memory import RunMemory
 from flasc_flwr.flower.transport.streaming_mean import (
     StreamingMean,
     common_sent_record,
@@ -31,7 +31,7 @@ from flasc_flwr.flower.transport.streaming_mean import (
     with_mean,
 )
 from flasc_flwr.flower.transport.transparent import Transparent
-from flasc_flwr.flower.transport.wrappable import require_names, require_strategy
+from flasc_flwr.flower.transport.wrappable import require_strategy
 
 
 class SparseTransport(Transparent):
@@ -61,7 +61,7 @@ class SparseTransport(Transparent):
         allows, the largest that fit are sent. Arrays that travel whole do not count.
     values : str (default: "bfloat16")
         Value format of both payloads: ``float32``, ``bfloat16``, ``float16``,
-        ``int8`` or ``int4``. With ``float32`` and density 1, arrays travel
+        ``int8``, ``int4`` or ``step``. With ``float32`` and density 1, arrays travel
         unencoded in that direction, in their own dtypes, and nothing is lost.
     whole : Sequence[str] (default: ())
         Names, or shell patterns such as ``head.*``, of arrays that travel whole, beside
@@ -71,6 +71,24 @@ class SparseTransport(Transparent):
     sparse : Sequence[str] (default: ())
         Names or patterns of floating-point arrays that do not travel whole though they
         have fewer than two axes or are statistics.
+    error_feedback : str (default: "auto")
+        What is remembered of what messages leave out. ``"both"``: a download is the
+        difference to what the device holds, and a device adds what it has not sent to
+        its next update; what is left out is sent later. ``"up"``: downloads are whole,
+        rounded. ``"none"``: what an upload leaves out is lost; downloads are whole,
+        or, with a `download_density` below 1, masked: entries that are not sent are
+        zero on the device (FLASC). ``"auto"`` is ``"both"``, or ``"none"`` inside of
+        which a strategy adds noise (differential privacy).
+    feedback_decay : float (default: 1)
+        Factor on what a device has not sent, for each round since.
+    quota : str (default: "tensor")
+        Where entries compete to be sent: ``"tensor"``, within each array; ``"none"``,
+        over all arrays of a record.
+    replies : str or Mapping[str, str] (default: "auto")
+        What replies hold: ``"weights"``, the arrays received, trained; ``"updates"``,
+        what is to be added to them (deltas, gradients); or ``"auto"``: arrays that are
+        close to those received are trained ones, and anything else travels as it is.
+        One word for all, or one by key of the ArrayRecord or shell pattern.
 
     Attributes
     ----------
@@ -105,9 +123,13 @@ class SparseTransport(Transparent):
         upload_density: float | str = AUTO,
         download_bytes: int = 0,
         upload_bytes: int = 0,
-        values: str = "bfloat16",
+        values: str = "int8",
         whole: Sequence[str] = (),
         sparse: Sequence[str] = (),
+        error_feedback: str = AUTO,
+        feedback_decay: float = 1.0,
+        quota: str = "tensor",
+        replies: Replies = AUTO,
     ) -> None:
         require_strategy(inner, (SparseTransport, Flasc))
         if unnamed:
@@ -116,27 +138,24 @@ class SparseTransport(Transparent):
                 f"name the others, as in upload_density={unnamed[0]!r}"
             )
         self.traffic = Traffic()
-        BYTES.require("download_bytes", download_bytes)
-        BYTES.require("upload_bytes", upload_bytes)
         self._compares = comparing(inner)
-        self._settings = TransportSettings(
-            download_density=density_or_auto(
-                "download_density", download_density, 1 / 4, download_bytes
-            ),
-            upload_density=density_or_auto(
-                "upload_density",
-                upload_density,
-                1 if self._compares else 1 / 16,
-                upload_bytes,
-            ),
+        self._settings = chosen_settings(
+            inner,
+            error_feedback=error_feedback,
+            download_density=download_density,
+            upload_density=upload_density,
             download_bytes=download_bytes,
             upload_bytes=upload_bytes,
-            value_format=choice(*VALUE_FORMATS).require("values", values),
-            whole=require_names("whole", whole),
-            sparse=require_names("sparse", sparse),
+            values=values,
+            whole=whole,
+            sparse=sparse,
+            quota=quota,
+            replies=replies,
+            feedback_decay=feedback_decay,
         )
         self._fates = Fates(self._settings)
         self._open_trip: RoundTrip | None = None
+        self._memory = RunMemory(self._settings)
         self.inner = inner
 
     def summary(self) -> None:
@@ -155,6 +174,7 @@ class SparseTransport(Transparent):
             f"({settings.download_bytes or 'any'}) | "
             f"upload ({settings.upload_bytes or 'any'})",
             f"│\t├── Value format: {settings.value_format}",
+            f"│\t├── Error feedback: {settings.error_feedback}",
             f"│\t├── Travel whole: {printable(whole)}",
             f"│\t└── Inner strategy: {type(self.inner).__name__}",
         ):
@@ -166,6 +186,7 @@ class SparseTransport(Transparent):
     def start(self, grid: Grid, *args: Any, **kwargs: Any) -> Result:
         """Run all rounds, with the arguments of the inner strategy's ``start``."""
         own_loop = getattr(self.inner.start, "__func__", None) is not Strategy.start
+        self._memory = RunMemory(self._settings)
         with skip_unreadable_replies():
             if own_loop:
                 # Only its grid can be replaced. It logs its own summary.
@@ -178,7 +199,7 @@ class SparseTransport(Transparent):
 
     def encoding_grid(self, grid: Grid) -> Grid:
         """Return a grid that encodes what is sent through `grid`."""
-        return EncodingGrid(grid, self._make_round_trip)
+        return EncodingGrid(grid, self._make_part_of_a_round)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -207,6 +228,7 @@ class SparseTransport(Transparent):
             result = with_mean(inner, mean).aggregate_train(server_round, emptied)
         else:
             result = inner.aggregate_train(server_round, trip.restore(inspected))
+        trip.taken()
         trip.report()
         return result
 
@@ -237,10 +259,32 @@ class SparseTransport(Transparent):
     def _make_round_trip(
         self, messages: Iterable[Message], server_round: int
     ) -> RoundTrip:
+        """Encode all messages of a round; no other replies will be taken in."""
+        if self._open_trip is not None:
+            self._open_trip.close()
         messages = list(messages)
         self._fates.log(messages)
         return RoundTrip(
-            messages, self._settings, server_round=server_round, traffic=self.traffic
+            messages,
+            self._settings,
+            server_round=server_round,
+            traffic=self.traffic,
+            memory=self._memory,
+        )
+
+    def _make_part_of_a_round(
+        self, messages: Iterable[Message], server_round: int
+    ) -> RoundTrip:
+        """Encode messages of a strategy that runs its own rounds."""
+        messages = list(messages)
+        self._fates.log(messages)
+        return RoundTrip(
+            messages,
+            self._settings,
+            server_round=server_round,
+            traffic=self.traffic,
+            memory=self._memory,
+            whole_round=False,
         )
 
     def _inspected(

@@ -62,13 +62,23 @@ class Form:
         in_payload = {tensor.name for tensor in self.layout.tensors}
         return {i: name for i, name in enumerate(self.names) if name not in in_payload}
 
+    def part_in(self, record: ArrayRecord) -> tuple[int, ...]:
+        """Return which tensors of the layout a record has under the same names.
+
+        By index, and only those that have the same shape and floating-point numbers.
+        """
+        return tuple(
+            index
+            for index, tensor in enumerate(self.layout.tensors)
+            if tensor.name in record
+            and is_numeric(record[tensor.name])
+            and tuple(record[tensor.name].shape) == tensor.shape
+        )
+
     def fits(self, record: ArrayRecord) -> bool:
         """Return whether a record has these names, and these shapes in the payload."""
-        return set(record) == set(self.names) and all(
-            is_numeric(record[tensor.name])
-            and tuple(record[tensor.name].shape) == tensor.shape
-            for tensor in self.layout.tensors
-        )
+        part = self.part_in(record)
+        return set(record) == set(self.names) and len(part) == len(self.layout.tensors)
 
     def in_order(self, arrays: Mapping[str, Array]) -> ArrayRecord:
         """Return an ArrayRecord of `arrays`, which have these names, in this order."""
