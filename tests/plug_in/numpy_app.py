@@ -159,7 +159,7 @@ def run_wrapped(app=None, inner=None, *, arrays=None, nodes=4, rounds=1, **setti
     """Run a SparseTransport; return it, the grid with all messages, and the result."""
     random.seed(0)
     grid = RecordingGrid(app or client_app(), nodes)
-    transport = SparseTransport(inner or FedAvg(), **({"whole": WHOLE} | settings))
+    transport = SparseTransport(inner or FedAvg(), **({"sparse": SPARSE} | settings))
     record = arrays if isinstance(arrays, ArrayRecord) else array_record(mixed())
     result = transport.start(grid, record, rounds)
     return transport, grid, result
