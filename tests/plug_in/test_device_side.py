@@ -17,11 +17,11 @@ from flasc_flwr.flower.transport.form import Form
 from flasc_flwr.flower.transport.parcel import DOWNLOAD, open_download, pack_download
 from flasc_flwr.flower.transport.rule import in_payload
 from flasc_flwr.flower.wire import CONTROL, PAYLOAD, Instructions, array_record
-from tests.plug_in.numpy_app import client_app, floats, mixed, step
+from tests.plug_in.numpy_app import SPARSE, client_app, floats, mixed, step
 
 QUICK = settings(deadline=None, suppress_health_check=list(HealthCheck))
 RECORD = array_record(mixed())
-FORM = Form.of(RECORD, in_payload(RECORD))
+FORM = Form.of(RECORD, in_payload(RECORD, sparse=SPARSE))
 N = FORM.layout.size
 
 
