@@ -12,7 +12,7 @@ from flasc_flwr.flower.wire import array_record
 @pytest.fixture(autouse=True)
 def every_size(monkeypatch, request):
     """Do not let the arrays of these tests travel whole for being few."""
-    if "few" not in request.function.__name__:
+    if "a_few_entries" not in request.function.__name__:
         monkeypatch.setattr(rule, "_FEWEST", 0)
 
 

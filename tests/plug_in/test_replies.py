@@ -84,7 +84,7 @@ def test_replies_that_are_not_weights_arrive_as_they_are(kind):
             for name, array in arrays.items():
                 assert np.array_equal(array, seen[node][name])
     for name, array in result.arrays.items():
-        weights = [10, 20, 30]
+        weights = [10 * node for node in seen]
         mean = np.average([seen[node][name] for node in seen], axis=0, weights=weights)
         np.testing.assert_allclose(array.numpy(), mean, rtol=1e-4, atol=1e-7)
 
@@ -221,7 +221,7 @@ def test_sparse_and_whole_replies_of_one_app_are_alike(kind, logged):
     assert len(result.train_metrics_clientapp) == 2
 
 
-@pytest.mark.parametrize("indices", [[9], [], [-1], ["0"], [0, 0], [1], "0"])
+@pytest.mark.parametrize("indices", [[9], [], [-1], ["0"], [0, 0], "0"])
 def test_a_reply_that_lists_other_arrays_than_it_has_is_rejected(indices, logged):
     def tampered(message, context, call_next):
         reply = call_next(message, context)
