@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from logging import INFO
+from logging import INFO, WARNING
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -16,12 +16,12 @@ from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.compat import log, skip_unreadable_replies
 from flasc_flwr.flower.flasc import Flasc
 from flasc_flwr.flower.transport.alike import Reader
-from flasc_flwr.flower.transport.choosing import chosen_settings
+from flasc_flwr.flower.transport.choosing import chosen_settings, notices
 from flasc_flwr.flower.transport.encoding_grid import EncodingGrid
 from flasc_flwr.flower.transport.evidence import Replies
 from flasc_flwr.flower.transport.fates import Fates
 from flasc_flwr.flower.transport.incoming_reply import IncomingReply
-from flasc_flwr.flower.transport.robust import comparing, upload_of_comparing
+from flasc_flwr.flower.transport.robust import comparing
 from flasc_flwr.flower.transport.round_trip import RoundTrip
 from flasc_flwr.flower.transport.run_memory import RunMemory
 from flasc_flwr.flower.transport.streaming_mean import (
@@ -52,14 +52,17 @@ class SparseTransport(Transparent):
         around these. SparseTransport must be the outermost wrapper.
     download_density : float or str (default: "auto")
         Largest fraction of the entries that clients receive, in (0, 1], or text such as
-        ``"1/4"``. ``"auto"`` is 1/4, or 1 with `download_bytes`.
+        ``"1/4"``; with error feedback both ways, of the differences that follow the
+        first download, which has every entry. ``"auto"`` is 1/2 for differences, else
+        1 (but it is 1, too, with `download_bytes`).
     upload_density : float or str (default: "auto")
         Largest fraction of the entries that clients send, in (0, 1], or text such as
-        ``"1/16"``. ``"auto"`` is 1/16, or 1 with `upload_bytes`.
+        ``"1/16"``. ``"auto"`` is 1/4; or 1 with `upload_bytes`, and for strategies that
+        compare replies (median, trimmed mean, Krum, Bulyan).
     download_bytes, upload_bytes : int (default: 0)
         Most bytes of a payload each way; 0 is no limit. Of the entries that the density
         allows, the largest that fit are sent. Arrays that travel whole do not count.
-    values : str (default: "bfloat16")
+    values : str (default: "int4")
         Value format of both payloads: ``float32``, ``bfloat16``, ``float16``,
         ``int8``, ``int4`` or ``step``. With ``float32`` and density 1, arrays travel
         unencoded in that direction, in their own dtypes, and nothing is lost.
@@ -123,7 +126,7 @@ class SparseTransport(Transparent):
         upload_density: float | str = AUTO,
         download_bytes: int = 0,
         upload_bytes: int = 0,
-        values: str = "int8",
+        values: str = "int4",
         whole: Sequence[str] = (),
         sparse: Sequence[str] = (),
         error_feedback: str = AUTO,
@@ -138,7 +141,6 @@ class SparseTransport(Transparent):
                 f"name the others, as in upload_density={unnamed[0]!r}"
             )
         self.traffic = Traffic()
-        self._compares = comparing(inner)
         self._settings = chosen_settings(
             inner,
             error_feedback=error_feedback,
@@ -165,11 +167,13 @@ class SparseTransport(Transparent):
 
     def _log_settings(self) -> None:
         settings = self._settings
+        robust = comparing(self.inner)
         whole = ", ".join(("arrays of fewer than two axes", *settings.whole))
         for line in (
             "├──> Sparse transport:",
             f"│\t├── Density: download ({settings.download_density:.4g}) | "
-            f"upload ({settings.upload_density:.4g})",
+            f"upload ({settings.upload_density:.4g})"
+            + (f", as {robust} compares replies" if robust else ""),
             f"│\t├── Most bytes of a payload: download "
             f"({settings.download_bytes or 'any'}) | "
             f"upload ({settings.upload_bytes or 'any'})",
@@ -179,14 +183,13 @@ class SparseTransport(Transparent):
             f"│\t└── Inner strategy: {type(self.inner).__name__}",
         ):
             log(INFO, "\t%s", line)
-        if self._compares:
-            level, line = upload_of_comparing(self._compares, settings.upload_density)
-            log(level, "\t%s", line)
 
     def start(self, grid: Grid, *args: Any, **kwargs: Any) -> Result:
         """Run all rounds, with the arguments of the inner strategy's ``start``."""
         own_loop = getattr(self.inner.start, "__func__", None) is not Strategy.start
         self._memory = RunMemory(self._settings)
+        for line in notices(self.inner, self._settings):
+            log(WARNING, "%s", line)
         with skip_unreadable_replies():
             if own_loop:
                 # Only its grid can be replaced. It logs its own summary.

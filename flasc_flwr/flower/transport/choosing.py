@@ -22,8 +22,11 @@ from flasc_flwr.flower.transport.evidence import Replies, check_replies
 from flasc_flwr.flower.transport.robust import comparing
 from flasc_flwr.flower.transport.wrappable import require_names
 
-DENSITY = 1 / 16
-"""Density of a sparse direction that is not given."""
+DIFFERENCES = 1 / 2
+"""Density of differences to a reference, if it is not given."""
+
+UPLOADS = 1 / 4
+"""Density of uploads, if it is not given."""
 
 _PRIVATE = (
     DifferentialPrivacyClientSideAdaptiveClipping,
@@ -65,18 +68,19 @@ def chosen_settings(
             "error_feedback must be 'none' with differential privacy, as a residual "
             f"carries one round's data into the next, got {error_feedback!r}"
         )
+    robust = comparing(inner) is not None
     follows = error_feedback == "both"
     settings = TransportSettings(
         download_density=density_or_auto(
             "download_density",
             download_density,
-            DENSITY if follows else 1.0,
+            DIFFERENCES if follows else 1.0,
             download_bytes,
         ),
         upload_density=density_or_auto(
             "upload_density",
             upload_density,
-            1.0 if comparing(inner) else DENSITY,
+            1.0 if robust else UPLOADS,
             upload_bytes,
         ),
         download_bytes=download_bytes,
@@ -96,6 +100,30 @@ def chosen_settings(
             f"{download_bytes}"
         )
     return settings
+
+
+def notices(inner: Strategy, settings: TransportSettings) -> list[str]:
+    """Return what a user should know before a run starts, a line each."""
+    lines = []
+    name = comparing(inner)
+    if name and (settings.upload_density < 1 or settings.upload_bytes):
+        lines.append(
+            f"{name} compares replies, and an entry that most of them do not hold does "
+            "not move: use upload_density=1 (the default) without upload_bytes"
+        )
+    if is_private(inner):
+        lines.append(
+            "SparseTransport has no error feedback with differential privacy, as a "
+            "residual carries one round's data into the next: what a message leaves "
+            "out is lost"
+        )
+    if settings.masks_weights:
+        lines.append(
+            "SparseTransport masks weights, as error_feedback is 'none' and the "
+            "download is limited: what is not sent is zero on the devices. A "
+            "pretrained model breaks by that; error_feedback='both' does not"
+        )
+    return lines
 
 
 def is_private(strategy: Strategy) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from math import floor
 from typing import Any
 
@@ -24,6 +25,7 @@ from flasc_flwr.flower.transport.parcel import (
     open_download,
     with_payload,
 )
+from flasc_flwr.flower.transport.private_mods import is_private
 from flasc_flwr.flower.transport.replied import Origin, encoded_reply
 from flasc_flwr.flower.wire import CONTROL, PART, PAYLOAD, UNCHANGED, Instructions
 
@@ -77,6 +79,8 @@ def run_client_app(
                 held.update(cannot_use(held_version(context, key), key))
             answer = ConfigRecord(held)
             return Message(RecordDict({CONTROL: answer}), reply_to=message)
+    if instructions.density is not None and is_private(message, call_next):
+        received = {key: replace(o, session=None) for key, o in received.items()}
     reply = call_next(message, context)
     if reply.has_error():
         return reply

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, MessageType, RecordDict
@@ -14,7 +14,7 @@ from flasc_flwr.core.methods.least import require_bytes
 from flasc_flwr.flower.transport.evidence import AUTO, Replies, word_of
 from flasc_flwr.flower.transport.form import Form
 from flasc_flwr.flower.transport.parcel import pack_download
-from flasc_flwr.flower.transport.rule import in_payload
+from flasc_flwr.flower.transport.rule import NOT_FINITE, why_whole
 from flasc_flwr.flower.transport.sent_record import Following, SentRecord
 from flasc_flwr.flower.wire import CONTROL, Instructions
 
@@ -195,19 +195,25 @@ def _encode_record(
     key: str, record: ArrayRecord, settings: TransportSettings, follow: Follow | None
 ) -> SentRecord | None:
     """Return a record with its parcel; None if all its arrays travel whole."""
-    sparse = in_payload(record, settings.whole, settings.sparse)
+    why = why_whole(record, settings.whole, settings.sparse)
+    sparse = [index for index, reason in enumerate(why.values()) if not reason]
     if not sparse:
         return None
     form = Form.of(record, sparse)
-    word = word_of(settings.replies, key)
+    sent = SentRecord(
+        record,
+        form,
+        word=word_of(settings.replies, key),
+        not_finite=tuple(n for n, reason in why.items() if reason == NOT_FINITE),
+    )
     budget = Budget(
         download_bytes=settings.download_bytes, upload_bytes=settings.upload_bytes
     )
     require_bytes(budget, form.layout, settings.value_format)
     if settings.lossless_download:
-        return SentRecord(record, form, word=word)
+        return sent
     if follow and (following := follow(key, form, record)):
-        return SentRecord(record, form, following=following, word=word)
+        return replace(sent, following=following)
     parcel = pack_download(
         form,
         record,
@@ -216,7 +222,7 @@ def _encode_record(
         most_bytes=settings.download_bytes if settings.masks_weights else 0,
         quota=settings.quota,
     )
-    return SentRecord(record, form, parcel, word=word)
+    return replace(sent, parcel=parcel)
 
 
 def _instructions(

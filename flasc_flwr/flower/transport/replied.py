@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from flwr.app import ArrayRecord
 
-from flasc_flwr.core.finite import require_finite_tensors
+from flasc_flwr.core.finite import FINITE, require_finite_tensors
 from flasc_flwr.core.layout import Vector
+from flasc_flwr.core.printable import printable
 from flasc_flwr.flower.feedback.device_session import DeviceSession
 from flasc_flwr.flower.transport.evidence import AUTO, UPDATES, are_trained
 from flasc_flwr.flower.transport.form import Form
@@ -32,7 +33,7 @@ class Origin:
     word : str
         What is said about replies: one of :data:`~.evidence.WORDS`.
     session : DeviceSession or None
-        What the device remembers of it.
+        Where the device keeps what its replies leave out; None if it does not.
     """
 
     form: Form
@@ -74,6 +75,9 @@ def encoded_reply(
     form = origin.form
     part = form.part_in(reply)
     names = [form.layout.tensors[index].name for index in part]
+    for name in names:
+        if not np.isfinite(reply[name].numpy()).all():
+            raise ValueError(f"array {printable(name, 100)!r} {FINITE}")
     if not names or (
         origin.word == AUTO and not are_trained(origin.arrays, reply, names)
     ):

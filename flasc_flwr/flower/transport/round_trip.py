@@ -31,7 +31,7 @@ from flasc_flwr.flower.transport.incoming_reply import (
 from flasc_flwr.flower.transport.parallel_map import parallel_map
 from flasc_flwr.flower.transport.run_memory import RunMemory, common_records
 from flasc_flwr.flower.transport.sent_record import Following
-from flasc_flwr.flower.wire import CONTROL, STYPE, message_bytes, reason_of
+from flasc_flwr.flower.wire import CONTROL, PAYLOAD, STYPE, message_bytes, reason_of
 
 
 class RoundTrip:
@@ -95,6 +95,9 @@ class RoundTrip:
             self._followed.append(followed)
             self.messages.append(travelling)
             self._contents.append(encoded[key])
+        for made in encoded.values():
+            for name, sent in made.sent.items():
+                memory.name_not_finite(name, sent.not_finite)
         sizes = message_bytes(self.messages)
         for message, made, size in zip(
             self.messages, self._contents, sizes, strict=True
@@ -116,11 +119,7 @@ class RoundTrip:
             if not reply.has_error():
                 index = self._index(reply)
                 content = self._contents[index]
-                try:
-                    self._memory.heard(reply, self._followed[index])
-                    inspected.append(inspect_reply(reply, content))
-                except Exception as error:
-                    inspected.append(IncomingReply(reply, error=why(error)))
+                inspected.append(self._inspect(reply, content, self._followed[index]))
                 continue
             if advice := advice_on(reply.error, self._in_payloads):
                 log(WARNING, "Node %d: %s", reply.metadata.src_node_id, advice)
@@ -206,6 +205,18 @@ class RoundTrip:
                 f"unexpected reply of node {node}: it answers no message of this round"
             ) from None
 
+    def _inspect(
+        self, reply: Message, content: EncodedContent, followed: Mapping[str, Following]
+    ) -> IncomingReply:
+        """Return what a reply holds, and note what it says about references."""
+        try:
+            inspected = inspect_reply(reply, content)
+            if inspected.error is None:
+                self._memory.heard(reply, followed)
+        except Exception as error:
+            return IncomingReply(reply, error=why(error))
+        return inspected
+
     def _own_content(
         self, message: Message, made: EncodedContent
     ) -> tuple[RecordDict, Mapping[str, Following]]:
@@ -228,6 +239,7 @@ class RoundTrip:
         """Note the payloads of a reply, to confirm them to a device that remembers."""
         node = message.metadata.src_node_id
         for key, update in updates.items():
+            self._memory.travelled(key, update.sent.form.layout, update.update)
             if node in self._remembering:
                 self._memory.collect(node, key, self._memory_round, update.payload)
 
@@ -247,9 +259,8 @@ class RoundTrip:
         payload_bytes = 0
         if message.has_content():
             for record in message.content.array_records.values():
-                for array in record.values():
-                    if array.stype.startswith(STYPE):
-                        payload_bytes += len(array.data)
+                if PAYLOAD in record and record[PAYLOAD].stype.startswith(STYPE):
+                    payload_bytes += len(record[PAYLOAD].data)
         sent = Sent(
             round=self._round,
             client=str(node),

@@ -25,6 +25,7 @@ _STATISTICS = {
 _LONGEST_STATISTIC = 4096
 """An array of one axis is taken for a flattened model only if it is longer."""
 
+NOT_FINITE = "not finite"
 _FEW_AXES = "of fewer than two axes"
 
 
@@ -58,7 +59,7 @@ def why_whole(
         }
     for name, reason in reasons.items():
         if not reason and not _is_finite(record[name]):
-            reasons[name] = "not finite"
+            reasons[name] = NOT_FINITE
     return reasons
 
 

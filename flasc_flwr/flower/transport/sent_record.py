@@ -93,6 +93,9 @@ class SentRecord:
         The way to a reference, if that travelled.
     word : str
         What the user says about replies: one of :data:`~.evidence.WORDS`.
+    not_finite : tuple[str, ...]
+        Names of the arrays that travel whole because they hold NaN, infinity or
+        numbers near the end of float32's range.
     """
 
     arrays: ArrayRecord
@@ -100,6 +103,7 @@ class SentRecord:
     parcel: ArrayRecord | None = None
     following: Following | None = None
     word: str = AUTO
+    not_finite: tuple[str, ...] = ()
 
     @property
     def is_encoded(self) -> bool:
