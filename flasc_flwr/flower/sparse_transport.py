@@ -21,7 +21,7 @@ from flasc_flwr.flower.transport.encoding_grid import EncodingGrid
 from flasc_flwr.flower.transport.evidence import Replies
 from flasc_flwr.flower.transport.fates import Fates
 from flasc_flwr.flower.transport.incoming_reply import IncomingReply
-from flasc_flwr.flower.transport.robust import comparing, upload_of_comparing
+from flasc_flwr.flower.transport.robust import comparing
 from flasc_flwr.flower.transport.round_trip import RoundTrip
 from flasc_flwr.flower.transport.run_memory import RunMemory
 from flasc_flwr.flower.transport.streaming_mean import (
@@ -57,7 +57,8 @@ class SparseTransport(Transparent):
         1 (but it is 1, too, with `download_bytes`).
     upload_density : float or str (default: "auto")
         Largest fraction of the entries that clients send, in (0, 1], or text such as
-        ``"1/16"``. ``"auto"`` is 1/4, or 1 with `upload_bytes`.
+        ``"1/16"``. ``"auto"`` is 1/4; or 1 with `upload_bytes`, and for strategies that
+        compare replies (median, trimmed mean, Krum, Bulyan).
     download_bytes, upload_bytes : int (default: 0)
         Most bytes of a payload each way; 0 is no limit. Of the entries that the density
         allows, the largest that fit are sent. Arrays that travel whole do not count.
@@ -140,7 +141,6 @@ class SparseTransport(Transparent):
                 f"name the others, as in upload_density={unnamed[0]!r}"
             )
         self.traffic = Traffic()
-        self._compares = comparing(inner)
         self._settings = chosen_settings(
             inner,
             error_feedback=error_feedback,
@@ -167,11 +167,13 @@ class SparseTransport(Transparent):
 
     def _log_settings(self) -> None:
         settings = self._settings
+        robust = comparing(self.inner)
         whole = ", ".join(("arrays of fewer than two axes", *settings.whole))
         for line in (
             "├──> Sparse transport:",
             f"│\t├── Density: download ({settings.download_density:.4g}) | "
-            f"upload ({settings.upload_density:.4g})",
+            f"upload ({settings.upload_density:.4g})"
+            + (f", as {robust} compares replies" if robust else ""),
             f"│\t├── Most bytes of a payload: download "
             f"({settings.download_bytes or 'any'}) | "
             f"upload ({settings.upload_bytes or 'any'})",
@@ -181,9 +183,6 @@ class SparseTransport(Transparent):
             f"│\t└── Inner strategy: {type(self.inner).__name__}",
         ):
             log(INFO, "\t%s", line)
-        if self._compares:
-            level, line = upload_of_comparing(self._compares, settings.upload_density)
-            log(level, "\t%s", line)
 
     def start(self, grid: Grid, *args: Any, **kwargs: Any) -> Result:
         """Run all rounds, with the arguments of the inner strategy's ``start``."""

@@ -68,6 +68,7 @@ def chosen_settings(
             "error_feedback must be 'none' with differential privacy, as a residual "
             f"carries one round's data into the next, got {error_feedback!r}"
         )
+    robust = comparing(inner) is not None
     follows = error_feedback == "both"
     settings = TransportSettings(
         download_density=density_or_auto(
@@ -79,7 +80,7 @@ def chosen_settings(
         upload_density=density_or_auto(
             "upload_density",
             upload_density,
-            1.0 if comparing(inner) else UPLOADS,
+            1.0 if robust else UPLOADS,
             upload_bytes,
         ),
         download_bytes=download_bytes,
@@ -104,6 +105,12 @@ def chosen_settings(
 def notices(inner: Strategy, settings: TransportSettings) -> list[str]:
     """Return what a user should know before a run starts, a line each."""
     lines = []
+    name = comparing(inner)
+    if name and (settings.upload_density < 1 or settings.upload_bytes):
+        lines.append(
+            f"{name} compares replies, and an entry that most of them do not hold does "
+            "not move: use upload_density=1 (the default) without upload_bytes"
+        )
     if is_private(inner):
         lines.append(
             "SparseTransport has no error feedback with differential privacy, as a "
