@@ -112,8 +112,8 @@ class SparseTransport(Transparent):
     Notes
     -----
     Top-k of the download and of the update as in FLASC (Kuo et al., 2024, Algorithm 1),
-    https://arxiv.org/abs/2406.05233; error feedback: docs/error-feedback.md. Wraps a strategy in the way of Flower's
-    ``DifferentialPrivacyServerSideFixedClipping``.
+    https://arxiv.org/abs/2406.05233; error feedback: ``docs/error-feedback.md``. Wraps
+    a strategy in the way of Flower's ``DifferentialPrivacyServerSideFixedClipping``.
 
     Examples
     --------
