@@ -58,7 +58,7 @@ class SparseTransport(Transparent):
         1 (but it is 1, too, with `download_bytes`).
     upload_density : float or str (default: "auto")
         Largest fraction of the entries that clients send, in (0, 1], or text such as
-        ``"1/16"``. ``"auto"`` is 1/4; or 1 with `upload_bytes`, and for strategies that
+        ``"1/16"``. ``"auto"`` is 1/2; or 1 with `upload_bytes`, and for strategies that
         compare replies (median, trimmed mean, Krum, Bulyan).
     download_bytes, upload_bytes : int (default: 0)
         Most bytes of a payload each way; 0 is no limit. Of the entries that the density
