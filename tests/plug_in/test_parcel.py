@@ -17,12 +17,12 @@ from flasc_flwr.flower.transport.parcel import (
 )
 from flasc_flwr.flower.transport.rule import in_payload
 from flasc_flwr.flower.wire import PAYLOAD, array_record
-from tests.plug_in.numpy_app import apart, mixed
+from tests.plug_in.numpy_app import SPARSE, apart, mixed
 
 
 def parcel():
     arrays = array_record(mixed())
-    form = Form.of(arrays, in_payload(arrays))
+    form = Form.of(arrays, in_payload(arrays, sparse=SPARSE))
     return form, arrays, apart(pack_download(form, arrays, 1 / 2, "bfloat16"))
 
 

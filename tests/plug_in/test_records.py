@@ -73,7 +73,9 @@ def test_each_record_has_its_own_parcel():
         return Message(content, reply_to=message)
 
     inner = TwoRecords(fraction_evaluate=0)
-    _, grid, _ = run_wrapped(app, inner, upload_density=1 / 2, values="float32")
+    _, grid, _ = run_wrapped(
+        app, inner, upload_density=1 / 2, values="float32", sparse=["*"]
+    )
     assert is_parcel(grid.down[0].content["momentum"], DOWNLOAD)
     assert is_parcel(grid.up[0].content["momentum"], UPLOAD)
     assert not is_parcel(grid.up[0].content["stats"], UPLOAD)

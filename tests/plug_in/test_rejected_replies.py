@@ -11,6 +11,7 @@ from flasc_flwr.core.codec import VERSION
 from flasc_flwr.flower.transport import parcel
 from flasc_flwr.flower.wire import CONTROL, PAYLOAD, array_record
 from tests.payload_bytes import FINGERPRINT_AT, VERSION_AT, changed
+from tests.plug_in.numpy_app import SPARSE as NAMES
 from tests.plug_in.numpy_app import (
     NotingFedAvg,
     RecordingGrid,
@@ -254,7 +255,7 @@ def test_a_client_reports_a_download_of_another_version(logged):
             return super().push_messages(messages)
 
     grid = Newer(client_app(), 3)
-    SparseTransport(FedAvg()).start(grid, array_record(mixed()), 1)
+    SparseTransport(FedAvg(), sparse=NAMES).start(grid, array_record(mixed()), 1)
     assert "server and client need the same version of flasc-flwr" in logged()
 
 

@@ -17,6 +17,7 @@ from flasc_flwr.core.feedback.memory import Fading
 from flasc_flwr.core.methods.budget import AUTO, BYTES, density_or_auto
 from flasc_flwr.core.methods.scores import QUOTAS
 from flasc_flwr.core.ranges import choice
+from flasc_flwr.flower.feedback.participation import is_seldom, seldom
 from flasc_flwr.flower.transport.encoded_content import TransportSettings
 from flasc_flwr.flower.transport.evidence import Replies, check_replies
 from flasc_flwr.flower.transport.robust import comparing
@@ -117,6 +118,10 @@ def notices(inner: Strategy, settings: TransportSettings) -> list[str]:
             "residual carries one round's data into the next: what a message leaves "
             "out is lost"
         )
+    fraction = getattr(inner, "fraction_train", None)
+    remembers = settings.error_feedback != "none"
+    if remembers and isinstance(fraction, int | float) and is_seldom(fraction):
+        lines.append(seldom(fraction))
     if settings.masks_weights:
         lines.append(
             "SparseTransport masks weights, as error_feedback is 'none' and the "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from math import prod
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
@@ -25,7 +26,12 @@ _STATISTICS = {
 _LONGEST_STATISTIC = 4096
 """An array of one axis is taken for a flattened model only if it is longer."""
 
+_FEWEST = 1024
+"""Fewest entries of a record that is made sparse by itself."""
+
 NOT_FINITE = "not finite"
+"""Why an array with NaN, infinity or numbers beyond `LIMIT` travels whole."""
+
 _FEW_AXES = "of fewer than two axes"
 
 
@@ -38,7 +44,8 @@ def why_whole(
     are named in `whole`, or have fewer than two axes or the name of a layer's
     statistics: these are small, and where they are not exact they do harm, as a model
     divides by its running variance. In a record without matrices, an array of one axis
-    that is long enough to be a flattened model is in the payload.
+    that is long enough to be a flattened model is in the payload. A record of a few
+    hundred entries travels whole: it could save less than a message has around it.
 
     Parameters
     ----------
@@ -47,8 +54,8 @@ def why_whole(
     whole : Sequence[str]
         Names of more arrays that travel whole, or shell patterns such as ``head.*``.
     sparse : Sequence[str]
-        Names or patterns of arrays for which the number of axes and the name do not
-        count.
+        Names or patterns of arrays for which the number of axes, the name and the size
+        of the record do not count.
     """
     reasons = {name: _why(name, a, whole, sparse) for name, a in record.items()}
     if "" not in reasons.values():
@@ -60,6 +67,11 @@ def why_whole(
     for name, reason in reasons.items():
         if not reason and not _is_finite(record[name]):
             reasons[name] = NOT_FINITE
+    chosen = [name for name, reason in reasons.items() if not reason]
+    if sum(prod(record[name].shape) for name in chosen) < _FEWEST:
+        for name in chosen:
+            if not _is_named(name, sparse):
+                reasons[name] = "of a record with few entries"
     return reasons
 
 
