@@ -109,7 +109,7 @@ def test_fedsgd_trains_as_without_the_wrapper():
 
 
 def test_scaffold_trains_as_without_the_wrapper():
-    settings = {"app": scaffold_app, "arrays": network(64), "rounds": 40}
+    settings = {"app": scaffold_app, "arrays": network(32), "rounds": 25}
     plain, _, _ = federated(Scaffold, **settings)
     wrapped, _, _ = federated(Scaffold, transport={}, **settings)
     updates = {"replies": {"control": "updates"}}
