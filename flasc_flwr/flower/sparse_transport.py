@@ -43,7 +43,8 @@ class SparseTransport(Transparent):
     Only what travels changes. Clients need ``ClientApp(mods=[flasc_mod])``: the app
     trains on dense arrays, and the largest entries of trained minus received travel
     back. The inner strategy sees each reply as its own current arrays plus that
-    difference.
+    difference. Both sides remember what a message leaves out, and send it later: the
+    first download has every entry, later ones are differences.
 
     Attributes and methods that the wrapper does not have are those of `inner`, to read,
     to call and to set. It has only `inner`, `traffic`, the methods of a Flower
@@ -69,18 +70,20 @@ class SparseTransport(Transparent):
     download_bytes, upload_bytes : int (default: 0)
         Most bytes of a payload each way; 0 is no limit. Of the entries that the density
         allows, the largest that fit are sent. Arrays that travel whole do not count.
-    values : str (default: "int4")
-        Value format of both payloads: ``float32``, ``bfloat16``, ``float16``,
-        ``int8``, ``int4`` or ``step``. With ``float32`` and density 1, arrays travel
-        unencoded in that direction, in their own dtypes, and nothing is lost.
+    values : str (default: "auto")
+        Value format of payloads: ``float32``, ``bfloat16``, ``float16``, ``int8``,
+        ``int4`` or ``step``. ``"auto"`` is ``int4``, or ``int8`` without error
+        feedback. Whole downloads are in ``bfloat16`` in place of the coarser ones. With
+        ``float32`` and density 1, arrays travel unencoded in that direction, in their
+        own dtypes, and nothing is lost.
     whole : Sequence[str] (default: ())
         Names, or shell patterns such as ``head.*``, of arrays that travel whole, beside
         those that always do: arrays that are not floating point, not finite, of fewer
-        than two axes, or a layer's statistics by name. One that fits no array is
-        refused at the first round.
+        than two axes, a layer's statistics by name, or of a record with fewer than
+        1,024 such entries. One that fits no array is refused at the first round.
     sparse : Sequence[str] (default: ())
         Names or patterns of floating-point arrays that do not travel whole though they
-        have fewer than two axes or are statistics.
+        have fewer than two axes, are statistics or of a record with few entries.
     error_feedback : str (default: "auto")
         What is remembered of what messages leave out. ``"both"``: a download is the
         difference to what the device holds, and a device adds what it has not sent to
@@ -119,8 +122,8 @@ class SparseTransport(Transparent):
     Notes
     -----
     Top-k of the download and of the update as in FLASC (Kuo et al., 2024, Algorithm 1),
-    https://arxiv.org/abs/2406.05233. Wraps a strategy in the way of Flower's
-    ``DifferentialPrivacyServerSideFixedClipping``.
+    https://arxiv.org/abs/2406.05233; error feedback: ``docs/error-feedback.md``. Wraps
+    a strategy in the way of Flower's ``DifferentialPrivacyServerSideFixedClipping``.
 
     Examples
     --------
@@ -136,7 +139,7 @@ class SparseTransport(Transparent):
         upload_density: float | str = AUTO,
         download_bytes: int = 0,
         upload_bytes: int = 0,
-        values: str = "int4",
+        values: str = AUTO,
         whole: Sequence[str] = (),
         sparse: Sequence[str] = (),
         error_feedback: str = AUTO,

@@ -17,7 +17,8 @@ def test_fault_12_the_first_round_says_what_becomes_of_each_record(logged):
     arrays["weight"][0, 0] = 1
     arrays["causal"] = np.triu(np.full((4, 4), -np.inf, np.float32), 1)
     arrays["norm.running_mean"] = np.ones((1, 12), np.float32)
-    run_wrapped(arrays=array_record(arrays), rounds=2, whole=["dou*"])
+    settings = {"whole": ["dou*"], "sparse": ["weight", "half"]}
+    run_wrapped(arrays=array_record(arrays), rounds=2, **settings)
     assert fates(logged) == [
         "Record 'arrays': 2 of 9 arrays sparse (73.4% of the entries); whole: "
         "2 not floating point (counter, mask); "

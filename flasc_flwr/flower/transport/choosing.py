@@ -72,6 +72,10 @@ def chosen_settings(
         )
     robust = comparing(inner) is not None
     follows = error_feedback == "both"
+    value_format = choice(AUTO, *VALUE_FORMATS).require("values", values)
+    if value_format == AUTO:
+        # What 4 bits round off has to be sent later.
+        value_format = "int8" if error_feedback == "none" else "int4"
     settings = TransportSettings(
         download_density=density_or_auto(
             "download_density",
@@ -87,7 +91,7 @@ def chosen_settings(
         ),
         download_bytes=download_bytes,
         upload_bytes=upload_bytes,
-        value_format=choice(*VALUE_FORMATS).require("values", values),
+        value_format=value_format,
         whole=require_names("whole", whole),
         sparse=require_names("sparse", sparse),
         error_feedback=error_feedback,
