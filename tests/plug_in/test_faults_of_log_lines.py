@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flasc_flwr.flower.wire import array_record
+from flasc_flwr.flower.wire import PAYLOAD, array_record
 from tests.plug_in.numpy_app import apart, client_app, mixed, run_wrapped
 from tests.plug_in.runs import LOSSLESS
 
@@ -64,10 +64,14 @@ def test_fault_12_a_name_that_fits_no_array_is_refused_at_the_first_round(key, n
 
 
 def test_fault_12_whole_adds_to_the_rule_and_sparse_names_exceptions():
-    _, grid, _ = run_wrapped(whole=["half"])
-    beside = set(apart(grid.down[0].content["arrays"]))
-    assert {"2/bias", "5/half", "6/variance"} < beside
-    _, grid, _ = run_wrapped(sparse=["bias"], whole=["half"])
-    beside = set(apart(grid.down[0].content["arrays"]))
-    assert "2/bias" not in beside
-    assert "6/variance" in beside
+    def beside(**settings):
+        _, grid, _ = run_wrapped(**settings)
+        return set(apart(grid.down[0].content["arrays"])) - {PAYLOAD}
+
+    by_rule = beside()
+    assert by_rule == {"0/counter", "2/bias", "4/mask", "6/variance"}
+    assert beside(whole=["half"]) == by_rule | {"5/half"}
+    assert beside(sparse=["bias"], whole=["half"]) == {
+        *by_rule - {"2/bias"},
+        "5/half",
+    }

@@ -16,6 +16,7 @@ from flasc_flwr.core.codec import VALUE_FORMATS
 from flasc_flwr.core.feedback.memory import Fading
 from flasc_flwr.core.methods.budget import AUTO, BYTES, density_or_auto
 from flasc_flwr.core.methods.scores import QUOTAS
+from flasc_flwr.core.printable import printable
 from flasc_flwr.core.ranges import choice
 from flasc_flwr.flower.transport.encoded_content import TransportSettings
 from flasc_flwr.flower.transport.evidence import Replies, check_replies
@@ -104,6 +105,25 @@ def chosen_settings(
             f"{download_bytes}"
         )
     return settings
+
+
+def settings_tree(inner: Strategy, settings: TransportSettings) -> list[str]:
+    """Return the lines of a summary of the settings."""
+    robust = comparing(inner)
+    whole = printable(", ".join(("arrays of fewer than two axes", *settings.whole)))
+    return [
+        "├──> Sparse transport:",
+        f"│\t├── Density: download ({settings.download_density:.4g}) | "
+        f"upload ({settings.upload_density:.4g})"
+        + (f", as {robust} compares replies" if robust else ""),
+        f"│\t├── Most bytes of a payload: download "
+        f"({settings.download_bytes or 'any'}) | "
+        f"upload ({settings.upload_bytes or 'any'})",
+        f"│\t├── Value format: {settings.value_format}",
+        f"│\t├── Error feedback: {settings.error_feedback}",
+        f"│\t├── Travel whole: {whole}",
+        f"│\t└── Inner strategy: {type(inner).__name__}",
+    ]
 
 
 def notices(inner: Strategy, settings: TransportSettings) -> list[str]:
