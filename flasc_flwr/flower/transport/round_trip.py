@@ -213,6 +213,8 @@ class RoundTrip:
             inspected = inspect_reply(reply, content)
             if inspected.error is None:
                 self._memory.heard(reply, followed)
+            for key in inspected.untouched:
+                self._memory.say_untouched(key)
         except Exception as error:
             return IncomingReply(reply, error=why(error))
         return inspected

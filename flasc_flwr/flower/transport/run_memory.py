@@ -228,6 +228,19 @@ class RunMemory:
                 _shown(new),
             )
 
+    def say_untouched(self, key: str) -> None:
+        """Log once that replies of a key do not hold trained weights."""
+        if (key, "") in self._named:
+            return
+        self._named.add((key, ""))
+        log(
+            WARNING,
+            "Record %r of replies: untouched, as it is not the arrays that were sent, "
+            "trained. Say replies='updates' if it is to be added to them, or "
+            "replies='weights'",
+            printable(key, 50),
+        )
+
     def travelled(self, key: str, layout: Layout, update: SparseVector) -> None:
         """Count the entries of each array that a reply has."""
         counts = layout.counts(update.positions)
