@@ -3,39 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from logging import INFO
+from functools import partial
+from logging import INFO, WARNING
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result, Strategy
 
-from flasc_flwr.core.codec import VALUE_FORMATS
-from flasc_flwr.core.methods.budget import AUTO, BYTES, density_or_auto
-from flasc_flwr.core.ranges import choice
+from flasc_flwr.core.methods.budget import AUTO
 from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.compat import log, skip_unreadable_replies
 from flasc_flwr.flower.flasc import Flasc
 from flasc_flwr.flower.transport.alike import Reader
-from flasc_flwr.flower.transport.encoded_content import TransportSettings
+from flasc_flwr.flower.transport.choosing import (
+    chosen_settings,
+    notices,
+    settings_tree,
+)
 from flasc_flwr.flower.transport.encoding_grid import EncodingGrid
+from flasc_flwr.flower.transport.evidence import Replies
+from flasc_flwr.flower.transport.fates import Fates
 from flasc_flwr.flower.transport.incoming_reply import IncomingReply
 from flasc_flwr.flower.transport.round_trip import RoundTrip
+from flasc_flwr.flower.transport.run_memory import RunMemory
 from flasc_flwr.flower.transport.streaming_mean import (
     StreamingMean,
     common_sent_record,
     needs_only_the_mean,
     with_mean,
 )
+from flasc_flwr.flower.transport.transparent import Transparent
+from flasc_flwr.flower.transport.wrappable import require_strategy
 
 
-class SparseTransport(Strategy):
+class SparseTransport(Transparent):
     """Wrap a Flower strategy so that it sends and receives sparse messages.
 
     Only what travels changes. Clients need ``ClientApp(mods=[flasc_mod])``: the app
-    trains on dense arrays, masked and rounded, and the largest entries of trained minus
-    received travel back. The inner strategy sees each reply as its own current arrays
-    plus that difference.
+    trains on dense arrays, and the largest entries of trained minus received travel
+    back. The inner strategy sees each reply as its own current arrays plus that
+    difference. Both sides remember what a message leaves out, and send it later: the
+    first download has every entry, later ones are differences.
+
+    Attributes and methods that the wrapper does not have are those of `inner`, to read,
+    to call and to set. It has only `inner`, `traffic`, the methods of a Flower
+    Strategy, `encoding_grid`, and private names.
 
     If the inner strategy needs only the weighted mean of FedAvg, replies are averaged
     one by one, in memory that does not grow with their number.
@@ -47,40 +60,70 @@ class SparseTransport(Strategy):
         around these. SparseTransport must be the outermost wrapper.
     download_density : float or str (default: "auto")
         Largest fraction of the entries that clients receive, in (0, 1], or text such as
-        ``"1/4"``. ``"auto"`` is 1/4, or 1 with `download_bytes`.
+        ``"1/4"``; with error feedback both ways, of the differences that follow the
+        first download, which has every entry. ``"auto"`` is 1/2 for differences, else
+        1 (but it is 1, too, with `download_bytes`).
     upload_density : float or str (default: "auto")
         Largest fraction of the entries that clients send, in (0, 1], or text such as
-        ``"1/16"``. ``"auto"`` is 1/16, or 1 with `upload_bytes`.
+        ``"1/16"``. ``"auto"`` is 1/2; or 1 with `upload_bytes`, and for strategies that
+        compare replies (median, trimmed mean, Krum, Bulyan).
     download_bytes, upload_bytes : int (default: 0)
         Most bytes of a payload each way; 0 is no limit. Of the entries that the density
         allows, the largest that fit are sent. Arrays that travel whole do not count.
-    values : str (default: "bfloat16")
-        Value format of both payloads: ``float32``, ``bfloat16``, ``float16``,
-        ``int8`` or ``int4``. With ``float32`` and density 1, arrays travel
-        unencoded in that direction, in their own dtypes, and nothing is lost.
-    whole : Sequence[str], optional (default: None)
-        Names, or shell patterns such as ``*.bias``, of arrays that travel whole,
-        neither masked nor rounded. By default, arrays of fewer than two axes. Arrays
-        that are not floating point always travel whole.
+    values : str (default: "auto")
+        Value format of payloads: ``float32``, ``bfloat16``, ``float16``, ``int8``,
+        ``int4`` or ``step``. ``"auto"`` is ``int4``, or ``int8`` without error
+        feedback. Whole downloads are in ``bfloat16`` in place of the coarser ones. With
+        ``float32`` and density 1, arrays travel unencoded in that direction, in their
+        own dtypes, and nothing is lost.
+    whole : Sequence[str] (default: ())
+        Names, or shell patterns such as ``head.*``, of arrays that travel whole, beside
+        those that always do: arrays that are not floating point, not finite, of fewer
+        than two axes, a layer's statistics by name, or of a record with fewer than
+        1,024 such entries. One that fits no array is refused at the first round.
+    sparse : Sequence[str] (default: ())
+        Names or patterns of floating-point arrays that do not travel whole though they
+        have fewer than two axes, are statistics or of a record with few entries.
+    error_feedback : str (default: "auto")
+        What is remembered of what messages leave out. ``"both"``: a download is the
+        difference to what the device holds, and a device adds what it has not sent to
+        its next update; what is left out is sent later. ``"up"``: downloads are whole,
+        rounded. ``"none"``: what an upload leaves out is lost; downloads are whole,
+        or, with a `download_density` below 1, masked: entries that are not sent are
+        zero on the device (FLASC). ``"auto"`` is ``"both"``, or ``"none"`` inside of
+        which a strategy adds noise (differential privacy).
+    feedback_decay : float (default: 1)
+        Factor on what a device has not sent, for each round since.
+    quota : str (default: "tensor")
+        Where entries compete to be sent: ``"tensor"``, within each array; ``"none"``,
+        over all arrays of a record.
+    replies : str or Mapping[str, str] (default: "auto")
+        What replies hold: ``"weights"``, the arrays received, trained; ``"updates"``,
+        what is to be added to them (deltas, gradients); or ``"auto"``: arrays that are
+        close to those received are trained ones, and anything else travels as it is.
+        One word for all, or one by key of the ArrayRecord or shell pattern.
 
     Attributes
     ----------
     inner : Strategy
         The wrapped strategy.
     traffic : Traffic
-        Bytes sent, by round, direction and node.
+        Bytes sent, by round, direction and node. In ``aggregate_train`` of the inner
+        strategy, ``traffic.totals(server_round)`` has all messages so far.
 
     Raises
     ------
     ValueError
-        If an argument is out of range, or `inner` is not a Flower strategy or sends
-        sparse messages itself.
+        If an argument is out of range, or `inner` is not a strategy of Flower's Message
+        API or sends sparse messages itself.
+    TypeError
+        If an argument beside `inner` has no name.
 
     Notes
     -----
     Top-k of the download and of the update as in FLASC (Kuo et al., 2024, Algorithm 1),
-    https://arxiv.org/abs/2406.05233. Wraps a strategy in the way of Flower's
-    ``DifferentialPrivacyServerSideFixedClipping``.
+    https://arxiv.org/abs/2406.05233; error feedback: ``docs/error-feedback.md``. Wraps
+    a strategy in the way of Flower's ``DifferentialPrivacyServerSideFixedClipping``.
 
     Examples
     --------
@@ -91,83 +134,80 @@ class SparseTransport(Strategy):
     def __init__(
         self,
         inner: Strategy,
-        *,
+        *unnamed: object,
         download_density: float | str = AUTO,
         upload_density: float | str = AUTO,
         download_bytes: int = 0,
         upload_bytes: int = 0,
-        values: str = "bfloat16",
-        whole: Sequence[str] | None = None,
+        values: str = AUTO,
+        whole: Sequence[str] = (),
+        sparse: Sequence[str] = (),
+        error_feedback: str = AUTO,
+        feedback_decay: float = 1.0,
+        quota: str = "tensor",
+        replies: Replies = AUTO,
     ) -> None:
-        if isinstance(inner, SparseTransport | Flasc):
-            raise ValueError(
-                "inner must be a strategy that does not send sparse messages itself, "
-                f"got {type(inner).__name__}"
+        require_strategy(inner, (SparseTransport, Flasc))
+        if unnamed:
+            raise TypeError(
+                "SparseTransport takes one argument without a name, the strategy; "
+                f"name the others, as in upload_density={unnamed[0]!r}"
             )
-        if not isinstance(inner, Strategy):
-            raise ValueError(
-                f"inner must be a flwr.serverapp.strategy.Strategy, got {inner!r}"
-            )
-        if isinstance(whole, str):
-            raise ValueError(f"whole must be a list of names, got {whole!r}")
-        self.inner = inner
         self.traffic = Traffic()
-        BYTES.require("download_bytes", download_bytes)
-        BYTES.require("upload_bytes", upload_bytes)
-        self._settings = TransportSettings(
-            download_density=density_or_auto(
-                "download_density", download_density, 1 / 4, download_bytes
-            ),
-            upload_density=density_or_auto(
-                "upload_density", upload_density, 1 / 16, upload_bytes
-            ),
+        self._settings = chosen_settings(
+            inner,
+            error_feedback=error_feedback,
+            download_density=download_density,
+            upload_density=upload_density,
             download_bytes=download_bytes,
             upload_bytes=upload_bytes,
-            value_format=choice(*VALUE_FORMATS).require("values", values),
-            whole=None if whole is None else tuple(whole),
+            values=values,
+            whole=whole,
+            sparse=sparse,
+            quota=quota,
+            replies=replies,
+            feedback_decay=feedback_decay,
         )
+        self._fates = Fates(self._settings)
         self._open_trip: RoundTrip | None = None
+        self._memory = RunMemory(self._settings)
+        self.inner = inner
 
     def summary(self) -> None:
         """Log the configuration as a tree, followed by the inner strategy's."""
-        settings = self._settings
-        whole = "arrays of fewer than two axes"
-        if settings.whole is not None:
-            whole = ", ".join(settings.whole)
-        for line in (
-            "├──> Sparse transport:",
-            f"│\t├── Density: download ({settings.download_density:.4g}) | "
-            f"upload ({settings.upload_density:.4g})",
-            f"│\t├── Most bytes of a payload: download "
-            f"({settings.download_bytes or 'any'}) | "
-            f"upload ({settings.upload_bytes or 'any'})",
-            f"│\t├── Value format: {settings.value_format}",
-            f"│\t├── Travel whole: {whole}",
-            f"│\t└── Inner strategy: {type(self.inner).__name__}",
-        ):
-            log(INFO, "\t%s", line)
+        self._log_settings()
         self.inner.summary()
+
+    def _log_settings(self) -> None:
+        for line in settings_tree(self.inner, self._settings):
+            log(INFO, "\t%s", line)
 
     def start(self, grid: Grid, *args: Any, **kwargs: Any) -> Result:
         """Run all rounds, with the arguments of the inner strategy's ``start``."""
+        own_loop = getattr(self.inner.start, "__func__", None) is not Strategy.start
+        self._memory = RunMemory(self._settings)
+        for line in notices(self.inner, self._settings):
+            log(WARNING, "%s", line)
         with skip_unreadable_replies():
-            if type(self.inner).start is Strategy.start:
-                result = super().start(grid, *args, **kwargs)
+            if own_loop:
+                # Only its grid can be replaced. It logs its own summary.
+                self._log_settings()
+                result = self.inner.start(self.encoding_grid(grid), *args, **kwargs)
             else:
-                # The inner strategy runs its own loop: only its grid can be replaced.
-                self.summary()
-                encoding_grid = EncodingGrid(grid, self._make_round_trip)
-                result = self.inner.start(encoding_grid, *args, **kwargs)
+                result = super().start(grid, *args, **kwargs)
         log(INFO, "SparseTransport: %s", self.traffic.in_words())
         return result
+
+    def encoding_grid(self, grid: Grid) -> Grid:
+        """Return a grid that encodes what is sent through `grid`."""
+        return EncodingGrid(grid, partial(self._make_round_trip, whole_round=False))
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Encode what the inner strategy sends for training."""
         messages = self.inner.configure_train(server_round, arrays, config, grid)
-        self._open_trip = self._make_round_trip(messages, server_round)
-        return self._open_trip.messages
+        return self._begin(messages, server_round)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -188,6 +228,7 @@ class SparseTransport(Strategy):
             result = with_mean(inner, mean).aggregate_train(server_round, emptied)
         else:
             result = inner.aggregate_train(server_round, trip.restore(inspected))
+        trip.taken()
         trip.report()
         return result
 
@@ -196,8 +237,7 @@ class SparseTransport(Strategy):
     ) -> Iterable[Message]:
         """Encode what the inner strategy sends for evaluation."""
         messages = self.inner.configure_evaluate(server_round, arrays, config, grid)
-        self._open_trip = self._make_round_trip(messages, server_round)
-        return self._open_trip.messages
+        return self._begin(messages, server_round)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
@@ -216,11 +256,27 @@ class SparseTransport(Strategy):
         return result
 
     def _make_round_trip(
-        self, messages: Iterable[Message], server_round: int
+        self, messages: Iterable[Message], server_round: int, *, whole_round: bool
     ) -> RoundTrip:
+        """Encode messages: all of a round, or some that a loop of its own sends."""
+        messages = list(messages)
+        self._fates.log(messages)
         return RoundTrip(
-            messages, self._settings, server_round=server_round, traffic=self.traffic
+            messages,
+            self._settings,
+            server_round=server_round,
+            traffic=self.traffic,
+            memory=self._memory,
+            whole_round=whole_round,
         )
+
+    def _begin(self, messages: Iterable[Message], server_round: int) -> list[Message]:
+        """Encode all messages of a round; no other replies will be taken in."""
+        if self._open_trip is not None:
+            self._open_trip.close()
+        trip = self._make_round_trip(messages, server_round, whole_round=True)
+        self._open_trip = trip
+        return trip.messages
 
     def _inspected(
         self, replies: Iterable[Message], *, trains: bool

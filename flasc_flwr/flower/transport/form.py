@@ -1,10 +1,9 @@
-"""Which arrays of an ArrayRecord travel in the payload, and which travel whole."""
+"""How the arrays of an ArrayRecord travel: in the payload, or whole."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import cached_property
 
 import numpy as np
@@ -63,13 +62,23 @@ class Form:
         in_payload = {tensor.name for tensor in self.layout.tensors}
         return {i: name for i, name in enumerate(self.names) if name not in in_payload}
 
+    def part_in(self, record: ArrayRecord) -> tuple[int, ...]:
+        """Return which tensors of the layout a record has under the same names.
+
+        By index, and only those that have the same shape and floating-point numbers.
+        """
+        return tuple(
+            index
+            for index, tensor in enumerate(self.layout.tensors)
+            if tensor.name in record
+            and is_numeric(record[tensor.name])
+            and tuple(record[tensor.name].shape) == tensor.shape
+        )
+
     def fits(self, record: ArrayRecord) -> bool:
         """Return whether a record has these names, and these shapes in the payload."""
-        return set(record) == set(self.names) and all(
-            is_numeric(record[tensor.name])
-            and tuple(record[tensor.name].shape) == tensor.shape
-            for tensor in self.layout.tensors
-        )
+        part = self.part_in(record)
+        return set(record) == set(self.names) and len(part) == len(self.layout.tensors)
 
     def in_order(self, arrays: Mapping[str, Array]) -> ArrayRecord:
         """Return an ArrayRecord of `arrays`, which have these names, in this order."""
@@ -82,41 +91,3 @@ class Form:
 def is_numeric(array: Array) -> bool:
     """Return whether an Array holds floating-point numbers that a layout may have."""
     return array.stype == SType.NUMPY and array.dtype in FLOATING
-
-
-def sparse_arrays(record: ArrayRecord, whole: Sequence[str] | None) -> tuple[int, ...]:
-    """Return the indices of the arrays of a record that go into its payload.
-
-    These are the floating-point arrays that `whole` does not name. By default they are
-    those of two or more axes: biases, scales and running statistics are small, and
-    zeros in them do harm, as a model divides by its running variance. In a record
-    without matrices they are those of one axis.
-
-    Parameters
-    ----------
-    record : ArrayRecord
-        The arrays to be sent.
-    whole : Sequence[str], optional
-        Names of arrays that travel whole, or shell patterns such as ``*.bias``.
-    """
-    numeric = {n: a for n, a in record.items() if is_numeric(a) and 0 not in a.shape}
-    if whole is None:
-        axes = min(2, max((len(a.shape) for a in numeric.values()), default=0))
-        sparse = {name for name, a in numeric.items() if len(a.shape) >= axes}
-    else:
-        sparse = {n for n in numeric if not any(fnmatchcase(n, p) for p in whole)}
-    return tuple(i for i, name in enumerate(record) if name in sparse)
-
-
-def finite_arrays(record: ArrayRecord, sparse: Collection[int]) -> tuple[int, ...]:
-    """Return those of the arrays at the indices `sparse` that hold finite numbers.
-
-    An infinity (a causal mask) or NaN has no place among the largest entries: such an
-    array travels whole, as it would without sparse messages.
-    """
-    chosen = set(sparse)
-    return tuple(
-        i
-        for i, array in enumerate(record.values())
-        if i in chosen and np.isfinite(array.numpy()).all()
-    )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp.strategy import (
     FedAdagrad,
     FedAdam,
@@ -16,8 +16,9 @@ from flwr.serverapp.strategy import (
     Strategy,
 )
 
-from flasc_flwr.flower.compat import READS_REPLIES
+from flasc_flwr.flower.compat import READS_REPLIES, aggregate_metricrecords
 from flasc_flwr.flower.transport.incoming_reply import IncomingReply, ParcelUpdate
+from flasc_flwr.flower.transport.parcel import EMPTY
 from flasc_flwr.flower.transport.sent_record import SentRecord
 
 _READS_ONLY_THE_MEAN = {FedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi}
@@ -27,9 +28,14 @@ def needs_only_the_mean(strategy: Strategy) -> bool:
     """Return whether a strategy uses the replies' arrays only in FedAvg's mean.
 
     True where all code that reads replies is Flower's: FedAvg, FedProx, FedAdam and
-    the like, and subclasses of them that do not override it.
+    the like, and subclasses of them that do not override it. A user's function for
+    metrics is given whole replies, so it may read arrays, too.
     """
     if not isinstance(strategy, FedAvg):
+        return False
+    if strategy.train_metrics_aggr_fn is not aggregate_metricrecords:
+        return False
+    if any(name in vars(strategy) for name in READS_REPLIES):
         return False
     readers = {
         kind
@@ -42,13 +48,16 @@ def needs_only_the_mean(strategy: Strategy) -> bool:
 def common_sent_record(replies: Sequence[IncomingReply]) -> SentRecord | None:
     """Return the record that all replies update; None if there is not just one.
 
-    Replies with an error do not count. Any other has to be a single parcel.
+    Replies with an error do not count. Any other has to be a single parcel, with the
+    arrays that were sent.
     """
     records = {}
     for reply in replies:
         if reply.message.has_error() or reply.error:
             continue
         if len(reply.parcels) != 1 or len(reply.message.content.array_records) != 1:
+            return None
+        if reply.parts:
             return None
         (sent,) = reply.parcels.values()
         records[id(sent)] = sent
@@ -84,16 +93,16 @@ class StreamingMean:
             # Faster than ``+=``; the same, as positions never repeat.
             np.add.at(self._sum, parcel.update.positions, weighted)
             self._weight += weight
-            form = self._sent.form
-            empty = {tensor.name: _EMPTY for tensor in form.layout.tensors}
-            reply.content[key] = form.in_order(empty | parcel.whole)
+            reply.content[key] = parcel.arrays
         return reply
 
     def fill_in(self, averaged: ArrayRecord) -> ArrayRecord:
         """Return the mean of the replies, given FedAvg's mean of the emptied ones."""
-        whole = {name: averaged[name] for name in self._sent.form.whole.values()}
+        form = self._sent.form
+        empty = {tensor.name: EMPTY for tensor in form.layout.tensors}
+        arrays = form.in_order(dict(averaged) | empty)
         self._sum /= np.float32(self._weight)
-        return self._sent.plus(self._sum, whole)
+        return self._sent.plus(self._sum, arrays)
 
     def _weight_of(self, reply: Message) -> float:
         """Return a reply's weight; FedAvg itself rejects a reply without one."""
@@ -127,6 +136,3 @@ def with_mean(strategy: FedAvg, mean: StreamingMean) -> FedAvg:
     twin.__dict__ = strategy.__dict__
     averaging: FedAvg = twin
     return averaging
-
-
-_EMPTY = Array(np.zeros(0, np.float32))
