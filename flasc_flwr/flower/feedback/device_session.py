@@ -1,8 +1,6 @@
-"""One message's use of a device's memory, which lives in its Flower context."""
+"""One message's use of a device's memory."""
 
 from __future__ import annotations
-
-from logging import WARNING
 
 import numpy as np
 from flwr.app import ConfigRecord, Context
@@ -12,16 +10,12 @@ from flasc_flwr.core.codec import read_layout
 from flasc_flwr.core.feedback.catching_up import CatchUp
 from flasc_flwr.core.feedback.memory import DeviceMemory
 from flasc_flwr.core.feedback.reference import Reference
-from flasc_flwr.core.feedback.stored import restore_memory, store_memory
+from flasc_flwr.core.feedback.stored import store_memory
 from flasc_flwr.core.initial import seeded_factors
 from flasc_flwr.core.layout import Layout, Vector
 from flasc_flwr.core.ranges import choice
-from flasc_flwr.flower.compat import log
+from flasc_flwr.flower.feedback.kept_memory import kept_memory, recalled
 from flasc_flwr.flower.feedback.reminder import Reminder
-from flasc_flwr.flower.wire import array_record, arrays_of
-
-STATE = "flasc.memory"
-"""Key of the ArrayRecord in a node's state that holds its memory."""
 
 RESIDUAL_VALUES = "residual-values"
 """Key of a node's ``--node-config``: in what format it keeps its residual."""
@@ -33,7 +27,7 @@ class DeviceSession:
     Parameters
     ----------
     context : Context
-        The node's context; its state holds the memory.
+        The node's context, which says where the memory is.
     reminder : Reminder
         What the message says about it.
     """
@@ -42,7 +36,7 @@ class DeviceSession:
         values = context.node_config.get(RESIDUAL_VALUES, "float32")
         allowed = choice("float32", "bfloat16")
         self._half = allowed.require(RESIDUAL_VALUES, values) == "bfloat16"
-        self._state = context.state
+        self._kept = kept_memory(context)
         self._reminder = reminder
         self.memory = recalled(context)
 
@@ -144,25 +138,6 @@ class DeviceSession:
         return self.memory.reference if self.follows and self.memory else None
 
     def keep(self) -> None:
-        """Put the memory into the node's state."""
+        """Put the memory where the node keeps it."""
         if self.memory is not None:
-            stored = store_memory(self.memory, half=self._half)
-            self._state[STATE] = array_record(stored)
-
-
-def recalled(context: Context) -> DeviceMemory | None:
-    """Return the memory in a node's state; None if there is none that can be used."""
-    record = context.state.array_records.get(STATE)
-    if record is None:
-        return None
-    try:
-        return restore_memory(arrays_of(record))
-    except (ValueError, TypeError, KeyError) as error:
-        log(WARNING, "The node's memory cannot be read and is replaced: %s", error)
-        return None
-
-
-def held_version(context: Context) -> bytes | None:
-    """Return the version of the reference that a node holds; None for none."""
-    memory = recalled(context)
-    return memory.reference.version if memory and memory.reference else None
+            self._kept.write(store_memory(self.memory, half=self._half))
