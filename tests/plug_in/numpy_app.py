@@ -11,6 +11,8 @@ from flwr.serverapp.strategy import FedAvg
 from flasc_flwr import SparseTransport, flasc_mod
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.flower.local_grid import LocalGrid
+from flasc_flwr.flower.transport.bundle import unbundled
+from flasc_flwr.flower.transport.parcel import BUNDLE
 from flasc_flwr.flower.wire import array_record, arrays_of
 
 SPARSE = ("weight", "double", "half")
@@ -18,6 +20,9 @@ SPARSE = ("weight", "double", "half")
 
 WHOLE = ("counter", "bias", "mask", "variance")
 """Those that travel whole."""
+
+MASKS = {"error_feedback": "none", "quota": "none"}
+"""Settings with which downloads are masked, as FLASC's are."""
 
 
 def mixed(seed=0):
@@ -32,6 +37,18 @@ def mixed(seed=0):
         "half": rng.standard_normal((5, 3, 2)).astype(np.float16),
         "variance": np.full(12, 7.5, np.float32),
     }
+
+
+def apart(parcel):
+    """Return a parcel whose small arrays travel each by itself: also valid."""
+    record = ArrayRecord()
+    for key, array in parcel.items():
+        if key != BUNDLE:
+            record[key] = array
+            continue
+        for index, (name, beside) in unbundled(array.data).items():
+            record[f"{index}/{name}"] = beside
+    return record
 
 
 def flat(arrays):

@@ -8,6 +8,7 @@ from flwr.app import Context, RecordDict
 
 from flasc_flwr.flower.feedback.kept_memory import (
     MEMORY_FOLDER,
+    MOST_MEMORIES,
     MemoryFolderError,
     kept_memory,
     recalled,
@@ -125,17 +126,27 @@ def test_a_memory_is_of_one_run_and_one_device(tmp_path):
     assert recalled(node(tmp_path, **{"partition-id": 1})) is None
 
 
-def test_the_memories_of_the_last_three_runs_stay(tmp_path):
+def test_the_last_sixteen_memories_stay(tmp_path):
     stored = memory()
     kept_memory(node(tmp_path, **{"partition-id": 1})).write(stored)
-    for run_id in range(5):
+    for run_id in range(MOST_MEMORIES + 2):
         kept_memory(node(tmp_path, run_id=run_id)).write(stored)
         for file in tmp_path.iterdir():  # file systems may have coarse clocks
             os.utime(file, (file.stat().st_atime, file.stat().st_mtime - 10))
-    found = [bool(recalled(node(tmp_path, run_id=run_id))) for run_id in range(5)]
-    assert found == [False, False, True, True, True]
+    found = [bool(recalled(node(tmp_path, run_id=i))) for i in range(MOST_MEMORIES + 2)]
+    assert found == [False, False] + MOST_MEMORIES * [True]
     assert recalled(node(tmp_path, **{"partition-id": 1}))
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == MOST_MEMORIES + 1
+
+
+def test_memories_of_several_records_are_apart(tmp_path):
+    stored = memory()
+    for key in ("one", "../other"):
+        context = node(tmp_path)
+        kept_memory(context, key).write(stored | {"residual": stored["residual"] * 2})
+        assert recalled(context) is None
+        assert (recalled(context, key).residual == stored["residual"] * 2).all()
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("given", ["here/memory", "", 3, True])
