@@ -63,6 +63,8 @@ class Spec:
         What entries are ranked by, and where they compete.
     first : float
         Density of the first download.
+    warm : int
+        Rounds that begin with another density each way, `warm_density`.
     init : str
         ``sent`` or ``shared-seed``.
     clients, cohort, rounds, seed : int
@@ -83,6 +85,8 @@ class Spec:
     score: str = "magnitude"
     quota: str = "none"
     first: float = 1.0
+    warm: int = 0
+    warm_density: float = 1.0
     init: str = "sent"
     clients: int = 10
     cohort: int = 10
@@ -122,7 +126,8 @@ class Server:
     def encode(self, current: int) -> None:
         """Make this round's download, once for all devices."""
         spec, target = self.spec, self.vector - self.base
-        density = spec.first if current == 1 else spec.down
+        density = spec.warm_density if current <= spec.warm else spec.down
+        density = spec.first if current == 1 else density
         if spec.feedback == "both":
             self.stream.advance(
                 target, lambda v: self.pick(v, density, spec.values_down)
@@ -216,7 +221,8 @@ def run(spec: Spec) -> dict[str, Any]:
             if spec.feedback in ("up", "both"):
                 memory.open_round(current, server.receipts.last.get(str(client)))
                 update = memory.owed(update, current, fading)
-            density = 1.0 if spec.feedback == "dense" else spec.up
+            density = spec.warm_density if current <= spec.warm else spec.up
+            density = 1.0 if spec.feedback == "dense" else density
             payload = server.pick(update, density, spec.values_up)
             if spec.feedback in ("up", "both"):
                 memory.sent(current, payload)

@@ -39,10 +39,12 @@ SILO_DIGITS = {
 ADAMW = {
     "server-optimizer": "adamw",
     "server-learning-rate": 0.005,
+    "server-learning-rate-decay": 1.0,
     "client-learning-rate": 0.01,
 }
 SILO_NEWS = {
     "ef40": {},
+    "ef40-constant": {"server-learning-rate-decay": 1.0},
     "dense": {"method": "dense", "init": "sent", **ADAMW},
     "rank2-int4": {
         "method": "dense",
@@ -50,6 +52,7 @@ SILO_NEWS = {
         "value-format": "int4",
         "server-optimizer": "adamw",
         "server-learning-rate": 0.0075,
+        "server-learning-rate-decay": 1.0,
         "client-learning-rate": 0.00125,
     },
     "flasc40": {"method": "flasc", "value-format": "int4", **ADAMW},
