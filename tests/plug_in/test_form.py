@@ -1,10 +1,19 @@
 """Which arrays of a record go into its payload, and which travel whole."""
 
 import numpy as np
+import pytest
 from flwr.app import Array
 
-from flasc_flwr.flower.transport.form import sparse_arrays
+from flasc_flwr.flower.transport import rule
+from flasc_flwr.flower.transport.rule import in_payload
 from flasc_flwr.flower.wire import array_record
+
+
+@pytest.fixture(autouse=True)
+def every_size(monkeypatch, request):
+    """Do not let the arrays of these tests travel whole for being few."""
+    if "a_few_entries" not in request.function.__name__:
+        monkeypatch.setattr(rule, "_FEWEST", 0)
 
 
 def record(**shapes):
@@ -13,8 +22,8 @@ def record(**shapes):
     )
 
 
-def names(record, whole=None):
-    return [list(record)[index] for index in sparse_arrays(record, whole)]
+def names(record, **named):
+    return [list(record)[index] for index in in_payload(record, **named)]
 
 
 def test_arrays_of_fewer_than_two_axes_travel_whole():
@@ -34,10 +43,19 @@ def test_statistics_travel_whole_wherever_they_lie():
     assert names(record(**{"rotary.inv_freq": (9000,)})) == []
 
 
-def test_names_and_patterns_replace_the_rule():
+def test_statistics_and_what_is_not_finite_travel_whole():
+    model = record(**{"norm.running_mean": (3, 3), "weight": (3, 3), "mask": (3, 3)})
+    model["mask"] = Array(np.triu(np.full((3, 3), -np.inf, np.float32)))
+    model["low"] = Array(np.full((3, 3), np.finfo(np.float32).min))
+    assert names(model) == ["weight"]
+    assert names(model, sparse=["*"]) == ["norm.running_mean", "weight"]
+
+
+def test_names_and_patterns_add_to_the_rule():
     model = record(**{"a.weight": (4, 4), "a.bias": (4,), "b.weight": (4, 4)})
-    assert names(model, whole=[]) == ["a.weight", "a.bias", "b.weight"]
-    assert names(model, whole=["b.*", "*.bias"]) == ["a.weight"]
+    assert names(model, whole=["b.*"]) == ["a.weight"]
+    assert names(model, sparse=["*.bias"]) == ["a.weight", "a.bias", "b.weight"]
+    assert names(model, whole=["b.*"], sparse=["*"]) == ["a.weight", "a.bias"]
 
 
 def test_arrays_that_are_not_floating_point_travel_whole():
@@ -53,3 +71,9 @@ def test_arrays_that_are_not_floating_point_travel_whole():
     )
     arrays["foreign"] = Array("float32", (3, 3), "somebody.else", b"xyz")
     assert names(arrays) == ["float16"]
+
+
+def test_a_record_of_a_few_entries_travels_whole_unless_its_arrays_are_named():
+    assert names(record(coef=(3, 4), intercept=(3,))) == []
+    assert names(record(coef=(3, 4), intercept=(3,)), sparse=["coef"]) == ["coef"]
+    assert names(record(a=(512, 1), b=(1, 512))) == ["a", "b"]

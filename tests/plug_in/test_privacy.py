@@ -16,10 +16,10 @@ from flwr.serverapp.strategy import (
 from flasc_flwr import SparseTransport, flasc_mod
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import array_record
-from tests.plug_in.numpy_app import client_app, floats, run_wrapped
+from tests.plug_in.numpy_app import SPARSE, client_app, floats, run_wrapped
 
 NORM = 0.5
-SETTINGS = {"download_density": 1 / 2, "upload_density": 1 / 2}
+SETTINGS = {"download_density": 1 / 2, "upload_density": 1 / 2, "sparse": SPARSE}
 TRAIN_ONLY = {"fraction_evaluate": 0.0}
 
 
@@ -135,7 +135,7 @@ def test_client_side_clipping_may_be_inside_or_outside(wrapper, mod):
     assert inside.train_metrics_clientapp == outside.train_metrics_clientapp
     for name, array in inside.arrays.items():
         np.testing.assert_allclose(
-            array.numpy(), outside.arrays[name].numpy(), rtol=2e-3, atol=1e-5
+            array.numpy(), outside.arrays[name].numpy(), rtol=2e-3, atol=1e-3
         )
 
 

@@ -17,8 +17,11 @@ from flasc_flwr.core.feedback.memory import Fading
 from flasc_flwr.core.methods.budget import AUTO, BYTES, density_or_auto
 from flasc_flwr.core.methods.scores import QUOTAS
 from flasc_flwr.core.ranges import choice
+from flasc_flwr.flower.feedback.participation import is_seldom, seldom
 from flasc_flwr.flower.transport.encoded_content import TransportSettings
 from flasc_flwr.flower.transport.evidence import Replies, check_replies
+from flasc_flwr.flower.transport.robust import comparing
+from flasc_flwr.flower.transport.wrappable import require_names
 
 DIFFERENCES = 1 / 2
 """Density of differences to a reference, if it is not given."""
@@ -43,7 +46,8 @@ def chosen_settings(
     download_bytes: int,
     upload_bytes: int,
     values: str,
-    whole: Sequence[str] | None,
+    whole: Sequence[str],
+    sparse: Sequence[str],
     quota: str,
     replies: Replies,
     feedback_decay: float,
@@ -65,6 +69,7 @@ def chosen_settings(
             "error_feedback must be 'none' with differential privacy, as a residual "
             f"carries one round's data into the next, got {error_feedback!r}"
         )
+    robust = comparing(inner) is not None
     follows = error_feedback == "both"
     settings = TransportSettings(
         download_density=density_or_auto(
@@ -74,12 +79,16 @@ def chosen_settings(
             download_bytes,
         ),
         upload_density=density_or_auto(
-            "upload_density", upload_density, UPLOADS, upload_bytes
+            "upload_density",
+            upload_density,
+            1.0 if robust else UPLOADS,
+            upload_bytes,
         ),
         download_bytes=download_bytes,
         upload_bytes=upload_bytes,
         value_format=choice(*VALUE_FORMATS).require("values", values),
-        whole=None if whole is None else tuple(whole),
+        whole=require_names("whole", whole),
+        sparse=require_names("sparse", sparse),
         error_feedback=error_feedback,
         fading=Fading(decay=feedback_decay),
         quota=choice(*QUOTAS).require("quota", quota),
@@ -97,12 +106,22 @@ def chosen_settings(
 def notices(inner: Strategy, settings: TransportSettings) -> list[str]:
     """Return what a user should know before a run starts, a line each."""
     lines = []
+    name = comparing(inner)
+    if name and (settings.upload_density < 1 or settings.upload_bytes):
+        lines.append(
+            f"{name} compares replies, and an entry that most of them do not hold does "
+            "not move: use upload_density=1 (the default) without upload_bytes"
+        )
     if is_private(inner):
         lines.append(
             "SparseTransport has no error feedback with differential privacy, as a "
             "residual carries one round's data into the next: what a message leaves "
             "out is lost"
         )
+    fraction = getattr(inner, "fraction_train", None)
+    remembers = settings.error_feedback != "none"
+    if remembers and isinstance(fraction, int | float) and is_seldom(fraction):
+        lines.append(seldom(fraction))
     if settings.masks_weights:
         lines.append(
             "SparseTransport masks weights, as error_feedback is 'none' and the "

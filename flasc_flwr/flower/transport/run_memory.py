@@ -34,6 +34,9 @@ JUMP = 0.5
 arrays, relative to their norm, all of the difference is sent: they are other arrays
 than before, or moved in one step as far as a new model is away."""
 
+MOST_FORMS = 4
+"""Forms of one record whose references are kept: each takes up to 6 bytes an entry."""
+
 SOME_ROUNDS = 3
 """After so many rounds arrays are named of which hardly anything has travelled."""
 
@@ -73,7 +76,9 @@ class RunMemory:
         self.waiting: set[int] = set()
         self._settings = settings
         self._run = secrets.token_bytes(RUN_BYTES)
-        self._fleets: dict[str, FleetMemory] = defaultdict(FleetMemory)
+        self._fleets: dict[str, FleetMemory] = defaultdict(
+            lambda: FleetMemory(most=MOST_FORMS)
+        )
         self._targets: dict[tuple[str, bytes], _Target] = defaultdict(_Target)
         self._named: set[tuple[str, str]] = set()
         self._counts: dict[tuple[str, Layout], NDArray[np.int64]] = {}
