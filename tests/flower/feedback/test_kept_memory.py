@@ -108,6 +108,19 @@ def test_an_older_file_is_noticed_and_catches_up(tmp_path):
     assert set(grid.digests().values()) == references(strategy)
 
 
+def test_whatever_is_killed_or_lost_references_are_equal_at_the_end(tmp_path):
+    grid, saved = Restarting(tmp_path / "memory", {5: delete}), []
+    grid.events = {(VICTIM, 3): "reply lost", (2, 4): "reply lost"}
+    run(strategy_of(on_checkpoint=saved.append), grid, 7)
+    assert [row["replies"] for row in saved[-1].state.history[1:]] == [
+        *(4, 4, 3, 3, 3, 4, 4)
+    ]
+    resumed = run(strategy_of(resume=saved[4]), grid, 9)
+    assert all(row["replies"] == NODES for row in resumed.state.history[6:])
+    assert len(grid.digests()) == NODES
+    assert set(grid.digests().values()) == references(resumed)
+
+
 def node(folder, run_id=7, **more):
     config = {"partition-id": 0, MEMORY_FOLDER: str(folder), **more}
     return Context(run_id, 1, config, state=RecordDict(), run_config={})
