@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from flasc_flwr import SparseTransport, flasc_mod
 from flasc_flwr.core.codec import PayloadError
-from flasc_flwr.flower.feedback.device_session import MOST_MEMORIES, STATE
+from flasc_flwr.flower.feedback.kept_memory import MOST_MEMORIES, STATE
 from flasc_flwr.flower.feedback.reminder import HELD, SUM, Reminder
 from flasc_flwr.flower.wire import CONTROL, PART, UNCHANGED, array_record
 from tests.plug_in.numpy_app import client_app, snapshot
