@@ -1,4 +1,4 @@
-"""Docstrings on the page: in plain words, without Sphinx roles and repeated defaults."""
+"""Docstrings on the page: without Sphinx roles and repeated defaults."""
 
 from __future__ import annotations
 

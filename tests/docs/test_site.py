@@ -66,3 +66,10 @@ def test_the_site_loads_nothing_from_elsewhere():
     assert "font: false" in text and "repo_url" not in text
     style = (DOCS / "stylesheets" / "site.css").read_text()
     assert "url(" not in style and "@import" not in style
+
+
+def test_the_readme_is_short_and_its_links_exist():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 120
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", text):
+        assert (ROOT / target).exists(), target
