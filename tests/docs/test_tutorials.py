@@ -82,7 +82,7 @@ def test_simulate(flower, checkout):
         (address,) = re.findall(r"http://\S+", log.read_text())
         watched.append(urllib.request.urlopen(address).read().decode())
 
-    smaller = _ROUNDS | {"--clients 20": "--clients 3"}
+    smaller = _ROUNDS | {"--clients 20": "--clients 3", "--seed 0,1": "--seed 0"}
     reader = Reader(checkout, flower.env, smaller, ready)
     with reader.follow(TUTORIALS / "simulate.md") as printed:
         output = "\n".join(printed)
