@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from flasc_flwr.core.aggregation import AGGREGATIONS, WEIGHTINGS
+from flasc_flwr.core.aggregation import AGGREGATIONS, WEIGHTINGS, Tuning
 from flasc_flwr.core.codec import VALUE_FORMATS
 from flasc_flwr.core.feedback.memory import Fading
 from flasc_flwr.core.initial import INITS
@@ -151,6 +151,8 @@ class MethodSettings:
         choice("auto", *AGGREGATIONS),
         "how updates are combined (docs/methods.md compares them)",
     )
+    aggregation_energy: float = same_setting(Tuning, "energy")
+    aggregation_ridge: float = same_setting(Tuning, "ridge")
     error_feedback: str = setting(
         "auto",
         choice("auto", *ERROR_FEEDBACK),
@@ -200,6 +202,7 @@ class MethodSettings:
             self.method,
             score=self.score,
             quota=self.quota,
+            tuning=Tuning(energy=self.aggregation_energy, ridge=self.aggregation_ridge),
             init=self.init,
             dense_rounds=self.dense_rounds,
             tiers=self.tiers,

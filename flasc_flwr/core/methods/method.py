@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 
-from flasc_flwr.core.aggregation import AGGREGATIONS
+from flasc_flwr.core.aggregation import AGGREGATIONS, Tuning
 from flasc_flwr.core.fitting import Select
 from flasc_flwr.core.initial import INITS
 from flasc_flwr.core.layout import Layout, Vector
@@ -81,6 +81,8 @@ class Method:
         How clients of a lower rank scale B A, one of `RANK_SCALES`.
     aggregation : str
         How the server aggregates the updates, one of `AGGREGATIONS`.
+    tuning : Tuning
+        Numbers that some of them need.
     error_feedback : str
         What is remembered of what messages leave out, one of `ERROR_FEEDBACK`.
     exact_residual : bool
@@ -113,6 +115,7 @@ class Method:
     rank_assignment: str = "own"
     rank_scale: str = "common"
     aggregation: str = "zero-padded-updates"
+    tuning: Tuning = Tuning()
     error_feedback: str = "none"
     exact_residual: bool = False
     server_optimizer: str = "adamw"

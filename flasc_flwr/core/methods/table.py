@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from flasc_flwr.core.aggregation import AGGREGATIONS
+from flasc_flwr.core.aggregation import AGGREGATIONS, Tuning
 from flasc_flwr.core.methods.method import Method, Tunes
 from flasc_flwr.core.methods.schedules import decaying_to
 from flasc_flwr.core.methods.scores import Scoring
@@ -149,12 +149,47 @@ METHODS = {
             exact_residual=True,
             server_optimizer="sgd",
         ),
+        replace(
+            _DENSE,
+            name="florist",
+            source="FLoRIST: arXiv 2506.09199",
+            tiers="rank",
+            aggregation="florist",
+            server_optimizer="sgd",
+        ),
+        replace(
+            _DENSE,
+            name="raflora",
+            source="raFLoRA: arXiv 2602.13486",
+            tiers="rank",
+            aggregation="rank-partitioned",
+            server_optimizer="sgd",
+        ),
+        replace(
+            _DENSE,
+            name="lora-fair",
+            source="LoRA-FAIR: Bian et al., arXiv 2411.14961",
+            aggregation="fair",
+            server_optimizer="sgd",
+        ),
+        replace(
+            _DENSE,
+            name="alternating",
+            source="FedSRD's server: arXiv 2510.04601, without its pruning",
+            aggregation="alternating",
+            server_optimizer="sgd",
+        ),
     )
 }
 
 
 def compose(
-    name: str, *, score: str = "auto", quota: str = "auto", **parts: str | int | bool
+    name: str,
+    *,
+    score: str = "auto",
+    quota: str = "auto",
+    tuning: Tuning | None = None,
+    **parts: str | int | bool,
 ) -> Method:
     """Return the method `name` with some of its parts replaced.
 
@@ -164,6 +199,8 @@ def compose(
         One of `METHODS`.
     score, quota : str
         Parts of its scoring; ``"auto"`` keeps the method's own.
+    tuning : Tuning, optional
+        Numbers that some aggregation rules need. Default: the method's own.
     **parts : str, int or bool
         Any of ``init``, ``dense_rounds``, ``tiers``, ``rank_assignment``,
         ``rank_scale``, ``aggregation``, ``error_feedback``, ``exact_residual`` and
@@ -187,4 +224,5 @@ def compose(
         score=method.scoring.score if score == "auto" else score,
         quota=method.scoring.quota if quota == "auto" else quota,
     )
-    return replace(method, scoring=scoring, **chosen)  # type: ignore[arg-type]
+    tuning = tuning or method.tuning
+    return replace(method, scoring=scoring, tuning=tuning, **chosen)  # type: ignore[arg-type]

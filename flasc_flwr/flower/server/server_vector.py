@@ -246,6 +246,8 @@ class ServerVector:
             self.method.aggregation,
             exact_residual=self.method.exact_residual,
             weight_ratio=weight_ratio,
+            turn=self.turn,
+            tuning=self.method.tuning,
         )
         return make(self.state.layout, self.state.vector)
 
