@@ -212,6 +212,15 @@ TIERED = {
         f"{rule}-ranks": {"method": "hetlora-tiers", "aggregation": rule}
         for rule in RULES
     },
+    # Rules that replace the factors step by SGD; these averages do, too.
+    **{
+        f"{rule}-sgd-ranks": {
+            "method": "hetlora-tiers",
+            "aggregation": rule,
+            "server-optimizer": "sgd",
+        }
+        for rule in ("zero-padding", "replication")
+    },
 }
 
 # What two cores can do of the profiles.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from flasc_flwr.core.aggregation import AGGREGATIONS, WEIGHTINGS, Tuning
+from flasc_flwr.core.aggregation.tuning import RIDGE, RIDGE_HELP
 from flasc_flwr.core.codec import VALUE_FORMATS
 from flasc_flwr.core.feedback.memory import Fading
 from flasc_flwr.core.initial import INITS
@@ -152,7 +153,12 @@ class MethodSettings:
         "how updates are combined (docs/methods.md compares them)",
     )
     aggregation_energy: float = same_setting(Tuning, "energy")
-    aggregation_ridge: float = same_setting(Tuning, "ridge")
+    aggregation_ridge: float | str = setting(
+        "auto",
+        automatic(RIDGE),
+        RIDGE_HELP,
+        used_by='aggregation = "fair" and "alternating"',
+    )
     error_feedback: str = setting(
         "auto",
         choice("auto", *ERROR_FEEDBACK),
@@ -202,7 +208,7 @@ class MethodSettings:
             self.method,
             score=self.score,
             quota=self.quota,
-            tuning=Tuning(energy=self.aggregation_energy, ridge=self.aggregation_ridge),
+            tuning=self._tuning(),
             init=self.init,
             dense_rounds=self.dense_rounds,
             tiers=self.tiers,
@@ -213,6 +219,12 @@ class MethodSettings:
             exact_residual=self.exact_residual,
             server_optimizer=self.server_optimizer,
         )
+
+    def _tuning(self) -> Tuning:
+        energy, ridge = self.aggregation_energy, self.aggregation_ridge
+        if isinstance(ridge, str):
+            return Tuning(energy=energy)
+        return Tuning(energy=energy, ridge=ridge)
 
     def make_server_optimizer(self) -> ServerOptimizer:
         """Return the server optimizer; ``auto`` is its own default learning rate."""

@@ -156,7 +156,7 @@ def aggregator(
     """
     rule = AGGREGATIONS[name]
     given = {"turn": turn, "energy": tuning.energy, "ridge": tuning.ridge}
-    needed = {key: given[key] for key in rule.needs}
+    needed = {key: given[key] for key in rule.needs if given[key] is not None}
 
     def make(layout: Layout, vector: Vector) -> Aggregator:
         made = rule.make(layout, vector, **needed)

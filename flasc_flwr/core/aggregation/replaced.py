@@ -113,10 +113,10 @@ class Fair(Replaced):
     vector : NDArray[np.float32], shape (N,)
         The server vector.
     ridge : float
-        At least 0.
+        At least 0. Default: 0.001.
     """
 
-    def __init__(self, layout: Layout, vector: Vector, *, ridge: float) -> None:
+    def __init__(self, layout: Layout, vector: Vector, *, ridge: float = 0.001) -> None:
         super().__init__(layout, vector)
         self._ridge = ridge
 
@@ -146,7 +146,8 @@ class Alternating(Replaced):
     into B in odd turns, ``dB = D pinv(A)``, and into A in even ones,
     ``dA = pinv(B) D``; the other factor stays. B A counts only the components that the
     client has. Here without the paper's pruned uploads and random download masks, and
-    with a ridge for the small singular values of B (see :class:`Fair`).
+    with a ridge (see :class:`Fair`): B is small in the first rounds, and its
+    pseudoinverse so large that the digits task diverges.
 
     Parameters
     ----------
@@ -157,11 +158,11 @@ class Alternating(Replaced):
     turn : int
         1 before the first step of the server optimizer, 2 after it, and so on.
     ridge : float
-        At least 0; 0 is the pseudoinverse.
+        At least 0; 0 is the pseudoinverse. Default: 1.
     """
 
     def __init__(
-        self, layout: Layout, vector: Vector, *, turn: int, ridge: float
+        self, layout: Layout, vector: Vector, *, turn: int, ridge: float = 1.0
     ) -> None:
         super().__init__(layout, vector)
         self._changes = _ODD if turn % 2 else _EVEN

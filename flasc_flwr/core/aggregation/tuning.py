@@ -7,6 +7,12 @@ from dataclasses import dataclass
 from flasc_flwr.core.ranges import number
 from flasc_flwr.core.settings import check, setting
 
+RIDGE = number("[0, inf)")
+RIDGE_HELP = (
+    "how firmly a factor is held to what it was before its correction; auto depends on "
+    "the rule"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
@@ -16,8 +22,9 @@ class Tuning:
     ----------
     energy : float
         Fraction of the mean product's squared norm that an SVD keeps, in (0, 1].
-    ridge : float
-        How firmly a corrected factor is held to its average, at least 0.
+    ridge : float, optional
+        How firmly a factor is held to what it was before its correction, at least 0.
+        Default: the rule's own.
 
     Raises
     ------
@@ -33,13 +40,7 @@ class Tuning:
         key="aggregation-energy",
         used_by='aggregation = "florist"',
     )
-    ridge: float = setting(
-        0.001,
-        number("[0, inf)"),
-        "how firmly a factor is held to what it was before its correction",
-        key="aggregation-ridge",
-        used_by='aggregation = "fair" and "alternating"',
-    )
+    ridge: float | None = setting(None, RIDGE, RIDGE_HELP, key="aggregation-ridge")
 
     def __post_init__(self) -> None:
         """Check the settings."""
