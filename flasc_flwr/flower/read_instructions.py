@@ -12,6 +12,7 @@ from flasc_flwr.core.methods.budget import DENSITIES
 from flasc_flwr.core.methods.trainable import Trainable
 from flasc_flwr.core.printable import printable
 from flasc_flwr.core.ranges import Range, choice, integer, number, switch
+from flasc_flwr.core.segments import SEGMENTS, Segment
 
 SPARSE = "sparse/"
 """Prefix of the entries that list, by ArrayRecord, the arrays inside the payload."""
@@ -46,6 +47,8 @@ def read_instructions(record: dict[str, Any]) -> dict[str, Any]:
         found["clip_norm"] = _take(record, "clip-norm", number("(0, inf)"))
     if "on-support" in record:
         found["on_support"] = _take(record, "on-support", switch())
+    if "upload-segment" in record:
+        found["segment"] = _segment(record, "upload-segment")
     if "prescribed" in record:
         found["prescribed"] = _names(record, "prescribed", DENSITIES)
     found["sparse"] = {
@@ -80,6 +83,16 @@ def _names(record: dict[str, Any], key: str, known: Collection[str]) -> frozense
     ):
         raise ValueError(f"{key} must be a list of some of {', '.join(known)}")
     return frozenset(value)
+
+
+def _segment(record: dict[str, Any], key: str) -> Segment:
+    """Take an index and a count of segments out of a record."""
+    value = record.pop(key)
+    if isinstance(value, list) and [type(number) for number in value] == [int, int]:
+        index, count = value
+        if SEGMENTS.check(count) is not None and 0 <= index < count:
+            return Segment(index, count)
+    raise ValueError(f"{key} must be an index and a larger count")
 
 
 def _indices(record: dict[str, Any], key: str) -> tuple[int, ...]:

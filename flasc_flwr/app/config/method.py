@@ -34,6 +34,7 @@ from flasc_flwr.core.ranges import (
     text,
 )
 from flasc_flwr.core.ranks import RANK_SCALES
+from flasc_flwr.core.segments import SEGMENTS
 from flasc_flwr.core.settings import same_setting, setting
 from flasc_flwr.core.sparsity import DENSITY
 
@@ -147,6 +148,13 @@ class MethodSettings:
         "scale of B A: lora-alpha / lora-rank for all, or by each client's own rank",
         used_by=_UNEQUAL,
     )
+    upload_segments: int | str = setting(
+        "auto",
+        automatic(SEGMENTS),
+        "parts of the adapter, of which a client sends one each round, in turn; "
+        "upload-density is a fraction of that part",
+        used_by="all methods but `flasc-shared-mask`",
+    )
     aggregation: str = setting(
         "auto",
         choice("auto", *AGGREGATIONS),
@@ -214,6 +222,7 @@ class MethodSettings:
             tiers=self.tiers,
             rank_assignment=self.rank_assignment,
             rank_scale=self.rank_scale,
+            upload_segments=self.upload_segments,
             aggregation=self.aggregation,
             error_feedback=self.error_feedback,
             exact_residual=self.exact_residual,

@@ -8,6 +8,7 @@ from functools import partial
 
 from flasc_flwr.core.aggregation.average import (
     Average,
+    AverageOfSenders,
     replication,
     zero_padded_updates,
     zero_padding,
@@ -84,6 +85,10 @@ AGGREGATIONS = {
     "replication": Aggregation(
         source="Byun & Lee, arXiv 2406.17477",
         make=partial(Average, padding=replication),
+    ),
+    "senders": Aggregation(
+        source="EcoLoRA: Liu et al., arXiv 2506.02001",
+        make=AverageOfSenders,
     ),
     "frobenius": Aggregation(
         source="HetLoRA: Cho et al., arXiv 2401.06432",

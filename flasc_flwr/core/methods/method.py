@@ -19,6 +19,7 @@ from flasc_flwr.core.methods.trainable import ALL, Trainable
 from flasc_flwr.core.optimizers import SERVER_OPTIMIZERS
 from flasc_flwr.core.ranges import choice, integer
 from flasc_flwr.core.ranks import RANK_SCALES
+from flasc_flwr.core.segments import SEGMENTS
 from flasc_flwr.core.sparsity import SparseVector
 
 RANK_ASSIGNMENTS = ("own", "validation")
@@ -71,6 +72,8 @@ class Method:
         Number of turns at the start that download everything.
     uploads : str
         Which entries of the update travel, one of `UPLOADS`.
+    upload_segments : int
+        Parts of an update, of which a client sends one in each turn.
     trainable : tuple[Trainable, ...]
         What a client may change in each turn, repeated cyclically.
     tiers : str
@@ -110,6 +113,7 @@ class Method:
     schedule: Schedule = decaying
     dense_rounds: int = 0
     uploads: str = "largest"
+    upload_segments: int = 1
     trainable: tuple[Trainable, ...] = (ALL,)
     tiers: str = "none"
     rank_assignment: str = "own"
@@ -126,6 +130,12 @@ class Method:
         choice(*INITS).require("init", self.init)
         integer(0).require("dense-rounds", self.dense_rounds)
         choice(*UPLOADS).require("uploads", self.uploads)
+        SEGMENTS.require("upload-segments", self.upload_segments)
+        if self.upload_segments > 1 and self.uploads != "largest":
+            raise ValueError(
+                f"upload-segments must be 1 with method {self.name!r}, where all "
+                f"clients send the same entries, got {self.upload_segments}"
+            )
         choice(*TIERS).require("tiers", self.tiers)
         choice(*RANK_ASSIGNMENTS).require("rank-assignment", self.rank_assignment)
         choice(*RANK_SCALES).require("rank-scale", self.rank_scale)

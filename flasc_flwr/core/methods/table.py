@@ -179,6 +179,13 @@ METHODS = {
             aggregation="alternating",
             server_optimizer="sgd",
         ),
+        replace(
+            _DENSE,
+            name="segments",
+            source="EcoLoRA's round robin: Liu et al., arXiv 2506.02001",
+            upload_segments=4,
+            aggregation="senders",
+        ),
     )
 }
 
@@ -203,9 +210,10 @@ def compose(
         Numbers that some aggregation rules need. Default: the method's own.
     **parts : str, int or bool
         Any of ``init``, ``dense_rounds``, ``tiers``, ``rank_assignment``,
-        ``rank_scale``, ``aggregation``, ``error_feedback``, ``exact_residual`` and
-        ``server_optimizer``. ``"auto"`` keeps the method's own. If another part
-        requires a certain server optimizer, ``"auto"`` becomes that one.
+        ``rank_scale``, ``upload_segments``, ``aggregation``, ``error_feedback``,
+        ``exact_residual`` and ``server_optimizer``. ``"auto"`` keeps the method's own.
+        If another part requires a certain server optimizer, ``"auto"`` becomes that
+        one; with segments and without error feedback, averaging becomes ``senders``.
 
     Raises
     ------
@@ -219,6 +227,10 @@ def compose(
     aggregation = AGGREGATIONS.get(str(chosen.get("aggregation")))
     if exact or (aggregation and not aggregation.averages):
         chosen.setdefault("server_optimizer", "sgd")
+    feedback = chosen.get("error_feedback", method.error_feedback)
+    if chosen.get("upload_segments", 1) != 1 and feedback == "none":
+        # With feedback, what was not sent is not lost, and must not count more later.
+        chosen.setdefault("aggregation", _of_segments(method.aggregation))
     scoring = replace(
         method.scoring,
         score=method.scoring.score if score == "auto" else score,
@@ -226,3 +238,8 @@ def compose(
     )
     tuning = tuning or method.tuning
     return replace(method, scoring=scoring, tuning=tuning, **chosen)  # type: ignore[arg-type]
+
+
+def _of_segments(aggregation: str) -> str:
+    """Return the rule for updates of which each client sends a segment."""
+    return "senders" if aggregation == "zero-padded-updates" else aggregation

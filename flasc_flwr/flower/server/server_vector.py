@@ -23,6 +23,7 @@ from flasc_flwr.core.methods.least import require_bytes
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
 from flasc_flwr.core.optimizers import ServerOptimizer
 from flasc_flwr.core.ranks import Truncation, truncation
+from flasc_flwr.core.segments import segment_of
 from flasc_flwr.core.sparsity import Positions
 from flasc_flwr.core.stepping import step_chunks, step_parts
 from flasc_flwr.flower.clients.participant import Participant
@@ -187,7 +188,10 @@ class ServerVector:
     def budget_of(self, client: Participant) -> Budget:
         """Return what a client uses in this turn, at the rank that it was given."""
         rank = self._ranks.of(client, self.state)
-        return self.allotment.at(self.turn, client.budget, rank)
+        budget = self.allotment.at(self.turn, client.budget, rank)
+        if (count := self.method.upload_segments) == 1:
+            return budget
+        return replace(budget, segment=segment_of(client.name, self.turn, count))
 
     def cut(self, rank: int | None) -> Truncation:
         """Return the adapter cut to a rank, as the method scales it."""
@@ -218,6 +222,7 @@ class ServerVector:
             init_seed=self.init_seed,
             clip_norm=clip_norm,
             on_support=shared,
+            segment=budget.segment,
             prescribed=budget.prescribed,
         )
 
