@@ -113,7 +113,7 @@ class MethodSettings:
     score: str = setting(
         "auto",
         choice("auto", *SCORES),
-        "what entries are ranked by: |w|, or |w| sqrt(fan-in)",
+        "what entries are ranked by: |w|, |w| sqrt(fan-in), or what they add to B A",
         used_by=_SPARSE,
     )
     quota: str = setting(

@@ -197,7 +197,12 @@ class Method:
         return f"aggregation {self.aggregation!r}"
 
     def selection(
-        self, layout: Layout, vector: Vector, most: float, supports: Supports
+        self,
+        layout: Layout,
+        vector: Vector,
+        most: float,
+        supports: Supports,
+        weights: Vector | None = None,
     ) -> Select:
         """Return what selects the entries of a download, at a density up to `most`.
 
@@ -213,11 +218,14 @@ class Method:
             The largest density.
         supports : Supports
             Supports that stay, to which the rule may add.
+        weights : NDArray[np.float32], shape (n,), optional
+            The adapter itself, where `vector` is a difference. Default: `vector`.
         """
+        scoring = replace(self.scoring, weights=weights)
 
         @cache
         def widest() -> SparseVector:
-            return self.download(layout, vector, most, self.scoring, supports)
+            return self.download(layout, vector, most, scoring, supports)
 
         @cache
         def allowed() -> Vector:
@@ -226,7 +234,7 @@ class Method:
         def select(density: float) -> SparseVector:
             if density >= most:
                 return widest()
-            return self.scoring.largest(layout, allowed(), density)
+            return scoring.largest(layout, allowed(), density)
 
         return select
 

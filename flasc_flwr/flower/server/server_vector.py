@@ -22,7 +22,7 @@ from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.least import require_bytes
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
 from flasc_flwr.core.optimizers import ServerOptimizer
-from flasc_flwr.core.ranks import Truncation, truncation
+from flasc_flwr.core.ranks import Truncation, rank_of, truncation
 from flasc_flwr.core.segments import segment_of
 from flasc_flwr.core.sparsity import Positions
 from flasc_flwr.core.stepping import step_chunks, step_parts
@@ -314,7 +314,8 @@ class ServerVector:
         state, method = self.state, self.method
 
         def select(layout: Layout, vector: Vector, most: float) -> Select:
-            return method.selection(layout, vector, most, state.supports)
+            weights = self.cut(rank_of(layout)).truncate(state.vector)
+            return method.selection(layout, vector, most, state.supports, weights)
 
         follow = None
         if method.error_feedback == "both":
