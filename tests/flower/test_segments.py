@@ -10,6 +10,7 @@ from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.methods.table import compose
 from flasc_flwr.core.optimizers import Sgd
 from flasc_flwr.core.segments import Segment
+from flasc_flwr.flower.clients.guard import Guard
 from flasc_flwr.flower.wire import CONTROL, Instructions, array_record, payload_of
 from tests.flower.apps import RecordingGrid, adapter, client_app, nudge
 
@@ -130,6 +131,34 @@ def test_another_segment_than_the_one_asked_for_is_rejected():
         (failure,) = row["failures"]
         assert "in the segment that the client was asked for" in failure["reason"]
         assert row["replies"] == CLIENTS - 1
+
+
+def test_norms_are_compared_within_a_segment():
+    """Honest clients whose segment changes more are not outliers; a huge one is."""
+
+    def trainer(received, client, current):
+        # The last tensor, the head, changes a hundred times as much as the rest.
+        _, _, head = received
+        change = {n: np.full_like(v, 0.01) for n, v in received.items()}
+        change[head] += 1
+        if client == 11 and current == 2:
+            change = {n: 1000 * v for n, v in change.items()}
+        return {n: v + change[n] for n, v in received.items()}
+
+    method = compose("dense", upload_segments=2)
+    strategy = Flasc(
+        method=method,
+        fraction_train=1.0,
+        server_optimizer=Sgd(),
+        guard=Guard(norm_ratio=10.0),
+    )
+    grid = RecordingGrid(client_app(trainer), 12)
+    strategy.start(grid, array_record(adapter()), 2)
+    first, second = strategy.state.history[1:]
+    assert first["replies"] == 12 and not first["failures"]
+    (failure,) = second["failures"]
+    assert "norm of the update must be <=" in failure["reason"]
+    assert second["replies"] == 11
 
 
 def test_all_segments_share_one_download():

@@ -98,7 +98,8 @@ class Inbox:
         del self.asked[client.node_id]  # a second reply is rejected
         weight = 1.0 if self.uniform else examples
         contribution = Contribution(update, rank, weight, segment)
-        return Update(reply, client.name, metrics, contribution)
+        part = client.budget.segment
+        return Update(reply, client.name, metrics, contribution, part)
 
     def metrics_in(self, replies: Iterable[Message]) -> list[RecordDict]:
         """Return the metrics of the replies to evaluation that can be used."""
