@@ -195,12 +195,31 @@ HETEROGENEITY = {
 }
 
 # Devices of three tiers: densities 1/16, 1/4 and 1, or ranks 1, 4 and 16.
+RULES = (
+    "zero-padding",
+    "replication",
+    "stacking",
+    "svd",
+    "florist",
+    "rank-partitioned",
+    "fair",
+    "alternating",
+)
 TIERED = {
     "flasc-tiers": {"method": "flasc-tiers", "value-format": "float32"},
     "hetlora-tiers": {"method": "hetlora-tiers"},
     **{
         f"{rule}-ranks": {"method": "hetlora-tiers", "aggregation": rule}
-        for rule in ("zero-padding", "replication", "stacking", "svd")
+        for rule in RULES
+    },
+    # Rules that replace the factors step by SGD; these averages do, too.
+    **{
+        f"{rule}-sgd-ranks": {
+            "method": "hetlora-tiers",
+            "aggregation": rule,
+            "server-optimizer": "sgd",
+        }
+        for rule in ("zero-padding", "replication")
     },
 }
 

@@ -89,6 +89,12 @@ class Truncation:
                 values = values / self.scales[sparse.positions]
         return SparseVector(self.full.size, self.places[sparse.positions], values)
 
+    def positions(self, place: slice) -> Positions:
+        """Return where a part of the truncated adapter lies in the full one."""
+        if self.places is None:
+            return np.arange(place.start, place.stop)
+        return self.places[place]
+
     def pad(self, vector: Vector) -> Vector:
         """Return a full vector, shape (N,), with zeros in the components cut off."""
         if self.places is None:

@@ -106,15 +106,23 @@ def encode_update(
         update = clip_to_norm(update, instructions.clip_norm)
     density, values, layout = instructions.density, update, None
     assert density is not None
+    start = 0
     if not instructions.on_support:
         layout = received.layout
+        if instructions.segment is not None:
+            place = instructions.segment.place(layout.size)
+            values, start = update[place], place.start
     elif density < 1:
         values = update[received.support]
 
     def select(share: float) -> SparseVector:
         # The server knows the support: all values, without positions or layout.
-        everything = layout is None and share == 1
-        return SparseVector.of_dense(values) if everything else top_k(values, share)
+        if layout is None and share == 1:
+            return SparseVector.of_dense(values)
+        sparse = top_k(values, share)
+        if instructions.segment is None:
+            return sparse
+        return SparseVector(len(update), sparse.positions + start, sparse.values)
 
     fitted = fit_payload(
         select,

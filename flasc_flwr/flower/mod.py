@@ -233,7 +233,11 @@ def _let_in(
     if instructions.density is None:
         return
     most_bytes(layout, instructions, limits)  # before the app has trained in vain
-    asked = max(1, floor(layout.size * instructions.density))
+    size = layout.size
+    if instructions.segment is not None:
+        place = instructions.segment.place(size)
+        size = place.stop - place.start
+    asked = max(1, floor(size * instructions.density))
     if instructions.on_support and instructions.density < 1:
         asked = kept
     limits.let_in_upload(layout, asked, instructions.prescribed)

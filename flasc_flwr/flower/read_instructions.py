@@ -13,6 +13,7 @@ from flasc_flwr.core.methods.scores import QUOTAS
 from flasc_flwr.core.methods.trainable import Trainable
 from flasc_flwr.core.printable import printable
 from flasc_flwr.core.ranges import Range, choice, integer, number, switch
+from flasc_flwr.core.segments import SEGMENTS, Segment
 
 SPARSE = "sparse/"
 """Prefix of the entries that list, by ArrayRecord, the arrays inside the payload."""
@@ -28,6 +29,14 @@ _MOST_INDICES = 1 << 16
 _MOST_SHOWN = 3
 _LONGEST = 60
 """Longest text of a message that an error quotes, in characters."""
+
+_PLAIN: dict[str, Range] = {
+    "init-seed": integer(0),
+    "clip-norm": number("(0, inf)"),
+    "on-support": switch(),
+    "quota": choice(*QUOTAS),
+}
+"""Entries that stand for themselves: their field has the same name."""
 
 
 def read_instructions(record: dict[str, Any]) -> dict[str, Any]:
@@ -48,12 +57,11 @@ def read_instructions(record: dict[str, Any]) -> dict[str, Any]:
         roles = _names(record, "trains", [role.value for role in Role])
         support_only = _take(record, "support-only", switch())
         found["trainable"] = Trainable(frozenset(map(Role, roles)), support_only)
-    if "init-seed" in record:
-        found["init_seed"] = _take(record, "init-seed", integer(0))
-    if "clip-norm" in record:
-        found["clip_norm"] = _take(record, "clip-norm", number("(0, inf)"))
-    if "on-support" in record:
-        found["on_support"] = _take(record, "on-support", switch())
+    for key, allowed in _PLAIN.items():
+        if key in record:
+            found[key.replace("-", "_")] = _take(record, key, allowed)
+    if "upload-segment" in record:
+        found["segment"] = _segment(record, "upload-segment")
     if "prescribed" in record:
         found["prescribed"] = _names(record, "prescribed", DENSITIES)
     found["sparse"] = {
@@ -66,8 +74,6 @@ def read_instructions(record: dict[str, Any]) -> dict[str, Any]:
         for key in list(record)
         if key.startswith(REPLIES)
     }
-    if "quota" in record:
-        found["quota"] = _take(record, "quota", choice(*QUOTAS))
     if record:
         shown = [printable(key, _LONGEST) for key in sorted(record)[:_MOST_SHOWN]]
         more = len(record) - len(shown)
@@ -95,6 +101,16 @@ def _names(record: dict[str, Any], key: str, known: Collection[str]) -> frozense
     ):
         raise ValueError(f"{key} must be a list of some of {', '.join(known)}")
     return frozenset(value)
+
+
+def _segment(record: dict[str, Any], key: str) -> Segment:
+    """Take an index and a count of segments out of a record."""
+    value = record.pop(key)
+    if isinstance(value, list) and [type(number) for number in value] == [int, int]:
+        index, count = value
+        if SEGMENTS.check(count) is not None and 0 <= index < count:
+            return Segment(index, count)
+    raise ValueError(f"{key} must be an index and a larger count")
 
 
 def indices_in(value: Any, key: str) -> tuple[int, ...]:

@@ -261,11 +261,17 @@ class Run:
         round is over, and a node chooses its own.
         """
         own = [self.server.budget_of(one) for one in drawn]
-        plain = [replace(budget, prescribed=frozenset()) for budget in own]
+        plain = [replace(b, prescribed=frozenset(), segment=None) for b in own]
         instead = served(plain)
         # What the method prescribes is declared to each device by its own settings.
+        # Segments share a download.
         return [
-            replace(one, budget=replace(instead[key], prescribed=budget.prescribed))
+            replace(
+                one,
+                budget=replace(
+                    instead[key], prescribed=budget.prescribed, segment=budget.segment
+                ),
+            )
             for one, budget, key in zip(drawn, own, plain, strict=True)
         ]
 

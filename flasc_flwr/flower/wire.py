@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from flasc_flwr.core.codec import PayloadError
 from flasc_flwr.core.methods.trainable import ALL, Trainable
 from flasc_flwr.core.printable import printable
+from flasc_flwr.core.segments import Segment
 from flasc_flwr.flower.compat import (
     get_all_nested_objects,
     no_object_id_recompute,
@@ -77,6 +78,8 @@ class Instructions:
     on_support : bool
         Send the update on the download's support (all of it at `density` 1) without
         positions: clients with the same download send the same entries.
+    segment : Segment, optional
+        The part of the update to send of; None: all. `density` is a fraction of it.
     sparse : Mapping[str, tuple[int, ...]]
         Only in messages of :class:`~flasc_flwr.SparseTransport`: for each ArrayRecord
         the indices of the arrays inside the payload. The others travel whole.
@@ -96,6 +99,7 @@ class Instructions:
     init_seed: int | None = None
     clip_norm: float | None = None
     on_support: bool = False
+    segment: Segment | None = None
     sparse: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     prescribed: frozenset[str] = frozenset()
     replies: Mapping[str, str] = field(default_factory=dict)
@@ -118,6 +122,8 @@ class Instructions:
             record["clip-norm"] = self.clip_norm
         if self.on_support:
             record["on-support"] = True
+        if self.segment is not None:
+            record["upload-segment"] = [self.segment.index, self.segment.count]
         if self.prescribed:
             record["prescribed"] = sorted(self.prescribed)
         self._add_transport_to(record)

@@ -38,10 +38,11 @@ def client(seed, rank):
     return random_adapter(seed, rank)
 
 
-def aggregate(name, clients, weights=None, exact=False, ratio=0.0):
+def aggregate(name, clients, weights=None, exact=False, ratio=0.0, **more):
     """Return the new adapter, as arrays, and what is merged, as arrays."""
     start = LAYOUT.flatten(START)
-    rule = aggregator(name, exact_residual=exact, weight_ratio=ratio)(LAYOUT, start)
+    make = aggregator(name, exact_residual=exact, weight_ratio=ratio, **more)
+    rule = make(LAYOUT, start)
     for trained, weight in zip(clients, weights or [1.0] * len(clients), strict=True):
         rank = trained["one.lora_A.weight"].shape[0]
         cut = truncation(LAYOUT, rank)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from flasc_flwr.core.layout import Layout
-from flasc_flwr.core.methods.scores import Scoring
+from flasc_flwr.core.methods.scores import Scoring, partner_norms
 from flasc_flwr.core.sparsity import top_k
 
 RNG = np.random.default_rng(0)
@@ -77,3 +77,78 @@ def test_unknown_names_are_refused():
         Scoring(score="size")
     with pytest.raises(ValueError, match="quota must be one of"):
         Scoring(quota="module")
+
+
+def grown(seed=0):
+    """Return an adapter whose B is not zero."""
+    rng = np.random.default_rng(seed)
+    return {
+        n: rng.standard_normal(v.shape).astype(np.float32) for n, v in ARRAYS.items()
+    }
+
+
+def loss_of_product(arrays, name, index):
+    """Return by how much B A changes, as a norm, if one entry is zero."""
+    without = {n: v.astype(np.float64) for n, v in arrays.items()}
+    without[name][index] = 0
+    module = name.split(".")[0]
+    a, b = f"{module}.lora_A.weight", f"{module}.lora_B.weight"
+    if a not in arrays:
+        return np.linalg.norm(arrays[name] - without[name])
+    before = arrays[b].astype(np.float64) @ arrays[a].astype(np.float64)
+    return np.linalg.norm(before - without[b] @ without[a])
+
+
+def test_product_ranks_by_what_an_entry_adds_to_the_product():
+    arrays = grown()
+    vector = LAYOUT.flatten(arrays)
+    ours = Scoring(score="product").largest(LAYOUT, vector, 0.3)
+    scores = np.array(
+        [
+            loss_of_product(arrays, name, index)
+            for name, value in arrays.items()
+            for index in np.ndindex(value.shape)
+        ]
+    )
+    expected = np.sort(np.argsort(-scores)[: int(LAYOUT.size * 0.3)])
+    np.testing.assert_array_equal(ours.positions, expected)
+    np.testing.assert_array_equal(ours.values, vector[expected])
+
+
+def test_of_a_difference_product_takes_the_norms_of_the_adapter_itself():
+    arrays = grown()
+    weights = LAYOUT.flatten(arrays)
+    difference = LAYOUT.flatten(grown(1))
+    ours = Scoring(score="product", weights=weights).largest(LAYOUT, difference, 0.3)
+    norms = partner_norms(LAYOUT, weights)
+    expected = np.sort(np.argsort(-np.abs(difference) * norms)[: len(ours.positions)])
+    np.testing.assert_array_equal(ours.positions, expected)
+    b = arrays["narrow.lora_B.weight"]
+    for tensor, place in LAYOUT.slices():
+        if tensor.name == "narrow.lora_A.weight":
+            rows = norms[place].reshape(tensor.shape)
+            np.testing.assert_allclose(rows[:, 0], np.linalg.norm(b, axis=0), rtol=1e-6)
+        if tensor.name.startswith("classifier"):
+            assert (norms[place] == 1).all()
+
+
+def test_components_whose_partner_is_zero_still_compete():
+    """Before B has grown nothing of A adds to the product, and yet it has to travel."""
+    arrays = grown()
+    for name in arrays:
+        if "lora_B" in name:
+            arrays[name][:] = 0
+    vector = LAYOUT.flatten(arrays)
+    ours = Scoring(score="product").largest(LAYOUT, vector, 0.25)
+    np.testing.assert_array_equal(ours.positions, top_k(vector, 0.25).positions)
+    arrays["narrow.lora_B.weight"][:] = 3.0
+    norms = partner_norms(LAYOUT, LAYOUT.flatten(arrays))
+    a = next(p for t, p in LAYOUT.slices() if t.name == "wide.lora_A.weight")
+    np.testing.assert_allclose(norms[a], 9.0)  # as the others: 3 times sqrt(9)
+
+
+def test_product_is_magnitude_for_an_adapter_without_factors():
+    layout = Layout.of({"w": np.ones((3, 4), np.float32)})
+    vector = np.arange(12, dtype=np.float32)
+    ours = Scoring(score="product").largest(layout, vector, 0.5)
+    np.testing.assert_array_equal(ours.positions, top_k(vector, 0.5).positions)

@@ -63,7 +63,8 @@ def test_instructions_that_make_no_sense_give_one_short_error(entries):
 
 KEYS = st.sampled_from(
     ["upload-density", "upload-bytes", "value-format", "trains", "support-only",
-     "init-seed", "clip-norm", "on-support", "prescribed", "sparse/arrays", "sparse/"]
+     "init-seed", "clip-norm", "on-support", "upload-segment", "prescribed",
+     "sparse/arrays", "sparse/"]
 ) | st.text(max_size=8)  # fmt: skip
 SCALARS = [
     st.integers(-(2**63), 2**63 - 1),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from flasc_flwr.core.aggregation import AGGREGATIONS, WEIGHTINGS
+from flasc_flwr.core.aggregation import AGGREGATIONS, WEIGHTINGS, Tuning
+from flasc_flwr.core.aggregation.tuning import RIDGE, RIDGE_HELP
 from flasc_flwr.core.codec import VALUE_FORMATS
 from flasc_flwr.core.feedback.memory import Fading
 from flasc_flwr.core.initial import INITS
@@ -33,6 +34,7 @@ from flasc_flwr.core.ranges import (
     text,
 )
 from flasc_flwr.core.ranks import RANK_SCALES
+from flasc_flwr.core.segments import SEGMENTS
 from flasc_flwr.core.settings import same_setting, setting
 from flasc_flwr.core.sparsity import DENSITY
 
@@ -111,7 +113,7 @@ class MethodSettings:
     score: str = setting(
         "auto",
         choice("auto", *SCORES),
-        "what entries are ranked by: |w|, or |w| sqrt(fan-in)",
+        "what entries are ranked by: |w|, |w| sqrt(fan-in), or what they add to B A",
         used_by=_SPARSE,
     )
     quota: str = setting(
@@ -146,10 +148,24 @@ class MethodSettings:
         "scale of B A: lora-alpha / lora-rank for all, or by each client's own rank",
         used_by=_UNEQUAL,
     )
+    upload_segments: int | str = setting(
+        "auto",
+        automatic(SEGMENTS),
+        "parts of the adapter, of which a client sends one each round, in turn; "
+        "upload-density is a fraction of that part",
+        used_by="all methods but `flasc-shared-mask`",
+    )
     aggregation: str = setting(
         "auto",
         choice("auto", *AGGREGATIONS),
         "how updates are combined (docs/methods.md compares them)",
+    )
+    aggregation_energy: float = same_setting(Tuning, "energy")
+    aggregation_ridge: float | str = setting(
+        "auto",
+        automatic(RIDGE),
+        RIDGE_HELP,
+        used_by='aggregation = "fair" and "alternating"',
     )
     error_feedback: str = setting(
         "auto",
@@ -200,16 +216,24 @@ class MethodSettings:
             self.method,
             score=self.score,
             quota=self.quota,
+            tuning=self._tuning(),
             init=self.init,
             dense_rounds=self.dense_rounds,
             tiers=self.tiers,
             rank_assignment=self.rank_assignment,
             rank_scale=self.rank_scale,
+            upload_segments=self.upload_segments,
             aggregation=self.aggregation,
             error_feedback=self.error_feedback,
             exact_residual=self.exact_residual,
             server_optimizer=self.server_optimizer,
         )
+
+    def _tuning(self) -> Tuning:
+        energy, ridge = self.aggregation_energy, self.aggregation_ridge
+        if isinstance(ridge, str):
+            return Tuning(energy=energy)
+        return Tuning(energy=energy, ridge=ridge)
 
     def make_server_optimizer(self) -> ServerOptimizer:
         """Return the server optimizer; ``auto`` is its own default learning rate."""

@@ -1,4 +1,4 @@
-"""Averaging rules: zero-padding and replication."""
+"""Averaging rules: zero-padding, replication, and averages over who sent a segment."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ class Average:
         # In float64, the sum of a thousand updates does not lose the small ones.
         self._sum = np.zeros(layout.size, np.float64)
         self._weight_of_rank = np.zeros(max(1, rank_of(layout)) + 1, np.float64)
+        self._total = 0.0
 
     def add(self, contribution: Contribution) -> None:
         """Add one client's update."""
@@ -54,26 +55,33 @@ class Average:
         # equivalent, as positions never repeat.
         weighted = np.multiply(update.values, weight, dtype=np.float64)
         np.add.at(self._sum, update.positions, weighted)
-        # An adapter without factors has rank 0; everything is in component 0.
-        self._weight_of_rank[max(1, contribution.rank)] += weight
+        self._note(contribution)
         self.count += 1
 
     def result(self) -> Aggregate:
         """Return the average update, shape (N,)."""
         if self.count == 0:
             raise ValueError("there are no updates to average")
-        total = self._weight_of_rank.sum()
-        # Clients of rank above j have component j.
-        fraction = np.cumsum(self._weight_of_rank[::-1])[::-1][1:] / total
-        component = components(self._layout)
+        total = self._total
         update = np.empty(self._layout.size, np.float32)
         # In chunks: float64 copies of everything would be many times the adapter.
         for chunk in chunks(len(update)):
             mean = self._sum[chunk] / total
-            update[chunk] = self._padding(
-                mean, self._vector[chunk], fraction[component[chunk]]
-            )
+            fraction = self._owned(chunk) / total
+            update[chunk] = self._padding(mean, self._vector[chunk], fraction)
         return Aggregate(update)
+
+    def _note(self, contribution: Contribution) -> None:
+        """Note which entries a client has."""
+        self._total += contribution.weight
+        # An adapter without factors has rank 0; everything is in component 0.
+        self._weight_of_rank[max(1, contribution.rank)] += contribution.weight
+
+    def _owned(self, place: slice) -> Float64s:
+        """Return the weight of the clients that have each entry of a part."""
+        # Clients of rank above j have component j.
+        of_component = np.cumsum(self._weight_of_rank[::-1])[::-1][1:]
+        return np.asarray(of_component[components(self._layout)[place]], np.float64)
 
 
 def zero_padded_updates(mean: Float64s, vector: Vector, fraction: Float64s) -> Float64s:
@@ -101,3 +109,33 @@ def replication(mean: Float64s, vector: Vector, fraction: Float64s) -> Float64s:
     each component over the clients that have it. One that no client has is unchanged.
     """
     return np.divide(mean, fraction, out=np.zeros_like(mean), where=fraction > 0)
+
+
+class AverageOfSenders(Average):
+    """Each entry averaged over the clients that were to send it.
+
+    Those that have its component, and whose segment it lies in (EcoLoRA, arXiv
+    2506.02001). One that no client was to send is unchanged. Without segments this is
+    replication.
+
+    Parameters
+    ----------
+    layout : Layout
+        The server's adapter.
+    vector : NDArray[np.float32], shape (N,)
+        The server vector.
+    """
+
+    def __init__(self, layout: Layout, vector: Vector) -> None:
+        super().__init__(layout, vector, replication)
+        self._weight_of_entry = np.zeros(layout.size, np.float64)
+
+    def _note(self, contribution: Contribution) -> None:
+        if contribution.segment is None:
+            super()._note(contribution)
+            return
+        self._total += contribution.weight
+        self._weight_of_entry[contribution.segment] += contribution.weight
+
+    def _owned(self, place: slice) -> Float64s:
+        return super()._owned(place) + self._weight_of_entry[place]

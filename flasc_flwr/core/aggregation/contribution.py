@@ -12,7 +12,7 @@ import numpy as np
 from flasc_flwr.core.layout import Layout, Vector
 from flasc_flwr.core.merged import Terms
 from flasc_flwr.core.ranks import components
-from flasc_flwr.core.sparsity import SparseVector
+from flasc_flwr.core.sparsity import Positions, SparseVector
 
 WEIGHTINGS = ("uniform", "examples")
 """How much each client counts in a mean: alike, or by its number of examples."""
@@ -32,11 +32,15 @@ class Contribution:
         How many components the client has.
     weight : float
         Its weight, above 0; weights need not sum to 1.
+    segment : NDArray[np.int64], optional
+        Ascending positions of the entries that it was to send of; None: all that it
+        has.
     """
 
     update: SparseVector
     rank: int
     weight: float = 1.0
+    segment: Positions | None = None
 
     def check(self, size: int) -> None:
         """Check that this can be added to a sum of length `size`.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from flasc_flwr.core.aggregation.contribution import Aggregate, Aggregator, Contribution
-from flasc_flwr.core.factors import LoraModule, Matrix, lora_modules, truncated_svd
+from flasc_flwr.core.factors import LoraModule, Matrix, lora_modules
 from flasc_flwr.core.layout import Layout, Role, Vector
+from flasc_flwr.core.ranks import rank_of
 
 
 class Products:
@@ -29,6 +30,7 @@ class Products:
         self.layout = layout
         self.vector = vector
         self.modules = lora_modules(layout)
+        self._weight_of_rank = np.zeros(max(1, rank_of(layout)) + 1, np.float64)
         self._factors: dict[str, list[tuple[Matrix, Matrix]]] = {
             module.name: [] for module in self.modules
         }
@@ -45,28 +47,46 @@ class Products:
             self._factors[module.name].append(
                 (contribution.weight * b[:, :rank], a[:rank])
             )
+        self._weight_of_rank[max(1, contribution.rank)] += contribution.weight
         self.weight += contribution.weight
         self.count += 1
+
+    def owned(self, rank: int) -> Matrix:
+        """Return the weight of the clients that have each component, shape (rank,)."""
+        return np.cumsum(self._weight_of_rank[::-1])[::-1][1 : rank + 1]
+
+    def divisor(self, rank: int) -> Matrix | float:
+        """Return what the products of the first `rank` components are divided by."""
+        return self.weight
 
     def stacked(self, module: LoraModule) -> tuple[Matrix, Matrix]:
         """Return B (out, R) and A (R, in) whose product is the weighted mean."""
         factors = self._factors[module.name]
-        b = np.concatenate([b for b, _ in factors], axis=1) / self.weight
-        return b, np.concatenate([a for _, a in factors], axis=0)
+        shares = [b / self.divisor(b.shape[1]) for b, _ in factors]
+        return (
+            np.concatenate(shares, axis=1),
+            np.concatenate([a for _, a in factors], axis=0),
+        )
 
 
 class ProductsAndHead(Products):
-    """The products, and the mean update of all tensors outside the factors."""
+    """The products, and the sum of the updates themselves.
+
+    Attributes
+    ----------
+    sum : NDArray[np.float64], shape (N,)
+        The weighted sum of the updates.
+    """
 
     def __init__(self, layout: Layout, vector: Vector) -> None:
         super().__init__(layout, vector)
-        self._sum = np.zeros(layout.size, np.float64)
+        self.sum = np.zeros(layout.size, np.float64)
 
     def add(self, contribution: Contribution) -> None:
         """Add one client's product, and its update of the other tensors."""
         super().add(contribution)
         update = contribution.update
-        np.add.at(self._sum, update.positions, contribution.weight * update.values)
+        np.add.at(self.sum, update.positions, contribution.weight * update.values)
 
     def mean_head(self) -> Vector:
         """Return the mean update, shape (N,), with zeros in all factors.
@@ -78,7 +98,7 @@ class ProductsAndHead(Products):
         """
         if self.count == 0:
             raise ValueError("there are no updates to aggregate")
-        mean = (self._sum / self.weight).astype(np.float32)
+        mean = (self.sum / self.weight).astype(np.float32)
         for tensor, place in self.layout.slices():
             if tensor.role in (Role.A, Role.B):
                 mean[place] = 0
@@ -99,32 +119,6 @@ class Stacking(ProductsAndHead):
         for module in self.modules:
             update[module.b_place] = -self.vector[module.b_place]
         return Aggregate(update, terms)
-
-
-class Svd(ProductsAndHead):
-    """FlexLoRA (Bai et al., arXiv 2402.11505): factor the mean product by an SVD.
-
-    ``U S V^T = sum_k p_k B_k A_k``, B = U S, A = V^T. A client of rank r receives the
-    first r components, which are the largest.
-    """
-
-    def result(self) -> Aggregate:
-        """Return the new factors at the server's rank."""
-        update = self.mean_head()
-        for module in self.modules:
-            b, a = self.stacked(module)
-            if not (np.isfinite(b).all() and np.isfinite(a).all()):
-                # It has no SVD. The step refuses what is not finite.
-                return Aggregate(np.full_like(update, np.nan))
-            b, a = truncated_svd(b, a, module.rank)
-            # If the product has fewer components than the adapter, A keeps its last
-            # rows: components that are zero in both factors could never train again.
-            new_b, new_a = module.factors(self.vector)
-            new_b[:] = 0
-            new_b[:, : b.shape[1]], new_a[: a.shape[0]] = b, a
-            for place, new in ((module.b_place, new_b), (module.a_place, new_a)):
-                update[place] = new.astype(np.float32).ravel() - self.vector[place]
-        return Aggregate(update)
 
 
 class ExactResidual:

@@ -8,6 +8,7 @@ from math import floor
 from typing import Any
 
 from flasc_flwr.core.ranges import integer
+from flasc_flwr.core.segments import Segment
 from flasc_flwr.core.settings import check, setting
 from flasc_flwr.core.sparsity import DENSITY
 
@@ -47,6 +48,9 @@ class Budget:
         Keys of the densities that the device has set itself.
     prescribed : frozenset[str]
         Those of them that the method exceeds: the device may refuse that.
+    segment : Segment, optional
+        The part of its update that it sends in this turn; None: all. Its upload density
+        is a fraction of that part.
 
     Raises
     ------
@@ -85,6 +89,7 @@ class Budget:
     )
     set_by_device: frozenset[str] = field(default=frozenset(), compare=False)
     prescribed: frozenset[str] = frozenset()
+    segment: Segment | None = None
 
     def __post_init__(self) -> None:
         """Check the settings."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 
-from flasc_flwr.core.aggregation import AGGREGATIONS
+from flasc_flwr.core.aggregation import AGGREGATIONS, Tuning
 from flasc_flwr.core.fitting import Select
 from flasc_flwr.core.initial import INITS
 from flasc_flwr.core.layout import Layout, Vector
@@ -19,6 +19,7 @@ from flasc_flwr.core.methods.trainable import ALL, Trainable
 from flasc_flwr.core.optimizers import SERVER_OPTIMIZERS
 from flasc_flwr.core.ranges import choice, integer
 from flasc_flwr.core.ranks import RANK_SCALES
+from flasc_flwr.core.segments import SEGMENTS
 from flasc_flwr.core.sparsity import SparseVector
 
 RANK_ASSIGNMENTS = ("own", "validation")
@@ -71,6 +72,8 @@ class Method:
         Number of turns at the start that download everything.
     uploads : str
         Which entries of the update travel, one of `UPLOADS`.
+    upload_segments : int
+        Parts of an update, of which a client sends one in each turn.
     trainable : tuple[Trainable, ...]
         What a client may change in each turn, repeated cyclically.
     tiers : str
@@ -81,6 +84,8 @@ class Method:
         How clients of a lower rank scale B A, one of `RANK_SCALES`.
     aggregation : str
         How the server aggregates the updates, one of `AGGREGATIONS`.
+    tuning : Tuning
+        Numbers that some of them need.
     error_feedback : str
         What is remembered of what messages leave out, one of `ERROR_FEEDBACK`.
     exact_residual : bool
@@ -108,11 +113,13 @@ class Method:
     schedule: Schedule = decaying
     dense_rounds: int = 0
     uploads: str = "largest"
+    upload_segments: int = 1
     trainable: tuple[Trainable, ...] = (ALL,)
     tiers: str = "none"
     rank_assignment: str = "own"
     rank_scale: str = "common"
     aggregation: str = "zero-padded-updates"
+    tuning: Tuning = Tuning()
     error_feedback: str = "none"
     exact_residual: bool = False
     server_optimizer: str = "adamw"
@@ -123,6 +130,12 @@ class Method:
         choice(*INITS).require("init", self.init)
         integer(0).require("dense-rounds", self.dense_rounds)
         choice(*UPLOADS).require("uploads", self.uploads)
+        SEGMENTS.require("upload-segments", self.upload_segments)
+        if self.upload_segments > 1 and self.uploads != "largest":
+            raise ValueError(
+                f"upload-segments must be 1 with method {self.name!r}, where all "
+                f"clients send the same entries, got {self.upload_segments}"
+            )
         choice(*TIERS).require("tiers", self.tiers)
         choice(*RANK_ASSIGNMENTS).require("rank-assignment", self.rank_assignment)
         choice(*RANK_SCALES).require("rank-scale", self.rank_scale)
@@ -184,7 +197,12 @@ class Method:
         return f"aggregation {self.aggregation!r}"
 
     def selection(
-        self, layout: Layout, vector: Vector, most: float, supports: Supports
+        self,
+        layout: Layout,
+        vector: Vector,
+        most: float,
+        supports: Supports,
+        weights: Vector | None = None,
     ) -> Select:
         """Return what selects the entries of a download, at a density up to `most`.
 
@@ -200,11 +218,14 @@ class Method:
             The largest density.
         supports : Supports
             Supports that stay, to which the rule may add.
+        weights : NDArray[np.float32], shape (n,), optional
+            The adapter itself, where `vector` is a difference. Default: `vector`.
         """
+        scoring = replace(self.scoring, weights=weights)
 
         @cache
         def widest() -> SparseVector:
-            return self.download(layout, vector, most, self.scoring, supports)
+            return self.download(layout, vector, most, scoring, supports)
 
         @cache
         def allowed() -> Vector:
@@ -213,7 +234,7 @@ class Method:
         def select(density: float) -> SparseVector:
             if density >= most:
                 return widest()
-            return self.scoring.largest(layout, allowed(), density)
+            return scoring.largest(layout, allowed(), density)
 
         return select
 

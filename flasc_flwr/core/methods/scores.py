@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 
+from flasc_flwr.core.factors import Matrix, lora_modules
 from flasc_flwr.core.initial import fan_in
 from flasc_flwr.core.layout import Layout, Role, Vector
 from flasc_flwr.core.ranges import choice
 from flasc_flwr.core.sparsity import Positions, SparseVector, top_k
 
-SCORES = ("magnitude", "fan-in")
+SCORES = ("magnitude", "fan-in", "product")
 """Score of an entry: ``magnitude`` is ``|w|``, as in FLASC's code; ``fan-in`` is
-``|w| sqrt(fan_in)``, which treats initial values of A alike in wide and narrow
-modules."""
+``|w| sqrt(fan_in)``, which treats initial values of A alike in wide and narrow modules;
+``product`` is what the entry adds to B A, ``|A_ij| ||B_:i||`` and ``|B_ij| ||A_j:||``
+(FedSRD, arXiv 2510.04601, which scores updates like that)."""
 
 QUOTAS = ("none", "tensor")
 """Where scores compete: ``none``, over the whole adapter, as in FLASC's code;
@@ -34,6 +36,9 @@ class Scoring:
         One of `QUOTAS`.
     whole_head : bool
         Always keep all of the head (FLASC's code for unequal devices).
+    weights : NDArray[np.float32], shape (N,), optional
+        The adapter that B and A are of, where what is selected from is a difference.
+        Default: what is selected from.
 
     Raises
     ------
@@ -44,6 +49,7 @@ class Scoring:
     score: str = "magnitude"
     quota: str = "none"
     whole_head: bool = False
+    weights: Vector | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check the names."""
@@ -69,6 +75,9 @@ class Scoring:
         scored = vector
         if self.score == "fan-in":
             scored = vector * _root_fan_in(layout)
+        elif self.score == "product":
+            weights = vector if self.weights is None else self.weights
+            scored = vector * partner_norms(layout, weights)
         if self.quota == "tensor":
             chosen = [
                 top_k(scored[place], self._density(tensor.role, density)).positions
@@ -106,3 +115,31 @@ def _root_fan_in(layout: Layout) -> Vector:
     for tensor, place in layout.slices():
         roots[place] = fan_in(tensor) ** 0.5
     return roots
+
+
+def partner_norms(layout: Layout, weights: Vector) -> Vector:
+    """Return by how much each entry is multiplied in B A, as a norm; shape (N,).
+
+    For an entry of row j of A that is ``||B_:j||``, for one of column j of B
+    ``||A_j:||``, and for others 1. A norm that is zero counts as the mean of the others
+    of its kind, or 1 if all are zero: before its partner has grown, a component would
+    never travel.
+    """
+    norms = np.ones(layout.size, np.float32)
+    modules = lora_modules(layout)
+    factors = [module.factors(weights) for module in modules]
+    of_b = _filled([np.linalg.norm(b, axis=0) for b, _ in factors])
+    of_a = _filled([np.linalg.norm(a, axis=1) for _, a in factors])
+    for module, (b, a), norm_b, norm_a in zip(
+        modules, factors, of_b, of_a, strict=True
+    ):
+        norms[module.a_place] = np.broadcast_to(norm_b[:, None], a.shape).ravel()
+        norms[module.b_place] = np.broadcast_to(norm_a, b.shape).ravel()
+    return norms
+
+
+def _filled(norms: list[Matrix]) -> list[Matrix]:
+    """Return norms with their mean in place of zeros."""
+    known = [norm[norm > 0] for norm in norms]
+    mean = np.concatenate(known).mean() if any(map(len, known)) else 1.0
+    return [np.where(norm > 0, norm, mean) for norm in norms]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from flasc_flwr.core.aggregation import AGGREGATIONS
+from flasc_flwr.core.aggregation import AGGREGATIONS, Tuning
 from flasc_flwr.core.methods.method import Method, Tunes
 from flasc_flwr.core.methods.schedules import decaying_to
 from flasc_flwr.core.methods.scores import Scoring
@@ -149,12 +149,54 @@ METHODS = {
             exact_residual=True,
             server_optimizer="sgd",
         ),
+        replace(
+            _DENSE,
+            name="florist",
+            source="FLoRIST: arXiv 2506.09199",
+            tiers="rank",
+            aggregation="florist",
+            server_optimizer="sgd",
+        ),
+        replace(
+            _DENSE,
+            name="raflora",
+            source="raFLoRA: arXiv 2602.13486",
+            tiers="rank",
+            aggregation="rank-partitioned",
+            server_optimizer="sgd",
+        ),
+        replace(
+            _DENSE,
+            name="lora-fair",
+            source="LoRA-FAIR: Bian et al., arXiv 2411.14961",
+            aggregation="fair",
+            server_optimizer="sgd",
+        ),
+        replace(
+            _DENSE,
+            name="alternating",
+            source="FedSRD's server: arXiv 2510.04601, without its pruning",
+            aggregation="alternating",
+            server_optimizer="sgd",
+        ),
+        replace(
+            _DENSE,
+            name="segments",
+            source="EcoLoRA's round robin: Liu et al., arXiv 2506.02001",
+            upload_segments=4,
+            aggregation="senders",
+        ),
     )
 }
 
 
 def compose(
-    name: str, *, score: str = "auto", quota: str = "auto", **parts: str | int | bool
+    name: str,
+    *,
+    score: str = "auto",
+    quota: str = "auto",
+    tuning: Tuning | None = None,
+    **parts: str | int | bool,
 ) -> Method:
     """Return the method `name` with some of its parts replaced.
 
@@ -164,11 +206,14 @@ def compose(
         One of `METHODS`.
     score, quota : str
         Parts of its scoring; ``"auto"`` keeps the method's own.
+    tuning : Tuning, optional
+        Numbers that some aggregation rules need. Default: the method's own.
     **parts : str, int or bool
         Any of ``init``, ``dense_rounds``, ``tiers``, ``rank_assignment``,
-        ``rank_scale``, ``aggregation``, ``error_feedback``, ``exact_residual`` and
-        ``server_optimizer``. ``"auto"`` keeps the method's own. If another part
-        requires a certain server optimizer, ``"auto"`` becomes that one.
+        ``rank_scale``, ``upload_segments``, ``aggregation``, ``error_feedback``,
+        ``exact_residual`` and ``server_optimizer``. ``"auto"`` keeps the method's own.
+        If another part requires a certain server optimizer, ``"auto"`` becomes that
+        one; with segments and without error feedback, averaging becomes ``senders``.
 
     Raises
     ------
@@ -182,9 +227,19 @@ def compose(
     aggregation = AGGREGATIONS.get(str(chosen.get("aggregation")))
     if exact or (aggregation and not aggregation.averages):
         chosen.setdefault("server_optimizer", "sgd")
+    feedback = chosen.get("error_feedback", method.error_feedback)
+    if chosen.get("upload_segments", 1) != 1 and feedback == "none":
+        # With feedback, what was not sent is not lost, and must not count more later.
+        chosen.setdefault("aggregation", _of_segments(method.aggregation))
     scoring = replace(
         method.scoring,
         score=method.scoring.score if score == "auto" else score,
         quota=method.scoring.quota if quota == "auto" else quota,
     )
-    return replace(method, scoring=scoring, **chosen)  # type: ignore[arg-type]
+    tuning = tuning or method.tuning
+    return replace(method, scoring=scoring, tuning=tuning, **chosen)  # type: ignore[arg-type]
+
+
+def _of_segments(aggregation: str) -> str:
+    """Return the rule for updates of which each client sends a segment."""
+    return "senders" if aggregation == "zero-padded-updates" else aggregation

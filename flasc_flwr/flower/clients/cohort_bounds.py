@@ -12,6 +12,7 @@ from flwr.app import Message, MetricRecord, RecordDict
 from flasc_flwr.core.aggregation import Contribution
 from flasc_flwr.core.clipping import l2_norm
 from flasc_flwr.core.outliers import MedianBound, capped_weights
+from flasc_flwr.core.segments import Segment
 from flasc_flwr.core.sparsity import SparseVector
 
 
@@ -29,12 +30,15 @@ class Update:
         What the client measured.
     contribution : Contribution
         The update, with its rank and weight.
+    segment : Segment, optional
+        The part of the adapter that it is of; None: all.
     """
 
     reply: Message
     client: str
     metrics: RecordDict
     contribution: Contribution
+    segment: Segment | None = None
 
     @cached_property
     def norm(self) -> float:
@@ -48,7 +52,8 @@ def within_norms(
     """Yield the updates whose norm is within the cohort's bound.
 
     In the order of the cohort, except for those that had to wait for the median of the
-    whole cohort (:class:`~.MedianBound`). Memory does not grow with the cohort.
+    whole cohort (:class:`~.MedianBound`). Memory does not grow with the cohort. Updates
+    of different segments are not compared: B, A and the head differ in size.
 
     Parameters
     ----------
@@ -62,7 +67,7 @@ def within_norms(
     if not ratio:
         yield from updates
         return
-    bound = MedianBound[Update](ratio)
+    bounds: dict[Segment | None, MedianBound[Update]] = {}
 
     def let_in(turns: Iterator[tuple[Update, float]]) -> Iterator[Update]:
         for update, largest in turns:
@@ -77,8 +82,10 @@ def within_norms(
 
     for update in updates:
         held = update if update.norm else _without_entries(update)
+        bound = bounds.setdefault(update.segment, MedianBound(ratio))
         yield from let_in(bound.take(held, update.norm))
-    yield from let_in(bound.rest())
+    for bound in bounds.values():
+        yield from let_in(bound.rest())
 
 
 def with_capped_weights(

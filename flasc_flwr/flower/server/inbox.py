@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 from flwr.app import Message, RecordDict
 
 from flasc_flwr.core.aggregation import Contribution
 from flasc_flwr.core.codec import decode
 from flasc_flwr.core.printable import why
-from flasc_flwr.core.sparsity import SparseVector
+from flasc_flwr.core.sparsity import Positions, SparseVector
 from flasc_flwr.flower.clients.cohort_bounds import Update, within_norms
 from flasc_flwr.flower.clients.guard import Guard, RejectedReplyError
 from flasc_flwr.flower.clients.participant import Participant
@@ -89,6 +90,7 @@ class Inbox:
             metrics, examples = metrics_of(reply, self.weighted_by_key)
             client = self._sender(reply)
             update, rank = self._decode(reply, client)
+            segment = self._segment(update, client)
             update = self.guard.let_in(update, examples)
             if self.private:
                 update = self.private.clip(update)
@@ -96,8 +98,10 @@ class Inbox:
             self.ledger.rejected(reply, why(error))
             return None
         del self.asked[client.node_id]  # a second reply is rejected
-        contribution = Contribution(update, rank, 1.0 if self.uniform else examples)
-        return Update(reply, client.name, metrics, contribution)
+        weight = 1.0 if self.uniform else examples
+        contribution = Contribution(update, rank, weight, segment)
+        part = client.budget.segment
+        return Update(reply, client.name, metrics, contribution, part)
 
     def metrics_in(self, replies: Iterable[Message]) -> list[RecordDict]:
         """Return the metrics of the replies to evaluation that can be used."""
@@ -129,6 +133,25 @@ class Inbox:
                 "already replied"
             )
         return client
+
+    def _segment(self, update: SparseVector, client: Participant) -> Positions | None:
+        """Return where the entries lie that a client was to send of; None: anywhere.
+
+        Raises
+        ------
+        RejectedReplyError
+            If the update has others.
+        """
+        if client.budget.segment is None:
+            return None
+        cut = self.server.cut(client.budget.rank)
+        segment = cut.positions(client.budget.segment.place(cut.layout.size))
+        if not np.isin(update.positions, segment, assume_unique=True).all():
+            raise RejectedReplyError(
+                "entries must lie in the segment that the client was asked for, got "
+                "others"
+            )
+        return segment
 
     def _decode(self, reply: Message, client: Participant) -> tuple[SparseVector, int]:
         """Return the update in terms of the whole adapter, and the client's rank."""

@@ -22,7 +22,8 @@ from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.least import require_bytes
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
 from flasc_flwr.core.optimizers import ServerOptimizer
-from flasc_flwr.core.ranks import Truncation, truncation
+from flasc_flwr.core.ranks import Truncation, rank_of, truncation
+from flasc_flwr.core.segments import segment_of
 from flasc_flwr.core.sparsity import Positions
 from flasc_flwr.core.stepping import step_chunks, step_parts
 from flasc_flwr.flower.clients.participant import Participant
@@ -187,7 +188,10 @@ class ServerVector:
     def budget_of(self, client: Participant) -> Budget:
         """Return what a client uses in this turn, at the rank that it was given."""
         rank = self._ranks.of(client, self.state)
-        return self.allotment.at(self.turn, client.budget, rank)
+        budget = self.allotment.at(self.turn, client.budget, rank)
+        if (count := self.method.upload_segments) == 1:
+            return budget
+        return replace(budget, segment=segment_of(client.name, self.turn, count))
 
     def cut(self, rank: int | None) -> Truncation:
         """Return the adapter cut to a rank, as the method scales it."""
@@ -218,6 +222,7 @@ class ServerVector:
             init_seed=self.init_seed,
             clip_norm=clip_norm,
             on_support=shared,
+            segment=budget.segment,
             prescribed=budget.prescribed,
         )
 
@@ -246,6 +251,8 @@ class ServerVector:
             self.method.aggregation,
             exact_residual=self.method.exact_residual,
             weight_ratio=weight_ratio,
+            turn=self.turn,
+            tuning=self.method.tuning,
         )
         return make(self.state.layout, self.state.vector)
 
@@ -307,7 +314,8 @@ class ServerVector:
         state, method = self.state, self.method
 
         def select(layout: Layout, vector: Vector, most: float) -> Select:
-            return method.selection(layout, vector, most, state.supports)
+            weights = self.cut(rank_of(layout)).truncate(state.vector)
+            return method.selection(layout, vector, most, state.supports, weights)
 
         follow = None
         if method.error_feedback == "both":

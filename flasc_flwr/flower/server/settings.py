@@ -79,6 +79,11 @@ def describe(server: ServerVector, weighting: str) -> list[str]:
         f"Initial A: {method.init}",
         f"│\t├── Tiers: {method.tiers} | Ranks: {method.rank_assignment}, "
         f"{method.rank_scale} scale",
+        *(
+            [f"│\t├── Upload: one of {method.upload_segments} segments"]
+            if method.upload_segments > 1
+            else []
+        ),
         f"│\t├── Value format: {server.value_format}",
         f"│\t├── Error feedback: {method.error_feedback}"
         + f" (decay {server.fading.decay:g})" * server.remembers,
