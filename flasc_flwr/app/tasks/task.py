@@ -135,6 +135,7 @@ _MODULES = {
     "digits": "flasc_flwr.app.tasks.digits",
     "text-classification": "flasc_flwr.app.tasks.text_classification",
     "causal-lm": "flasc_flwr.app.tasks.causal_lm",
+    "instruction": "flasc_flwr.app.tasks.instruction.tuning",
     "image-classification": "flasc_flwr.app.tasks.image_classification",
 }
 
