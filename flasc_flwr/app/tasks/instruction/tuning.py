@@ -6,24 +6,31 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.backbones import add_adapter, load_backbone
+from flasc_flwr.app.tasks.data_errors import DataError
 from flasc_flwr.app.tasks.fit import check_fit, readable_tokens
+from flasc_flwr.app.tasks.instruction.answering import Answering
 from flasc_flwr.app.tasks.instruction.batches import packed, padded, require_apart
 from flasc_flwr.app.tasks.instruction.chat_template import ChatTemplate
 from flasc_flwr.app.tasks.instruction.rows import prepare
+from flasc_flwr.app.tasks.instruction.scoring import require_scorer
 from flasc_flwr.app.tasks.probing import check_outputs, two_texts
-from flasc_flwr.app.tasks.tables import Preparation, Tables
+from flasc_flwr.app.tasks.tables import DOMAIN, Preparation, Tables
 from flasc_flwr.app.tasks.task import Task
 from flasc_flwr.app.tasks.tokenizer import load_tokenizer
-from flasc_flwr.app.training.examples import Batch
+from flasc_flwr.app.training.examples import Batch, Examples
 from flasc_flwr.app.training.lora import Model
 from flasc_flwr.app.training.score import next_tokens
 
 # One conversation of 512 tokens has 100 MB of logits over 49,152 tokens.
 _EVALUATION_BATCH = 8
+
+_MOST_DOMAINS = 50
+"""So many domains have their own metrics."""
 
 
 def load(config: RunConfig) -> Task:
@@ -34,6 +41,8 @@ def load(config: RunConfig) -> Task:
             f"nothing to be predicted from, got {config.max_length}"
         )
     tokenizer = load_tokenizer(config)
+    if config.evaluate_generate:
+        require_scorer()
     if not tokenizer.is_fast:
         raise ValueError(
             "model must have a fast tokenizer (tokenizer.json) for task 'instruction', "
@@ -59,7 +68,36 @@ def load(config: RunConfig) -> Task:
 
     data = Tables(config, Preparation(columns={}, prepare=prepared, collate=collate))
     model = add_adapter(backbone, config, partial(_check, tokenizer, config))
-    return Task(config, model, data, next_tokens, _EVALUATION_BATCH)
+    return Task(
+        config,
+        model,
+        data,
+        next_tokens,
+        _EVALUATION_BATCH,
+        parts=_by_domain if config.domain_column else None,
+        answering=Answering(config, chat) if config.evaluate_generate else None,
+    )
+
+
+def _by_domain(examples: Examples) -> dict[str, Examples]:
+    """Split examples by their domain.
+
+    Raises
+    ------
+    DataError
+        If there are more domains than a row of the history can have.
+    """
+    table = examples.table
+    if DOMAIN not in table.column_names:
+        raise DataError("domain-column must be one of the columns of the test data")
+    domains = np.array(table[DOMAIN][:])[examples.rows]
+    names = sorted({*domains.tolist()})
+    if len(names) > _MOST_DOMAINS:
+        raise DataError(
+            f"domain-column must have at most {_MOST_DOMAINS} different values, got "
+            f"{len(names)}"
+        )
+    return {n: examples.select(np.flatnonzero(domains == n)) for n in names}
 
 
 def _check(tokenizer: Any, config: RunConfig, model: Model) -> None:
