@@ -43,6 +43,13 @@ class TrainingSettings:
     precision: str = setting(
         "float32", choice("float32", "bfloat16"), "precision of the forward pass"
     )
+    backbone_precision: str = setting(
+        "auto",
+        choice("auto", "bfloat16", "float32"),
+        "precision in which the frozen backbone is kept; auto is bfloat16 if it was "
+        "saved so, else float32",
+        used_by="all tasks but `digits`",
+    )
     quantize: str = setting(
         "none",
         choice("none", "8bit", "4bit"),
