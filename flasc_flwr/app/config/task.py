@@ -46,7 +46,7 @@ class TaskSettings:
     model: str = setting(
         "",
         text(),
-        'id on the hub, a folder, or "package:NAME/FOLDER"',
+        'id on the hub, a folder, a GGUF file, or "package:NAME/PATH"',
         used_by=_PRETRAINED,
     )
     dataset: str = setting(

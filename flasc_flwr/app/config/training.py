@@ -25,6 +25,12 @@ class TrainingSettings:
     local_epochs: int = setting(
         2, integer(1), "passes over a client's examples in a round", unit="epochs"
     )
+    max_steps: int = setting(
+        0,
+        integer(0),
+        "most optimizer steps of a client in a round; 0 is no limit",
+        unit="steps",
+    )
     batch_size: int = setting(
         16, integer(1), "examples in a training batch", unit="examples"
     )
@@ -36,6 +42,13 @@ class TrainingSettings:
     )
     precision: str = setting(
         "float32", choice("float32", "bfloat16"), "precision of the forward pass"
+    )
+    backbone_precision: str = setting(
+        "auto",
+        choice("auto", "bfloat16", "float32"),
+        "precision in which the frozen backbone is kept; auto is bfloat16 if it was "
+        "saved so, else float32",
+        used_by="all tasks but `digits`",
     )
     quantize: str = setting(
         "none",
