@@ -167,7 +167,8 @@ def conversation(
 
 def _messages(value: Any, column: str, number: int) -> Messages:
     where = cell(number, "messages-column", column)
-    if isinstance(value, str) and value.strip():
+    if isinstance(value, str | bytes) and value.strip():
+        # A JSON file's column of cells of several types is JSON text, too.
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
