@@ -4,6 +4,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
+from tokenizers import AddedToken
 
 from flasc_flwr.app.tasks.instruction.chat_template import (
     TEMPLATES,
@@ -105,6 +106,26 @@ def test_every_response_of_several_turns_is_learnt(family):
         ended = text + end if run is learnt[-1] or "alpaca" not in family else text
         assert same(decoded(template, run), ended)
     assert tokens.ids[tokens.start] == learnt[-1][0]
+
+
+def test_a_token_that_takes_in_the_spaces_after_it_is_not_of_the_response():
+    """As Phi's <|assistant|> does."""
+    tokenizer = chat_tokenizer(additional_special_tokens=[])
+    names = ["<|user|>", "<|assistant|>", "<|end|>"]
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": [AddedToken(n, rstrip=True) for n in names]}
+    )
+    text = "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + "
+    text += "'<|end|>\n' }}{% endfor %}"
+    template = ChatTemplate.of(
+        tokenizer, SimpleNamespace(chat_template=text, model="a model")
+    )
+    for response in ("I am fine.", "  I am fine.", "\nI am fine. "):
+        tokens = chat_tokens(template, chat("Hello!", response), 10**6)
+        (learnt,) = runs(tokens.targets)
+        assert decoded(template, learnt).split() == ["I", "am", "fine.<|end|>"] or (
+            decoded(template, learnt) == "I am fine. <|end|>"
+        )
 
 
 @pytest.mark.parametrize("family", ["generation"])

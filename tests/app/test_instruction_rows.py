@@ -331,6 +331,29 @@ def test_packing_is_refused_where_rows_would_see_each_other(root, tmp_path):
             )
 
 
+def test_domains_are_names_of_metrics(root, tmp_path):
+    rows = questions(6)
+    for row, name in zip(rows, ["c+", "c#", "c+", 5, 5.0, "数学"], strict=True):
+        row["domain"] = name
+    for part in ("train", "test"):
+        write_jsonl(tmp_path / f"q-{part}.jsonl", rows)
+    dataset = str(tmp_path / "q-*.jsonl")
+    task = chat_task(root, domain_column="domain", dataset=dataset)
+    names = {n for n in task.measure(task.data.test) if n.startswith("loss_")}
+    assert names == {"loss_c_", "loss_c__", "loss_5", "loss_数学"}
+    rows[2]["domain"] = None
+    write_jsonl(tmp_path / "q-test.jsonl", rows)
+    with pytest.raises(DataError, match="row 2 .* of domain-column 'domain' must be"):
+        _ = task.data.__class__(task.config, task.data._how).test
+    rows = questions(60)
+    for number, row in enumerate(rows):
+        row["domain"] = number
+    write_jsonl(tmp_path / "q-test.jsonl", rows)
+    task = chat_task(root, domain_column="domain", dataset=dataset)
+    with pytest.raises(DataError, match="at most 50 different values, got 60"):
+        task.measure(task.data.test)
+
+
 def test_losses_are_of_responses_by_domain(root):
     task = chat_task(root, domain_column="domain")
     measured = task.measure(task.data.test)

@@ -160,9 +160,10 @@ def _whole(chat: ChatTemplate, messages: Messages) -> _Whole:
     answers = [
         span._replace(end=end) for span, end in zip(answers, endings, strict=True)
     ]
-    response = _within(offsets, answers)
+    added = np.isin(ids, _added_tokens(tokenizer))
+    response = _within(offsets, answers, added)
     prompt = _inside(offsets, others) & ~response
-    in_last = np.flatnonzero(_within(offsets, answers[-1:]))
+    in_last = np.flatnonzero(_within(offsets, answers[-1:], added))
     if not len(in_last):
         raise RefusedError("a response has no tokens")
     start, size = int(in_last[0]), int(in_last[-1]) + 1
@@ -175,17 +176,21 @@ def _whole(chat: ChatTemplate, messages: Messages) -> _Whole:
     return _Whole(ids, response, prompt, start, end)
 
 
-def _within(offsets: NDArray[np.int64], spans: list[Span]) -> NDArray[np.bool_]:
+def _within(
+    offsets: NDArray[np.int64], spans: list[Span], added: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
     """Return which tokens have a character in one of the spans.
 
     Tokenizers of bytes leave spaces out of offsets: a token of spaces has an empty one,
-    which lies at its end.
+    which lies at its end. Added tokens may take in the spaces around them: one that
+    begins before a span belongs to what is before it.
     """
     start, end = offsets[:, 0], offsets[:, 1]
     first = np.minimum(start, end - 1)
     found = np.zeros(len(offsets), bool)
     for span in spans:
-        found |= (end > span.start) & (first < span.end)
+        before = added & (start < span.start)
+        found |= (end > span.start) & (first < span.end) & ~before
     return found
 
 
@@ -203,6 +208,11 @@ def _ending(tokenizer: Any, text: str, span: Span) -> int:
     """Return where a response ends with its end token, if it is followed by one."""
     found = _end_tokens(tokenizer).match(text, span.end)
     return found.end() if found else span.end
+
+
+@lru_cache(maxsize=8)
+def _added_tokens(tokenizer: Any) -> list[int]:
+    return sorted(tokenizer.added_tokens_decoder)
 
 
 @lru_cache(maxsize=8)

@@ -11,7 +11,7 @@ import numpy as np
 from datasets import Dataset
 
 from flasc_flwr.app.config import RunConfig
-from flasc_flwr.app.tasks.data_errors import DataError, cell, is_empty
+from flasc_flwr.app.tasks.data_errors import DataError, cell, is_empty, kind_of
 from flasc_flwr.app.tasks.formats.cells import text_of
 from flasc_flwr.app.tasks.instruction.chat_template import ChatTemplate, RefusedError
 from flasc_flwr.app.tasks.instruction.chat_tokens import ChatTokens, chat_tokens
@@ -140,7 +140,8 @@ def domain_of(value: Any, number: int, column: str) -> str:
     plain = isinstance(value, str | int | float)
     if not plain or is_empty(value):
         raise DataError(
-            f"{cell(number, 'domain-column', column)} must be text or a number"
+            f"{cell(number, 'domain-column', column)} must be text or a number, got "
+            f"{kind_of(value)}"
         )
     return printable(text_of(value), _LONGEST_DOMAIN)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -97,7 +98,14 @@ def _by_domain(examples: Examples) -> dict[str, Examples]:
             f"domain-column must have at most {_MOST_DOMAINS} different values, got "
             f"{len(names)}"
         )
-    return {n: examples.select(np.flatnonzero(domains == n)) for n in names}
+    parts: dict[str, Examples] = {}
+    for name in names:
+        # Trackers refuse other characters in the name of a metric.
+        shown = re.sub(r"[^\w .:/-]", "_", name)
+        while shown in parts:
+            shown += "_"
+        parts[shown] = examples.select(np.flatnonzero(domains == name))
+    return parts
 
 
 def _check(tokenizer: Any, config: RunConfig, model: Model) -> None:
