@@ -4,6 +4,8 @@ import re
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from tokenizers import AddedToken
 
 from flasc_flwr.app.tasks.instruction.chat_template import (
@@ -93,6 +95,21 @@ def test_exactly_the_response_and_its_end_are_learnt(family, response):
         assert decoded(template, learnt) == response + end
     assert tokens.ids[tokens.start] == learnt[0] and tokens.targets[0] == IGNORED
     assert not (tokens.cut_prompt or tokens.cut_response)
+
+
+@pytest.mark.parametrize("family", ["chatml", "llama3", "alpaca"])
+@settings(max_examples=60, deadline=None)
+@given(prompt=st.text(min_size=1), response=st.text(min_size=1))
+def test_whatever_is_written_exactly_the_response_is_learnt(family, prompt, response):
+    template, end = of(family)
+    shown = response.strip() if family == "llama3" else response
+    assume(shown.strip() and prompt.strip())
+    tokens = chat_tokens(template, chat(prompt, response), 10**6)
+    (learnt,) = runs(tokens.targets)
+    text = decoded(template, learnt)
+    assert text.endswith(shown + end)
+    # A token may hold spaces of both the template and the response.
+    assert not text.removesuffix(shown + end).strip()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
