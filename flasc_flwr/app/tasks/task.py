@@ -84,6 +84,7 @@ class Task:
         examples: Examples,
         *,
         seed: int,
+        current: int = 1,
         trainable: Mapping[str, NDArray[np.bool_]] | None = None,
     ) -> Outcome:
         """Train on a client's examples; see :func:`.training.local.train_model`."""
@@ -92,6 +93,7 @@ class Task:
             examples,
             self.config,
             seed=seed,
+            current=current,
             trainable=trainable,
             score=self.score,
         )
