@@ -168,6 +168,7 @@ class RunConfig(
             **arguments,
         )
         config.require_task()
+        config.require_adapter(config.compose())
         config._require_honest()
         # Raises if the method cannot keep to the budget.
         Allotment(method=config.compose(), most=config.budget(), decay=config.decay)

@@ -13,7 +13,7 @@ from flasc_flwr.app.tasks.checkpoints import load_checkpoint
 from flasc_flwr.app.training.device import device_of, move_to_device
 from flasc_flwr.app.training.lora import Model, make_trainable
 from flasc_flwr.app.training.precision import keep_at, kept_precision, train_in_float32
-from flasc_flwr.app.training.quantizing import quantization
+from flasc_flwr.app.training.quantizing import keep_differentiable, quantization
 from flasc_flwr.app.training.recomputing import recompute_layers
 from flasc_flwr.app.training.targets import head_of, targets_of
 from flasc_flwr.core.methods.method import Tunes
@@ -47,6 +47,7 @@ def load_backbone(
         torch.manual_seed(config.seed)
         model = load_checkpoint(kind, config, classes, **settings)
     keep_at(model, wanted)
+    keep_differentiable(model)
     if config.gradient_checkpointing:
         recompute_layers(model)
     return model

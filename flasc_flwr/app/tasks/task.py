@@ -107,8 +107,8 @@ class Task:
 
     @property
     def scale(self) -> float:
-        """The factor of the server's B A: alpha / lora-rank."""
-        return self.config.lora_alpha / self.config.lora_rank
+        """The factor of the server's B A: alpha / lora-rank, or rsLoRA's."""
+        return self.config.adapter_scale
 
     def load_adapter(
         self,
