@@ -39,12 +39,15 @@ class Outcome:
         steps.
     steps : int
         Number of batches; in training, of optimizer steps.
+    predictions : int
+        Number of predictions that the loss is a mean over.
     """
 
     examples: int
     loss: float
     accuracy: float
     steps: int = 0
+    predictions: int = 0
 
 
 def train_model(
@@ -182,6 +185,7 @@ class _Total:
             float(self._loss) / float(self._losses),
             float(self._right) / max(1.0, float(self._of)),
             self.steps,
+            int(self._losses),
         )
 
 
