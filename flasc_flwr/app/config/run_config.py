@@ -171,6 +171,7 @@ class RunConfig(
             **arguments,
         )
         config.require_task()
+        config.require_adapter(config.compose())
         config.require_instruction(config.task)
         config._require_honest()
         # Raises if the method cannot keep to the budget.

@@ -18,7 +18,12 @@ from flasc_flwr.app.tasks.tokenizer import load_tokenizer
 from flasc_flwr.app.training.card import describe
 from flasc_flwr.app.training.heads import MeanPooledClassifier
 
-_WHOLE = {"quantize": "none", "device": "cpu", "evaluate-generate": 0}
+_WHOLE = {
+    "quantize": "none",
+    "backbone-precision": "float32",
+    "device": "cpu",
+    "evaluate-generate": 0,
+}
 """Settings with which products are added to the weights without rounding them."""
 
 _IMAGE_SETTINGS = "preprocessor_config.json"

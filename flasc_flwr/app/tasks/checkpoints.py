@@ -18,6 +18,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.gguf import converted, is_gguf
 from flasc_flwr.app.tasks.sources import from_hub, model_path
+from flasc_flwr.app.training.precision import kept_precision
 from flasc_flwr.core.printable import printable, why
 from flasc_flwr.flower.compat import log
 
@@ -92,7 +93,8 @@ def require_folder(config: RunConfig) -> str:
     """
     path = model_path(config.model)
     if is_gguf(path):
-        dtype = getattr(torch, _gguf_precision(config))
+        # Dequantized weights are saved in no precision: float32 loses nothing.
+        dtype = kept_precision(config) or torch.float32
         return str(load(config, lambda: converted(path, dtype)))
     if not Path(path).is_dir() or (Path(path) / "config.json").is_file():
         return path
@@ -103,11 +105,6 @@ def require_folder(config: RunConfig) -> str:
     raise ValueError(
         f"model must be a folder with a config.json, got {config.model!r}{hint}"
     )
-
-
-def _gguf_precision(config: RunConfig) -> str:
-    kept = config.backbone_precision
-    return "float32" if kept == "auto" else kept
 
 
 def load(config: RunConfig, loading: Callable[[], Any]) -> Any:

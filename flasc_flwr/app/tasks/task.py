@@ -91,6 +91,7 @@ class Task:
         examples: Examples,
         *,
         seed: int,
+        current: int = 1,
         trainable: Mapping[str, NDArray[np.bool_]] | None = None,
     ) -> Outcome:
         """Train on a client's examples; see :func:`.training.local.train_model`."""
@@ -99,6 +100,7 @@ class Task:
             examples,
             self.config,
             seed=seed,
+            current=current,
             trainable=trainable,
             score=self.score,
         )
@@ -138,8 +140,8 @@ class Task:
 
     @property
     def scale(self) -> float:
-        """The factor of the server's B A: alpha / lora-rank."""
-        return self.config.lora_alpha / self.config.lora_rank
+        """The factor of the server's B A: alpha / lora-rank, or rsLoRA's."""
+        return self.config.adapter_scale
 
     def load_adapter(
         self,
