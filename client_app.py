@@ -75,6 +75,7 @@ def _train(message: Message, context: Context) -> Message:
     outcome = task.train(
         examples,
         seed=int(seed.generate_state(1)[0]),
+        current=current,
         trainable=trainable_entries(),
     )
     metrics = {

@@ -12,6 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 from flasc_flwr import Flasc
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.reporting import RunFolder
+from flasc_flwr.app.reporting.answers import is_due
 from flasc_flwr.app.reporting.resuming import Resumed
 from flasc_flwr.app.reporting.summary import nothing_trained
 from flasc_flwr.app.reporting.untrained import untrained
@@ -85,6 +86,7 @@ class _Server:
         self.task: Task = load_task(config)
         if config.adapter:
             load_into(self.task.model, config.adapter, config)
+        self.answered = folder.answered
         self.checkpoints = None
         if config.checkpoint_every:
             self.checkpoints = Checkpoints(folder.checkpoints, config.checkpoint_every)
@@ -140,6 +142,7 @@ class _Server:
             strategy.ended or "all rounds done",
             strategy.by_tensor(),
             warnings=self.warnings(),
+            measured=self.answer_at_the_end(),
         )
 
     def check_clients(self, clients: list[Participant]) -> None:
@@ -220,10 +223,36 @@ class _Server:
             If the loss before the first round is not finite.
         """
         self.task.load_adapter(arrays_of(arrays), self.strategy.server.merged())
-        outcome = self.task.evaluate(self.task.data.test)
-        if server_round == 0 and not isfinite(outcome.loss):
+        measured = self.task.measure(self.task.data.test)
+        if server_round == 0 and not isfinite(measured["loss"]):
             raise RuntimeError(
-                f"the loss before the first round is {outcome.loss}: the model, the "
-                "adapter or the test rows have values that are not finite"
+                f"the loss before the first round is {measured['loss']}: the model, "
+                "the adapter or the test rows have values that are not finite"
             )
-        return MetricRecord({"accuracy": outcome.accuracy, "loss": outcome.loss})
+        return MetricRecord(measured | self.answer(server_round))
+
+    def answer(self, current: int) -> dict[str, float]:
+        """Let the loaded adapter answer test prompts if it is due; return the scores.
+
+        In a round, that is what clients receive: it is evaluated first.
+        """
+        config, answering = self.config, self.task.answering
+        due = is_due(
+            config.evaluate_generate, self.answered, current, config.num_server_rounds
+        )
+        if answering is None or not due:
+            return {}
+        from flasc_flwr.app.tasks.instruction.answering import means
+
+        rows = answering(self.task.model)
+        self.folder.add_answers(current, rows)
+        self.answered = current
+        return means(rows)
+
+    def answer_at_the_end(self) -> dict[str, float]:
+        """Let the last adapter answer where a run has stopped before its last round."""
+        last = self.strategy.state.history[-1]["round"]
+        if self.answered in (None, last):
+            return {}
+        self.answered = None
+        return self.answer(last)

@@ -25,6 +25,9 @@ FINGERPRINT_BYTES = 8
 FLOATING = ("float16", "float32", "float64")
 """Dtypes that a layout allows."""
 
+_MAGNITUDE = "lora_magnitude_vector"
+"""What PEFT calls DoRA's lengths of the rows of a weight."""
+
 _MOST_AXES = 32
 _LONGEST_AXIS = 1 << 48
 _LORA = re.compile(r"(^|[._])lora_(?:embedding_)?(?P<factor>[AB])([._]|$)")
@@ -86,8 +89,9 @@ class Layout:
             Name to array; any shape, dtype float16, float32 or float64.
         roles : Mapping[str, Role], optional
             Roles by name, where PEFT's naming does not say. By default, ``lora_A`` and
-            ``lora_B`` in a name mean the factors; any other tensor is ``head`` if there
-            are LoRA factors (PEFT's saved modules), else ``other``.
+            ``lora_B`` in a name mean the factors, and DoRA's magnitudes are ``other``;
+            any other tensor is ``head`` if there are LoRA factors (PEFT's saved
+            modules), else ``other``.
 
         Raises
         ------
@@ -205,6 +209,8 @@ class Layout:
 def _role_of(name: str, has_lora: bool) -> Role:
     if match := _LORA.search(name):
         return Role(match["factor"])
+    if _MAGNITUDE in name:
+        return Role.OTHER
     return Role.HEAD if has_lora else Role.OTHER
 
 

@@ -29,6 +29,25 @@ def printable(text: object, limit: int = 300) -> str:
     return shown[: limit - len(_CUT)] + _CUT
 
 
+def printable_lines(text: str, limit: int = _WINDOW) -> str:
+    """Return a text of several lines that is safe to show.
+
+    Line breaks and spaces stay, a tab becomes four spaces, and all else that
+    :meth:`str.isprintable` refuses becomes one space: escape codes, controls of the
+    writing direction.
+
+    Parameters
+    ----------
+    text : str
+        What came from outside.
+    limit : int
+        Longest result, in characters. A longer one is cut and ends in ``...``.
+    """
+    seen = text[: limit + 1].replace("\r\n", "\n").replace("\t", "    ")
+    shown = "".join(c if c.isprintable() or c == "\n" else " " for c in seen)
+    return shown if len(shown) <= limit else shown[: limit - len(_CUT)] + _CUT
+
+
 def why(error: Exception) -> str:
     """Return what an exception says, printable; its type too if it is unexpected."""
     kind = type(error).__name__

@@ -122,9 +122,9 @@ def test_a_run_from_an_unequal_adapter_gets_all_replies(root, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"use_dora": True}, "plain LoRA or rsLoRA, .* with use_dora = True"),
-        ({"bias": "all"}, "plain LoRA or rsLoRA, .* with bias = all"),
-        ({"lora_bias": True}, "plain LoRA or rsLoRA, .* with lora_bias = True"),
+        ({"use_dora": True}, "use-dora must be true, as in the adapter"),
+        ({"bias": "all"}, "LoRA, rsLoRA or DoRA, .* with bias = all"),
+        ({"lora_bias": True}, "LoRA, rsLoRA or DoRA, .* with lora_bias = True"),
         ({"trainable_token_indices": [1]}, "with trainable_token_indices"),
         ({"init_lora_weights": "pissa"}, "with init_lora_weights = pissa"),
         ({"init_lora_weights": "olora"}, "with init_lora_weights = olora"),

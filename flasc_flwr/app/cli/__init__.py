@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from flasc_flwr.app.cli.chat import chat
 from flasc_flwr.app.cli.check import check
 from flasc_flwr.app.cli.compare import compare
 from flasc_flwr.app.cli.evaluate import evaluate
@@ -39,6 +40,7 @@ app.command()(sweep)
 app.command()(search)
 app.command()(export)
 app.command()(evaluate)
+app.command()(chat)
 app.command()(check)
 app.command()(noise)
 app.command()(local_run)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -22,11 +25,13 @@ def export(
         ),
     ],
     to: Annotated[
-        Path,
+        Path | None,
         typer.Option(
-            help="Output folder. It must not exist or be empty.", show_default=False
+            help="Output folder. It must not exist or be empty. May be left out with "
+            "--push-to-hub.",
+            show_default=False,
         ),
-    ],
+    ] = None,
     round: Annotated[
         int | None,
         typer.Option(
@@ -36,20 +41,103 @@ def export(
             show_default=False,
         ),
     ] = None,
+    merged: Annotated[
+        bool,
+        typer.Option(
+            "--merged",
+            help="Add the adapter to its model, and write the whole model (float32), "
+            "which transformers loads without PEFT.",
+        ),
+    ] = False,
+    push_to_hub: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Also upload the folder as a repository of this name, with a model "
+            "card. The repository is made private if it does not exist.",
+            show_default=False,
+        ),
+    ] = "",
+    public: Annotated[
+        bool, typer.Option("--public", help="Make the repository a public one.")
+    ] = False,
 ) -> None:
-    """Copy a run's adapter, in PEFT's format, to another folder.
+    """Write a run's adapter, in PEFT's format, or its merged model to a folder.
 
-    RUN is a run folder, or a folder that contains one.
+    RUN is a run folder, or a folder that contains one. With --push-to-hub, the
+    folder is uploaded as well, with your login at the hub; its card says which
+    data, rounds, bytes and method the model comes from, and no local path.
     """
     from flasc_flwr.app.cli.common import user_errors
 
     with user_errors():
-        source = _adapter(the_run(run), round)
-        target = to.expanduser().absolute()
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise ValueError(f"--to must be a new or empty folder, got {str(target)!r}")
-        shutil.copytree(source, target, dirs_exist_ok=True)
-    typer.echo(f"Copied {source} to {target}")
+        if to is None and not push_to_hub:
+            raise ValueError("--to must name a folder, unless --push-to-hub is given")
+        if public and not push_to_hub:
+            raise ValueError("--public must only be given with --push-to-hub")
+        found = the_run(run)
+        source = _adapter(found, round)
+        with _target(to) as target:
+            if merged:
+                from flasc_flwr.app.runs.merged_model import save_merged
+
+                save_merged(source, target)
+            else:
+                shutil.copytree(source, target, dirs_exist_ok=True)
+            if to is not None:
+                how = "Merged" if merged else "Copied"
+                typer.echo(f"{how} {source} to {target}")
+            if push_to_hub:
+                from flasc_flwr.app.reporting.runs import read_run
+                from flasc_flwr.app.runs.model_card import write_card
+
+                write_card(read_run(found), target, merged=merged)
+                _push(target, push_to_hub, private=not public)
+                typer.echo(f"Uploaded to {push_to_hub}")
+
+
+@contextmanager
+def _target(to: Path | None) -> Iterator[Path]:
+    """Yield the new or empty folder `to`, or one that is deleted afterwards.
+
+    Raises
+    ------
+    ValueError
+        If it is neither.
+    """
+    if to is None:
+        with tempfile.TemporaryDirectory() as scratch:
+            yield Path(scratch)
+        return
+    target = to.expanduser().absolute()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"--to must be a new or empty folder, got {str(target)!r}")
+    target.mkdir(parents=True, exist_ok=True)
+    yield target
+
+
+def _push(folder: Path, name: str, *, private: bool) -> None:
+    """Upload a folder as a repository.
+
+    Raises
+    ------
+    ValueError
+        If the name is not one, there is no login, or the hub cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    from flasc_flwr.core.printable import why
+
+    hub = HfApi()
+    try:
+        made = hub.create_repo(name, private=private, exist_ok=True)
+        hub.upload_folder(
+            repo_id=made.repo_id,
+            folder_path=folder,
+            commit_message="Trained with flasc-flwr",
+        )
+    except Exception as error:  # its clients raise many kinds
+        raise ValueError(f"--push-to-hub {name!r} failed: {why(error)}") from error
 
 
 def the_run(path: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from math import sqrt
 
 from flasc_flwr.core.aggregation import AGGREGATIONS, WEIGHTINGS, Tuning
 from flasc_flwr.core.aggregation.tuning import RIDGE, RIDGE_HELP
@@ -54,6 +55,18 @@ class AdapterSettings:
         "the adapter's scale is lora-alpha / lora-rank",
         used_by=_LORA,
     )
+    use_rslora: bool = setting(
+        False,
+        switch(),
+        "make that scale lora-alpha / sqrt(lora-rank) (rsLoRA)",
+        used_by=_LORA,
+    )
+    use_dora: bool = setting(
+        False,
+        switch(),
+        "train the lengths of the weights' rows apart from their directions (DoRA)",
+        used_by=_LORA,
+    )
     lora_dropout: float = setting(
         0.0,
         number("[0, 0.95]"),
@@ -75,6 +88,35 @@ class AdapterSettings:
     adapter: str = setting(
         "", text(), 'PEFT folder to start from; "" is a new adapter', used_by=_LORA
     )
+
+    @property
+    def adapter_scale(self) -> float:
+        """The factor of B A in the model."""
+        return self.lora_alpha / self.per_scale(self.lora_rank)
+
+    def per_scale(self, rank: int) -> float:
+        """Return alpha / scale at a rank; rsLoRA is arXiv 2312.03732."""
+        return sqrt(rank) if self.use_rslora else float(rank)
+
+    def require_adapter(self, method: Method) -> None:
+        """Check that the method can do what the adapter needs.
+
+        Raises
+        ------
+        ValueError
+            If it scales B by rank as plain LoRA does, or computes with products B A
+            that are not what the adapter adds to the weights.
+        """
+        if self.use_rslora and method.rank_scale == "own":
+            raise ValueError(
+                "use-rslora must be false with rank-scale 'own', which rescales B in "
+                f"transit by alpha / rank (method {method.name!r}), got true"
+            )
+        if self.use_dora and method.replaces_factors:
+            raise ValueError(
+                f"use-dora must be false with method {method.name!r}, which computes "
+                "with the products B A: DoRA's weights are not their sum, got true"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

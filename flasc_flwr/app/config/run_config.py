@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
+from flasc_flwr.app.config.instruction import InstructionSettings
 from flasc_flwr.app.config.method import AdapterSettings, MethodSettings
 from flasc_flwr.app.config.run import RunSettings
 from flasc_flwr.app.config.task import TaskSettings
@@ -39,6 +40,7 @@ class Section(NamedTuple):
 
 SECTIONS = (
     Section("Task and data", TaskSettings),
+    Section("Instruction tuning", InstructionSettings),
     Section("Adapter", AdapterSettings),
     Section("Method", MethodSettings),
     Section("Density decay", Decay, "decay"),
@@ -76,6 +78,7 @@ PLACES = _places()
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(
     TaskSettings,
+    InstructionSettings,
     AdapterSettings,
     MethodSettings,
     TrainingSettings,
@@ -168,6 +171,8 @@ class RunConfig(
             **arguments,
         )
         config.require_task()
+        config.require_adapter(config.compose())
+        config.require_instruction(config.task)
         config._require_honest()
         # Raises if the method cannot keep to the budget.
         Allotment(method=config.compose(), most=config.budget(), decay=config.decay)

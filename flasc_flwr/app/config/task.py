@@ -8,12 +8,21 @@ from flasc_flwr.app.config.names import names
 from flasc_flwr.core.ranges import choice, integer, number, switch, text
 from flasc_flwr.core.settings import setting
 
-TASKS = ("digits", "text-classification", "causal-lm", "image-classification")
+TASKS = (
+    "digits",
+    "text-classification",
+    "causal-lm",
+    "instruction",
+    "image-classification",
+)
+LANGUAGE_TASKS = ("causal-lm", "instruction")
+"""Tasks that learn to write tokens, so that rows have no class each."""
 HEADS = ("stock", "mean")
 PARTITIONERS = ("dirichlet", "flasc-dirichlet", "iid", "pathological", "natural-id")
 
 _PRETRAINED = "all tasks but `digits`"
 _TEXT = "`text-classification`, `causal-lm`"
+_TOKENS = "`text-classification`, `causal-lm`, `instruction`"
 _CLASSES = "`text-classification`, `image-classification`"
 _IMAGE = "`image-classification`"
 
@@ -37,7 +46,7 @@ class TaskSettings:
     model: str = setting(
         "",
         text(),
-        'id on the hub, a folder, or "package:NAME/FOLDER"',
+        'id on the hub, a folder, a GGUF file, or "package:NAME/PATH"',
         used_by=_PRETRAINED,
     )
     dataset: str = setting(
@@ -67,6 +76,13 @@ class TaskSettings:
         'column that says whose row it is; "" is none',
         used_by='partitioner = "natural-id"',
     )
+    domain_column: str = setting(
+        "",
+        text(),
+        "column that partitioners split by, and that the evaluation is also done for "
+        'each value of; "" is none',
+        used_by="`instruction`",
+    )
     classes: int = setting(
         0,
         integer(0),
@@ -95,7 +111,7 @@ class TaskSettings:
         integer(1),
         "longer texts are truncated to this length",
         unit="tokens",
-        used_by=_TEXT,
+        used_by=_TOKENS,
     )
     augment: bool = setting(
         False, switch(), "flip and crop training images at random", used_by=_IMAGE
@@ -139,6 +155,7 @@ class TaskSettings:
             ("multi-label", self.multi_label, False, "image-classification"),
             ("augment", self.augment, False, "image-classification"),
             ("head", self.head, "stock", "text-classification"),
+            ("domain-column", self.domain_column, "", "instruction"),
         ):
             if value != usual and self.task != task:
                 raise ValueError(
@@ -158,8 +175,9 @@ class TaskSettings:
             raise ValueError(
                 "user-column must name a column with partitioner 'natural-id', got ''"
             )
-        what = f"task {self.task!r}" if self.task == "causal-lm" else "multi-label rows"
-        classes = self.task != "causal-lm" and not self.multi_label
+        language = self.task in LANGUAGE_TASKS
+        what = f"task {self.task!r}" if language else "multi-label rows"
+        classes = not (language or self.multi_label) or self.domain_column
         if not classes and self.partitioner not in _WITHOUT_CLASSES:
             raise ValueError(
                 f"partitioner must be {' or '.join(_WITHOUT_CLASSES)} with {what}, "

@@ -19,6 +19,7 @@ from flasc_flwr.app.reporting.comparison import Group, compare, group, in_words
 from flasc_flwr.app.reporting.figures import save
 from flasc_flwr.app.reporting.run_figures import Shown, all_figures
 from flasc_flwr.app.reporting.runs import SavedRun
+from flasc_flwr.app.reporting.side_by_side import side_by_side
 
 
 def write_report(
@@ -47,6 +48,7 @@ def write_report(
         comparison=[cells(row) for row in compare(groups, target)],
         differing=[_differing(g) for g in groups] if len(groups) > 1 else [],
         figures=[_figure(shown, folder) for shown in all_figures(groups)],
+        answers=[shown for run in runs if (shown := side_by_side(run))],
         runs=[_of_run(run) for run in runs],
     )
     out.write_text(page, encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from logging import ERROR, INFO, WARNING
 from pathlib import Path
@@ -13,6 +13,14 @@ from typing import Any
 import tomli_w
 
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.reporting.answers import (
+    FILE as ANSWERS,
+)
+from flasc_flwr.app.reporting.answers import (
+    add_answers,
+    kept_answers,
+    last_answered,
+)
 from flasc_flwr.app.reporting.resuming import CHECKPOINTS, Resumed
 from flasc_flwr.app.reporting.runs import adapter_of
 from flasc_flwr.app.reporting.summary import (
@@ -40,9 +48,10 @@ class RunFolder:
 
     ``config.toml`` (resolved), ``history.jsonl`` (one row a round, written as it
     ends), ``summary.json``, ``traffic.json`` (bytes by round, client and direction),
-    ``tensors.json`` (density and bits of each) and ``adapter/`` (PEFT's format). As a
-    context manager it logs the folder's path at the start and at the end; if the run
-    fails, it writes the reason and the totals so far into ``summary.json``.
+    ``tensors.json`` (density and bits of each), ``answers.jsonl`` (with
+    ``evaluate-generate``) and ``adapter/`` (PEFT's format). As a context manager it
+    logs the folder's path at the start and at the end; if the run fails, it writes the
+    reason and the totals so far into ``summary.json``.
     """
 
     def __init__(
@@ -133,12 +142,26 @@ class RunFolder:
         log(INFO, as_line(row, self._config.num_server_rounds))
         self._trackers.log(row)
 
+    def add_answers(self, round: int, rows: Sequence[dict[str, Any]]) -> None:
+        """Keep the answers to test prompts after a round."""
+        add_answers(self.path, round, rows)
+
+    @property
+    def answered(self) -> int | None:
+        """The last round with answers; None if there is none."""
+        return last_answered(self.path)
+
     def adapter(self, round: int | None = None) -> Path:
         """Return the folder for the adapter after a round, or for the final one."""
         return adapter_of(self.path, round)
 
     def finish(
-        self, ended: str, tensors: dict[str, Any], *, warnings: Sequence[str] = ()
+        self,
+        ended: str,
+        tensors: dict[str, Any],
+        *,
+        warnings: Sequence[str] = (),
+        measured: Mapping[str, float] | None = None,
     ) -> None:
         """Write the tensors, the traffic and the summary, and log the summary.
 
@@ -150,11 +173,13 @@ class RunFolder:
             The content of ``tensors.json``.
         warnings : Sequence[str]
             What is wrong with the result, if anything is.
+        measured : Mapping[str, float], optional
+            What was measured after the last row.
         """
         if self._state:
             ended = how_it_ended(ended, self._state.history)
         write_json(self.path / "tensors.json", tensors)
-        for line in as_table(self._close(ended, warnings)).splitlines():
+        for line in as_table(self._close(ended, warnings, measured)).splitlines():
             log(INFO, line)
         for warning in warnings:
             log(WARNING, warning)
@@ -164,10 +189,18 @@ class RunFolder:
         rows = "".join(as_json(row) + "\n" for row in self._rows)
         write_text(self.path / "history.jsonl", rows)
         write_text(self.path / "config.toml", tomli_w.dumps(self._config.to_dict()))
+        if (self.path / ANSWERS).is_file():
+            last = max((row["round"] for row in self._rows), default=-1)
+            write_text(self.path / ANSWERS, kept_answers(self.path, last))
         for name in _AT_THE_END:
             (self.path / name).unlink(missing_ok=True)
 
-    def _close(self, ended: str, warnings: Sequence[str] = ()) -> dict[str, Any]:
+    def _close(
+        self,
+        ended: str,
+        warnings: Sequence[str] = (),
+        measured: Mapping[str, float] | None = None,
+    ) -> dict[str, Any]:
         """Write the traffic, if there was a round, and the summary; return that."""
         summary: dict[str, Any] = {"ended": ended}
         if state := self._state:
@@ -176,6 +209,7 @@ class RunFolder:
             # A round that failed after its release has no row.
             spent = state.privacy.get("spent", {})
             summary |= {} if spent.get("epsilon") is None else spent
+        summary |= measured or {}
         summary |= {"warnings": list(warnings)} if warnings else {}
         write_json(self.path / "summary.json", summary)
         self._trackers.finish(summary)

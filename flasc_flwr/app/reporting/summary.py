@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
@@ -41,9 +42,9 @@ def summarise(
     """
     metrics: dict[str, Any] = {}
     for row in history:
-        for name in _LAST:
-            if row.get(name) is not None:
-                metrics[name] = row[name]
+        for name, value in row.items():
+            if value is not None and _LAST.fullmatch(name):
+                metrics[name] = value
     totals = traffic.totals()
     sent = totals["message_bytes_down"] + totals["message_bytes_up"]
     dense = traffic.dense_float32_bytes(size)
@@ -120,8 +121,10 @@ def _reasons(history: Sequence[dict[str, Any]]) -> Counter[str]:
     return Counter(printable(f["reason"]) for row in history for f in row["failures"])
 
 
-_LAST = ("accuracy", "loss", "server_accuracy", "server_loss", "epsilon", "delta")
-"""The metrics of which a summary has the last value."""
+_LAST = re.compile(
+    r"(server_)?(accuracy|loss|perplexity)(_.*)?|exact_match|rouge_l|epsilon|delta"
+)
+"""Names of the metrics of which a summary has the last value."""
 
 _COUNTS = {
     "payload": "Payloads",
@@ -142,6 +145,11 @@ def as_table(summary: dict[str, Any]) -> str:
         (
             "Test accuracy, server's dense adapter",
             _percent(summary.get("server_accuracy")),
+        ),
+        *(
+            [("Test perplexity", f"{perplexity:.3f}")]
+            if (perplexity := summary.get("perplexity"))
+            else []
         ),
         *(
             (f"{name} down, up", _both_ways(kind, summary))

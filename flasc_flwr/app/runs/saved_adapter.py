@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flasc_flwr.app.config import RunConfig
 
 if TYPE_CHECKING:
+    from flasc_flwr.app.tasks.task import Task
     from flasc_flwr.app.training.local import Outcome
 
 
@@ -25,6 +26,23 @@ def evaluate_adapter(folder: Path, overrides: Mapping[str, Any]) -> Outcome:
         A run folder, or an adapter's folder in it, such as ``adapter-round-0010``.
     overrides : Mapping[str, Any]
         Settings that override the run's, such as ``evaluate-examples``.
+
+    Raises
+    ------
+    ValueError
+        As :func:`trained_task`.
+    """
+    task = trained_task(folder, overrides)
+    return task.evaluate(task.data.test)
+
+
+def trained_task(folder: Path, overrides: Mapping[str, Any]) -> Task:
+    """Return a run's task with the adapter, or the model, that the run saved.
+
+    Parameters
+    ----------
+    folder, overrides
+        As for :func:`evaluate_adapter`.
 
     Raises
     ------
@@ -50,4 +68,4 @@ def evaluate_adapter(folder: Path, overrides: Mapping[str, Any]) -> Outcome:
 
     task = load_task(replace(config, adapter=""))
     load_for_evaluation(task.model, adapter)
-    return task.evaluate(task.data.test)
+    return task

@@ -114,15 +114,15 @@ class Probes:
 def configured(base: Mapping[str, Any], candidate: Candidate) -> dict[str, Any]:
     """Return run-config settings with a candidate's rank and density.
 
-    The adapter's scale alpha / rank is kept, so that a higher rank adds capacity and
+    The adapter's scale is kept, so that a higher rank adds capacity and
     does not shrink the steps.
     """
     config = RunConfig.parse(base)
-    scale = config.lora_alpha / config.lora_rank
+    scale = config.adapter_scale
     return {
         **{key: value for key, value in base.items() if key != "resume"},
         "lora-rank": candidate.rank,
-        "lora-alpha": scale * candidate.rank,
+        "lora-alpha": scale * config.per_scale(candidate.rank),
         "download-density": candidate.density,
         "upload-density": candidate.density,
     }

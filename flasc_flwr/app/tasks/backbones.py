@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
-from typing import Any
 
 import torch
 import transformers
-from peft import prepare_model_for_kbit_training
 from transformers import PreTrainedModel
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.checkpoints import load_checkpoint
 from flasc_flwr.app.training.device import device_of, move_to_device
 from flasc_flwr.app.training.lora import Model, make_trainable
+from flasc_flwr.app.training.precision import keep_at, kept_precision, train_in_float32
+from flasc_flwr.app.training.quantizing import keep_differentiable, quantization
+from flasc_flwr.app.training.recomputing import recompute_layers
 from flasc_flwr.app.training.targets import head_of, targets_of
 from flasc_flwr.core.methods.method import Tunes
+
+_DTYPE = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
+"""What transformers calls the precision to load in; 4.56 was the first with both."""
 
 
 def load_backbone(
@@ -29,7 +32,7 @@ def load_backbone(
     kind : str
         Class of transformers, such as ``AutoModelForCausalLM``.
     config : RunConfig
-        Which model, and whether to quantize it.
+        Which model, in which precision, and whether to quantize it.
     classes : int, optional
         Number of classes of its head (default: it has none).
 
@@ -38,16 +41,15 @@ def load_backbone(
     ValueError
         If it cannot be loaded or quantized; the message says what to do.
     """
-    settings = _quantization(config) if config.quantize != "none" else {}
+    wanted = kept_precision(config)
+    settings = {_DTYPE: wanted or "auto", **quantization(config)}
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = load_checkpoint(kind, config, classes, **settings)
-    if config.quantize != "none":
-        # Weights that are not quantized become float32.
-        prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # type: ignore[no-untyped-call]
-    else:
-        # Parameters and updates are float32, whatever format was saved.
-        model.float()  # type: ignore[no-untyped-call]
+    keep_at(model, wanted)
+    keep_differentiable(model)
+    if config.gradient_checkpointing:
+        recompute_layers(model)
     return model
 
 
@@ -71,11 +73,13 @@ def add_adapter(
         If the model is not one for the task.
     """
     lora = config.compose().tunes == Tunes.LORA
+    head = head_of(backbone, config.saved_modules)
+    train_in_float32(backbone, head)
     model = make_trainable(
         backbone,
         config,
         target_modules=targets_of(backbone, config.lora_targets) if lora else [],
-        head=head_of(backbone, config.saved_modules),
+        head=head,
     )
     if config.quantize == "none":
         move_to_device(model, config)
@@ -88,22 +92,3 @@ def add_adapter(
     if config.compile:
         model.compile()
     return model
-
-
-def _quantization(config: RunConfig) -> dict[str, Any]:
-    if device_of(config).type != "cuda":
-        raise ValueError(
-            f"quantize must be 'none' without a GPU, got {config.quantize!r}"
-        )
-    if find_spec("bitsandbytes") is None:
-        raise ValueError(
-            "quantize must be 'none' without the package bitsandbytes, got "
-            f"{config.quantize!r}"
-        )
-    bits: dict[str, Any] = {f"load_in_{config.quantize}": True}
-    if config.quantize == "4bit":
-        bits |= {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}
-    return {
-        "quantization_config": transformers.BitsAndBytesConfig(**bits),  # type: ignore[no-untyped-call]
-        "device_map": {"": torch.cuda.current_device()},
-    }

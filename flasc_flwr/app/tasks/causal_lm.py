@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from logging import WARNING
 from typing import Any
 
-import torch
 from datasets import Dataset
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.backbones import add_adapter, load_backbone
 from flasc_flwr.app.tasks.fit import check_fit, readable_tokens
-from flasc_flwr.app.tasks.probing import check_outputs
+from flasc_flwr.app.tasks.probing import check_outputs, two_texts
 from flasc_flwr.app.tasks.tables import LABELS, USER, Preparation, Tables
 from flasc_flwr.app.tasks.task import Task
 from flasc_flwr.app.tasks.text import tokenise
@@ -70,19 +69,8 @@ def load(config: RunConfig) -> Task:
         Preparation(columns=columns, prepare=prepare, collate=collate, usable=usable),
     )
     model = add_adapter(
-        backbone, config, lambda model: check_outputs(model, _probe(tokenizer), config)
+        backbone,
+        config,
+        lambda model: check_outputs(model, two_texts(tokenizer), config),
     )
     return Task(config, model, data, next_tokens, _EVALUATION_BATCH)
-
-
-def _probe(tokenizer: Any) -> Batch:
-    """Return two texts of three tokens that differ in their last one."""
-    special = set(tokenizer.all_special_ids)
-    usable = (n for n in tokenizer.get_vocab().values() if n not in special)
-    one, other = sorted(usable)[:2]
-    tokens = torch.tensor([[one, one, one], [one, one, other]])
-    return {
-        "input_ids": tokens,
-        "attention_mask": torch.ones_like(tokens),
-        LABELS: tokens,
-    }

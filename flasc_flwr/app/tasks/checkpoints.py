@@ -16,7 +16,9 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.tasks.gguf import converted, is_gguf
 from flasc_flwr.app.tasks.sources import from_hub, model_path
+from flasc_flwr.app.training.precision import kept_precision
 from flasc_flwr.core.printable import printable, why
 from flasc_flwr.flower.compat import log
 
@@ -73,18 +75,27 @@ def load_checkpoint(
             ),
         )
     _check_weights(model, report, config)
+    if is_gguf(source := model_path(config.model)):
+        # Exported adapters name the file, and not where it is kept here.
+        model.name_or_path = source
     return model  # type: ignore[no-any-return]
 
 
 def require_folder(config: RunConfig) -> str:
     """Return what transformers loads as ``model``: an id, or a folder with a model.
 
+    A GGUF file is converted to such a folder.
+
     Raises
     ------
     ValueError
-        If it is a folder without a model's config.
+        If it is a folder without a model's config, or a GGUF file cannot be read.
     """
     path = model_path(config.model)
+    if is_gguf(path):
+        # Dequantized weights are saved in no precision: float32 loses nothing.
+        dtype = kept_precision(config) or torch.float32
+        return str(load(config, lambda: converted(path, dtype)))
     if not Path(path).is_dir() or (Path(path) / "config.json").is_file():
         return path
     if (Path(path) / "adapter_config.json").is_file():
@@ -114,7 +125,7 @@ def load(config: RunConfig, loading: Callable[[], Any]) -> Any:
             # Damaged files raise errors of many libraries.
             raise ValueError(why(error)) from error
 
-    if not Path(model_path(config.model)).is_dir():
+    if not Path(model_path(config.model)).exists():
         return from_hub("model", config.model, attempt)
     try:
         return attempt()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from logging import WARNING
+from typing import Any
 
 import torch
 from peft import PeftModel
 
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.config.task import LANGUAGE_TASKS
 from flasc_flwr.app.training.device import memory_advice, on_device
 from flasc_flwr.app.training.examples import Batch
 from flasc_flwr.app.training.lora import Model
@@ -49,8 +51,8 @@ def check_outputs(model: Model, batch: Batch, config: RunConfig) -> None:
                 f"model must accept {', '.join(batch)} for task {config.task!r}, "
                 f"{given}: {why(error)}"
             ) from error
-    if config.task == "causal-lm":
-        _check_next_tokens(logits, batch, given)
+    if config.task in LANGUAGE_TASKS:
+        _check_next_tokens(logits, batch, config.task, given)
     elif logits.shape != (len(batch["labels"]), model.config.num_labels):
         raise ValueError(
             f"model must return one logit per class ({model.config.num_labels}), "
@@ -91,7 +93,22 @@ def _say_unused(model: Model) -> None:
         )
 
 
-def _check_next_tokens(logits: torch.Tensor, batch: Batch, given: str) -> None:
+def two_texts(tokenizer: Any) -> Batch:
+    """Return two texts of three tokens that differ in their last one."""
+    special = set(tokenizer.all_special_ids)
+    usable = (n for n in tokenizer.get_vocab().values() if n not in special)
+    one, other = sorted(usable)[:2]
+    tokens = torch.tensor([[one, one, one], [one, one, other]])
+    return {
+        "input_ids": tokens,
+        "attention_mask": torch.ones_like(tokens),
+        "labels": tokens,
+    }
+
+
+def _check_next_tokens(
+    logits: torch.Tensor, batch: Batch, task: str, given: str
+) -> None:
     shape = tuple(batch["input_ids"].shape)
     if logits.shape[:-1] != shape:
         raise ValueError(
@@ -101,6 +118,6 @@ def _check_next_tokens(logits: torch.Tensor, batch: Batch, given: str) -> None:
     one, other = logits[:, :-1]
     if (one - other).abs().max() > _LEAK * one.std():
         raise ValueError(
-            f"model must be causal for task 'causal-lm', {given}, which reads the "
+            f"model must be causal for task {task!r}, {given}, which reads the "
             "tokens that it should predict, as encoders do"
         )

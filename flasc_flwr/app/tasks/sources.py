@@ -14,6 +14,7 @@ from datasets.exceptions import DatasetsError
 
 from flasc_flwr.app.tasks.data_errors import DataError
 from flasc_flwr.app.tasks.files import SUFFIXES, read_files, read_split
+from flasc_flwr.app.tasks.gguf import is_gguf
 
 Loaded = TypeVar("Loaded")
 
@@ -33,45 +34,52 @@ def looks_local(text: str) -> bool:
 def model_path(model: str) -> str:
     """Return the path or hub id that transformers loads for the key ``model``.
 
-    ``package:NAME/FOLDER`` is a folder in an installed Python package, an existing
-    absolute path is a local folder, and anything else is an id on the hub.
+    ``package:NAME/PATH`` is a folder or a GGUF file in an installed Python package, an
+    existing absolute path is a local one, and anything else is an id on the hub.
 
     Raises
     ------
     ValueError
-        If `model` is empty, the package or the folder does not exist, or it is the
-        relative path of a folder.
+        If `model` is empty, the package, the folder or the file does not exist, or it
+        is a relative path.
     """
     if not model:
         raise ValueError(
-            "model must be a name on the hub, a folder or 'package:NAME/FOLDER' for "
-            "this task, got ''"
+            "model must be a name on the hub, a folder, a GGUF file or "
+            "'package:NAME/FOLDER' for this task, got ''"
         )
-    if not model.startswith(_PACKAGE):
-        local = local_path(model)
-        if looks_local(model) and not local.is_dir():
-            raise ValueError(f"model must be a folder that exists, got {model!r}")
-        if local.is_dir() and not local.is_absolute():
-            # Where the folder is missing, the same text would name a model on the hub.
-            raise ValueError(
-                "model must be an absolute path, since the processes of a run work in "
-                f"other folders than yours, or a name on the hub, got {model!r}, which "
-                "is a folder here"
-            )
-        return str(local) if local.is_dir() else model
-    package, _, folder = model.removeprefix(_PACKAGE).partition("/")
+    if model.startswith(_PACKAGE):
+        return str(_in_package(model))
+    local, file = local_path(model), is_gguf(model)
+    exists = local.is_file() if file else local.is_dir()
+    if not exists and (file or looks_local(model)):
+        what = "GGUF file" if file else "folder"
+        raise ValueError(f"model must be a {what} that exists, got {model!r}")
+    if exists and not local.is_absolute():
+        # Where the folder is missing, the same text would name a model on the hub.
+        raise ValueError(
+            "model must be an absolute path, since the processes of a run work in "
+            f"other folders than yours, or a name on the hub, got {model!r}, which is "
+            f"a {'file' if file else 'folder'} here"
+        )
+    return str(local) if exists else model
+
+
+def _in_package(model: str) -> Path:
+    package, _, inner = model.removeprefix(_PACKAGE).partition("/")
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
             f"model must name an installed package, got {model!r}: {package!r} is not "
-            "installed"
+            f"installed (pip install {package.replace('_', '-')})"
         )
-    path = Path(spec.submodule_search_locations[0]) / folder
-    if not path.is_dir():
+    path = Path(spec.submodule_search_locations[0]) / inner
+    if not (path.is_file() if is_gguf(model) else path.is_dir()):
+        what = "GGUF file" if is_gguf(model) else "folder"
         raise ValueError(
-            f"model must name a folder in the package {package!r}, got {model!r}"
+            f"model must name a {what} in the package {package!r}, got {model!r}"
         )
-    return str(path)
+    return path
 
 
 def from_hub(key: str, name: str, load: Callable[[], Loaded]) -> Loaded:

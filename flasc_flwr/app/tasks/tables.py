@@ -23,6 +23,8 @@ LABELS = "labels"
 """Column with the classes as numbers from 0."""
 USER = "__user__"
 """Column with the user of each row as text, where each user is a client."""
+DOMAIN = "__domain__"
+"""Column with the domain of each row as text, where rows without classes have one."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -112,6 +114,10 @@ class Tables:
         labels = rows[LABELS][:] if LABELS in rows.column_names else None
         if self._config.multi_label:
             labels = None
+        if DOMAIN in rows.column_names:
+            domains = rows[DOMAIN][:]
+            numbers = {name: n for n, name in enumerate(sorted(set(domains)))}
+            labels = [numbers[name] for name in domains]
         users = rows[USER][:] if USER in rows.column_names else None
         return Partitions(self._config, labels=labels, users=users, count=len(rows))
 
@@ -124,6 +130,8 @@ class Tables:
     def _split(self) -> Mapping[str, Dataset]:
         """The rows to train on (``train``) and those for validation (``test``)."""
         config, rows = self._config, self._train
+        if config.domain_column:
+            require_columns(rows, {"domain-column": config.domain_column})
         if config.user_column:
             require_columns(rows, {"user-column": config.user_column})
             if config.partitioner == "natural-id":

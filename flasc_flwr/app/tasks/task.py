@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import import_module
+from math import exp, inf
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,7 +23,7 @@ from flasc_flwr.app.training.local import (
 )
 from flasc_flwr.app.training.lora import Model, write_adapter
 from flasc_flwr.app.training.merging import Merging
-from flasc_flwr.app.training.score import Score, single_label
+from flasc_flwr.app.training.score import Score, next_tokens, single_label
 
 
 class Data(Protocol):
@@ -71,6 +72,10 @@ class Task:
         Counts correct predictions.
     evaluation_batch : int
         Examples evaluated at once: as many as fit in memory with such a model.
+    parts : Callable[[Examples], Mapping[str, Examples]], optional
+        Splits test examples into parts by name, which are also measured each.
+    answering : Callable[[Model], list[dict[str, Any]]], optional
+        Lets the model answer test prompts, and returns a row for each.
     """
 
     config: RunConfig
@@ -78,12 +83,15 @@ class Task:
     data: Data
     score: Score = single_label
     evaluation_batch: int = EVALUATION_BATCH
+    parts: Callable[[Examples], Mapping[str, Examples]] | None = None
+    answering: Callable[[Model], list[dict[str, Any]]] | None = None
 
     def train(
         self,
         examples: Examples,
         *,
         seed: int,
+        current: int = 1,
         trainable: Mapping[str, NDArray[np.bool_]] | None = None,
     ) -> Outcome:
         """Train on a client's examples; see :func:`.training.local.train_model`."""
@@ -92,6 +100,7 @@ class Task:
             examples,
             self.config,
             seed=seed,
+            current=current,
             trainable=trainable,
             score=self.score,
         )
@@ -103,10 +112,36 @@ class Task:
             self.model, some, self.config, self.score, self.evaluation_batch
         )
 
+    def measure(self, examples: Examples) -> dict[str, float]:
+        """Evaluate on `examples` as :meth:`evaluate`, and return all metrics by name.
+
+        These are ``accuracy`` and ``loss``; of a language model also ``perplexity``,
+        exp(loss); and where examples have parts, the same of each part, with ``_`` and
+        its name at the end.
+        """
+        some = examples.subsample(self.config.evaluate_examples, self.config.seed)
+        parts = self.parts(some) if self.parts else {}
+        if len(parts) < 2:
+            whole = self.evaluate(some)
+            named = dict.fromkeys(parts, whole)
+        else:
+            named = {name: self.evaluate(part) for name, part in parts.items()}
+            whole = together(named.values())
+        metrics = self._metrics(whole)
+        for name, outcome in named.items():
+            metrics |= {f"{k}_{name}": v for k, v in self._metrics(outcome).items()}
+        return metrics
+
+    def _metrics(self, outcome: Outcome) -> dict[str, float]:
+        metrics = {"accuracy": outcome.accuracy, "loss": outcome.loss}
+        if self.score is next_tokens:
+            metrics["perplexity"] = _exp(outcome.loss)
+        return metrics
+
     @property
     def scale(self) -> float:
-        """The factor of the server's B A: alpha / lora-rank."""
-        return self.config.lora_alpha / self.config.lora_rank
+        """The factor of the server's B A: alpha / lora-rank, or rsLoRA's."""
+        return self.config.adapter_scale
 
     def load_adapter(
         self,
@@ -131,10 +166,34 @@ class Task:
         return Merging(self.model) if isinstance(self.model, PeftModel) else None
 
 
+def together(outcomes: Collection[Outcome]) -> Outcome:
+    """Return the outcome of several evaluations as that of one."""
+    predictions = sum(one.predictions for one in outcomes)
+
+    def mean(values: Iterable[tuple[float, int]]) -> float:
+        return sum(value * count for value, count in values) / predictions
+
+    return Outcome(
+        sum(one.examples for one in outcomes),
+        mean((one.loss, one.predictions) for one in outcomes),
+        mean((one.accuracy, one.predictions) for one in outcomes),
+        sum(one.steps for one in outcomes),
+        predictions,
+    )
+
+
+def _exp(loss: float) -> float:
+    try:
+        return exp(loss)
+    except OverflowError:
+        return inf
+
+
 _MODULES = {
     "digits": "flasc_flwr.app.tasks.digits",
     "text-classification": "flasc_flwr.app.tasks.text_classification",
     "causal-lm": "flasc_flwr.app.tasks.causal_lm",
+    "instruction": "flasc_flwr.app.tasks.instruction.tuning",
     "image-classification": "flasc_flwr.app.tasks.image_classification",
 }
 

@@ -81,12 +81,20 @@ def _adapter_code(inner: PreTrainedModel, base: str) -> str:
         f"from transformers import {name}",
         "",
         f"base = {name}.from_pretrained(",
-        f"    {base!r},\n    dtype=torch.float32,{counted}",
+        f"    {_source(base)},\n    dtype=torch.float32,{counted}",
         ")",
     ]
     if classes and getattr(config, "pad_token_id", None) is not None:
         lines.append(f"base.config.pad_token_id = {int(config.pad_token_id)}")
     return "\n".join([*lines, 'model = PeftModel.from_pretrained(base, ".").eval()'])
+
+
+def _source(base: str) -> str:
+    """Return the arguments with which transformers loads a base model."""
+    if not base.endswith(".gguf"):
+        return repr(base)
+    folder, _, file = base.rpartition("/")
+    return f"{folder!r},\n    gguf_file={file!r}"
 
 
 def _whole_code(inner: PreTrainedModel) -> str:

@@ -40,26 +40,33 @@ def move_to_device(model: nn.Module, config: RunConfig) -> None:
 
 
 def on_device(batch: Batch, model: Model) -> Batch:
-    """Return a batch on the model's device."""
+    """Return a batch on the model's device, with images in the backbone's precision."""
     device = next(model.parameters()).device
-    return {name: tensor.to(device) for name, tensor in batch.items()}
+    return {
+        name: tensor.to(device, model.dtype)
+        if tensor.is_floating_point() and name != "labels"
+        else tensor.to(device)
+        for name, tensor in batch.items()
+    }
 
 
 def autocast(config: RunConfig, model: Model) -> AbstractContextManager[object]:
     """Return a context that computes in the precision of the run config.
 
-    Parameters, gradients and updates stay float32.
+    What is trained, its gradients and updates stay float32. A backbone that is kept in
+    bfloat16 computes in it.
     """
-    if config.precision == "float32":
+    automatic = config.precision == "bfloat16"
+    if not automatic and model.dtype != torch.bfloat16:
         return nullcontext()
-    device = next(model.parameters()).device
-    return _bfloat16(device.type)
+    return _bfloat16(next(model.parameters()).device.type, automatic)
 
 
 @contextmanager
-def _bfloat16(device_type: str) -> Iterator[None]:
+def _bfloat16(device_type: str, automatic: bool) -> Iterator[None]:
     with ExitStack() as stack:
-        stack.enter_context(torch.autocast(device_type, dtype=torch.bfloat16))
+        if automatic:
+            stack.enter_context(torch.autocast(device_type, dtype=torch.bfloat16))
         if device_type == "cpu" and torch.is_grad_enabled():
             # On CPUs, the backward pass of torch's fused attention is seven times
             # slower in bfloat16 than in float32; its unfused one is faster.
@@ -80,7 +87,8 @@ def memory_advice() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise RuntimeError(
-            "the GPU is out of memory: lower batch-size or max-length, set quantize = "
-            "'4bit', or increase client-resources-num-gpus, so that fewer clients "
-            f"share it ({error})"
+            "the GPU is out of memory: lower batch-size (and raise "
+            "gradient-accumulation) or max-length, set gradient-checkpointing = true "
+            "or quantize = '4bit', or increase client-resources-num-gpus, so that "
+            f"fewer clients share it ({error})"
         ) from error

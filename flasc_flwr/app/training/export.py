@@ -15,7 +15,13 @@ from peft.utils.save_and_load import load_peft_weights
 from transformers import AutoConfig
 
 from flasc_flwr.app.training.card import describe
-from flasc_flwr.app.training.lora import Model, activate, read_adapter, write_tensors
+from flasc_flwr.app.training.lora import (
+    Model,
+    activate,
+    alpha_of,
+    read_tensors,
+    write_tensors,
+)
 from flasc_flwr.core.factors import lora_modules
 from flasc_flwr.core.layout import Arrays, Layout
 from flasc_flwr.core.merged import factors_of
@@ -41,7 +47,7 @@ def save(
     merged : Mapping[str, NDArray]
         Products that were merged, in units of B A.
     scale : float
-        The adapter's scale, alpha / rank.
+        The factor of B A in the model.
     """
     # A resumed run writes its results to the same folder.
     shutil.rmtree(path, ignore_errors=True)
@@ -51,9 +57,9 @@ def save(
         return
     name = model.active_adapter
     if merged:
-        arrays = _with_merged(read_adapter(model), merged)
+        arrays = _with_merged(read_tensors(model), merged)
         rank = max(a.shape[0] for key, a in arrays.items() if ".lora_A." in key)
-        activate(model, _EXPORT, rank, scale * rank)
+        activate(model, _EXPORT, rank, alpha_of(model, scale, rank))
         write_tensors(model, arrays)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         active = model.active_adapter

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.training.client_optimizer import ClientOptimizer
 from flasc_flwr.app.training.device import autocast, memory_advice, on_device
 from flasc_flwr.app.training.examples import Examples
 from flasc_flwr.app.training.freezing import Freezer
-from flasc_flwr.app.training.lora import Model, adapter_tensors
-from flasc_flwr.app.training.score import Score, single_label
+from flasc_flwr.app.training.lora import Model
+from flasc_flwr.app.training.recomputing import without_cache
+from flasc_flwr.app.training.score import Count, Score, single_label
 
 EVALUATION_BATCH = 256
 """Number of examples evaluated at once, if they are small."""
@@ -38,12 +39,15 @@ class Outcome:
         steps.
     steps : int
         Number of batches; in training, of optimizer steps.
+    predictions : int
+        Number of predictions that the loss is a mean over.
     """
 
     examples: int
     loss: float
     accuracy: float
     steps: int = 0
+    predictions: int = 0
 
 
 def train_model(
@@ -52,14 +56,18 @@ def train_model(
     config: RunConfig,
     *,
     seed: int,
+    current: int = 1,
     trainable: Mapping[str, NDArray[np.bool_]] | None = None,
     score: Score = single_label,
 ) -> Outcome:
     """Train the adapter for ``local-epochs`` or ``max-steps``, whichever ends first.
 
-    The optimizer is new in each call: SGD with momentum 0.9 and no weight decay, as in
-    FLASC's code, or AdamW. As there, dropout is only in the adapter, and the backbone
-    stays in evaluation mode.
+    The optimizer is new in each call; by default it is SGD with momentum 0.9, as in
+    FLASC's code. As there, dropout is only in the adapter, and the backbone stays in
+    evaluation mode.
+
+    The gradient of a step is that of the mean loss over all predictions of its batches:
+    with ``gradient-accumulation``, batches with more tokens count for more.
 
     Parameters
     ----------
@@ -71,6 +79,8 @@ def train_model(
         Optimizer, learning rate, epochs, steps and batch size.
     seed : int
         Seed of shuffling and dropout.
+    current : int
+        The round, from 1, for the schedule of the learning rate.
     trainable : Mapping[str, NDArray[np.bool_]], optional
         Masks of the entries to train, by PEFT's names (default: all entries).
     score : Score
@@ -85,27 +95,42 @@ def train_model(
         raise ValueError("this client has no training examples")
     _adapter_in_train_mode(model, config)
     total = _Total()
-    with Freezer(model, trainable) as freezer, memory_advice(), torch.random.fork_rng():
+    with (
+        Freezer(model, trainable) as freezer,
+        memory_advice(),
+        without_cache(model),
+        torch.random.fork_rng(),
+    ):
         torch.manual_seed(seed)
-        optimizer = _optimizer(model, config)
+        optimizer = ClientOptimizer(model, config, current)
         # islice takes None for "all".
-        for chosen in islice(_batches(len(examples), config), config.max_steps or None):
-            batch = on_device(examples.batch(chosen, training=True), model)
+        for batches in islice(_steps(len(examples), config), config.max_steps or None):
             optimizer.zero_grad()
-            with autocast(config, model):
-                output = model(**batch)
-            output.loss.backward()
+            losses: torch.Tensor | int = 0
+            for chosen in batches:
+                batch = on_device(examples.batch(chosen, training=True), model)
+                with autocast(config, model):
+                    output = model(**batch)
+                count = score(output.logits.detach(), batch["labels"])
+                total.add(output.loss, count)
+                several = len(batches) > 1
+                (output.loss * count.losses if several else output.loss).backward()
+                losses = losses + count.losses
+                # The next batch's logits need the memory of these.
+                del output
             freezer.before_step()
-            optimizer.step()
+            optimizer.step(losses if several else None)
             freezer.after_step()
-            total.add(output, batch["labels"], score)
+            total.steps += 1
     return total.outcome(len(examples))
 
 
-def _batches(examples: int, config: RunConfig) -> Iterator[torch.Tensor]:
-    """Yield the numbers of each batch's examples, shuffled in every epoch."""
+def _steps(examples: int, config: RunConfig) -> Iterator[Sequence[torch.Tensor]]:
+    """Yield the batches of each step as numbers of examples, shuffled in each epoch."""
     for _ in range(config.local_epochs):
-        yield from torch.split(torch.randperm(examples), config.batch_size)
+        batches = torch.split(torch.randperm(examples), config.batch_size)
+        for first in range(0, len(batches), config.gradient_accumulation):
+            yield batches[first : first + config.gradient_accumulation]
 
 
 @torch.no_grad()
@@ -127,12 +152,14 @@ def evaluate_model(
         raise ValueError("there are no examples to evaluate on")
     model.eval()
     total = _Total()
-    with memory_advice():
+    with memory_advice(), without_cache(model):
         for chosen in torch.split(torch.arange(len(examples)), batch_size):
             batch = on_device(examples.batch(chosen), model)
             with autocast(config, model):
                 output = model(**batch)
-            total.add(output, batch["labels"], score)
+            total.add(output.loss, score(output.logits, batch["labels"]))
+            total.steps += 1
+            del output
     return total.outcome(len(examples))
 
 
@@ -146,10 +173,8 @@ class _Total:
         self._right: torch.Tensor | int = 0
         self._of: torch.Tensor | int = 0
 
-    def add(self, output: Any, labels: torch.Tensor, score: Score) -> None:
-        self.steps += 1
-        count = score(output.logits.detach(), labels)
-        self._loss = self._loss + output.loss.detach().float() * count.losses
+    def add(self, loss: torch.Tensor, count: Count) -> None:
+        self._loss = self._loss + loss.detach().float() * count.losses
         self._losses = self._losses + count.losses
         self._right = self._right + count.right
         self._of = self._of + count.of
@@ -160,14 +185,8 @@ class _Total:
             float(self._loss) / float(self._losses),
             float(self._right) / max(1.0, float(self._of)),
             self.steps,
+            int(self._losses),
         )
-
-
-def _optimizer(model: Model, config: RunConfig) -> torch.optim.Optimizer:
-    parameters = [p for p in adapter_tensors(model).values() if p.requires_grad]
-    if config.client_optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=config.client_learning_rate, momentum=0.9)
-    return torch.optim.AdamW(parameters, lr=config.client_learning_rate)
 
 
 def _adapter_in_train_mode(model: Model, config: RunConfig) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from copy import copy
+from math import sqrt
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -39,7 +40,7 @@ def make_trainable(
     backbone : PreTrainedModel
         The model; it becomes part of the result.
     config : RunConfig
-        Method, rank, alpha, dropout and seed. The scale is ``alpha / rank``.
+        Method, rank, alpha, dropout and seed.
     target_modules : str or list[str]
         Modules to adapt: their last names, or a regular expression for full names.
     head : list[str]
@@ -49,7 +50,7 @@ def make_trainable(
     if tunes == Tunes.LORA:
         return _with_adapter(backbone, config, target_modules, head)
     for name, parameter in backbone.named_parameters():
-        in_head = any(part in head for part in name.split("."))
+        in_head = any(name.startswith(f"{module}.") for module in head)
         parameter.requires_grad_(tunes == Tunes.FULL or in_head)
     return backbone
 
@@ -64,6 +65,8 @@ def _with_adapter(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,  # type: ignore[arg-type]
         lora_dropout=config.lora_dropout,
+        use_rslora=config.use_rslora,
+        use_dora=config.use_dora,
         target_modules=target_modules,
         modules_to_save=head,
     )
@@ -81,6 +84,12 @@ def _with_adapter(
             ) from error
     if not isinstance(model, PeftModel):
         raise TypeError(f"expected a PeftModel, got {type(model).__name__}")
+    if config.use_dora:
+        _MAGNITUDES[model] = {
+            name: tensor.detach().clone()
+            for name, tensor in adapter_tensors(model).items()
+            if _MAGNITUDE in name
+        }
     return model
 
 
@@ -123,11 +132,29 @@ def _named_by_peft(model: PeftModel) -> dict[str, torch.nn.Parameter]:
     return {name: trainable[tensor.data_ptr()] for name, tensor in tensors.items()}
 
 
+_MAGNITUDE = "lora_magnitude_vector"
+
+_MAGNITUDES: WeakKeyDictionary[Model, dict[str, torch.Tensor]] = WeakKeyDictionary()
+"""DoRA's magnitudes of each model before training: the lengths of the weights' rows."""
+
+
 def read_adapter(model: Model) -> dict[str, NDArray[Any]]:
-    """Return copies of the federated tensors as arrays, by name."""
-    tensors = adapter_tensors(model)
+    """Return copies of the federated tensors as arrays, by name.
+
+    DoRA's magnitudes are differences to where they started. So zero means untrained, as
+    for B: a sparse message that leaves one out does not turn a row of weights off.
+    """
+    arrays = read_tensors(model)
+    for name, start in _MAGNITUDES.get(model, {}).items():
+        arrays[name] -= start.cpu().numpy()
+    return arrays
+
+
+def read_tensors(model: Model) -> dict[str, NDArray[Any]]:
+    """Return copies of the federated tensors as PEFT saves them, by name."""
     return {
-        name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()
+        name: tensor.detach().cpu().numpy().copy()
+        for name, tensor in adapter_tensors(model).items()
     }
 
 
@@ -143,11 +170,16 @@ def write_adapter(
     """
     if isinstance(model, PeftModel):
         _use_rank(model, rank_of(Layout.of(arrays)), config)
-    write_tensors(model, arrays)
+    started = {
+        name: arrays[name] + start.cpu().numpy()
+        for name, start in _MAGNITUDES.get(model, {}).items()
+        if name in arrays
+    }
+    write_tensors(model, {**arrays, **started})
 
 
 def write_tensors(model: Model, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Overwrite the federated tensors of the active adapter.
+    """Overwrite the federated tensors of the active adapter, as PEFT saves them.
 
     Raises
     ------
@@ -173,7 +205,8 @@ def _use_rank(model: PeftModel, rank: int, config: RunConfig) -> None:
     if rank in (0, _lora(model, model.active_adapter).r):
         return
     common = config.compose().rank_scale == "common"
-    alpha = config.lora_alpha * (rank / config.lora_rank if common else 1.0)
+    alpha = config.adapter_scale * config.per_scale(rank)
+    alpha = alpha if common else config.lora_alpha
     activate(
         model, "default" if rank == config.lora_rank else f"rank_{rank}", rank, alpha
     )
@@ -189,6 +222,11 @@ def activate(model: PeftModel, name: str, rank: int, alpha: float) -> None:
         with torch.random.fork_rng():
             model.add_adapter(name, lora)
     model.set_adapter(name)
+
+
+def alpha_of(model: PeftModel, scale: float, rank: int) -> float:
+    """Return the alpha with which an adapter of a rank has a scale."""
+    return scale * (sqrt(rank) if _lora(model, "default").use_rslora else rank)
 
 
 def _lora(model: PeftModel, name: str) -> LoraConfig:

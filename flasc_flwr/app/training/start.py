@@ -32,6 +32,7 @@ _UNDERSTOOD = {
     *("layers_pattern", "r", "rank_pattern", "fan_in_fan_out"),
     # What the scale is made of, and what acts in training only.
     *("lora_alpha", "alpha_pattern", "use_rslora", "lora_dropout"),
+    "use_dora",
 }
 """Fields of a PEFT config that either do not matter here or are taken into account."""
 
@@ -44,10 +45,10 @@ _PREFIX = "base_model.model."
 def load_into(model: Model, path: str, config: RunConfig) -> None:
     """Load an adapter that PEFT saved, to start a run from it.
 
-    Its product B A is kept. The run has one rank and one scale, alpha / rank, for all
-    modules: where the adapter has another scale (rsLoRA, ``alpha_pattern``), B is
-    rescaled; where it has a lower rank (``rank_pattern``), A gets further rows, drawn
-    from the run's seed, and B columns of zeros.
+    Its product B A is kept. The run has one rank and one scale for all modules: where
+    the adapter has another scale (rsLoRA, ``alpha_pattern``), B is rescaled; where it
+    has a lower rank (``rank_pattern``), A gets further rows, drawn from the run's seed,
+    and B columns of zeros.
 
     Parameters
     ----------
@@ -84,6 +85,11 @@ def load_into(model: Model, path: str, config: RunConfig) -> None:
     saved = _saved_config(folder, path)
     tensors = _saved_tensors(folder, path)
     ours = read_adapter(model)
+    if bool(saved.get("use_dora")) != config.use_dora:
+        raise ValueError(
+            f"use-dora must be {str(not config.use_dora).lower()}, as in the adapter "
+            f"{path!r}, got {str(config.use_dora).lower()}"
+        )
     _check_tensors(tensors, ours, path)
     _check_settings(saved, tensors, config, path)
     _say_other_model(saved, config)
@@ -119,7 +125,7 @@ def _saved_config(folder: Path, path: str) -> dict[str, Any]:
         # "none" is PEFT's word for no bias.
         if odd and value != "none":
             raise ValueError(
-                "adapter must be plain LoRA or rsLoRA, "
+                "adapter must be LoRA, rsLoRA or DoRA, "
                 f"got {path!r} with {printable(name, 40)} = {printable(value, 40)}"
             )
     patterns = saved.get("alpha_pattern") or {}
@@ -218,7 +224,7 @@ def _at_the_runs_scale(
 ) -> Arrays:
     """Return tensors of the run's rank whose B A is the same at the run's scale."""
     arrays = dict(tensors)
-    scale = config.lora_alpha / config.lora_rank
+    scale = config.adapter_scale
     patterns = saved.get("alpha_pattern") or {}
     for module in lora_modules(Layout.of(tensors)):
         a, b, rank = module.a.name, module.b.name, module.rank

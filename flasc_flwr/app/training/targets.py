@@ -10,6 +10,7 @@ from peft.utils.constants import (
 from peft.utils.constants import (
     TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS,
 )
+from torch import nn
 from transformers import PreTrainedModel
 
 from flasc_flwr.app.training.attention import attention_names, linear_names, matches
@@ -113,14 +114,22 @@ def head_of(model: PreTrainedModel, wanted: str) -> list[str]:
     model : PreTrainedModel
         The model.
     wanted : str
-        Names separated by commas, ``auto``, or '' for none.
+        Names separated by commas, ``auto``, or '' for none: of children of the model,
+        or of its table of token embeddings, such as ``embed_tokens``.
+
+    Returns
+    -------
+    list[str]
+        Full names of modules.
 
     Raises
     ------
     ValueError
-        If a name is not that of a module. The message lists the possible names.
+        If a name is not that of a module (the message lists the possible names), or is
+        that of embeddings which share their weights with the output layer.
     """
     children = dict(model.named_children())
+    embeddings = _embeddings(model)
     if wanted == "auto":
         shared = set(model.base_model.parameters())
         return [
@@ -132,9 +141,45 @@ def head_of(model: PreTrainedModel, wanted: str) -> list[str]:
         ]
     names = [name.strip() for name in wanted.split(",") if name.strip()]
     for name in names:
-        if name not in children:
-            raise ValueError(
-                f"saved-modules must name some of {', '.join(children)}, got {name!r}"
-            )
+        if name not in children and name not in embeddings:
+            known = ", ".join([*children, *embeddings])
+            raise ValueError(f"saved-modules must name some of {known}, got {name!r}")
     # PEFT compares the ends of names: "classifier" also selects "pre_classifier".
-    return [child for child in children if child.endswith(tuple(names))]
+    found = [child for child in children if child.endswith(tuple(names))]
+    found += [full for short, full in embeddings.items() if short in names]
+    _require_untied(model, found, wanted)
+    return found
+
+
+def _embeddings(model: PreTrainedModel) -> dict[str, str]:
+    """Return the full name of the table of token embeddings by its own name."""
+    table = _table(model)
+    full = next((name for name, each in model.named_modules() if each is table), "")
+    return {full.rpartition(".")[2]: full} if "." in full else {}
+
+
+def _table(model: PreTrainedModel) -> nn.Module | None:
+    try:
+        return model.get_input_embeddings()
+    except NotImplementedError:  # a model for images may have none
+        return None
+
+
+def _require_untied(model: PreTrainedModel, names: list[str], wanted: str) -> None:
+    """Refuse to train one of two modules that are one table of weights.
+
+    PEFT would train a copy of it: the other keeps the old weights, so that the model
+    reads other embeddings than it writes, and a merged model cannot be saved.
+    """
+    table, output = _table(model), model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if table is None or output is None:
+        return
+    shared = set(table.parameters()) & set(output.parameters())
+    chosen = (p for name in names for p in model.get_submodule(name).parameters())
+    if not shared.isdisjoint(chosen):
+        raise ValueError(
+            "saved-modules must not name the output layer or the token embeddings of a "
+            f"{model.config.model_type!r} model in which they share their weights (it "
+            f"has tie_word_embeddings), got {wanted!r}: name modules in lora-targets "
+            "instead"
+        )

@@ -1,0 +1,81 @@
+"""A run's result as one model, which transformers loads without PEFT."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers import GenerationConfig
+
+from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.runs.saved_adapter import trained_task
+from flasc_flwr.app.tasks.instruction.chat_template import ChatTemplate
+from flasc_flwr.app.tasks.instruction.chat_tokens import ends
+from flasc_flwr.app.tasks.sources import model_path
+from flasc_flwr.app.tasks.tokenizer import load_tokenizer
+from flasc_flwr.app.training.card import describe
+from flasc_flwr.app.training.heads import MeanPooledClassifier
+
+_WHOLE = {
+    "quantize": "none",
+    "backbone-precision": "float32",
+    "device": "cpu",
+    "evaluate-generate": 0,
+}
+"""Settings with which products are added to the weights without rounding them."""
+
+_IMAGE_SETTINGS = "preprocessor_config.json"
+
+
+def save_merged(adapter: Path, to: Path) -> None:
+    """Add an adapter to its backbone, and save the model with its tokenizer.
+
+    The weights are float32. A chat model's folder has the chat template of the run, and
+    a generation config with what ends an answer.
+
+    Parameters
+    ----------
+    adapter : Path
+        Folder of an adapter in a run's folder.
+    to : Path
+        The folder to write.
+
+    Raises
+    ------
+    ValueError
+        If transformers has no class for the model.
+    """
+    task = trained_task(adapter, _WHOLE)
+    config, model = task.config, task.model
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    if isinstance(inner, MeanPooledClassifier):
+        raise ValueError(
+            "--merged must not be given for a run with head = 'mean', which is not a "
+            "model of transformers: export its adapter"
+        )
+    if isinstance(model, PeftModel):
+        inner = model.merge_and_unload(adapter_names=[model.active_adapter])
+    inner.float()
+    if config.task == "instruction":
+        _as_chat_model(inner, config, to)
+    elif config.task in ("causal-lm", "text-classification"):
+        load_tokenizer(config).save_pretrained(to)
+    elif config.model:
+        file = Path(model_path(config.model)) / _IMAGE_SETTINGS
+        if file.is_file():
+            shutil.copy(file, to)
+    inner.save_pretrained(to)
+    describe(inner, to)
+
+
+def _as_chat_model(model: Any, config: RunConfig, to: Path) -> None:
+    tokenizer = load_tokenizer(config)
+    chat = ChatTemplate.of(tokenizer, config)
+    tokenizer.chat_template = chat.text
+    tokenizer.save_pretrained(to)
+    model.config.get_text_config().use_cache = True
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        eos_token_id=ends(chat), pad_token_id=tokenizer.pad_token_id
+    )

@@ -1,0 +1,1 @@
+"""Task ``instruction``: prompts and responses, with the loss on the responses only."""

@@ -1,0 +1,167 @@
+"""Backbones in 4 and 8 bits, trained for real: on the CPU where there is no GPU."""
+
+import json
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from peft.utils.integrations import dequantize_module_weight
+from transformers import AutoModelForCausalLM
+
+from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.training import quantizing
+from flasc_flwr.app.training.export import load_for_evaluation, save
+from flasc_flwr.app.training.lora import adapter_tensors, read_adapter
+from flasc_flwr.core.layout import Layout
+from tests.app.files import text_task
+from tests.app.tiny import save_model, texts, write_jsonl
+
+needs_bitsandbytes = pytest.mark.skipif(
+    find_spec("bitsandbytes") is None, reason="needs the package bitsandbytes"
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quantized")
+    save_model(folder / "llama", "llama", hidden_size=64, intermediate_size=128)
+    model = AutoModelForCausalLM.from_pretrained(folder / "llama")
+    save_model(folder / "half", "llama", hidden_size=64, intermediate_size=128)
+    model.bfloat16().save_pretrained(folder / "half")
+    write_jsonl(folder / "t-train.jsonl", texts(24))
+    write_jsonl(folder / "t-test.jsonl", texts(30, seed=1))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(folder, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "cache")
+
+
+def build(folder, model="llama", **settings):
+    settings = {"task": "causal-lm", "client_optimizer": "adamw"} | settings
+    settings = {"lora_targets": "all-linear", "local_epochs": 2} | settings
+    return text_task(folder / model, folder / "t-*.jsonl", **settings)
+
+
+def linear_types(task):
+    return {
+        type(m.base_layer).__name__
+        for m in task.model.modules()
+        if hasattr(m, "base_layer")
+    }
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize(
+    ("bits", "settings"),
+    [("4bit", {}), ("8bit", {}), ("4bit", {"use_dora": True, "use_rslora": True})],
+)
+def test_a_quantized_backbone_is_trained_and_its_adapter_fits_the_whole_one(
+    folder, tmp_path, bits, settings
+):
+    task = build(folder, quantize=bits, gradient_checkpointing=True, **settings)
+    kind = {"4bit": "Linear4bit", "8bit": "Linear8bitLt"}[bits]
+    assert linear_types(task) == {kind}
+    assert {t.dtype for t in adapter_tensors(task.model).values()} == {torch.float32}
+    federated = {t.data_ptr() for t in adapter_tensors(task.model).values()}
+    frozen = {
+        n: p.detach().clone()
+        for n, p in task.model.named_parameters()
+        if p.data_ptr() not in federated
+    }
+    before = task.evaluate(task.data.test).loss
+    losses = [task.train(task.data.partition(0, 2), seed=s).loss for s in range(3)]
+    assert losses[2] < losses[0]
+    after = task.evaluate(task.data.test).loss
+    assert after < before
+    for name, parameter in frozen.items():
+        assert torch.equal(task.model.get_parameter(name), parameter)
+
+    save(task.model, tmp_path / "adapter", {}, task.scale)
+    saved = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert saved["base_model_name_or_path"] == str(folder / "llama")
+    whole = build(folder, **settings)
+    assert read_adapter(whole.model).keys() == read_adapter(task.model).keys()
+    load_for_evaluation(whole.model, tmp_path / "adapter")
+    loss = whole.evaluate(whole.data.test).loss
+    assert loss == pytest.approx(after, rel=0.05) and loss < before
+    base = AutoModelForCausalLM.from_pretrained(folder / "llama")
+    plain = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    tokens = {"input_ids": torch.tensor([[5, 6, 7, 8]])}
+    with torch.no_grad():
+        torch.testing.assert_close(
+            plain(**tokens).logits, whole.model(**tokens).logits, rtol=1e-4, atol=1e-4
+        )
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize(("bits", "close"), [("4bit", 1e-3), ("8bit", 0.1)])
+def test_gradients_are_those_of_the_dequantized_backbone(folder, bits, close):
+    """Also after an evaluation, which may put weights in another form."""
+    task = build(folder, quantize=bits, max_steps=1, client_optimizer="sgd")
+    start = read_adapter(task.model)
+    rng = np.random.default_rng(0)
+    start |= {n: rng.normal(0, 0.1, a.shape) for n, a in start.items() if "_B" in n}
+    start = {name: a.astype(np.float32) for name, a in start.items()}
+
+    def step(task):
+        task.load_adapter(start)
+        task.train(task.data.partition(0, 4), seed=0)
+        layout = Layout.of(start)
+        return layout.flatten(read_adapter(task.model)) - layout.flatten(start)
+
+    first = step(task)
+    task.evaluate(task.data.test)
+    np.testing.assert_allclose(step(task), first, rtol=1e-4, atol=1e-7)
+    plain = build(folder, max_steps=1, client_optimizer="sgd")
+    with torch.no_grad():
+        for name, module in task.model.named_modules():
+            if hasattr(module, "base_layer"):
+                weight = dequantize_module_weight(module.base_layer)
+                plain.model.get_submodule(name).base_layer.weight.copy_(weight)
+    error = np.linalg.norm(step(plain) - first) / np.linalg.norm(first)
+    assert error < close
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+def test_what_is_not_quantized_keeps_the_backbones_precision(folder, bits):
+    task = build(folder, "half", quantize=bits)
+    assert task.model.dtype == torch.bfloat16
+    task.train(task.data.partition(0, 4), seed=0)
+    exact = build(folder, "half", quantize=bits, backbone_precision="float32")
+    assert exact.model.dtype == torch.float32
+
+
+@needs_bitsandbytes
+def test_a_classifiers_head_is_not_quantized(folder):
+    task = build(folder, task="text-classification", quantize="4bit")
+    head = next(n for n in read_adapter(task.model) if "lora" not in n)
+    before = read_adapter(task.model)[head]
+    task.train(task.data.partition(0, 4), seed=0)
+    assert (read_adapter(task.model)[head] != before).any()
+
+
+def test_what_changes_the_backbone_cannot_be_quantized(monkeypatch):
+    monkeypatch.setattr(quantizing, "find_spec", lambda name: name)
+    for method in ("full", "flora", "fedex-lora"):
+        config = RunConfig.parse({"quantize": "4bit", "method": method})
+        with pytest.raises(ValueError, match=f"quantize must be 'none' .*'{method}'"):
+            quantizing.quantization(config)
+
+
+def test_dora_is_refused_on_8_bits():
+    config = RunConfig.parse({"quantize": "8bit", "use-dora": True})
+    with pytest.raises(
+        ValueError, match="quantize must be 'none' or '4bit' .*use-dora"
+    ):
+        quantizing.quantization(config)
+
+
+def test_quantizing_without_its_package_is_refused(monkeypatch):
+    monkeypatch.setattr(quantizing, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"bitsandbytes, got '8bit': install it \(pip"):
+        quantizing.quantization(RunConfig.parse({"quantize": "8bit"}))
