@@ -108,6 +108,13 @@ ENCODERS = {
     ),
 }
 DECODERS = {
+    "llama": ("LlamaConfig", _DECODER),
+    "mistral": ("MistralConfig", _DECODER | {"sliding_window": None}),
+    # Its tokenizer adds a token of its own.
+    "qwen2": ("Qwen2Config", _DECODER | {"vocab_size": _SIZE + 1}),
+    "qwen3": ("Qwen3Config", _DECODER | {"head_dim": 8}),
+    "gemma2": ("Gemma2Config", _DECODER | {"head_dim": 8}),
+    "phi": ("PhiConfig", _DECODER),
     "phi3": ("Phi3Config", _DECODER),
     "olmo2": ("Olmo2Config", _DECODER),
     "smollm3": ("SmolLM3Config", _DECODER),

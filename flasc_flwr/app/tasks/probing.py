@@ -13,6 +13,7 @@ from flasc_flwr.app.config.task import LANGUAGE_TASKS
 from flasc_flwr.app.training.device import memory_advice, on_device
 from flasc_flwr.app.training.examples import Batch
 from flasc_flwr.app.training.lora import Model
+from flasc_flwr.app.training.recomputing import without_cache
 from flasc_flwr.core.printable import why
 from flasc_flwr.flower.compat import log
 
@@ -69,7 +70,7 @@ def _outputs(model: Model, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Return logits and loss; of a model with an adapter, after a backward pass."""
     # The gradients of a whole model would need as much memory as the model.
     backward = isinstance(model, PeftModel)
-    with torch.set_grad_enabled(backward):
+    with torch.set_grad_enabled(backward), without_cache(model):
         output = model(**batch)
         if backward:
             output.loss.backward()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import Dataset
@@ -15,9 +15,11 @@ from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.data_errors import DataError, cell, kind_of, without_values
 from flasc_flwr.app.tasks.formats.cells import text_of
 from flasc_flwr.app.tasks.labels import class_names, names_in_data
-from flasc_flwr.app.tasks.partitioning import Partitions
 from flasc_flwr.app.tasks.sources import device_rows, load_rows, require_columns
 from flasc_flwr.app.training.examples import Batch, Examples
+
+if TYPE_CHECKING:
+    from flasc_flwr.app.tasks.partitioning import Partitions
 
 LABELS = "labels"
 """Column with the classes as numbers from 0."""
@@ -110,6 +112,9 @@ class Tables:
 
     @cached_property
     def _partitions(self) -> Partitions:
+        # flwr-datasets takes 50 MB, which a device with data of its own does not need.
+        from flasc_flwr.app.tasks.partitioning import Partitions
+
         rows = self._split["train"]
         labels = rows[LABELS][:] if LABELS in rows.column_names else None
         if self._config.multi_label:
