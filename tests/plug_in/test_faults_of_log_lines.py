@@ -71,7 +71,8 @@ def test_fault_12_whole_adds_to_the_rule_and_sparse_names_exceptions():
     by_rule = beside()
     assert by_rule == {"0/counter", "2/bias", "4/mask", "6/variance"}
     assert beside(whole=["half"]) == by_rule | {"5/half"}
-    assert beside(sparse=["bias"], whole=["half"]) == {
+    named = ["weight", "double", "bias"]
+    assert beside(sparse=named, whole=["half"]) == {
         *by_rule - {"2/bias"},
         "5/half",
     }
