@@ -70,7 +70,7 @@ def test_fault_10_every_robust_strategy_is_recognised_also_inside_of_others():
 
 
 def test_fault_10_bytes_bound_the_uploads_of_a_robust_strategy():
-    _, strategy, _ = accuracy_of(FedMedian, {"upload_bytes": 2000})
+    _, strategy, _ = accuracy_of(FedMedian, {"upload_bytes": 1000})
     up = [s for s in strategy.traffic.sent if s.direction == "up"]
-    assert all(1900 < s.payload <= 2000 for s in up)
+    assert all(950 < s.payload <= 1000 for s in up)
     assert isinstance(strategy, SparseTransport)

@@ -16,8 +16,8 @@ from flasc_flwr.core.codec import VALUE_FORMATS
 from flasc_flwr.core.feedback.memory import Fading
 from flasc_flwr.core.methods.budget import AUTO, BYTES, density_or_auto
 from flasc_flwr.core.methods.scores import QUOTAS
+from flasc_flwr.core.printable import printable
 from flasc_flwr.core.ranges import choice
-from flasc_flwr.flower.feedback.participation import is_seldom, seldom
 from flasc_flwr.flower.transport.encoded_content import TransportSettings
 from flasc_flwr.flower.transport.evidence import Replies, check_replies
 from flasc_flwr.flower.transport.robust import comparing
@@ -26,7 +26,7 @@ from flasc_flwr.flower.transport.wrappable import require_names
 DIFFERENCES = 1 / 2
 """Density of differences to a reference, if it is not given."""
 
-UPLOADS = 1 / 4
+UPLOADS = 1 / 2
 """Density of uploads, if it is not given."""
 
 _PRIVATE = (
@@ -71,6 +71,10 @@ def chosen_settings(
         )
     robust = comparing(inner) is not None
     follows = error_feedback == "both"
+    value_format = choice(AUTO, *VALUE_FORMATS).require("values", values)
+    if value_format == AUTO:
+        # What 4 bits round off has to be sent later.
+        value_format = "int8" if error_feedback == "none" else "int4"
     settings = TransportSettings(
         download_density=density_or_auto(
             "download_density",
@@ -86,7 +90,7 @@ def chosen_settings(
         ),
         download_bytes=download_bytes,
         upload_bytes=upload_bytes,
-        value_format=choice(*VALUE_FORMATS).require("values", values),
+        value_format=value_format,
         whole=require_names("whole", whole),
         sparse=require_names("sparse", sparse),
         error_feedback=error_feedback,
@@ -101,6 +105,25 @@ def chosen_settings(
             f"{download_bytes}"
         )
     return settings
+
+
+def settings_tree(inner: Strategy, settings: TransportSettings) -> list[str]:
+    """Return the lines of a summary of the settings."""
+    robust = comparing(inner)
+    whole = printable(", ".join(("arrays of fewer than two axes", *settings.whole)))
+    return [
+        "├──> Sparse transport:",
+        f"│\t├── Density: download ({settings.download_density:.4g}) | "
+        f"upload ({settings.upload_density:.4g})"
+        + (f", as {robust} compares replies" if robust else ""),
+        f"│\t├── Most bytes of a payload: download "
+        f"({settings.download_bytes or 'any'}) | "
+        f"upload ({settings.upload_bytes or 'any'})",
+        f"│\t├── Value format: {settings.value_format}",
+        f"│\t├── Error feedback: {settings.error_feedback}",
+        f"│\t├── Travel whole: {whole}",
+        f"│\t└── Inner strategy: {type(inner).__name__}",
+    ]
 
 
 def notices(inner: Strategy, settings: TransportSettings) -> list[str]:
@@ -118,10 +141,6 @@ def notices(inner: Strategy, settings: TransportSettings) -> list[str]:
             "residual carries one round's data into the next: what a message leaves "
             "out is lost"
         )
-    fraction = getattr(inner, "fraction_train", None)
-    remembers = settings.error_feedback != "none"
-    if remembers and isinstance(fraction, int | float) and is_seldom(fraction):
-        lines.append(seldom(fraction))
     if settings.masks_weights:
         lines.append(
             "SparseTransport masks weights, as error_feedback is 'none' and the "
