@@ -10,6 +10,7 @@ import pytest
 from flasc_flwr.app.cli.common import parsed
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.config.node import check_node_config
+from tests.app.chats import save_chat_model
 from tests.app.tiny import save_model
 from tests.docs.blocks import Reader, blocks, environment
 from tests.end_to_end.processes import (
@@ -106,6 +107,18 @@ def test_language_model(flower, checkout, tmp_path):
     with reader.follow(TUTORIALS / "language-model.md") as printed:
         assert "examples 60" in "".join(printed)
     assert re.search("^the cat ran", printed[-1], re.MULTILINE), printed[-1]
+
+
+@pytest.mark.exhaustive
+def test_chat_model(flower, checkout, tmp_path):
+    smaller = {
+        "HuggingFaceTB/SmolLM2-135M-Instruct": str(save_chat_model(tmp_path / "chat")),
+        "num-server-rounds=5": "num-server-rounds=2",
+    }
+    reader = Reader(checkout, flower.env, smaller, lambda *_: None)
+    with reader.follow(TUTORIALS / "chat-model.md") as printed:
+        assert all(text.strip() for text in printed[1:])
+    assert (flower.home.parent / "chat-model" / "model.safetensors").is_file()
 
 
 @pytest.mark.exhaustive
