@@ -259,6 +259,7 @@ EXPERIMENTS = {
         common={"checkpoint-every": 20},
         profile="silo-20newsgroups-ef.toml",
         clients=10,
+        seeds=[0],
     ),
     "heterogeneity": Experiment(
         HETEROGENEITY,
