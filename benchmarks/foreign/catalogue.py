@@ -128,7 +128,7 @@ APPS = [
         words=f"a variational autoencoder; {CIFAR}",
         nodes=5,
         metric="clients:loss",
-        config={"num-server-rounds": 5},
+        config={"num-server-rounds": 10, "learning-rate": 0.05},
         needs=("torchvision",),
         data=True,
     ),

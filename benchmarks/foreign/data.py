@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
-from PIL import Image as Picture
 
 
 def load_dataset(path: str, name: str | None = None, **given: Any) -> Any:
@@ -25,6 +24,8 @@ def load_dataset(path: str, name: str | None = None, **given: Any) -> Any:
 
 
 def pictures(column: str, train: tuple[Any, Any], test: tuple[Any, Any]) -> Any:
+    from PIL import Image as Picture
+
     features = Features({column: Image(), "label": ClassLabel(10)})
     splits = {}
     for split, (values, labels) in {"train": train, "test": test}.items():
@@ -45,6 +46,7 @@ def cifar() -> Any:
 
 def digits() -> Any:
     """Scikit-learn's digits, at MNIST's size: 1,437 and 360 images."""
+    from PIL import Image as Picture
     from sklearn.datasets import load_digits
 
     small = load_digits()

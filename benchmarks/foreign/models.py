@@ -1,6 +1,7 @@
 """Language models for foreign apps: from a package, and what they have learned."""
 
 import importlib.util
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,6 @@ def answer_loss(arrays: Any, config: Mapping[str, Any]) -> float:
 
     The model, its prompts and its labels are made by the app's own functions.
     """
-    import sys
-
     import torch
     from flwr.common.config import unflatten_dict
     from omegaconf import DictConfig
@@ -51,9 +50,8 @@ def answer_loss(arrays: Any, config: Mapping[str, Any]) -> float:
 
     from foreign.data import instructions
 
-    package = next(
-        p for p in ("flowertune_llm", "flowertune_medical") if p in sys.modules
-    )
+    packages = ("flowertune_llm", "flowertune_medical")
+    package = next(name for name in packages if name in sys.modules)
     models, dataset = (sys.modules[f"{package}.{m}"] for m in ("models", "dataset"))
     given = DictConfig(dataset.replace_keys(unflatten_dict(config)))
     model = models.get_model(given.model)

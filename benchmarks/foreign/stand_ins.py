@@ -10,8 +10,9 @@ from typing import Any
 def install(dependencies: Iterable[str]) -> None:
     """Replace downloads and services by local ones. The app's files stay as they are.
 
-    - ``datasets.load_dataset``, for an app that depends on datasets, reads local data (data.py), and with it
-      ``flwr_datasets.FederatedDataset``: partitions are the app's own.
+    - ``datasets.load_dataset``, for an app that depends on datasets, reads local data
+      (data.py), and with it ``flwr_datasets.FederatedDataset``: partitions are the
+      app's own.
     - ``wandb``, a service, does nothing.
     - ``evaluate.load("accuracy")``, a download, counts here.
     - Quantized loading needs a GPU: models load unquantized.

@@ -59,7 +59,9 @@ def _cells(without: Sequence[Row], with_lines: Sequence[Row]) -> list[str]:
         f"{spent / 1e6:.2f}",
         f"{left / 1e6:.2f}",
         f"{spent / left:.1f}",
-        f"{_mean(without, 'call_seconds'):.2f} / {_mean(with_lines, 'call_seconds'):.2f}",
+        " / ".join(
+            f"{_mean(runs, 'call_seconds'):.2f}" for runs in (without, with_lines)
+        ),
     ]
 
 

@@ -29,6 +29,10 @@ from flwr.serverapp.strategy import FedAvg
 app = ServerApp()
 
 
+def evaluate(server_round, arrays):
+    return MetricRecord({"norm": float(np.abs(arrays["0"].numpy()).sum())})
+
+
 @app.main()
 def main(grid, context):
     width = context.run_config["model.width"]
@@ -37,7 +41,7 @@ def main(grid, context):
         grid,
         ArrayRecord([np.zeros((width, width), np.float32)]),
         context.run_config["num-server-rounds"],
-        evaluate_fn=lambda _, a: MetricRecord({"norm": float(np.abs(a["0"].numpy()).sum())}),
+        evaluate_fn=evaluate,
     )
 """
 CLIENT = """
