@@ -132,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--into", type=Path, default=Path("foreign-apps"))
     parser.add_argument("--rows", type=Path, default=RESULTS)
     parser.add_argument("--transport", type=json.loads, default={})
+    parser.add_argument("--minutes", type=float, default=10, help="longest run")
     parser.add_argument("--table", action="store_true", help="only print the table")
     given = parser.parse_args(arguments)
     rows = []
@@ -143,7 +144,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if why := missing(app):
             print(f"{app.name}: skipped, {why}", file=sys.stderr)
             continue
-        settings = {"source": given.source, "transport": given.transport}
+        settings = {
+            "source": given.source,
+            "transport": given.transport,
+            "minutes": given.minutes,
+        }
         for row in compare(app, given.into.resolve(), list(rows), **settings):
             rows.append(row)
             with given.rows.open("a") as file:

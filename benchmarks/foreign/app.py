@@ -22,7 +22,8 @@ class App:
         Number of nodes of the simulation.
     config : Mapping[str, Any]
         Run-config keys that differ from the app's own. ``package:NAME/FOLDER`` is a
-        folder of an installed package, ``llm:NAME`` a model that models.py unpacks.
+        folder of an installed package, ``llm:NAME`` the GGUF file of one, unpacked,
+        and ``bert:tiny`` a small model that is trained here (models.py).
     strategy : str
         The name under which its server module constructs the strategy.
     metric : str

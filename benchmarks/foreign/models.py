@@ -12,6 +12,8 @@ def resolve(value: Any, into: Path) -> Any:
     if isinstance(value, str) and value.startswith("package:"):
         package, _, folder = value.removeprefix("package:").partition("/")
         return str(package_folder(package) / folder)
+    if value == "bert:tiny":
+        return str(small_bert(into))
     if isinstance(value, str) and value.startswith("llm:"):
         return str(unpacked(value.removeprefix("llm:"), into))
     return value
@@ -38,6 +40,48 @@ def unpacked(package: str, into: Path) -> Path:
     return folder
 
 
+def small_bert(into: Path) -> Path:
+    """Return a folder with a BERT of two layers, trained once on two classes of news.
+
+    It stands for prajjwal1/bert-tiny, pretrained, of the same shape but with 2,000 word
+    pieces. The classes are others than those of the app's data.
+    """
+    import torch
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import (
+        BertConfig,
+        BertForSequenceClassification,
+        BertTokenizerFast,
+    )
+
+    from foreign.data import headlines
+
+    folder = into / "models" / "bert"
+    if (folder / "config.json").is_file():
+        return folder
+    rows = headlines(0, 3)["train"]
+    pieces = BertWordPieceTokenizer()
+    pieces.train_from_iterator([*rows["text"]], vocab_size=2000)
+    folder.mkdir(parents=True, exist_ok=True)
+    pieces.save_model(str(folder))
+    tokenizer = BertTokenizerFast.from_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=len(tokenizer), intermediate_size=512, **shape)
+    model = BertForSequenceClassification(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for _ in range(3):
+        for batch in rows.shuffle(seed=0).iter(32):
+            tokens = tokenizer(batch["text"], padding=True, return_tensors="pt")
+            loss = model(**tokens, labels=torch.tensor(batch["label"])).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    model.save_pretrained(folder)
+    return folder
+
+
 def answer_loss(arrays: Any, config: Mapping[str, Any]) -> float:
     """Return the mean loss of held-out answers' tokens, for an app of FlowerTune.
 
@@ -59,7 +103,7 @@ def answer_loss(arrays: Any, config: Mapping[str, Any]) -> float:
     model.eval()
     make = dataset.get_tokenizer_and_data_collator_and_propt_formatting
     tokenizer, collator, prompts = make(given.model.name)
-    rows = instructions("test")["train"].select(range(48))
+    rows = instructions("test")["train"].select(range(16))
     texts = prompts({"instruction": rows["input"], "response": rows["output"]})
     total, count = 0.0, 0
     for text in texts:
