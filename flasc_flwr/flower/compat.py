@@ -13,6 +13,7 @@ from logging import WARNING
 from typing import Any
 
 from flwr.app import Error, Message, MessageType, RecordDict
+from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.config import parse_config_args
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode, SType
 from flwr.common.logger import log
@@ -44,6 +45,7 @@ __all__ = [
     "inflate_object_from_contents",
     "load_app",
     "log",
+    "mods_behind",
     "no_object_id_recompute",
     "nodes_online",
     "parse_config_args",
@@ -82,6 +84,17 @@ def travel(message: Message) -> Message:
     assert isinstance(arrived, Message)
     set_metadata(arrived, "message_id", message.metadata.message_id)
     return arrived
+
+
+def mods_behind(call_next: ClientAppCallable) -> Iterator[Any]:
+    """Yield the mods that a ClientApp runs after the one that was given `call_next`."""
+    function: Any = call_next
+    while closure := getattr(function, "__closure__", None):
+        cells = dict(zip(function.__code__.co_freevars, closure, strict=True))
+        if cells.keys() != {"_ffn", "_mod"}:
+            return
+        yield cells["_mod"].cell_contents
+        function = cells["_ffn"].cell_contents
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from numpy.typing import NDArray
 
-from flasc_flwr.core.codec import decode, read_layout
+from flasc_flwr.core.codec import read_layout
 from flasc_flwr.core.feedback.catching_up import UnknownVersionError
 from flasc_flwr.core.settings import settings_of
 from flasc_flwr.flower.device_errors import download_errors, upload_errors
@@ -22,6 +22,7 @@ from flasc_flwr.flower.feedback.device_session import (
     RESIDUAL_VALUES,
     DeviceSession,
     held_version,
+    sessions_of,
 )
 from flasc_flwr.flower.feedback.reminder import HELD, cannot_use, holding
 from flasc_flwr.flower.node_config import refuse_near_misses
@@ -97,13 +98,16 @@ def flasc_mod(
     control = content.config_records.pop(CONTROL, None)
     if control and INTRODUCE in control:
         return _introduce(message, context)
+    records = content.array_records
     session = DeviceSession.of(context, control)
+    sessions = sessions_of(context, control, records)
     instructions = Instructions.from_record(control) if control else Instructions()
     limits = DeviceLimits.of(context.node_config)
-    records = content.array_records
     limits.let_in_records(records.values())
     if instructions.sparse or any(is_parcel(r, DOWNLOAD) for r in records.values()):
-        return run_client_app(message, context, call_next, instructions, limits)
+        return run_client_app(
+            message, context, call_next, instructions, limits, sessions
+        )
     with download_errors():
         try:
             received = _receive_all(records, instructions, limits, session)
@@ -207,14 +211,10 @@ def _follow(
     session: DeviceSession,
 ) -> Received:
     """Take over the newest reference, once its size is known and allowed."""
-    way, known = session.way(data), session.layout(data)
+    known = session.layout(data)
     if known:
         limits.let_in_layouts([known])
-        # A device without a reference needs a whole one, whatever its budget.
-        for payload in way.payloads if way.start is None else ():
-            limits.let_in_payload(payload)
-            kept = decode(payload, known.size).kept
-            limits.let_in_adapter(known, kept, instructions.prescribed)
+        session.let_in(data, known, limits, instructions.prescribed)
     layout, start = session.follow(data, instructions.init_seed)
     entries = None
     if not instructions.trainable.everything:

@@ -9,12 +9,20 @@ from typing import Any
 from flasc_flwr.core.codec import VALUE_FORMATS
 from flasc_flwr.core.layout import Role
 from flasc_flwr.core.methods.budget import DENSITIES
+from flasc_flwr.core.methods.scores import QUOTAS
 from flasc_flwr.core.methods.trainable import Trainable
 from flasc_flwr.core.printable import printable
 from flasc_flwr.core.ranges import Range, choice, integer, number, switch
 
 SPARSE = "sparse/"
 """Prefix of the entries that list, by ArrayRecord, the arrays inside the payload."""
+
+REPLIES = "replies/"
+"""Prefix of the entries that say, by ArrayRecord, what replies hold."""
+
+WORDS = ("auto", "weights", "updates")
+"""What replies may hold: the arrays received, trained; or what is to be added to them;
+or either, to be found out."""
 
 _MOST_INDICES = 1 << 16
 _MOST_SHOWN = 3
@@ -49,10 +57,17 @@ def read_instructions(record: dict[str, Any]) -> dict[str, Any]:
     if "prescribed" in record:
         found["prescribed"] = _names(record, "prescribed", DENSITIES)
     found["sparse"] = {
-        key.removeprefix(SPARSE): _indices(record, key)
+        key.removeprefix(SPARSE): indices_in(record.pop(key), key)
         for key in list(record)
         if key.startswith(SPARSE)
     }
+    found["replies"] = {
+        key.removeprefix(REPLIES): _take(record, key, choice(*WORDS))
+        for key in list(record)
+        if key.startswith(REPLIES)
+    }
+    if "quota" in record:
+        found["quota"] = _take(record, "quota", choice(*QUOTAS))
     if record:
         shown = [printable(key, _LONGEST) for key in sorted(record)[:_MOST_SHOWN]]
         more = len(record) - len(shown)
@@ -82,9 +97,14 @@ def _names(record: dict[str, Any], key: str, known: Collection[str]) -> frozense
     return frozenset(value)
 
 
-def _indices(record: dict[str, Any], key: str) -> tuple[int, ...]:
-    """Take a list of ascending indices out of a record."""
-    value = record.pop(key)
+def indices_in(value: Any, key: str) -> tuple[int, ...]:
+    """Return the ascending indices in an entry, which may hold anything.
+
+    Raises
+    ------
+    ValueError
+        If it does not hold such a list.
+    """
     if (
         not isinstance(value, list)
         or len(value) > _MOST_INDICES

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from logging import INFO
+from logging import INFO, WARNING
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result, Strategy
 
-from flasc_flwr.core.codec import VALUE_FORMATS
-from flasc_flwr.core.methods.budget import AUTO, BYTES, density_or_auto
-from flasc_flwr.core.ranges import choice
+from flasc_flwr.core.methods.budget import AUTO
 from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.compat import log, skip_unreadable_replies
 from flasc_flwr.flower.flasc import Flasc
 from flasc_flwr.flower.transport.alike import Reader
-from flasc_flwr.flower.transport.encoded_content import TransportSettings
+from flasc_flwr.flower.transport.choosing import chosen_settings, notices
 from flasc_flwr.flower.transport.encoding_grid import EncodingGrid
+from flasc_flwr.flower.transport.evidence import Replies
 from flasc_flwr.flower.transport.incoming_reply import IncomingReply
 from flasc_flwr.flower.transport.round_trip import RoundTrip
+from flasc_flwr.flower.transport.run_memory import RunMemory
 from flasc_flwr.flower.transport.streaming_mean import (
     StreamingMean,
     common_sent_record,
@@ -56,12 +56,30 @@ class SparseTransport(Strategy):
         allows, the largest that fit are sent. Arrays that travel whole do not count.
     values : str (default: "bfloat16")
         Value format of both payloads: ``float32``, ``bfloat16``, ``float16``,
-        ``int8`` or ``int4``. With ``float32`` and density 1, arrays travel
+        ``int8``, ``int4`` or ``step``. With ``float32`` and density 1, arrays travel
         unencoded in that direction, in their own dtypes, and nothing is lost.
     whole : Sequence[str], optional (default: None)
         Names, or shell patterns such as ``*.bias``, of arrays that travel whole,
         neither masked nor rounded. By default, arrays of fewer than two axes. Arrays
         that are not floating point always travel whole.
+    error_feedback : str (default: "auto")
+        What is remembered of what messages leave out. ``"both"``: a download is the
+        difference to what the device holds, and a device adds what it has not sent to
+        its next update; what is left out is sent later. ``"up"``: downloads are whole,
+        rounded. ``"none"``: what an upload leaves out is lost; downloads are whole,
+        or, with a `download_density` below 1, masked: entries that are not sent are
+        zero on the device (FLASC). ``"auto"`` is ``"both"``, or ``"none"`` inside of
+        which a strategy adds noise (differential privacy).
+    feedback_decay : float (default: 1)
+        Factor on what a device has not sent, for each round since.
+    quota : str (default: "tensor")
+        Where entries compete to be sent: ``"tensor"``, within each array; ``"none"``,
+        over all arrays of a record.
+    replies : str or Mapping[str, str] (default: "auto")
+        What replies hold: ``"weights"``, the arrays received, trained; ``"updates"``,
+        what is to be added to them (deltas, gradients); or ``"auto"``: arrays that are
+        close to those received are trained ones, and anything else travels as it is.
+        One word for all, or one by key of the ArrayRecord or shell pattern.
 
     Attributes
     ----------
@@ -96,8 +114,12 @@ class SparseTransport(Strategy):
         upload_density: float | str = AUTO,
         download_bytes: int = 0,
         upload_bytes: int = 0,
-        values: str = "bfloat16",
+        values: str = "int8",
         whole: Sequence[str] | None = None,
+        error_feedback: str = AUTO,
+        feedback_decay: float = 1.0,
+        quota: str = "tensor",
+        replies: Replies = AUTO,
     ) -> None:
         if isinstance(inner, SparseTransport | Flasc):
             raise ValueError(
@@ -112,21 +134,21 @@ class SparseTransport(Strategy):
             raise ValueError(f"whole must be a list of names, got {whole!r}")
         self.inner = inner
         self.traffic = Traffic()
-        BYTES.require("download_bytes", download_bytes)
-        BYTES.require("upload_bytes", upload_bytes)
-        self._settings = TransportSettings(
-            download_density=density_or_auto(
-                "download_density", download_density, 1 / 4, download_bytes
-            ),
-            upload_density=density_or_auto(
-                "upload_density", upload_density, 1 / 16, upload_bytes
-            ),
+        self._settings = chosen_settings(
+            inner,
+            error_feedback=error_feedback,
+            download_density=download_density,
+            upload_density=upload_density,
             download_bytes=download_bytes,
             upload_bytes=upload_bytes,
-            value_format=choice(*VALUE_FORMATS).require("values", values),
-            whole=None if whole is None else tuple(whole),
+            values=values,
+            whole=whole,
+            quota=quota,
+            replies=replies,
+            feedback_decay=feedback_decay,
         )
         self._open_trip: RoundTrip | None = None
+        self._memory = RunMemory(self._settings)
 
     def summary(self) -> None:
         """Log the configuration as a tree, followed by the inner strategy's."""
@@ -142,6 +164,7 @@ class SparseTransport(Strategy):
             f"({settings.download_bytes or 'any'}) | "
             f"upload ({settings.upload_bytes or 'any'})",
             f"│\t├── Value format: {settings.value_format}",
+            f"│\t├── Error feedback: {settings.error_feedback}",
             f"│\t├── Travel whole: {whole}",
             f"│\t└── Inner strategy: {type(self.inner).__name__}",
         ):
@@ -150,13 +173,16 @@ class SparseTransport(Strategy):
 
     def start(self, grid: Grid, *args: Any, **kwargs: Any) -> Result:
         """Run all rounds, with the arguments of the inner strategy's ``start``."""
+        self._memory = RunMemory(self._settings)
+        for line in notices(self.inner, self._settings):
+            log(WARNING, "%s", line)
         with skip_unreadable_replies():
             if type(self.inner).start is Strategy.start:
                 result = super().start(grid, *args, **kwargs)
             else:
                 # The inner strategy runs its own loop: only its grid can be replaced.
                 self.summary()
-                encoding_grid = EncodingGrid(grid, self._make_round_trip)
+                encoding_grid = EncodingGrid(grid, self._make_part_of_a_round)
                 result = self.inner.start(encoding_grid, *args, **kwargs)
         log(INFO, "SparseTransport: %s", self.traffic.in_words())
         return result
@@ -188,6 +214,7 @@ class SparseTransport(Strategy):
             result = with_mean(inner, mean).aggregate_train(server_round, emptied)
         else:
             result = inner.aggregate_train(server_round, trip.restore(inspected))
+        trip.taken()
         trip.report()
         return result
 
@@ -218,8 +245,28 @@ class SparseTransport(Strategy):
     def _make_round_trip(
         self, messages: Iterable[Message], server_round: int
     ) -> RoundTrip:
+        """Encode all messages of a round; no other replies will be taken in."""
+        if self._open_trip is not None:
+            self._open_trip.close()
         return RoundTrip(
-            messages, self._settings, server_round=server_round, traffic=self.traffic
+            messages,
+            self._settings,
+            server_round=server_round,
+            traffic=self.traffic,
+            memory=self._memory,
+        )
+
+    def _make_part_of_a_round(
+        self, messages: Iterable[Message], server_round: int
+    ) -> RoundTrip:
+        """Encode messages of a strategy that runs its own rounds."""
+        return RoundTrip(
+            messages,
+            self._settings,
+            server_round=server_round,
+            traffic=self.traffic,
+            memory=self._memory,
+            whole_round=False,
         )
 
     def _inspected(

@@ -16,7 +16,7 @@ from flasc_flwr.flower.compat import (
     get_all_nested_objects,
     no_object_id_recompute,
 )
-from flasc_flwr.flower.read_instructions import SPARSE, read_instructions
+from flasc_flwr.flower.read_instructions import REPLIES, SPARSE, read_instructions
 
 STYPE = "flasc.payload"
 """Serialization type of an Array that holds a payload. Flower cannot read it as
@@ -36,6 +36,11 @@ has registered, and every ClientApp that takes part has a train function."""
 
 MERGED = "merged"
 """Key of the ArrayRecord with what is merged into the backbone."""
+
+PART = "part/"
+"""Prefix of the entries of the CONTROL record in a reply that list, by ArrayRecord,
+which of the arrays received in a payload the reply's payload has; for records that have
+other arrays than those received."""
 
 UNCHANGED = "plain"
 """Entry of the CONTROL record in a reply: keys of the ArrayRecords that the mod sent
@@ -75,6 +80,10 @@ class Instructions:
     sparse : Mapping[str, tuple[int, ...]]
         Only in messages of :class:`~flasc_flwr.SparseTransport`: for each ArrayRecord
         the indices of the arrays inside the payload. The others travel whole.
+    replies : Mapping[str, str]
+        Likewise, what the user says that replies hold, where it is said.
+    quota : str
+        Likewise, where entries of an update compete: within each tensor, or over all.
     prescribed : frozenset[str]
         Keys of the densities that the device has set itself and that the method
         exceeds: ``dense`` sends everything.
@@ -89,6 +98,8 @@ class Instructions:
     on_support: bool = False
     sparse: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     prescribed: frozenset[str] = frozenset()
+    replies: Mapping[str, str] = field(default_factory=dict)
+    quota: str = "none"
 
     def to_record(self) -> ConfigRecord:
         """Return the ConfigRecord that carries them, without defaults."""
@@ -107,11 +118,19 @@ class Instructions:
             record["clip-norm"] = self.clip_norm
         if self.on_support:
             record["on-support"] = True
-        for key, indices in self.sparse.items():
-            record[SPARSE + key] = list(indices)
         if self.prescribed:
             record["prescribed"] = sorted(self.prescribed)
+        self._add_transport_to(record)
         return record
+
+    def _add_transport_to(self, record: ConfigRecord) -> None:
+        """Add what only messages of SparseTransport have."""
+        for key, indices in self.sparse.items():
+            record[SPARSE + key] = list(indices)
+        for key, word in self.replies.items():
+            record[REPLIES + key] = word
+        if self.quota != "none":
+            record["quota"] = self.quota
 
     @classmethod
     def from_record(cls, record: ConfigRecord) -> Instructions:

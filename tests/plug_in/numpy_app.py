@@ -19,6 +19,9 @@ SPARSE = ("weight", "double", "half")
 WHOLE = ("counter", "bias", "mask", "variance")
 """Those that travel whole."""
 
+MASKS = {"error_feedback": "none", "quota": "none"}
+"""Settings with which downloads are masked, as FLASC's are."""
+
 
 def mixed(seed=0):
     """Return arrays of every dtype, in no particular order."""

@@ -17,6 +17,7 @@ from flwr.serverapp.strategy import (
 
 from flasc_flwr.flower.wire import array_record
 from tests.plug_in.numpy_app import (
+    MASKS,
     NotingFedAvg,
     client_app,
     mixed,
@@ -198,7 +199,7 @@ def test_a_reply_with_some_of_the_arrays_is_added_to_the_current_ones():
     def part(arrays, client, current):
         return {"weight": arrays["weight"]}
 
-    _, _, result = run_wrapped(client_app(part), download_density=1 / 4)
+    _, _, result = run_wrapped(client_app(part), download_density=1 / 4, **MASKS)
     np.testing.assert_allclose(
         result.arrays["weight"].numpy(), mixed()["weight"], rtol=1e-5
     )

@@ -12,6 +12,7 @@ from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.sparsity import top_k
 from flasc_flwr.flower.wire import PAYLOAD, array_record, arrays_of, message_bytes
 from tests.plug_in.numpy_app import (
+    MASKS,
     SPARSE,
     WHOLE,
     client_app,
@@ -23,7 +24,9 @@ from tests.plug_in.numpy_app import (
 
 def test_evaluation_messages_are_sparse():
     """The app sees what a client can receive, not the dense arrays."""
-    _, grid, result = run_wrapped(download_density=1 / 10, values="float32", rounds=1)
+    _, grid, result = run_wrapped(
+        download_density=1 / 10, values="float32", rounds=1, **MASKS
+    )
     evaluations = [m for m in grid.down if m.metadata.message_type == "evaluate"]
     assert evaluations
     assert all(list(m.content) == ["arrays", "config"] for m in evaluations)
@@ -56,7 +59,9 @@ def test_arrays_in_replies_to_evaluation_are_not_updates():
         return (evaluate if kind == "evaluate" else app)(message, context)
 
     inner = KeepingEvaluations()
-    _, _, result = run_wrapped(both, inner, download_density=1 / 10, values="float32")
+    _, _, result = run_wrapped(
+        both, inner, download_density=1 / 10, values="float32", **MASKS
+    )
     received = top_k(flat(arrays_of(result.arrays)), 1 / 10).densify()
     for arrays in inner.evaluations:
         np.testing.assert_allclose(flat(arrays_of(arrays)), received, rtol=1e-3)

@@ -25,6 +25,13 @@ def parcel():
     return form, arrays, pack_download(form, arrays, 1 / 2, "bfloat16")
 
 
+def upload(form, reply):
+    """Return a reply's parcel, with an update of ones."""
+    update = top_k(np.ones(form.layout.size, np.float32), 1 / 2)
+    payload = encode(update, layout=form.layout)
+    return pack_upload(form, payload, form.part_in(reply), reply)
+
+
 def test_a_download_opens_to_the_form_it_was_packed_with():
     form, arrays, packed = parcel()
     opened, received = open_download(packed)
@@ -41,10 +48,7 @@ def test_a_download_opens_to_the_form_it_was_packed_with():
 )
 def test_arrays_at_wrong_indices_are_rejected(place):
     form, arrays, packed = parcel()
-    down, up = (
-        ArrayRecord(dict(packed)),
-        pack_upload(form, arrays, arrays, 1.0, "float32"),
-    )
+    down, up = ArrayRecord(dict(packed)), upload(form, arrays)
     for spoilt in (down, up):
         spoilt[place] = spoilt.pop("0/counter")
     with pytest.raises(PayloadError):
@@ -55,7 +59,7 @@ def test_arrays_at_wrong_indices_are_rejected(place):
 
 def test_an_upload_without_or_with_more_arrays_is_rejected():
     form, arrays, _ = parcel()
-    up = pack_upload(form, arrays, arrays, 1.0, "float32")
+    up = upload(form, arrays)
     counter = up.pop("0/counter")
     with pytest.raises(PayloadError, match="not those that were sent"):
         open_upload(up, form)
@@ -75,9 +79,8 @@ def test_a_download_without_layout_is_rejected():
 
 
 def test_corrupt_bytes_are_rejected():
-    form, arrays, packed = parcel()
-    received = open_download(packed)[1]
-    up = pack_upload(form, arrays, received, 0.5, "float32")
+    form, arrays, _ = parcel()
+    up = upload(form, arrays)
     rng = np.random.default_rng(0)
     for _ in range(300):
         payload = bytearray(up[PAYLOAD].data)

@@ -125,7 +125,7 @@ def test_client_side_clipping_may_be_inside_or_outside(wrapper, mod):
     results = []
     for strategy in (
         SparseTransport(wrapper(FedAvg()), **SETTINGS),
-        wrapper(SparseTransport(FedAvg(), **SETTINGS)),
+        wrapper(SparseTransport(FedAvg(), **SETTINGS, error_feedback="none")),
     ):
         random.seed(0)
         grid = LocalGrid(client_app(mods=[flasc_mod, mod]), 4)

@@ -104,7 +104,8 @@ def peak_of_aggregation(inner, nodes):
 
     def train(received, client, current):
         rng = np.random.default_rng(client)
-        return {"weight": received["weight"] + rng.standard_normal((400, 1000))}
+        noise = 0.1 * rng.standard_normal((400, 1000))
+        return {"weight": received["weight"] + noise}
 
     transport = SparseTransport(inner, download_density=1 / 4, upload_density=1 / 64)
     grid = LocalGrid(client_app(train), nodes)

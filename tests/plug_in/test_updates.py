@@ -9,6 +9,7 @@ from flasc_flwr.core.sparsity import top_k
 from flasc_flwr.flower.transport.parcel import DOWNLOAD, UPLOAD, is_parcel
 from flasc_flwr.flower.wire import PAYLOAD, array_record, arrays_of
 from tests.plug_in.numpy_app import (
+    MASKS,
     SPARSE,
     WHOLE,
     client_app,
@@ -41,7 +42,7 @@ def seen_by_app(**settings):
 
 
 def test_the_app_sees_its_arrays_masked_in_their_own_order_and_dtypes():
-    seen, _, _, _ = seen_by_app(download_density=1 / 4, values="float32")
+    seen, _, _, _ = seen_by_app(download_density=1 / 4, values="float32", **MASKS)
     for arrays in seen:
         assert list(arrays) == list(mixed())
         for name, array in mixed().items():
@@ -56,7 +57,7 @@ def test_the_app_sees_its_arrays_masked_in_their_own_order_and_dtypes():
 def test_the_inner_strategy_sees_its_own_arrays_plus_the_top_k_of_the_update():
     """Entries masked in the download keep the strategy's values."""
     seen, inner, _, _ = seen_by_app(
-        download_density=1 / 4, upload_density=1 / 5, values="float32"
+        download_density=1 / 4, upload_density=1 / 5, values="float32", **MASKS
     )
     for received, content in zip(seen, inner.replies, strict=True):
         client = int(content["metrics"]["loss"])
@@ -102,7 +103,7 @@ def test_a_lossless_download_arrives_unencoded():
 
 def test_a_lossless_upload_is_relative_to_the_masked_download():
     seen, inner, _, _ = seen_by_app(
-        download_density=1 / 4, upload_density=1, values="float32"
+        download_density=1 / 4, upload_density=1, values="float32", **MASKS
     )
     for received, content in zip(seen, inner.replies, strict=True):
         client = int(content["metrics"]["loss"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flasc_flwr.core.codec import PayloadError, decode, read_layout
+from flasc_flwr.core.feedback.grid import on_grid
 from flasc_flwr.core.feedback.reference import Reference, next_version
 
 
@@ -25,11 +26,14 @@ class CatchUp:
         holds it, or one of those after it.
     payloads : tuple[bytes, ...]
         The payloads from there to the newest reference, in order.
+    grid : str
+        The numbers that these references consist of.
     """
 
     base: bytes
     start: bytes | None
     payloads: tuple[bytes, ...]
+    grid: str = "float32"
 
     @property
     def size(self) -> int:
@@ -64,7 +68,8 @@ class CatchUp:
                 f"the message builds on reference {self.base.hex()}, this device has "
                 f"{has}"
             )
-        return whole_reference(self.start, self.base).after(self.payloads)
+        start = whole_reference(self.start, self.base, self.grid)
+        return start.after(self.payloads)
 
     def _after(self, version: bytes) -> tuple[bytes, ...] | None:
         """Return the payloads after a version; None if it is not on the way."""
@@ -76,7 +81,7 @@ class CatchUp:
         return () if reached == version else None
 
 
-def whole_reference(start: bytes, version: bytes) -> Reference:
+def whole_reference(start: bytes, version: bytes, grid: str = "float32") -> Reference:
     """Return the reference that travels whole, with its layout, as one payload.
 
     Raises
@@ -87,4 +92,5 @@ def whole_reference(start: bytes, version: bytes) -> Reference:
     layout = read_layout(start)
     if not layout.size:
         raise PayloadError("the reference has no entries")
-    return Reference(layout, decode(start, layout.size).densify(), version)
+    vector = on_grid(decode(start, layout.size).densify(), grid)
+    return Reference(layout, vector, version, grid)

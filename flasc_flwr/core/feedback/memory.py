@@ -79,6 +79,8 @@ class DeviceMemory:
         the residual.
     trained : int or None
         Round of its last training.
+    run : bytes
+        Names the server's run that it is of; empty where there can only be one.
     """
 
     layout: Layout
@@ -86,11 +88,12 @@ class DeviceMemory:
     reference: Reference | None = None
     unconfirmed: list[Reply] = field(default_factory=list)
     trained: int | None = None
+    run: bytes = b""
 
     @classmethod
-    def empty(cls, layout: Layout) -> DeviceMemory:
+    def empty(cls, layout: Layout, run: bytes = b"") -> DeviceMemory:
         """Return the memory of a device that has none."""
-        return cls(layout, np.zeros(layout.size, np.float32))
+        return cls(layout, np.zeros(layout.size, np.float32), run=run)
 
     def open_round(self, round: int, taken: bytes | None) -> None:
         """Settle the replies to earlier rounds.

@@ -1,8 +1,9 @@
 """References: the vector that a device holds, which the server knows bit for bit.
 
 Both sides compute it alike: they start at zero and add the decoded payloads one by one,
-in float32. A reference counts from the initial values that both sides know (the seeded
-factors where `init = "shared-seed"`, else 0).
+in float32, and round each result to the reference's grid. A reference counts from the
+initial values that both sides know (the seeded factors where `init = "shared-seed"`,
+else 0).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from functools import cached_property
 import numpy as np
 
 from flasc_flwr.core.codec import PayloadError, decode
+from flasc_flwr.core.feedback.grid import on_grid
 from flasc_flwr.core.layout import Layout, Vector
 
 VERSION_BYTES = 8
@@ -35,17 +37,22 @@ class Reference:
     version : bytes
         Names the history that led to it: each payload's digest is chained to the
         version before it. Equal versions mean equal vectors.
+    grid : str
+        The numbers that it consists of: one of :data:`~.grid.GRIDS`.
     """
 
     layout: Layout
     vector: Vector
     version: bytes
+    grid: str = "float32"
 
     @classmethod
-    def origin(cls, layout: Layout) -> Reference:
+    def origin(cls, layout: Layout, grid: str = "float32") -> Reference:
         """Return the reference before the first payload: zero."""
         version = _chained(b"", layout.fingerprint)
-        return cls(layout, np.zeros(layout.size, np.float32), version)
+        if grid != "float32":
+            version = _chained(version, grid.encode())
+        return cls(layout, np.zeros(layout.size, np.float32), version, grid)
 
     def after(self, payloads: Sequence[bytes]) -> Reference:
         """Return the reference after some payloads: each is decoded and added.
@@ -62,11 +69,23 @@ class Reference:
                 payload, self.layout.size, fingerprint=self.layout.fingerprint
             )
             with np.errstate(over="ignore"):
-                vector[sparse.positions] += sparse.values
-            if not np.isfinite(vector[sparse.positions]).all():
+                moved = vector[sparse.positions] + sparse.values
+            moved = on_grid(moved, self.grid)
+            if not np.isfinite(moved).all():
                 raise PayloadError("the reference is not finite after this payload")
+            vector[sparse.positions] = moved
             version = next_version(version, payload)
-        return Reference(self.layout, vector, version)
+        return Reference(self.layout, vector, version, self.grid)
+
+    def difference(self, target: Vector) -> Vector:
+        """Return what separates the reference from a target, shape (n,).
+
+        Zero where the grid has no number nearer to the target.
+        """
+        difference = np.subtract(target, self.vector, dtype=np.float32)
+        if self.grid != "float32":
+            difference[on_grid(target, self.grid) == self.vector] = 0
+        return difference
 
     @cached_property
     def checksum(self) -> int:

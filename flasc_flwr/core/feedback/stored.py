@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flasc_flwr.core.codec.formats import FORMATS, Quantized
+from flasc_flwr.core.feedback.grid import halves, of_halves
 from flasc_flwr.core.feedback.memory import DeviceMemory, Reply
 from flasc_flwr.core.feedback.reference import VERSION_BYTES, Reference
 from flasc_flwr.core.feedback.stream import Stream
@@ -17,14 +17,11 @@ from flasc_flwr.core.layout import Layout, Vector
 Stored = dict[str, NDArray[Any]]
 """Arrays of plain dtypes by name: float32, uint8, uint16 and int64."""
 
-_BFLOAT16 = next(form for form in FORMATS if form.name == "bfloat16")
-
 
 def store_stream(stream: Stream) -> Stored:
     """Return a stream as arrays; its layout is known where it is restored."""
     return {
-        "reference": stream.reference.vector,
-        "version": _bytes(stream.reference.version),
+        **_of_reference(stream.reference),
         "base": _bytes(stream.base),
         **_joined(stream.payloads),
     }
@@ -57,9 +54,7 @@ def store_memory(memory: DeviceMemory, *, half: bool = False) -> Stored:
     """
     residual: NDArray[Any] = memory.residual
     if half:
-        rounded = _BFLOAT16.quantize(memory.residual, None)
-        residual = rounded.magnitudes.astype(np.uint16)
-        residual |= rounded.negative.astype(np.uint16) << 15
+        residual = halves(memory.residual)
     trained = -1 if memory.trained is None else memory.trained
     stored = {
         "layout": _bytes(memory.layout.to_json().encode()),
@@ -68,9 +63,10 @@ def store_memory(memory: DeviceMemory, *, half: bool = False) -> Stored:
         "rounds": np.asarray([r.round for r in memory.unconfirmed], np.int64),
         **_joined([reply.payload for reply in memory.unconfirmed]),
     }
+    if memory.run:
+        stored["run"] = _bytes(memory.run)
     if memory.reference is not None:
-        stored["reference"] = memory.reference.vector
-        stored["version"] = _bytes(memory.reference.version)
+        stored |= _of_reference(memory.reference)
     return stored
 
 
@@ -96,22 +92,34 @@ def restore_memory(stored: Mapping[str, NDArray[Any]]) -> DeviceMemory:
         _reference(stored, layout) if "reference" in stored else None,
         [Reply(*each) for each in zip(rounds, payloads, strict=True)],
         int(trained[0]) if trained[0] >= 0 else None,
+        _array(stored, "run", np.uint8).tobytes() if "run" in stored else b"",
     )
 
 
 def _residual(stored: Mapping[str, NDArray[Any]], layout: Layout) -> Vector:
-    residual = stored.get("residual")
-    if residual is None or residual.dtype != np.uint16:
-        residual = _array(stored, "residual", np.float32)
-    else:
-        magnitudes = residual & np.uint16(0x7FFF)
-        residual = _BFLOAT16.dequantize(Quantized(residual >> 15 != 0, magnitudes))
-    return _of_size(residual, layout).copy()
+    return _vector(stored, "residual", layout).copy()
+
+
+def _of_reference(reference: Reference) -> Stored:
+    """Return a reference as arrays: on the grid of bfloat16, in half the bytes."""
+    vector: NDArray[Any] = reference.vector
+    if reference.grid == "bfloat16":
+        vector = halves(vector)
+    return {"reference": vector, "version": _bytes(reference.version)}
 
 
 def _reference(stored: Mapping[str, NDArray[Any]], layout: Layout) -> Reference:
-    vector = _of_size(_array(stored, "reference", np.float32), layout)
-    return Reference(layout, vector, _version(stored, "version"))
+    vector = _vector(stored, "reference", layout)
+    grid = "bfloat16" if stored["reference"].dtype == np.uint16 else "float32"
+    return Reference(layout, vector, _version(stored, "version"), grid)
+
+
+def _vector(stored: Mapping[str, NDArray[Any]], name: str, layout: Layout) -> Vector:
+    """Return a vector that is stored in float32, or as bits in bfloat16."""
+    array = stored.get(name)
+    if array is not None and array.dtype == np.uint16 and array.ndim == 1:
+        return _of_size(of_halves(array), layout)
+    return _of_size(_array(stored, name, np.float32), layout)
 
 
 def _of_size(vector: Vector, layout: Layout) -> Vector:

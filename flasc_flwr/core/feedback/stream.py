@@ -52,9 +52,9 @@ class Stream:
             raise ValueError("the payloads do not lead to the reference")
 
     @classmethod
-    def begin(cls, layout: Layout) -> Stream:
+    def begin(cls, layout: Layout, grid: str = "float32") -> Stream:
         """Return the stream of an adapter before its first payload."""
-        return cls(Reference.origin(layout))
+        return cls(Reference.origin(layout, grid))
 
     @property
     def reference(self) -> Reference:
@@ -86,7 +86,7 @@ class Stream:
         PayloadError
             If the reference would not be finite; it stays as it was.
         """
-        difference = np.subtract(target, self._reference.vector, dtype=np.float32)
+        difference = self._reference.difference(target)
         if not difference.any():
             return
         payload = compress(difference)
@@ -103,7 +103,8 @@ class Stream:
         # No entry is -0, which would not be sent: sums that start at +0 never are.
         kept = np.flatnonzero(vector).astype(np.int64, copy=False)
         sparse = SparseVector(layout.size, kept, vector[kept])
-        return encode(sparse, "float32", layout=layout, carry_layout=True)
+        grid = self._reference.grid
+        return encode(sparse, grid, layout=layout, carry_layout=True)
 
     def catch_up(self, version: bytes | None) -> CatchUp:
         """Return the shortest way to the newest reference, in bytes.
@@ -113,32 +114,35 @@ class Stream:
         version : bytes or None
             Version that the device holds as far as the server knows; None for nothing.
         """
+        grid = self._reference.grid
         if version in self._versions:
             place = self._versions.index(version)
-            way = CatchUp(self._versions[place], None, tuple(self._payloads[place:]))
-            # The newest payload was encoded for everybody; nothing shorter is looked
-            # for, as encoding the whole reference takes time.
-            if len(way.payloads) <= 1:
-                return way
+            payloads = tuple(self._payloads[place:])
+            way = CatchUp(self._versions[place], None, payloads, grid)
         else:
             way = self._from_nothing()
-        whole = CatchUp(self._reference.version, self.whole, ())
+        # The newest payload was encoded for everybody; nothing shorter is looked for,
+        # as encoding the whole reference takes time.
+        if len(way.payloads) <= 1:
+            return way
+        whole = CatchUp(self._reference.version, self.whole, (), grid)
         return way if way.size < whole.size else whole
 
     def _from_nothing(self) -> CatchUp:
         """Return the way from zero if all payloads are known, else the reference."""
-        layout = self._reference.layout
-        if self.base != Reference.origin(layout).version:
-            return CatchUp(self._reference.version, self.whole, ())
+        layout, grid = self._reference.layout, self._reference.grid
+        if self.base != Reference.origin(layout, grid).version:
+            return CatchUp(self._reference.version, self.whole, (), grid)
         nothing = SparseVector(
             layout.size, np.zeros(0, np.int64), np.zeros(0, np.float32)
         )
-        start = encode(nothing, "float32", layout=layout, carry_layout=True)
-        return CatchUp(self.base, start, self.payloads)
+        start = encode(nothing, grid, layout=layout, carry_layout=True)
+        return CatchUp(self.base, start, self.payloads, grid)
 
     def _forget_what_cannot_pay(self) -> None:
         """Drop the oldest payloads once the whole reference is sure to be shorter."""
-        longest = 4 * self._reference.layout.size + _AROUND
+        bytes_each = 4 if self._reference.grid == "float32" else 2
+        longest = bytes_each * self._reference.layout.size + _AROUND
         total = sum(map(len, self._payloads))
         while len(self._payloads) > 1 and total > longest:
             total -= len(self._payloads.pop(0))

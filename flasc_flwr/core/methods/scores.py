@@ -69,22 +69,25 @@ class Scoring:
         scored = vector
         if self.score == "fan-in":
             scored = vector * _root_fan_in(layout)
-        chosen = [
-            places[top_k(scored[places], within).positions]
-            for places, within in self._groups(layout, density)
-        ]
-        positions = np.sort(np.concatenate(chosen))
+        if self.quota == "tensor":
+            chosen = [
+                top_k(scored[place], self._density(tensor.role, density)).positions
+                + place.start
+                for tensor, place in layout.slices()
+                if tensor.size
+            ]
+            positions = np.concatenate(chosen)
+        else:
+            chosen = [
+                places[top_k(scored[places], within).positions]
+                for places, within in self._groups(layout, density)
+            ]
+            positions = np.sort(np.concatenate(chosen))
         return SparseVector(len(vector), positions, vector[positions])
 
     def _groups(self, layout: Layout, density: float) -> list[tuple[Positions, float]]:
         """Return groups of entries that compete, each with its density."""
         every = np.arange(layout.size)
-        if self.quota == "tensor":
-            return [
-                (every[place], self._density(tensor.role, density))
-                for tensor, place in layout.slices()
-                if tensor.size
-            ]
         if not self.whole_head:
             return [(every, density)]
         head = np.zeros(layout.size, bool)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from logging import WARNING
 
 import numpy as np
 from flwr.app import ConfigRecord, Context
 from numpy.typing import NDArray
 
-from flasc_flwr.core.codec import read_layout
+from flasc_flwr.core.codec import decode, read_layout
 from flasc_flwr.core.feedback.catching_up import CatchUp
 from flasc_flwr.core.feedback.memory import DeviceMemory
 from flasc_flwr.core.feedback.reference import Reference
@@ -17,11 +18,16 @@ from flasc_flwr.core.initial import seeded_factors
 from flasc_flwr.core.layout import Layout, Vector
 from flasc_flwr.core.ranges import choice
 from flasc_flwr.flower.compat import log
-from flasc_flwr.flower.feedback.reminder import Reminder
+from flasc_flwr.flower.device_limits import DeviceLimits
+from flasc_flwr.flower.feedback.reminder import Reminder, of_record
 from flasc_flwr.flower.wire import array_record, arrays_of
 
 STATE = "flasc.memory"
-"""Key of the ArrayRecord in a node's state that holds its memory."""
+"""Key of the ArrayRecord in a node's state that holds its memory. If it has several
+memories, a slash and the key of the ArrayRecord that each is of follow."""
+
+MOST_MEMORIES = 16
+"""Most memories of one node; the ones that were kept the longest ago are dropped."""
 
 RESIDUAL_VALUES = "residual-values"
 """Key of a node's ``--node-config``: in what format it keeps its residual."""
@@ -36,29 +42,45 @@ class DeviceSession:
         The node's context; its state holds the memory.
     reminder : Reminder
         What the message says about it.
+    key : str
+        Key of the ArrayRecord that it is about, if there may be several.
     """
 
-    def __init__(self, context: Context, reminder: Reminder) -> None:
+    def __init__(self, context: Context, reminder: Reminder, key: str = "") -> None:
         values = context.node_config.get(RESIDUAL_VALUES, "float32")
         allowed = choice("float32", "bfloat16")
         self._half = allowed.require(RESIDUAL_VALUES, values) == "bfloat16"
         self._state = context.state
         self._reminder = reminder
-        self.memory = recalled(context)
+        self._place = of_record(STATE, key)
+        self.memory = recalled(context, key)
+        if self.memory is not None and self.memory.run != reminder.run:
+            self.memory = None
 
     @classmethod
-    def of(cls, context: Context, control: ConfigRecord | None) -> DeviceSession | None:
+    def of(
+        cls, context: Context, control: ConfigRecord | None, key: str = ""
+    ) -> DeviceSession | None:
         """Return the session of a message; None if it says nothing about a memory.
 
         Takes the entries of its reminder out of the CONTROL record.
+
+        Parameters
+        ----------
+        context : Context
+            The node's context; its state holds the memory.
+        control : ConfigRecord or None
+            The message's CONTROL record.
+        key : str
+            Key of the ArrayRecord that it is about, if there may be several.
 
         Raises
         ------
         ValueError
             If an entry is of another type or out of range.
         """
-        reminder = Reminder.take_from(control) if control else None
-        return cls(context, reminder) if reminder else None
+        reminder = Reminder.take_from(control, key) if control else None
+        return cls(context, reminder, key) if reminder else None
 
     @property
     def follows(self) -> bool:
@@ -79,6 +101,39 @@ class DeviceSession:
         held = self.memory.reference if self.memory else None
         return None if held is None else held.layout
 
+    def let_in(
+        self,
+        data: bytes,
+        layout: Layout,
+        limits: DeviceLimits,
+        prescribed: Collection[str] = (),
+    ) -> None:
+        """Check the payloads of a download against the device's own limits.
+
+        A device without a reference needs a whole one, whatever its budget.
+
+        Parameters
+        ----------
+        data : bytes
+            The download.
+        layout : Layout
+            Layout of what it leads to.
+        limits : DeviceLimits
+            The limits.
+        prescribed : Collection[str]
+            Keys of the densities that the message declares as the method's.
+
+        Raises
+        ------
+        RefusedDownloadError
+            If one is beyond the limits.
+        """
+        way = self.way(data)
+        for payload in way.payloads if way.start is None else ():
+            limits.let_in_payload(payload)
+            kept = decode(payload, layout.size).kept
+            limits.let_in_adapter(layout, kept, prescribed)
+
     def way(self, data: bytes) -> CatchUp:
         """Return the way to the newest reference that a download describes."""
         return self._reminder.way(data)
@@ -97,7 +152,7 @@ class DeviceSession:
         reference = self.way(data).applied(held)
         layout = reference.layout
         if self.memory is None:
-            self.memory = DeviceMemory.empty(layout)
+            self.memory = DeviceMemory.empty(layout, self._reminder.run)
         self.memory.open_round(self._reminder.round, self._reminder.taken)
         self.memory.hold(reference)
         if init_seed is None:
@@ -124,7 +179,7 @@ class DeviceSession:
             If a value is not finite.
         """
         if self.memory is None:
-            self.memory = DeviceMemory.empty(layout)
+            self.memory = DeviceMemory.empty(layout, self._reminder.run)
         if not self.follows:
             self.memory.open_round(self._reminder.round, self._reminder.taken)
             self.memory.follow(layout)
@@ -140,19 +195,47 @@ class DeviceSession:
         self.memory.sent(self._reminder.round, payload)
 
     def held(self) -> Reference | None:
-        """Return the reference that this message led to; None if it leads to none."""
+        """Return the reference that this message leads to; None if it leads to none."""
         return self.memory.reference if self.follows and self.memory else None
 
     def keep(self) -> None:
         """Put the memory into the node's state."""
-        if self.memory is not None:
-            stored = store_memory(self.memory, half=self._half)
-            self._state[STATE] = array_record(stored)
+        if self.memory is None:
+            return
+        stored = store_memory(self.memory, half=self._half)
+        self._state.pop(self._place, None)  # so that it is the one kept last
+        self._state[self._place] = array_record(stored)
+        places = [place for place in self._state if place.startswith(f"{STATE}/")]
+        for place in places[:-MOST_MEMORIES]:
+            del self._state[place]
 
 
-def recalled(context: Context) -> DeviceMemory | None:
-    """Return the memory in a node's state; None if there is none that can be used."""
-    record = context.state.array_records.get(STATE)
+def sessions_of(
+    context: Context, control: ConfigRecord | None, keys: Iterable[str]
+) -> dict[str, DeviceSession]:
+    """Return the sessions of a message that says something about several memories.
+
+    Parameters
+    ----------
+    context : Context
+        The node's context.
+    control : ConfigRecord or None
+        The message's CONTROL record; the entries of reminders are taken out of it.
+    keys : Iterable[str]
+        Keys of the message's ArrayRecords.
+
+    Raises
+    ------
+    ValueError
+        If an entry is of another type or out of range.
+    """
+    sessions = {key: DeviceSession.of(context, control, key) for key in keys if key}
+    return {key: session for key, session in sessions.items() if session}
+
+
+def recalled(context: Context, key: str = "") -> DeviceMemory | None:
+    """Return a memory in a node's state; None if there is none that can be used."""
+    record = context.state.array_records.get(of_record(STATE, key))
     if record is None:
         return None
     try:
@@ -162,7 +245,7 @@ def recalled(context: Context) -> DeviceMemory | None:
         return None
 
 
-def held_version(context: Context) -> bytes | None:
+def held_version(context: Context, key: str = "") -> bytes | None:
     """Return the version of the reference that a node holds; None for none."""
-    memory = recalled(context)
+    memory = recalled(context, key)
     return memory.reference.version if memory and memory.reference else None

@@ -15,15 +15,16 @@ from flasc_flwr.core.feedback.stream import Compress, Stream
 from flasc_flwr.core.layout import Layout, Vector
 from flasc_flwr.core.methods.served import MOST_SERVED
 from flasc_flwr.core.ranks import truncation
-from flasc_flwr.flower.feedback.reminder import HELD, SUM, held_in
-from flasc_flwr.flower.wire import CONTROL, payload_of
+from flasc_flwr.flower.feedback.reminder import HELD, SUM, held_in, of_record
+from flasc_flwr.flower.wire import CONTROL
 
 MOST_STREAMS = 2 * MOST_SERVED
 """Streams kept at once: a device chooses its own budget, and a stream takes up to two
 vectors at the server. Devices of a stream that was dropped are sent a whole one."""
 
-Key = tuple[int, float, int]
-"""What a stream is for: rank, download density and download bytes of a budget."""
+Key = tuple[Any, ...]
+"""What a stream is for, such as rank, download density and download bytes of a budget:
+values of JSON types where it goes into a checkpoint."""
 
 
 class OtherReferenceError(ValueError):
@@ -63,6 +64,7 @@ class FleetMemory:
         turn: int,
         target: Vector,
         compress: Callable[[bool], Compress],
+        grid: str = "float32",
     ) -> Stream:
         """Return the stream of a budget, moved towards the target once in each turn.
 
@@ -79,8 +81,11 @@ class FleetMemory:
         compress : Callable[[bool], Compress]
             Returns how a difference is encoded; True for the first one of a stream,
             which has every entry.
+        grid : str
+            The numbers that the reference consists of.
         """
-        followed = self._streams.pop(key, None) or _Followed(Stream.begin(layout))
+        followed = self._streams.pop(key, None)
+        followed = followed or _Followed(Stream.begin(layout, grid))
         if followed.turn != turn:
             followed.stream.advance(target, compress(followed.turn == 0))
             followed.turn = turn
@@ -93,7 +98,13 @@ class FleetMemory:
         """Note which reference a device says that it holds."""
         self.held[name] = held_in(settings)
 
-    def heard(self, name: str, reply: Message, newest: Reference | None) -> None:
+    def turn(self, key: Key) -> int:
+        """Return the turn that a stream was moved in last; 0 if there is none yet."""
+        return self._streams[key].turn if key in self._streams else 0
+
+    def heard(
+        self, name: str, reply: Message, newest: Reference | None, record: str = ""
+    ) -> None:
         """Note what a reply says about the device's reference.
 
         Parameters
@@ -104,6 +115,8 @@ class FleetMemory:
             Its reply, which is not an error.
         newest : Reference or None
             The reference that its message led to; None if it leads to none.
+        record : str
+            Key of the ArrayRecord that it is about, if there may be several.
 
         Raises
         ------
@@ -111,15 +124,17 @@ class FleetMemory:
             If the device could not use its message, or holds other values.
         """
         control: Mapping[str, Any] = reply.content.config_records.get(CONTROL, {})
-        if HELD in control:
-            self.held[name] = held_in(control)
+        if of_record(HELD, record) in control:
+            self.held[name] = held_in(control, record)
             raise OtherReferenceError(
                 "the device holds another reference than expected; the next message "
                 "has what it lacks"
             )
         if newest is None:
             return
-        self.held[name] = newest.version if _is_sum_of(newest, control) else None
+        said = control.get(of_record(SUM, record))
+        is_same = type(said) is int and said == newest.checksum
+        self.held[name] = newest.version if is_same else None
         if self.held[name] is None:
             raise OtherReferenceError(
                 "the values of the device's reference differ from the server's; the "
@@ -130,9 +145,8 @@ class FleetMemory:
         """Forget what an earlier round collected without making a step."""
         self._collected = {}
 
-    def collect(self, name: str, round: int, reply: Message) -> None:
-        """Note a reply that is taken in if this round makes a step."""
-        payload = payload_of(next(iter(reply.content.array_records.values())))
+    def collect(self, name: str, round: int, payload: bytes) -> None:
+        """Note the payload of a reply that is taken in if this round makes a step."""
         self._collected[name] = round, payload
 
     def stepped(self) -> None:
@@ -174,8 +188,3 @@ class FleetMemory:
     def copy(self, layout: Layout) -> FleetMemory:
         """Return a copy that a run may change: only arrays are shared."""
         return self.restored(*self.stored(), layout)
-
-
-def _is_sum_of(reference: Reference, control: Mapping[str, Any]) -> bool:
-    said = control.get(SUM)
-    return type(said) is int and said == reference.checksum

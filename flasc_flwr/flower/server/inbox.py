@@ -75,7 +75,9 @@ class Inbox:
             self.ledger.uploaded(update.contribution)
             if self.server.remembers:
                 fleet = self.server.state.fleet
-                fleet.collect(update.client, self.ledger.round, update.reply)
+                records = update.reply.content.array_records.values()
+                payload = payload_of(next(iter(records)))
+                fleet.collect(update.client, self.ledger.round, payload)
             self.metrics.append(update.metrics)
             yield update.contribution
 

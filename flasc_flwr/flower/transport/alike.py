@@ -20,7 +20,7 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 from flasc_flwr.core.printable import printable, why
 from flasc_flwr.flower.compat import aggregate_metricrecords
 from flasc_flwr.flower.transport.incoming_reply import IncomingReply
-from flasc_flwr.flower.wire import PAYLOAD
+from flasc_flwr.flower.transport.parcel import EMPTY
 
 _AVERAGE_REPLIES = {
     flower.Bulyan,
@@ -144,13 +144,14 @@ class Reader:
                 form.add((f"metric {printable(name, 50)!r}", (key, name), kind))
         if not self.arrays:
             return frozenset(form)
-        for key, arrays in content.array_records.items():
-            in_parcel = key in reply.parcels
-            form.add(("record of arrays", key, in_parcel))
-            for name, array in arrays.items():
-                if not (in_parcel and name == PAYLOAD):  # of any length
-                    what = f"array {printable(name, 50)!r}"
-                    form.add((what, (key, name), _kind_of_array(array)))
+        for key in content.array_records:
+            form.add(("record of arrays", key, None))
+            for name, array in reply.arrays(key).items():
+                if array is EMPTY:
+                    # As if it had not travelled in a payload: some may, and some not.
+                    array = reply.parcels[key].arrays[name]
+                what = f"array {printable(name, 50)!r}"
+                form.add((what, (key, name), _kind_of_array(array)))
         return frozenset(form)
 
 

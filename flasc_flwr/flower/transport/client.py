@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from math import floor
+from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
+from flasc_flwr.core.feedback.catching_up import UnknownVersionError
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.flower.device_errors import download_errors, upload_errors
 from flasc_flwr.flower.device_limits import DeviceLimits
+from flasc_flwr.flower.feedback.device_session import DeviceSession, held_version
+from flasc_flwr.flower.feedback.reminder import cannot_use, holding
 from flasc_flwr.flower.transport.form import Form
 from flasc_flwr.flower.transport.parcel import (
     DOWNLOAD,
@@ -19,21 +23,11 @@ from flasc_flwr.flower.transport.parcel import (
     layout_of,
     match_sent,
     open_download,
-    pack_upload,
+    with_payload,
 )
-from flasc_flwr.flower.wire import CONTROL, UNCHANGED, Instructions
-
-
-@dataclass(frozen=True, eq=False)
-class _ReceivedRecord:
-    """A decoded record, in a copy that the app cannot change.
-
-    `most_bytes` is the most that the payload of its update may have; 0 is no limit.
-    """
-
-    form: Form
-    arrays: ArrayRecord
-    most_bytes: int
+from flasc_flwr.flower.transport.private_mods import is_private
+from flasc_flwr.flower.transport.replied import Origin, encoded_reply
+from flasc_flwr.flower.wire import CONTROL, PART, PAYLOAD, UNCHANGED, Instructions
 
 
 def run_client_app(
@@ -42,13 +36,14 @@ def run_client_app(
     call_next: ClientAppCallable,
     instructions: Instructions,
     limits: DeviceLimits,
+    sessions: Mapping[str, DeviceSession],
 ) -> Message:
     """Run a ClientApp on dense arrays, and encode the arrays it returns.
 
     Each ArrayRecord of the reply is compared with the one received under the same key,
-    or with the only one if there is one each way. Records whose arrays have other names
-    or shapes cannot be compared: they are sent unchanged, and the reply lists their
-    keys. Records that correspond to none received are sent unchanged as well.
+    or with the only one if there is one each way. Records that are not those received,
+    trained, are sent unchanged, and the reply lists their keys. Records that correspond
+    to none received are sent unchanged as well.
 
     Parameters
     ----------
@@ -62,6 +57,8 @@ def run_client_app(
         What the server asks for.
     limits : DeviceLimits
         What the device accepts.
+    sessions : Mapping[str, DeviceSession]
+        What the device remembers, by key of its ArrayRecords.
 
     Raises
     ------
@@ -73,54 +70,89 @@ def run_client_app(
         If an update holds NaN or infinity.
     """
     with download_errors():
-        limits.let_in_layouts(_layouts(message, instructions))
-        received = _decode_records(message, instructions, limits)
+        limits.let_in_layouts(_layouts(message, instructions, sessions))
+        try:
+            received = _decode_records(message, instructions, limits, sessions)
+        except UnknownVersionError:
+            held: dict[str, Any] = {}
+            for key in sessions:
+                held.update(cannot_use(held_version(context, key), key))
+            answer = ConfigRecord(held)
+            return Message(RecordDict({CONTROL: answer}), reply_to=message)
+    if instructions.density is not None and is_private(message, call_next):
+        received = {key: replace(o, session=None) for key, o in received.items()}
     reply = call_next(message, context)
-    if reply.has_error() or instructions.density is None:
+    if reply.has_error():
         return reply
-    unchanged = []
-    records = reply.content.array_records
-    for key, trained in records.items():
-        start = match_sent(received, key, len(records))
-        if start is None:
-            continue
-        if not start.form.fits(trained):
-            unchanged.append(key)
-            continue
-        with upload_errors():
-            reply.content[key] = pack_upload(
-                start.form,
-                trained,
-                start.arrays,
-                instructions.density,
-                instructions.value_format,
-                most_bytes=start.most_bytes,
-            )
-    if unchanged:
-        reply.content[CONTROL] = ConfigRecord({UNCHANGED: unchanged})
+    control: dict[str, Any] = {}
+    if instructions.density is not None:
+        control = _encode_records(reply, received, instructions)
+    for key, session in sessions.items():
+        session.keep()
+        if reference := session.held():
+            control.update(holding(reference, key))
+    if control:
+        reply.content[CONTROL] = ConfigRecord(control)
     return reply
 
 
-def _layouts(message: Message, instructions: Instructions) -> Iterator[Layout]:
+def _encode_records(
+    reply: Message, received: Mapping[str, Origin], instructions: Instructions
+) -> dict[str, Any]:
+    """Replace the records of a reply by parcels; return what is to be said of them."""
+    control: dict[str, Any] = {}
+    unchanged = []
+    records = reply.content.array_records
+    for key, record in records.items():
+        origin = match_sent(received, key, len(records))
+        if origin is None:
+            continue
+        with upload_errors():
+            encoded = encoded_reply(origin, record, instructions)
+        if encoded is None:
+            unchanged.append(key)
+            continue
+        reply.content[key], part = encoded
+        if part is not None:
+            control[PART + key] = list(part)
+    if unchanged:
+        control[UNCHANGED] = unchanged
+    return control
+
+
+def _layouts(
+    message: Message, instructions: Instructions, sessions: Mapping[str, DeviceSession]
+) -> Iterator[Layout]:
     """Yield the layouts of the arrays that this side will hold as one vector each."""
     for key, record in message.content.array_records.items():
         if is_parcel(record, DOWNLOAD):
-            yield layout_of(record)
+            session = sessions.get(key)
+            if session is None or not session.follows:
+                yield layout_of(record)
+            elif known := session.layout(record[PAYLOAD].data):
+                yield known
         elif key in instructions.sparse:
             yield Form.of(record, instructions.sparse[key]).layout
 
 
 def _decode_records(
-    message: Message, instructions: Instructions, limits: DeviceLimits
-) -> dict[str, _ReceivedRecord]:
+    message: Message,
+    instructions: Instructions,
+    limits: DeviceLimits,
+    sessions: Mapping[str, DeviceSession],
+) -> dict[str, Origin]:
     """Replace the parcels of a message by dense arrays; return what updates start from.
 
     That is every parcel, and every record whose update is to come as a parcel.
     """
     received = {}
     for key, record in message.content.array_records.items():
+        session = sessions.get(key)
         if is_parcel(record, DOWNLOAD):
-            form, record = open_download(record, limits)
+            if session is not None and session.follows:
+                form, record = _follow(record, session, limits)
+            else:
+                form, record = open_download(record, limits)
             message.content[key] = record
         elif key in instructions.sparse:
             form = Form.of(record, instructions.sparse[key])
@@ -134,5 +166,21 @@ def _decode_records(
             )
             asked = max(1, floor(form.layout.size * instructions.density))
             limits.let_in_upload(form.layout, asked)
-        received[key] = _ReceivedRecord(form, ArrayRecord(dict(record)), most_bytes)
+        # A copy, which the app cannot change.
+        arrays = ArrayRecord(dict(record))
+        received[key] = Origin(
+            form, arrays, most_bytes, instructions.replies.get(key, "auto"), session
+        )
     return received
+
+
+def _follow(
+    parcel: ArrayRecord, session: DeviceSession, limits: DeviceLimits
+) -> tuple[Form, ArrayRecord]:
+    """Take over the newest reference; return its form, and the arrays of the record."""
+    data = parcel[PAYLOAD].data
+    if known := session.layout(data):
+        session.let_in(data, known, limits)
+    layout, start = session.follow(data, None)
+    limits.let_in_adapter(layout, 0)
+    return with_payload(parcel, layout, start)

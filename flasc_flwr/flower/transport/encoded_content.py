@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from flwr.app import ArrayRecord, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MessageType, RecordDict
 
-from flasc_flwr.core.methods.least import require_upload_bytes
+from flasc_flwr.core.feedback.memory import Fading
+from flasc_flwr.core.methods.budget import Budget
+from flasc_flwr.core.methods.least import require_bytes
+from flasc_flwr.flower.transport.evidence import AUTO, Replies, word_of
 from flasc_flwr.flower.transport.form import Form, finite_arrays, sparse_arrays
 from flasc_flwr.flower.transport.parcel import pack_download
-from flasc_flwr.flower.transport.sent_record import SentRecord
+from flasc_flwr.flower.transport.sent_record import Following, SentRecord
 from flasc_flwr.flower.wire import CONTROL, Instructions
 
 
@@ -20,7 +25,8 @@ class TransportSettings:
     Attributes
     ----------
     download_density, upload_density : float
-        Largest fractions of the entries that are sent each way, in (0, 1].
+        Largest fractions of the entries that are sent each way, in (0, 1]; of a
+        download that travels as differences, of the difference.
     download_bytes, upload_bytes : int
         Most bytes of a payload each way; 0 is no limit.
     value_format : str
@@ -28,6 +34,14 @@ class TransportSettings:
     whole : tuple[str, ...], optional
         Names or patterns of the arrays that travel whole; None for the default rule of
         :func:`~flasc_flwr.flower.transport.form.sparse_arrays`.
+    error_feedback : str
+        What is remembered: ``none``, ``up`` (at the devices) or ``both``.
+    fading : Fading
+        How residuals fade.
+    quota : str
+        Where entries compete: one of :data:`~flasc_flwr.core.methods.scores.QUOTAS`.
+    replies : str or Mapping[str, str]
+        What replies hold, by key of their ArrayRecords.
     """
 
     download_density: float
@@ -36,6 +50,10 @@ class TransportSettings:
     upload_bytes: int
     value_format: str
     whole: tuple[str, ...] | None
+    error_feedback: str = "none"
+    fading: Fading = field(default_factory=Fading)
+    quota: str = "tensor"
+    replies: Replies = AUTO
 
     @property
     def lossless_download(self) -> bool:
@@ -47,8 +65,35 @@ class TransportSettings:
         """Whether nothing is lost on the way up: arrays then travel unencoded."""
         return self._is_lossless(self.upload_density, self.upload_bytes)
 
+    @property
+    def follows(self) -> bool:
+        """Whether downloads are differences to a reference."""
+        return self.error_feedback == "both" and not self.lossless_download
+
+    @property
+    def remembers_uploads(self) -> bool:
+        """Whether devices keep what their replies leave out."""
+        return self.error_feedback != "none" and not self.lossless_upload
+
+    @property
+    def masks_weights(self) -> bool:
+        """Whether devices train from weights of which some arrive as zero."""
+        return self.error_feedback == "none" and bool(
+            self.download_density < 1 or self.download_bytes
+        )
+
+    @property
+    def grid(self) -> str:
+        """Value format in which whole arrays travel that are not masked."""
+        return "float32" if self.value_format == "float32" else "bfloat16"
+
     def _is_lossless(self, density: float, most_bytes: int) -> bool:
         return density == 1 and not most_bytes and self.value_format == "float32"
+
+
+Follow = Callable[[str, Form, ArrayRecord], Following | None]
+"""Returns how a record of a key travels as the way to a reference; None if it does not.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,12 +105,13 @@ class EncodedContent:
     original : RecordDict
         The content that the inner strategy made.
     encoded : RecordDict
-        What is sent.
+        What is sent to all of its devices, but for their ways to a reference.
     sent : dict[str, SentRecord]
-        The records that the replies' updates are added to, by key; empty unless the
-        message asks for training.
+        The records that travelled otherwise, or whose updates are expected, by key.
     expects_parcels : bool
         Whether replies are to hold parcels.
+    trains : bool
+        Whether the message asks for training.
     whole : dict[str, ArrayRecord]
         The records that are to be trained and of which every array travels whole.
     """
@@ -74,23 +120,46 @@ class EncodedContent:
     encoded: RecordDict
     sent: dict[str, SentRecord]
     expects_parcels: bool
+    trains: bool = False
     whole: dict[str, ArrayRecord] = field(default_factory=dict)
 
     @property
+    def trained(self) -> dict[str, SentRecord]:
+        """The records that replies may be updates of; none if it asks for no training.
+
+        Arrays in other replies are not trained ones.
+        """
+        return self.sent if self.trains else {}
+
+    @property
+    def followed(self) -> dict[str, Following]:
+        """The records that travelled as the way to a reference."""
+        return {k: s.following for k, s in self.sent.items() if s.following is not None}
+
+    @property
     def needs_mod(self) -> bool:
-        """Whether a ClientApp needs flasc_mod to train on this content."""
-        return self.expects_parcels or any(
-            sent.parcel is not None for sent in self.sent.values()
-        )
+        """Whether a ClientApp needs flasc_mod for this content."""
+        return self.expects_parcels or any(s.is_encoded for s in self.sent.values())
 
 
 def encode_content(
-    content: RecordDict, message_type: str, settings: TransportSettings
+    content: RecordDict,
+    message_type: str,
+    settings: TransportSettings,
+    follow: Follow | None = None,
 ) -> EncodedContent:
     """Encode the arrays of a message that asks for training or evaluation.
 
-    Only training is asked to reply with parcels: arrays in other replies are not
-    trained ones.
+    Parameters
+    ----------
+    content : RecordDict
+        The content.
+    message_type : str
+        The type of the message.
+    settings : TransportSettings
+        How arrays are sent.
+    follow : Callable, optional
+        Which records travel as the way to a reference.
 
     Raises
     ------
@@ -101,45 +170,89 @@ def encode_content(
     records: dict[str, SentRecord] = {}
     if category in (MessageType.TRAIN, MessageType.EVALUATE):
         for key, record in content.array_records.items():
-            if sent := _encode_record(record, settings):
+            if sent := _encode_record(key, record, settings, follow):
                 records[key] = sent
     encoded = RecordDict(dict(content))
     for key, sent in records.items():
         if sent.parcel is not None:
             encoded[key] = sent.parcel
     if category != MessageType.TRAIN:
-        return EncodedContent(content, encoded, {}, expects_parcels=False)
+        return EncodedContent(content, encoded, records, expects_parcels=False)
     expects_parcels = bool(records) and not settings.lossless_upload
     if expects_parcels:
-        for sent in records.values():
-            most, layout = settings.upload_bytes, sent.form.layout
-            require_upload_bytes(most, layout, settings.value_format)
-        instructions = Instructions(
-            density=settings.upload_density,
-            upload_bytes=settings.upload_bytes,
-            value_format=settings.value_format,
-            sparse={key: sent.form.sparse for key, sent in records.items()},
-        )
-        encoded[CONTROL] = instructions.to_record()
+        encoded[CONTROL] = _instructions(records, settings).to_record()
     whole = {k: r for k, r in content.array_records.items() if k not in records}
-    return EncodedContent(content, encoded, records, expects_parcels, whole)
+    return EncodedContent(content, encoded, records, expects_parcels, True, whole)
 
 
 def _encode_record(
-    record: ArrayRecord, settings: TransportSettings
+    key: str, record: ArrayRecord, settings: TransportSettings, follow: Follow | None
 ) -> SentRecord | None:
     """Return a record with its parcel; None if all its arrays travel whole."""
-    sparse = finite_arrays(record, sparse_arrays(record, settings.whole))
+    chosen = sparse_arrays(record, settings.whole)
+    sparse = finite_arrays(record, chosen)
     if not sparse:
         return None
     form = Form.of(record, sparse)
+    names = tuple(record)
+    sent = SentRecord(
+        record,
+        form,
+        word=word_of(settings.replies, key),
+        not_finite=tuple(names[i] for i in chosen if i not in sparse),
+    )
+    budget = Budget(
+        download_bytes=settings.download_bytes, upload_bytes=settings.upload_bytes
+    )
+    require_bytes(budget, form.layout, settings.value_format)
     if settings.lossless_download:
-        return SentRecord(record, form, parcel=None)
+        return sent
+    if follow and (following := follow(key, form, record)):
+        return replace(sent, following=following)
     parcel = pack_download(
         form,
         record,
-        settings.download_density,
-        settings.value_format,
-        most_bytes=settings.download_bytes,
+        settings.download_density if settings.masks_weights else 1.0,
+        settings.value_format if settings.masks_weights else settings.grid,
+        most_bytes=settings.download_bytes if settings.masks_weights else 0,
+        quota=settings.quota,
     )
-    return SentRecord(record, form, parcel)
+    return replace(sent, parcel=parcel)
+
+
+def _instructions(
+    records: dict[str, SentRecord], settings: TransportSettings
+) -> Instructions:
+    words: dict[str, Any] = {
+        key: sent.word for key, sent in records.items() if sent.word != AUTO
+    }
+    return Instructions(
+        density=settings.upload_density,
+        upload_bytes=settings.upload_bytes,
+        value_format=settings.value_format,
+        sparse={key: sent.form.sparse for key, sent in records.items()},
+        replies=words,
+        quota=settings.quota,
+    )
+
+
+def with_memory(
+    encoded: RecordDict, control: dict[str, Any], ways: dict[str, ArrayRecord]
+) -> RecordDict:
+    """Return one device's content: its ways to references, and its reminders.
+
+    Parameters
+    ----------
+    encoded : RecordDict
+        What all devices with this content are sent.
+    control : dict[str, Any]
+        Entries to add to its CONTROL record.
+    ways : dict[str, ArrayRecord]
+        The parcels with its ways, by key.
+    """
+    own = RecordDict(dict(encoded))
+    for key, parcel in ways.items():
+        own[key] = parcel
+    if control:
+        own[CONTROL] = ConfigRecord(dict(own.config_records.get(CONTROL, {})) | control)
+    return own

@@ -80,6 +80,7 @@ class EncodingGrid(Grid):
         for reply in self._grid.pull_messages(message_ids):
             trip = self._trips.pop(reply.metadata.reply_to_message_id)
             decoded += trip.restore(trip.inspect([reply]))
+            trip.taken()
         return decoded
 
     def send_and_receive(
@@ -89,6 +90,8 @@ class EncodingGrid(Grid):
         trip = self._begin(messages)
         replies = self._grid.send_and_receive(trip.messages, timeout=timeout)
         decoded = trip.restore(trip.inspect(replies))
+        trip.taken()
+        trip.close()
         trip.report()
         return decoded
 

@@ -10,8 +10,23 @@ from functools import cached_property
 import numpy as np
 from flwr.app import Array, ArrayRecord
 
+from flasc_flwr.core.finite import LIMIT
 from flasc_flwr.core.layout import FLOATING, Layout
 from flasc_flwr.flower.compat import SType
+
+_STATISTICS = {
+    "running_mean",
+    "running_var",
+    "num_batches_tracked",
+    "moving_mean",
+    "moving_variance",
+    "inv_freq",
+    "position_ids",
+}
+"""Last parts of the names of buffers that layers keep beside their weights."""
+
+_LONGEST_STATISTIC = 4096
+"""An array of one axis is taken for a flattened model only if it is longer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,13 +78,23 @@ class Form:
         in_payload = {tensor.name for tensor in self.layout.tensors}
         return {i: name for i, name in enumerate(self.names) if name not in in_payload}
 
+    def part_in(self, record: ArrayRecord) -> tuple[int, ...]:
+        """Return which tensors of the layout a record has under the same names.
+
+        By index, and only those that have the same shape and floating-point numbers.
+        """
+        return tuple(
+            index
+            for index, tensor in enumerate(self.layout.tensors)
+            if tensor.name in record
+            and is_numeric(record[tensor.name])
+            and tuple(record[tensor.name].shape) == tensor.shape
+        )
+
     def fits(self, record: ArrayRecord) -> bool:
         """Return whether a record has these names, and these shapes in the payload."""
-        return set(record) == set(self.names) and all(
-            is_numeric(record[tensor.name])
-            and tuple(record[tensor.name].shape) == tensor.shape
-            for tensor in self.layout.tensors
-        )
+        part = self.part_in(record)
+        return set(record) == set(self.names) and len(part) == len(self.layout.tensors)
 
     def in_order(self, arrays: Mapping[str, Array]) -> ArrayRecord:
         """Return an ArrayRecord of `arrays`, which have these names, in this order."""
@@ -88,9 +113,10 @@ def sparse_arrays(record: ArrayRecord, whole: Sequence[str] | None) -> tuple[int
     """Return the indices of the arrays of a record that go into its payload.
 
     These are the floating-point arrays that `whole` does not name. By default they are
-    those of two or more axes: biases, scales and running statistics are small, and
-    zeros in them do harm, as a model divides by its running variance. In a record
-    without matrices they are those of one axis.
+    those of two or more axes, apart from a layer's statistics: biases, scales and
+    running statistics are small, and where they are not exact they do harm, as a model
+    divides by its running variance. In a record without matrices they are those of one
+    axis that are long enough to be a flattened model.
 
     Parameters
     ----------
@@ -101,8 +127,10 @@ def sparse_arrays(record: ArrayRecord, whole: Sequence[str] | None) -> tuple[int
     """
     numeric = {n: a for n, a in record.items() if is_numeric(a) and 0 not in a.shape}
     if whole is None:
-        axes = min(2, max((len(a.shape) for a in numeric.values()), default=0))
-        sparse = {name for name, a in numeric.items() if len(a.shape) >= axes}
+        numeric = {n: a for n, a in numeric.items() if not is_statistic(n)}
+        sparse = {n for n, a in numeric.items() if len(a.shape) >= 2}
+        if not sparse:
+            sparse = {n for n, a in numeric.items() if _is_flattened_model(a)}
     else:
         sparse = {n for n in numeric if not any(fnmatchcase(n, p) for p in whole)}
     return tuple(i for i, name in enumerate(record) if name in sparse)
@@ -112,11 +140,21 @@ def finite_arrays(record: ArrayRecord, sparse: Collection[int]) -> tuple[int, ..
     """Return those of the arrays at the indices `sparse` that hold finite numbers.
 
     An infinity (a causal mask) or NaN has no place among the largest entries: such an
-    array travels whole, as it would without sparse messages.
+    array travels whole, as it would without sparse messages. So does one with numbers
+    near the end of float32's range (a mask again), which a value format may not have.
     """
     chosen = set(sparse)
     return tuple(
         i
         for i, array in enumerate(record.values())
-        if i in chosen and np.isfinite(array.numpy()).all()
+        if i in chosen and float(np.abs(array.numpy()).max(initial=0)) < LIMIT
     )
+
+
+def is_statistic(name: str) -> bool:
+    """Return whether an array's name is that of a layer's statistics or constants."""
+    return name.rpartition(".")[2] in _STATISTICS
+
+
+def _is_flattened_model(array: Array) -> bool:
+    return len(array.shape) == 1 and array.shape[0] > _LONGEST_STATISTIC

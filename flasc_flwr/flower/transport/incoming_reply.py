@@ -9,16 +9,26 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
 
 from flasc_flwr.core.printable import why
 from flasc_flwr.core.sparsity import SparseVector
+from flasc_flwr.flower.read_instructions import indices_in
 from flasc_flwr.flower.transport.encoded_content import EncodedContent
 from flasc_flwr.flower.transport.parcel import (
+    EMPTY,
     UPLOAD,
+    arrays_in,
     is_parcel,
     match_sent,
     open_upload,
 )
 from flasc_flwr.flower.transport.readable import check_readable
 from flasc_flwr.flower.transport.sent_record import SentRecord
-from flasc_flwr.flower.wire import CONTROL, STYPE, UNCHANGED, message_bytes
+from flasc_flwr.flower.wire import (
+    CONTROL,
+    PART,
+    PAYLOAD,
+    STYPE,
+    UNCHANGED,
+    message_bytes,
+)
 
 ADD_THE_MOD = (
     "add flasc_mod to the ClientApp, before its other mods: "
@@ -28,11 +38,30 @@ ADD_THE_MOD = (
 
 @dataclass(frozen=True, eq=False)
 class ParcelUpdate:
-    """The content of a parcel: an update, and the arrays that travelled whole."""
+    """The content of a parcel.
+
+    Attributes
+    ----------
+    sent : SentRecord
+        What it is an update of.
+    update : SparseVector
+        The update.
+    arrays : ArrayRecord
+        The reply's arrays: those that travelled whole, and empty ones in place of
+        those in the payload.
+    payload : bytes
+        The payload.
+    """
 
     sent: SentRecord
     update: SparseVector
-    whole: dict[str, Array]
+    arrays: ArrayRecord
+    payload: bytes
+
+    @property
+    def whole(self) -> dict[str, Array]:
+        """The arrays that travelled whole."""
+        return {n: array for n, array in self.arrays.items() if array is not EMPTY}
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +77,9 @@ class IncomingReply:
         the record that it is an update of.
     whole : dict[str, ArrayRecord]
         By the key of a record in which every array travelled whole: what was sent.
+    parts : dict[str, tuple[int, ...]]
+        By the key of a parcel that has other arrays than those sent: which of the
+        tensors sent its payload has.
     plain_bytes : int
         Bytes that Flower's plain arrays would have needed for its arrays.
     error : str, optional
@@ -58,8 +90,22 @@ class IncomingReply:
     parcels: dict[str, SentRecord] = field(default_factory=dict)
     dense: dict[str, SentRecord] = field(default_factory=dict)
     whole: dict[str, ArrayRecord] = field(default_factory=dict)
+    parts: dict[str, tuple[int, ...]] = field(default_factory=dict)
     plain_bytes: int = 0
     error: str | None = None
+
+    def arrays(self, key: str) -> ArrayRecord:
+        """Return a record's arrays: empty ones in place of those in a payload.
+
+        Raises
+        ------
+        PayloadError
+            If it is a corrupt parcel.
+        """
+        record = self.message.content.array_records[key]
+        if key not in self.parcels:
+            return record
+        return arrays_in(record, self.parcels[key].form, self.parts.get(key))
 
 
 def inspect_reply(message: Message, content: EncodedContent) -> IncomingReply:
@@ -72,21 +118,25 @@ def inspect_reply(message: Message, content: EncodedContent) -> IncomingReply:
     unchanged = listed if isinstance(listed, list) else []
     records = message.content.array_records
     parcels, dense, plain_bytes, error = {}, {}, 0, None
-    whole = {}
+    whole, parts = {}, {}
     for key, record in records.items():
-        sent = match_sent(content.sent, key, len(records))
+        sent = match_sent(content.trained, key, len(records))
         plain_bytes += data_bytes(sent.arrays if sent else record)
         if sent is None:
             if (original := match_sent(content.whole, key, len(records))) is not None:
                 whole[key] = original
             continue
-        if not content.expects_parcels or key in unchanged:
+        if key in unchanged:
+            whole[key] = sent.arrays
+        elif not content.expects_parcels:
             dense[key] = sent
         elif is_parcel(record, UPLOAD):
             parcels[key] = sent
+            if PART + key in control:
+                parts[key] = indices_in(control[PART + key], PART + key)
         else:
             error = f"its arrays did not go through flasc_mod: {ADD_THE_MOD}"
-    return IncomingReply(message, parcels, dense, whole, plain_bytes, error)
+    return IncomingReply(message, parcels, dense, whole, parts, plain_bytes, error)
 
 
 def decode_parcels(reply: IncomingReply) -> tuple[int, dict[str, ParcelUpdate] | str]:
@@ -102,7 +152,8 @@ def decode_parcels(reply: IncomingReply) -> tuple[int, dict[str, ParcelUpdate] |
         updates = {}
         for key, sent in reply.parcels.items():
             parcel = reply.message.content.array_records[key]
-            updates[key] = ParcelUpdate(sent, *open_upload(parcel, sent.form))
+            opened = open_upload(parcel, sent.form, reply.parts.get(key))
+            updates[key] = ParcelUpdate(sent, *opened, parcel[PAYLOAD].data)
     except Exception as error:
         return size, why(error)
     return size, updates

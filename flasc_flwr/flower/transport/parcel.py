@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -11,13 +10,13 @@ from flwr.app import Array, ArrayRecord
 
 from flasc_flwr.core.codec import PayloadError, decode, read_layout
 from flasc_flwr.core.finite import require_finite_tensors
-from flasc_flwr.core.fitting import fit_payload
-from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.layout import Layout, Vector
 from flasc_flwr.core.printable import printable
 from flasc_flwr.core.received import received_arrays
-from flasc_flwr.core.sparsity import SparseVector, top_k
+from flasc_flwr.core.sparsity import SparseVector
 from flasc_flwr.flower.device_limits import DeviceLimits
 from flasc_flwr.flower.transport.form import Form
+from flasc_flwr.flower.transport.selection import encode_largest
 from flasc_flwr.flower.wire import PAYLOAD, STYPE
 
 # Flower's error quotes these where something else reads a payload as numbers.
@@ -64,6 +63,7 @@ def pack_download(
     value_format: str,
     *,
     most_bytes: int = 0,
+    quota: str = "none",
 ) -> ArrayRecord:
     """Return the parcel with the largest entries of a record.
 
@@ -79,6 +79,8 @@ def pack_download(
         Value format of the payload.
     most_bytes : int
         Most bytes of the payload; 0 is no limit.
+    quota : str
+        Where entries compete: over the whole record, or within each array.
 
     Raises
     ------
@@ -86,20 +88,36 @@ def pack_download(
         If an array of the payload holds NaN or infinity (the message names it), or
         the bytes are too few for any payload.
     """
+    payload = encode_largest(
+        vector_of(form, record),
+        form.layout,
+        density=density,
+        values=value_format,
+        most=most_bytes,
+        key="download-bytes",
+        quota=quota,
+        carry_layout=True,
+    )
+    return packed_download(form, payload, record)
+
+
+def vector_of(form: Form, record: ArrayRecord) -> Vector:
+    """Return the arrays of a record's payload as one vector.
+
+    Raises
+    ------
+    ValueError
+        If one holds NaN or infinity; the message names it.
+    """
     tensors = form.layout.tensors
     vector = form.layout.flatten({t.name: record[t.name].numpy() for t in tensors})
     require_finite_tensors(form.layout, vector)
-    payload = fit_payload(
-        partial(top_k, vector),
-        value_format,
-        layout=form.layout,
-        size=form.layout.size,
-        density=density,
-        most=most_bytes,
-        key="download-bytes",
-        carry_layout=True,
-    ).payload
-    return _pack(form, payload, DOWNLOAD, record)
+    return vector
+
+
+def packed_download(form: Form, payload: bytes, record: ArrayRecord) -> ArrayRecord:
+    """Return the parcel of a payload, and of the arrays that travel whole."""
+    return _pack(payload, DOWNLOAD, record, form.whole)
 
 
 def layout_of(parcel: ArrayRecord) -> Layout:
@@ -130,85 +148,152 @@ def open_download(
     payload = parcel[PAYLOAD].data
     limits.let_in_payload(payload)
     layout = layout_of(parcel)
-    whole = _whole_of(parcel)
-    in_payload = iter([tensor.name for tensor in layout.tensors])
-    names: dict[str, int] = {}
-    for index in range(len(layout.tensors) + len(whole)):
-        name = whole[index][0] if index in whole else next(in_payload, None)
-        if name is None or name in names:
-            raise PayloadError(f"no array of the parcel belongs at index {index}")
-        names[name] = index
-    form = Form(tuple(names), layout)
     sparse = decode(payload, size=layout.size)
     limits.let_in_adapter(layout, sparse.kept)
-    dense = received_arrays(layout, sparse.densify())
+    return with_payload(parcel, layout, sparse.densify())
+
+
+def with_payload(
+    parcel: ArrayRecord, layout: Layout, vector: Vector
+) -> tuple[Form, ArrayRecord]:
+    """Return the form of a parcel, and its arrays, given those of its payload.
+
+    Parameters
+    ----------
+    parcel : ArrayRecord
+        The parcel.
+    layout : Layout
+        Layout of the arrays that its payload stands for, of size N.
+    vector : NDArray[np.float32], shape (N,)
+        Those arrays.
+
+    Raises
+    ------
+    PayloadError
+        If the parcel is corrupt.
+    """
+    whole = _whole_of(parcel)
+    form = Form(_names([t.name for t in layout.tensors], whole), layout)
+    dense = received_arrays(layout, vector)
     arrays = {name: Array(array) for name, array in dense.items()}
     return form, form.in_order(arrays | dict(whole.values()))
 
 
 def pack_upload(
-    form: Form,
-    trained: ArrayRecord,
-    received: ArrayRecord,
-    density: float,
-    value_format: str,
-    *,
-    most_bytes: int = 0,
+    form: Form, payload: bytes, part: Sequence[int], reply: ArrayRecord
 ) -> ArrayRecord:
-    """Return the parcel with the largest entries of trained minus received.
+    """Return the parcel of a reply.
 
-    The arguments are those of :func:`pack_download`.
-
-    Raises
-    ------
-    ValueError
-        If the difference holds NaN or infinity (the message names the array), or the
-        bytes are too few for it.
+    Parameters
+    ----------
+    form : Form
+        Form of what was received.
+    payload : bytes
+        The payload.
+    part : Sequence[int]
+        Which tensors of the form's layout it is of; the reply's other arrays travel
+        whole.
+    reply : ArrayRecord
+        The reply.
     """
-    update = np.empty(form.layout.size, np.float32)
-    for tensor, place in form.layout.slices():
-        new, old = trained[tensor.name].numpy(), received[tensor.name].numpy()
-        # A small step of a float64 would be lost if it were rounded first.
-        wide = np.result_type(np.float32, new, old)
-        update[place] = np.subtract(new, old, dtype=wide).ravel()
-    require_finite_tensors(form.layout, update)
-    payload = fit_payload(
-        partial(top_k, update),
-        value_format,
-        layout=form.layout,
-        size=form.layout.size,
-        density=density,
-        most=most_bytes,
-        key="upload-bytes",
-    ).payload
-    return _pack(form, payload, UPLOAD, trained)
+    if form.fits(reply):
+        return _pack(payload, UPLOAD, reply, form.whole)
+    inside = {form.layout.tensors[index].name for index in part}
+    whole = {i: name for i, name in enumerate(reply) if name not in inside}
+    return _pack(payload, UPLOAD, reply, whole)
 
 
 def open_upload(
-    parcel: ArrayRecord, form: Form
-) -> tuple[SparseVector, dict[str, Array]]:
-    """Return the update in a parcel, and the arrays that travelled whole.
+    parcel: ArrayRecord, form: Form, part: Sequence[int] | None = None
+) -> tuple[SparseVector, ArrayRecord]:
+    """Return the update in a parcel, and the names of the reply's arrays.
+
+    Parameters
+    ----------
+    parcel : ArrayRecord
+        The parcel.
+    form : Form
+        Form of what was sent.
+    part : Sequence[int], optional
+        Which tensors of the form's layout the reply has in the payload; None where it
+        has exactly the arrays that were sent.
+
+    Returns
+    -------
+    SparseVector and ArrayRecord
+        The update; and the reply's arrays in their order: those that travelled whole,
+        and empty ones in place of those in the payload.
 
     Raises
     ------
     PayloadError
         If the parcel is corrupt, or has another form.
     """
-    whole = _whole_of(parcel)
-    if {index: name for index, (name, _) in whole.items()} != form.whole:
-        raise PayloadError("the arrays beside the payload are not those that were sent")
+    arrays = arrays_in(parcel, form, part)
     layout = form.layout
     payload = parcel[PAYLOAD].data
     update = decode(payload, size=layout.size, fingerprint=layout.fingerprint)
-    return update, dict(whole.values())
+    return update, arrays
 
 
-def _pack(form: Form, payload: bytes, stype: str, record: ArrayRecord) -> ArrayRecord:
+def arrays_in(
+    parcel: ArrayRecord, form: Form, part: Sequence[int] | None
+) -> ArrayRecord:
+    """Return what :func:`open_upload` returns beside the update.
+
+    Raises
+    ------
+    PayloadError
+        If the parcel has another form.
+    """
+    whole = _whole_of(parcel)
+    tensors = form.layout.tensors
+    if part is None:
+        if {index: name for index, (name, _) in whole.items()} != form.whole:
+            raise PayloadError(
+                "the arrays beside the payload are not those that were sent"
+            )
+        names = form.names
+    else:
+        if not part or max(part) >= len(tensors):
+            raise PayloadError(
+                f"indices of arrays in the payload must be < {len(tensors)}, and at "
+                "least one"
+            )
+        names = _names([tensors[index].name for index in part], whole)
+    beside = dict(whole.values())
+    arrays = ArrayRecord()  # which keeps its arrays, where its constructor copies them
+    for name in names:
+        arrays[name] = beside.get(name, EMPTY)
+    return arrays
+
+
+EMPTY = Array(np.zeros(0, np.float32))
+"""Stands for an array that is in the payload."""
+
+
+def _pack(
+    payload: bytes, stype: str, record: ArrayRecord, whole: Mapping[int, str]
+) -> ArrayRecord:
     parcel = ArrayRecord()
     parcel[PAYLOAD] = Array("uint8", (len(payload),), stype, payload)
-    for index, name in form.whole.items():
+    for index, name in whole.items():
         parcel[f"{index}/{name}"] = record[name]
     return parcel
+
+
+def _names(
+    in_payload: Sequence[str], whole: Mapping[int, tuple[str, Array]]
+) -> tuple[str, ...]:
+    """Return all names of a record: those beside the payload have their own indices."""
+    waiting = iter(in_payload)
+    names: dict[str, int] = {}
+    for index in range(len(in_payload) + len(whole)):
+        name = whole[index][0] if index in whole else next(waiting, None)
+        if name is None or name in names:
+            raise PayloadError(f"no array of the parcel belongs at index {index}")
+        names[name] = index
+    return tuple(names)
 
 
 def _whole_of(parcel: ArrayRecord) -> dict[int, tuple[str, Array]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from logging import INFO, WARNING
+from typing import Any
 
-from flwr.app import Error, Message
+from flwr.app import Error, Message, MessageType, RecordDict
 
 from flasc_flwr.core.printable import why
 from flasc_flwr.core.traffic import Direction, Sent, Traffic
@@ -16,6 +17,7 @@ from flasc_flwr.flower.transport.encoded_content import (
     EncodedContent,
     TransportSettings,
     encode_content,
+    with_memory,
 )
 from flasc_flwr.flower.transport.incoming_reply import (
     ADD_THE_MOD,
@@ -28,6 +30,8 @@ from flasc_flwr.flower.transport.incoming_reply import (
     inspect_reply,
 )
 from flasc_flwr.flower.transport.parallel_map import parallel_map
+from flasc_flwr.flower.transport.run_memory import RunMemory, common_records
+from flasc_flwr.flower.transport.sent_record import Following
 from flasc_flwr.flower.wire import CONTROL, STYPE, message_bytes, reason_of
 
 
@@ -44,6 +48,11 @@ class RoundTrip:
         The round that the bytes are counted in.
     traffic : Traffic
         Where the bytes are added.
+    memory : RunMemory
+        What is remembered of the devices.
+    whole_round : bool
+        Whether these are all messages of a round: what they have in common is then the
+        model of this round, even if there is but one.
 
     Attributes
     ----------
@@ -58,24 +67,39 @@ class RoundTrip:
         *,
         server_round: int,
         traffic: Traffic,
+        memory: RunMemory,
+        whole_round: bool = True,
     ) -> None:
         self.messages: list[Message] = []
         self._contents: list[EncodedContent] = []
+        self._followed: list[Mapping[str, Following]] = []
         self._round = server_round
         self._traffic = traffic
         self._own_traffic = Traffic()
         self._failures = 0
+        self._memory = memory
+        messages = list(messages)
+        self._remembering = memory.begin(
+            m.metadata.dst_node_id for m in messages if _is_training(m)
+        )
+        self._memory_round = memory.round
+        common = common_records((m.content for m in messages), whole_round)
         encoded: dict[tuple[int, str], EncodedContent] = {}
         for message in messages:
             content, message_type = message.content, message.metadata.message_type
             key = id(content), message_type
             if key not in encoded:
-                encoded[key] = encode_content(content, message_type, settings)
+                follow = partial(memory.follow, _is_training(message), common)
+                encoded[key] = encode_content(content, message_type, settings, follow)
             # The copy shares the metadata, where the grid notes the message's id.
             travelling = copy.copy(message)
-            travelling.content = encoded[key].encoded
+            travelling.content, followed = self._own_content(message, encoded[key])
+            self._followed.append(followed)
             self.messages.append(travelling)
             self._contents.append(encoded[key])
+        for made in encoded.values():
+            for name, sent in made.sent.items():
+                memory.name_not_finite(name, sent.not_finite)
         sizes = message_bytes(self.messages)
         for message, made, size in zip(
             self.messages, self._contents, sizes, strict=True
@@ -93,12 +117,11 @@ class RoundTrip:
         """
         inspected = []
         for reply in replies:
+            self._memory.waiting.discard(reply.metadata.src_node_id)
             if not reply.has_error():
-                content = self._contents[self._index(reply)]
-                try:
-                    inspected.append(inspect_reply(reply, content))
-                except Exception as error:
-                    inspected.append(IncomingReply(reply, error=why(error)))
+                index = self._index(reply)
+                content = self._contents[index]
+                inspected.append(self._inspect(reply, content, self._followed[index]))
                 continue
             if advice := advice_on(reply.error):
                 log(WARNING, "Node %d: %s", reply.metadata.src_node_id, advice)
@@ -114,6 +137,7 @@ class RoundTrip:
         reason of an error is cut to one printable line. Arrays that came dense are put
         on those of the inner strategy.
         """
+        self._memory.drop()
         results = parallel_map(decode_parcels, replies)
         for reply, (size, updates) in zip(replies, results, strict=True):
             message = reply.message
@@ -129,6 +153,7 @@ class RoundTrip:
             if message.has_error():
                 self._failures += 1
                 message.error = Error(message.error.code, reason_of(message))
+            self._note(message, updates)
             yield message, updates
 
     def restore(self, replies: Sequence[IncomingReply]) -> list[Message]:
@@ -136,10 +161,18 @@ class RoundTrip:
         messages = []
         for message, updates in self.decode(replies):
             for key, parcel in updates.items():
-                arrays = parcel.sent.plus(parcel.update.densify(), parcel.whole)
+                arrays = parcel.sent.plus(parcel.update.densify(), parcel.arrays)
                 message.content[key] = arrays
             messages.append(message)
         return messages
+
+    def taken(self) -> None:
+        """Note that the inner strategy has taken the replies that were decoded."""
+        self._memory.confirm()
+
+    def close(self) -> None:
+        """Note that replies that have not come will not be taken."""
+        self._memory.waiting -= {m.metadata.dst_node_id for m in self.messages}
 
     def report(self) -> None:
         """Log what the exchange cost, after all its replies."""
@@ -166,6 +199,44 @@ class RoundTrip:
             raise RuntimeError(
                 f"unexpected reply of node {node}: it answers no message of this round"
             ) from None
+
+    def _inspect(
+        self, reply: Message, content: EncodedContent, followed: Mapping[str, Following]
+    ) -> IncomingReply:
+        """Return what a reply holds, and note what it says about references."""
+        try:
+            inspected = inspect_reply(reply, content)
+            if inspected.error is None:
+                self._memory.heard(reply, followed)
+        except Exception as error:
+            return IncomingReply(reply, error=why(error))
+        return inspected
+
+    def _own_content(
+        self, message: Message, made: EncodedContent
+    ) -> tuple[RecordDict, Mapping[str, Following]]:
+        """Return what travels to the device of a message, and the ways in it."""
+        node, followed = message.metadata.dst_node_id, made.followed
+        if _is_training(message) and node not in self._remembering:
+            alone = {key: following.alone for key, following in followed.items()}
+            return with_memory(made.encoded, {}, alone), {}
+        control: dict[str, Any] = {}
+        ways = {}
+        asked = made.sent if made.expects_parcels else {}
+        for key, reminder in self._memory.reminders(node, followed, asked).items():
+            if key in followed:
+                held = self._memory.held(node, key)
+                reminder, ways[key] = followed[key].way(reminder, held)
+            reminder.add_to(control, key)
+        return with_memory(made.encoded, control, ways), followed
+
+    def _note(self, message: Message, updates: Mapping[str, ParcelUpdate]) -> None:
+        """Note the payloads of a reply, to confirm them to a device that remembers."""
+        node = message.metadata.src_node_id
+        for key, update in updates.items():
+            self._memory.travelled(key, update.sent.form.layout, update.update)
+            if node in self._remembering:
+                self._memory.collect(node, key, self._memory_round, update.payload)
 
     def _rejected(self, reply: Message, reason: str) -> Message:
         """Return an error in place of a reply."""
@@ -204,3 +275,7 @@ def _put_on_sent(reply: IncomingReply) -> None:
     content.config_records.pop(CONTROL, None)
     for key, sent in reply.dense.items():
         content[key] = sent.plus_training(content.array_records[key])
+
+
+def _is_training(message: Message) -> bool:
+    return message.metadata.message_type.partition(".")[0] == MessageType.TRAIN

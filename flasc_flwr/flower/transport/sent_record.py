@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -11,9 +10,71 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
+from flasc_flwr.core.feedback.reference import Reference
+from flasc_flwr.core.feedback.stream import Stream
 from flasc_flwr.core.layout import Vector
-from flasc_flwr.flower.transport.form import Form, is_numeric
-from flasc_flwr.flower.transport.parcel import open_download
+from flasc_flwr.flower.feedback.reminder import Reminder
+from flasc_flwr.flower.transport.evidence import AUTO, UPDATES, are_trained
+from flasc_flwr.flower.transport.form import Form
+from flasc_flwr.flower.transport.parcel import (
+    EMPTY,
+    open_download,
+    packed_download,
+    with_payload,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Following:
+    """A record that travels as the way to a reference.
+
+    Attributes
+    ----------
+    stream : Stream
+        The stream of this record.
+    reference : Reference
+        Its newest reference, when the record was sent.
+    form : Form
+        Form of the record.
+    arrays : ArrayRecord
+        The record.
+    """
+
+    stream: Stream
+    reference: Reference
+    form: Form
+    arrays: ArrayRecord
+    _ways: dict[bytes | None, tuple[Reminder, ArrayRecord]] = field(
+        default_factory=dict
+    )
+
+    def way(
+        self, reminder: Reminder, held: bytes | None
+    ) -> tuple[Reminder, ArrayRecord]:
+        """Return how a device gets here from the reference that it holds.
+
+        Made once for all devices that hold the same.
+
+        Parameters
+        ----------
+        reminder : Reminder
+            What the message says about the device's memory otherwise.
+        held : bytes or None
+            Version of the reference that it holds.
+        """
+        if held not in self._ways:
+            made, data = Reminder(round=0).with_way(self.stream.catch_up(held))
+            self._ways[held] = made, self._parcel(data)
+        way, parcel = self._ways[held]
+        return reminder.along(way), parcel
+
+    @cached_property
+    def alone(self) -> ArrayRecord:
+        """The reference as a download that needs no memory."""
+        return self._parcel(self.stream.whole)
+
+    def _parcel(self, payload: bytes) -> ArrayRecord:
+        return packed_download(self.form, payload, self.arrays)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,58 +88,88 @@ class SentRecord:
     form : Form
         Which of them the payload holds.
     parcel : ArrayRecord, optional
-        What travelled instead; None if the arrays did.
+        What travelled instead; None if the arrays did, or the way to a reference.
+    following : Following, optional
+        The way to a reference, if that travelled.
+    word : str
+        What the user says about replies: one of :data:`~.evidence.WORDS`.
+    not_finite : tuple[str, ...]
+        Names of the arrays that travel whole because they hold NaN, infinity or
+        numbers near the end of float32's range.
     """
 
     arrays: ArrayRecord
     form: Form
-    parcel: ArrayRecord | None
+    parcel: ArrayRecord | None = None
+    following: Following | None = None
+    word: str = AUTO
+    not_finite: tuple[str, ...] = ()
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether something else travelled than the arrays themselves."""
+        return self.parcel is not None or self.following is not None
 
     @cached_property
     def received(self) -> ArrayRecord:
-        """The arrays that clients start from: masked and rounded."""
+        """The arrays that clients start from, rounded and perhaps masked."""
+        if self.following is not None:
+            beside = packed_download(self.form, b"", self.arrays)
+            vector = self.following.reference.vector
+            return with_payload(beside, self.form.layout, vector)[1]
         return self.arrays if self.parcel is None else open_download(self.parcel)[1]
 
-    def plus(self, update: Vector, whole: Mapping[str, Array]) -> ArrayRecord:
+    def plus(self, update: Vector, reply: ArrayRecord | None = None) -> ArrayRecord:
         """Return the strategy's arrays plus an update, in their own dtypes.
+
+        Where replies are updates themselves, only the update.
 
         Parameters
         ----------
         update : NDArray[np.float32], shape (N,)
             Added to the arrays in the payload.
-        whole : Mapping[str, Array]
-            The other arrays, which replace those that were sent.
+        reply : ArrayRecord, optional
+            The names of the arrays to return, in this order, and the arrays that
+            travelled whole, which replace those that were sent. By default all arrays
+            that were sent.
         """
-        arrays = dict(whole)
-        for tensor, place in self.form.layout.slices():
+        record = ArrayRecord()
+        places = {t.name: (t, place) for t, place in self.form.layout.slices()}
+        for name, array in (reply or self.arrays).items():
+            if name not in places or (reply and array is not EMPTY):
+                record[name] = array
+                continue
+            tensor, place = places[name]
             step = update[place].reshape(tensor.shape)
-            arrays[tensor.name] = _add(self.arrays[tensor.name], step)
-        return self.form.in_order(arrays)
+            record[name] = _add(self.arrays[name], step, self.word)
+        return record
 
     def plus_training(self, trained: ArrayRecord) -> ArrayRecord:
         """Return the strategy's arrays plus trained minus received.
 
-        Arrays that cannot be compared with what was received are returned unchanged.
+        Arrays that are not those received, trained, are returned unchanged.
         """
-        if self.parcel is None:
+        names = self.part_in(trained)
+        if not self.is_encoded or not names:
             return trained
-        record = ArrayRecord()
-        for name, array in trained.items():
-            received = self.received.get(name)
-            record[name] = array
-            if (
-                received is not None
-                and received.shape == array.shape
-                and is_numeric(received)
-                and is_numeric(array)
-            ):
-                new, old = array.numpy(), received.numpy()
-                wide = np.result_type(np.float32, new, old)
-                step = np.subtract(new, old, dtype=wide)
-                record[name] = _add(self.arrays[name], step)
+        if self.word == AUTO and not are_trained(self.received, trained, names):
+            return trained
+        record = ArrayRecord(dict(trained))
+        for name in names:
+            new, old = trained[name].numpy(), self.received[name].numpy()
+            wide = np.result_type(np.float32, new, old)
+            step = np.subtract(new, old, dtype=wide)
+            record[name] = _add(self.arrays[name], step)
         return record
 
+    def part_in(self, trained: ArrayRecord) -> list[str]:
+        """Return the names of the payload's arrays that a reply has, too."""
+        tensors = self.form.layout.tensors
+        return [tensors[index].name for index in self.form.part_in(trained)]
 
-def _add(array: Array, step: NDArray[Any]) -> Array:
+
+def _add(array: Array, step: NDArray[Any], word: str = AUTO) -> Array:
     current = array.numpy()
+    if word == UPDATES:
+        return Array(step.astype(current.dtype))
     return Array(np.asarray(current + step, current.dtype))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp.strategy import (
     FedAdagrad,
     FedAdam,
@@ -18,6 +18,7 @@ from flwr.serverapp.strategy import (
 
 from flasc_flwr.flower.compat import READS_REPLIES
 from flasc_flwr.flower.transport.incoming_reply import IncomingReply, ParcelUpdate
+from flasc_flwr.flower.transport.parcel import EMPTY
 from flasc_flwr.flower.transport.sent_record import SentRecord
 
 _READS_ONLY_THE_MEAN = {FedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi}
@@ -42,13 +43,16 @@ def needs_only_the_mean(strategy: Strategy) -> bool:
 def common_sent_record(replies: Sequence[IncomingReply]) -> SentRecord | None:
     """Return the record that all replies update; None if there is not just one.
 
-    Replies with an error do not count. Any other has to be a single parcel.
+    Replies with an error do not count. Any other has to be a single parcel, with the
+    arrays that were sent.
     """
     records = {}
     for reply in replies:
         if reply.message.has_error() or reply.error:
             continue
         if len(reply.parcels) != 1 or len(reply.message.content.array_records) != 1:
+            return None
+        if reply.parts:
             return None
         (sent,) = reply.parcels.values()
         records[id(sent)] = sent
@@ -84,16 +88,16 @@ class StreamingMean:
             # Faster than ``+=``; the same, as positions never repeat.
             np.add.at(self._sum, parcel.update.positions, weighted)
             self._weight += weight
-            form = self._sent.form
-            empty = {tensor.name: _EMPTY for tensor in form.layout.tensors}
-            reply.content[key] = form.in_order(empty | parcel.whole)
+            reply.content[key] = parcel.arrays
         return reply
 
     def fill_in(self, averaged: ArrayRecord) -> ArrayRecord:
         """Return the mean of the replies, given FedAvg's mean of the emptied ones."""
-        whole = {name: averaged[name] for name in self._sent.form.whole.values()}
+        form = self._sent.form
+        empty = {tensor.name: EMPTY for tensor in form.layout.tensors}
+        arrays = form.in_order(dict(averaged) | empty)
         self._sum /= np.float32(self._weight)
-        return self._sent.plus(self._sum, whole)
+        return self._sent.plus(self._sum, arrays)
 
     def _weight_of(self, reply: Message) -> float:
         """Return a reply's weight; FedAvg itself rejects a reply without one."""
@@ -127,6 +131,3 @@ def with_mean(strategy: FedAvg, mean: StreamingMean) -> FedAvg:
     twin.__dict__ = strategy.__dict__
     averaging: FedAvg = twin
     return averaging
-
-
-_EMPTY = Array(np.zeros(0, np.float32))

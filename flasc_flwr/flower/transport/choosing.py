@@ -1,0 +1,119 @@
+"""Choosing a transport's settings: what is not given, and what does not go together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flwr.serverapp.strategy import (
+    DifferentialPrivacyClientSideAdaptiveClipping,
+    DifferentialPrivacyClientSideFixedClipping,
+    DifferentialPrivacyServerSideAdaptiveClipping,
+    DifferentialPrivacyServerSideFixedClipping,
+    Strategy,
+)
+
+from flasc_flwr.core.codec import VALUE_FORMATS
+from flasc_flwr.core.feedback.memory import Fading
+from flasc_flwr.core.methods.budget import AUTO, BYTES, density_or_auto
+from flasc_flwr.core.methods.scores import QUOTAS
+from flasc_flwr.core.ranges import choice
+from flasc_flwr.flower.transport.encoded_content import TransportSettings
+from flasc_flwr.flower.transport.evidence import Replies, check_replies
+
+DENSITY = 1 / 16
+"""Density of a sparse direction that is not given."""
+
+_PRIVATE = (
+    DifferentialPrivacyClientSideAdaptiveClipping,
+    DifferentialPrivacyClientSideFixedClipping,
+    DifferentialPrivacyServerSideAdaptiveClipping,
+    DifferentialPrivacyServerSideFixedClipping,
+)
+
+
+def chosen_settings(
+    inner: Strategy,
+    *,
+    error_feedback: str,
+    download_density: float | str,
+    upload_density: float | str,
+    download_bytes: int,
+    upload_bytes: int,
+    values: str,
+    whole: Sequence[str] | None,
+    quota: str,
+    replies: Replies,
+    feedback_decay: float,
+) -> TransportSettings:
+    """Return a transport's settings, given the arguments of SparseTransport.
+
+    Raises
+    ------
+    ValueError
+        If one is out of range, or two do not go together.
+    """
+    BYTES.require("download_bytes", download_bytes)
+    BYTES.require("upload_bytes", upload_bytes)
+    choice(AUTO, "none", "up", "both").require("error_feedback", error_feedback)
+    if error_feedback == AUTO:
+        error_feedback = "none" if is_private(inner) else "both"
+    elif error_feedback != "none" and is_private(inner):
+        raise ValueError(
+            "error_feedback must be 'none' with differential privacy, as a residual "
+            f"carries one round's data into the next, got {error_feedback!r}"
+        )
+    follows = error_feedback == "both"
+    settings = TransportSettings(
+        download_density=density_or_auto(
+            "download_density",
+            download_density,
+            DENSITY if follows else 1.0,
+            download_bytes,
+        ),
+        upload_density=density_or_auto(
+            "upload_density", upload_density, DENSITY, upload_bytes
+        ),
+        download_bytes=download_bytes,
+        upload_bytes=upload_bytes,
+        value_format=choice(*VALUE_FORMATS).require("values", values),
+        whole=None if whole is None else tuple(whole),
+        error_feedback=error_feedback,
+        fading=Fading(decay=feedback_decay),
+        quota=choice(*QUOTAS).require("quota", quota),
+        replies=check_replies(replies),
+    )
+    if error_feedback == "up" and (settings.download_density < 1 or download_bytes):
+        raise ValueError(
+            "with error_feedback 'up', downloads are whole: download_density must be 1 "
+            f"and download_bytes 0, got {settings.download_density:.4g} and "
+            f"{download_bytes}"
+        )
+    return settings
+
+
+def notices(inner: Strategy, settings: TransportSettings) -> list[str]:
+    """Return what a user should know before a run starts, a line each."""
+    lines = []
+    if is_private(inner):
+        lines.append(
+            "SparseTransport has no error feedback with differential privacy, as a "
+            "residual carries one round's data into the next: what a message leaves "
+            "out is lost"
+        )
+    if settings.masks_weights:
+        lines.append(
+            "SparseTransport masks weights, as error_feedback is 'none' and the "
+            "download is limited: what is not sent is zero on the devices. A "
+            "pretrained model breaks by that; error_feedback='both' does not"
+        )
+    return lines
+
+
+def is_private(strategy: Strategy) -> bool:
+    """Return whether a strategy is in one of Flower's wrappers that add noise."""
+    wrapped: object = strategy
+    while isinstance(wrapped, Strategy):
+        if isinstance(wrapped, _PRIVATE):
+            return True
+        wrapped = getattr(wrapped, "strategy", None)
+    return False

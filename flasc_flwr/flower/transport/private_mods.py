@@ -1,0 +1,44 @@
+"""Mods that bound or hide what one round reveals of a device's data."""
+
+from __future__ import annotations
+
+from logging import WARNING
+
+from flwr.app import Message
+from flwr.clientapp.mod import LocalDpMod, adaptiveclipping_mod, fixedclipping_mod
+from flwr.clientapp.typing import ClientAppCallable
+
+from flasc_flwr.flower.compat import log, mods_behind
+from flasc_flwr.flower.privacy.local_dp import local_dp
+
+CLIPPING_NORM = "clipping_norm"
+"""Entry of a ConfigRecord by which Flower's wrappers ask clients to clip."""
+
+
+def is_private(message: Message, call_next: ClientAppCallable) -> bool:
+    """Return whether an update must not have anything of earlier rounds.
+
+    It must not where a mod clips it or adds noise to it, or the server asks for that:
+    what the device adds afterwards would be beyond the bound, and without noise.
+
+    Parameters
+    ----------
+    message : Message
+        The message.
+    call_next : ClientAppCallable
+        The next mod, or the app.
+    """
+    configs = message.content.config_records.values()
+    private = any(CLIPPING_NORM in config for config in configs) or any(
+        isinstance(mod, LocalDpMod) or mod in _PRIVATE for mod in mods_behind(call_next)
+    )
+    if private:
+        log(
+            WARNING,
+            "No error feedback, as updates are clipped or have noise: what this reply "
+            "leaves out is lost",
+        )
+    return private
+
+
+_PRIVATE = (adaptiveclipping_mod, fixedclipping_mod, local_dp)

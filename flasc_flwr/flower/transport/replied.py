@@ -1,0 +1,126 @@
+"""What a device sends of the arrays that its app returned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import ArrayRecord
+
+from flasc_flwr.core.finite import FINITE, require_finite_tensors
+from flasc_flwr.core.layout import Vector
+from flasc_flwr.core.printable import printable
+from flasc_flwr.flower.feedback.device_session import DeviceSession
+from flasc_flwr.flower.transport.evidence import AUTO, UPDATES, are_trained
+from flasc_flwr.flower.transport.form import Form
+from flasc_flwr.flower.transport.parcel import pack_upload
+from flasc_flwr.flower.transport.selection import encode_largest
+from flasc_flwr.flower.wire import Instructions
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """A record that was received, which a reply's record is compared with.
+
+    Attributes
+    ----------
+    form : Form
+        Its form.
+    arrays : ArrayRecord
+        The arrays that the app received.
+    most_bytes : int
+        Most bytes of the payload of its update; 0 is no limit.
+    word : str
+        What is said about replies: one of :data:`~.evidence.WORDS`.
+    session : DeviceSession or None
+        Where the device keeps what its replies leave out; None if it does not.
+    """
+
+    form: Form
+    arrays: ArrayRecord
+    most_bytes: int
+    word: str
+    session: DeviceSession | None
+
+
+def encoded_reply(
+    origin: Origin, reply: ArrayRecord, instructions: Instructions
+) -> tuple[ArrayRecord, tuple[int, ...] | None] | None:
+    """Return the parcel of an app's record; None if it is to travel as it is.
+
+    The arrays that were received in the payload, matched by name and shape, go into the
+    payload; what else the reply has travels whole.
+
+    Parameters
+    ----------
+    origin : Origin
+        What the record is compared with.
+    reply : ArrayRecord
+        The record.
+    instructions : Instructions
+        What the server asks for.
+
+    Returns
+    -------
+    (ArrayRecord, tuple[int, ...] or None) or None
+        The parcel, and which tensors are in its payload where the reply has other
+        arrays than those received.
+
+    Raises
+    ------
+    ValueError
+        If an update holds NaN or infinity (the message names the array), or the bytes
+        are too few for it.
+    """
+    form = origin.form
+    part = form.part_in(reply)
+    names = [form.layout.tensors[index].name for index in part]
+    for name in names:
+        if not np.isfinite(reply[name].numpy()).all():
+            raise ValueError(f"array {printable(name, 100)!r} {FINITE}")
+    if not names or (
+        origin.word == AUTO and not are_trained(origin.arrays, reply, names)
+    ):
+        return None
+    update = _update(origin, reply, names)
+    session, density = origin.session, instructions.density
+    assert density is not None
+    if session:
+        entries = None
+        if len(part) < len(form.layout.tensors):
+            entries = np.zeros(form.layout.size, bool)
+            for tensor, place in form.layout.slices():
+                entries[place] = tensor.name in names
+        update = session.owed(form.layout, update, entries)
+    payload = encode_largest(
+        update,
+        form.layout,
+        density=density,
+        values=instructions.value_format,
+        most=origin.most_bytes,
+        key="upload-bytes",
+        quota=instructions.quota,
+    )
+    if session:
+        session.sent(payload)
+    parcel = pack_upload(form, payload, part, reply)
+    return parcel, None if form.fits(reply) else part
+
+
+def _update(origin: Origin, reply: ArrayRecord, names: list[str]) -> Vector:
+    """Return what the server is to add, shape (N,); 0 in arrays that are not named."""
+    layout = origin.form.layout
+    update = np.zeros(layout.size, np.float32)
+    for tensor, place in layout.slices():
+        if tensor.name not in names:
+            continue
+        new = reply[tensor.name].numpy()
+        if origin.word == UPDATES:
+            update[place] = new.ravel()
+            continue
+        old = origin.arrays[tensor.name].numpy()
+        # A small step of a float64 would be lost if it were rounded first.
+        wide = np.result_type(np.float32, new, old)
+        update[place] = np.subtract(new, old, dtype=wide).ravel()
+    require_finite_tensors(layout, update)
+    return update

@@ -1,0 +1,325 @@
+"""What a SparseTransport remembers in one run: references, and what was taken in."""
+
+from __future__ import annotations
+
+import secrets
+import zlib
+from collections import defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from logging import WARNING
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, Message, RecordDict
+from numpy.typing import NDArray
+
+from flasc_flwr.core.codec import decode, encode
+from flasc_flwr.core.feedback.stream import Compress
+from flasc_flwr.core.layout import Layout, Vector
+from flasc_flwr.core.printable import printable
+from flasc_flwr.core.sparsity import SparseVector, top_k
+from flasc_flwr.flower.compat import log
+from flasc_flwr.flower.feedback.fleet_memory import FleetMemory
+from flasc_flwr.flower.feedback.reminder import RUN_BYTES, Reminder
+from flasc_flwr.flower.transport.encoded_content import TransportSettings
+from flasc_flwr.flower.transport.form import Form
+from flasc_flwr.flower.transport.parcel import vector_of
+from flasc_flwr.flower.transport.selection import encode_largest
+from flasc_flwr.flower.transport.sent_record import Following
+
+JUMP = 0.5
+"""If a sparse difference would leave a reference farther than this from the strategy's
+arrays, relative to their norm, all of the difference is sent: they are other arrays
+than before, or moved in one step as far as a new model is away."""
+
+SOME_ROUNDS = 3
+"""After so many rounds arrays are named of which hardly anything has travelled."""
+
+STARVING = 0.01
+"""Fraction of an array's entries that hardly is anything, in all replies together."""
+
+_MOST_SHOWN = 5
+
+
+@dataclass
+class _Target:
+    """What a stream was moved to last, and the round in which it was trained from."""
+
+    checksum: int | None = None
+    trained: int = 0
+
+
+class RunMemory:
+    """What is remembered of all devices, by key of their ArrayRecords.
+
+    Parameters
+    ----------
+    settings : TransportSettings
+        How arrays are sent.
+
+    Attributes
+    ----------
+    round : int
+        Number of exchanges that asked for training.
+    waiting : set[int]
+        Nodes that were asked to train and have not replied: what becomes of their
+        replies is not known.
+    """
+
+    def __init__(self, settings: TransportSettings) -> None:
+        self.round = 0
+        self.waiting: set[int] = set()
+        self._settings = settings
+        self._run = secrets.token_bytes(RUN_BYTES)
+        self._fleets: dict[str, FleetMemory] = defaultdict(FleetMemory)
+        self._targets: dict[tuple[str, bytes], _Target] = defaultdict(_Target)
+        self._named: set[tuple[str, str]] = set()
+        self._counts: dict[tuple[str, Layout], NDArray[np.int64]] = {}
+        self._warned = False
+
+    def begin(self, trained: Iterable[int]) -> set[int]:
+        """Begin an exchange; return which nodes can use their memory in it.
+
+        Those that have replied to what they were asked before: of any other it is not
+        known what it will have in its memory.
+
+        Parameters
+        ----------
+        trained : Iterable[int]
+            Nodes that are asked to train.
+        """
+        asked = set(trained)
+        self.round += bool(asked)
+        remembering = asked - self.waiting
+        self.waiting |= asked
+        return remembering
+
+    def follow(
+        self,
+        trains: bool,
+        common: Container[str],
+        key: str,
+        form: Form,
+        record: ArrayRecord,
+    ) -> Following | None:
+        """Return how a record travels as the way to a reference; None if it does not.
+
+        The reference moves once for each new record; for one that stays the same, once
+        for each round of training. A record that is not the same for all devices has no
+        reference, unless it is the one that the reference was moved to last.
+
+        Parameters
+        ----------
+        trains : bool
+            Whether the message asks for training.
+        common : Container[str]
+            Keys of the records that are the same for all devices.
+        key : str
+            Key of the record.
+        form : Form
+            Its form.
+        record : ArrayRecord
+            The record.
+        """
+        if not self._settings.follows:
+            return None
+        vector = vector_of(form, record)
+        layout, fleet = form.layout, self._fleets[key]
+        place = (layout.fingerprint.hex(),)
+        target = self._targets[key, layout.fingerprint]
+        checksum, turn = zlib.crc32(vector.data), fleet.turn(place)
+        if key not in common and target.checksum != checksum:
+            return None
+        trained_before = trains and target.trained not in (0, self.round)
+        if not turn or target.checksum != checksum or trained_before:
+            turn += 1
+            target.checksum, target.trained = checksum, 0
+        if trains:
+            target.trained = self.round
+        stream = fleet.followed(
+            place,
+            layout,
+            turn,
+            vector,
+            lambda first: self._whole(form) if first else self._sparse(form, vector),
+            self._settings.grid,
+        )
+        return Following(stream, stream.reference, form, record)
+
+    def reminders(
+        self, node: int, followed: Mapping[str, Following], asked: Mapping[str, Any]
+    ) -> dict[str, Reminder]:
+        """Return what a message says about a device's memory, by key of its records.
+
+        Parameters
+        ----------
+        node : int
+            Id of the device.
+        followed : Mapping[str, Following]
+            The records that travel as the way to a reference.
+        asked : Mapping[str, Any]
+            The records of which an update is expected.
+        """
+        keys = set(followed)
+        if self._settings.remembers_uploads:
+            keys |= set(asked)
+        return {
+            key: Reminder(
+                round=self.round,
+                taken=self._fleets[key].receipts.last.get(str(node)),
+                fading=self._settings.fading,
+                run=self._run,
+            )
+            for key in sorted(keys)
+        }
+
+    def held(self, node: int, key: str) -> bytes | None:
+        """Return which reference a device holds, as far as the server knows."""
+        return self._fleets[key].held.get(str(node))
+
+    def heard(self, reply: Message, followed: Mapping[str, Following]) -> None:
+        """Note what a reply says about its device's references.
+
+        Raises
+        ------
+        OtherReferenceError
+            If the device could not use its message, or holds other values.
+        """
+        problem = None
+        name = str(reply.metadata.src_node_id)
+        for key, following in followed.items():
+            try:
+                self._fleets[key].heard(name, reply, following.reference, key)
+            except ValueError as error:
+                problem = error
+        if problem is not None:
+            raise problem
+
+    def collect(self, node: int, key: str, round: int, payload: bytes) -> None:
+        """Note a payload that is taken in if the strategy takes its reply."""
+        self._fleets[key].collect(str(node), round, payload)
+
+    def confirm(self) -> None:
+        """Note that the strategy has taken the replies that were collected."""
+        for fleet in self._fleets.values():
+            fleet.stepped()
+        if self.round == SOME_ROUNDS and not self._warned:
+            self._warned = True
+            for key, layout in self._counts:
+                self._warn_of_starving(key, layout)
+
+    def name_not_finite(self, key: str, names: Iterable[str]) -> None:
+        """Log once which arrays travel whole because they are not finite."""
+        new = [name for name in names if (key, name) not in self._named]
+        self._named |= {(key, name) for name in new}
+        if new:
+            log(
+                WARNING,
+                "Record %r: %s travel whole: they hold NaN, infinity or numbers near "
+                "the end of float32's range",
+                printable(key, 50),
+                _shown(new),
+            )
+
+    def travelled(self, key: str, layout: Layout, update: SparseVector) -> None:
+        """Count the entries of each array that a reply has."""
+        counts = layout.counts(update.positions)
+        before = self._counts.get((key, layout), np.zeros_like(counts))
+        self._counts[key, layout] = before + counts
+
+    def drop(self) -> None:
+        """Forget replies that were collected and not taken."""
+        for fleet in self._fleets.values():
+            fleet.open_round()
+
+    def _warn_of_starving(self, key: str, layout: Layout) -> None:
+        """Name the arrays of which hardly anything has travelled."""
+        sizes = [tensor.size for tensor in layout.tensors]
+        # Within its own array, what changes at all is sent.
+        least = 1 if self._settings.quota == "tensor" else 0
+        starving = [
+            tensor.name
+            for tensor, size, count in zip(
+                layout.tensors, sizes, self._counts[key, layout], strict=True
+            )
+            if least <= count < STARVING * size
+        ]
+        if starving:
+            log(
+                WARNING,
+                "Record %r: less than %d %% of %s has travelled in %d rounds; a larger "
+                "upload_density%s sends more of it",
+                printable(key, 50),
+                round(100 * STARVING),
+                _shown(starving),
+                SOME_ROUNDS,
+                "" if least else ", or quota 'tensor',",
+            )
+
+    def _whole(self, form: Form) -> Compress:
+        """Return how the first download of a stream is encoded: with every entry."""
+        layout, grid = form.layout, self._settings.grid
+        return lambda vector: encode(top_k(vector, 1.0), grid, layout=layout)
+
+    def _sparse(self, form: Form, target: Vector) -> Compress:
+        return partial(self._encoded, form, target)
+
+    def _encoded(self, form: Form, target: Vector, difference: Vector) -> bytes:
+        """Return the payload with the largest part of a difference to a target."""
+        settings, layout = self._settings, form.layout
+        payload = encode_largest(
+            difference,
+            layout,
+            density=settings.download_density,
+            values=settings.value_format,
+            most=settings.download_bytes,
+            key="download-bytes",
+            quota=settings.quota,
+        )
+        sent = decode(payload, layout.size)
+        left = difference.copy()
+        left[sent.positions] -= sent.values
+        if np.linalg.norm(left) <= JUMP * np.linalg.norm(target):
+            return payload
+        return self._whole(form)(difference)
+
+
+def _shown(names: Sequence[str]) -> str:
+    """Return the first of some names from outside, as text."""
+    first = ", ".join(repr(printable(name, 50)) for name in names[:_MOST_SHOWN])
+    more = len(names) - _MOST_SHOWN
+    return first + (f" and {more} more" if more > 0 else "")
+
+
+def common_records(contents: Iterable[RecordDict], whole_round: bool) -> set[str]:
+    """Return the keys of the ArrayRecords that are the same in all contents.
+
+    Parameters
+    ----------
+    contents : Iterable[RecordDict]
+        The contents of messages, one for each device.
+    whole_round : bool
+        Whether a content that is sent to one device only is common, too: where a
+        strategy sends message by message, that one may be for this device.
+    """
+    counts: dict[str, int] = defaultdict(int)
+    first: dict[str, ArrayRecord] = {}
+    unequal = set()
+    for content in contents:
+        for key, record in content.array_records.items():
+            counts[key] += 1
+            if not _are_equal(first.setdefault(key, record), record):
+                unequal.add(key)
+    least = 1 if whole_round else 2
+    return {key for key, n in counts.items() if n >= least} - unequal
+
+
+def _are_equal(one: ArrayRecord, other: ArrayRecord) -> bool:
+    if one is other:
+        return True
+    return list(one) == list(other) and all(
+        a is b or (a.dtype, a.shape, a.data) == (b.dtype, b.shape, b.data)
+        for a, b in zip(one.values(), other.values(), strict=True)
+    )
