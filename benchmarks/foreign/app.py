@@ -23,7 +23,7 @@ class App:
     config : Mapping[str, Any]
         Run-config keys that differ from the app's own. ``package:NAME/FOLDER`` is a
         folder of an installed package, ``llm:NAME`` the GGUF file of one, unpacked,
-        and ``bert:tiny`` a small model that is trained here (models.py).
+        and ``bert:tiny`` a small model that is made here (models.py).
     strategy : str
         The name under which its server module constructs the strategy.
     metric : str
