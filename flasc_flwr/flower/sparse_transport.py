@@ -47,14 +47,16 @@ class SparseTransport(Strategy):
         around these. SparseTransport must be the outermost wrapper.
     download_density : float or str (default: "auto")
         Largest fraction of the entries that clients receive, in (0, 1], or text such as
-        ``"1/4"``. ``"auto"`` is 1/4, or 1 with `download_bytes`.
+        ``"1/4"``; with error feedback both ways, of the differences that follow the
+        first download, which has every entry. ``"auto"`` is 1/2 for differences, else
+        1 (but it is 1, too, with `download_bytes`).
     upload_density : float or str (default: "auto")
         Largest fraction of the entries that clients send, in (0, 1], or text such as
-        ``"1/16"``. ``"auto"`` is 1/16, or 1 with `upload_bytes`.
+        ``"1/16"``. ``"auto"`` is 1/4, or 1 with `upload_bytes`.
     download_bytes, upload_bytes : int (default: 0)
         Most bytes of a payload each way; 0 is no limit. Of the entries that the density
         allows, the largest that fit are sent. Arrays that travel whole do not count.
-    values : str (default: "bfloat16")
+    values : str (default: "int4")
         Value format of both payloads: ``float32``, ``bfloat16``, ``float16``,
         ``int8``, ``int4`` or ``step``. With ``float32`` and density 1, arrays travel
         unencoded in that direction, in their own dtypes, and nothing is lost.
@@ -114,7 +116,7 @@ class SparseTransport(Strategy):
         upload_density: float | str = AUTO,
         download_bytes: int = 0,
         upload_bytes: int = 0,
-        values: str = "int8",
+        values: str = "int4",
         whole: Sequence[str] | None = None,
         error_feedback: str = AUTO,
         feedback_decay: float = 1.0,

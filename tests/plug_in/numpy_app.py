@@ -11,6 +11,8 @@ from flwr.serverapp.strategy import FedAvg
 from flasc_flwr import SparseTransport, flasc_mod
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.flower.local_grid import LocalGrid
+from flasc_flwr.flower.transport.bundle import unbundled
+from flasc_flwr.flower.transport.parcel import BUNDLE
 from flasc_flwr.flower.wire import array_record, arrays_of
 
 SPARSE = ("weight", "double", "half")
@@ -35,6 +37,18 @@ def mixed(seed=0):
         "half": rng.standard_normal((5, 3, 2)).astype(np.float16),
         "variance": np.full(12, 7.5, np.float32),
     }
+
+
+def apart(parcel):
+    """Return a parcel whose small arrays travel each by itself: also valid."""
+    record = ArrayRecord()
+    for key, array in parcel.items():
+        if key != BUNDLE:
+            record[key] = array
+            continue
+        for index, (name, beside) in unbundled(array.data).items():
+            record[f"{index}/{name}"] = beside
+    return record
 
 
 def flat(arrays):
@@ -145,7 +159,7 @@ def run_wrapped(app=None, inner=None, *, arrays=None, nodes=4, rounds=1, **setti
     """Run a SparseTransport; return it, the grid with all messages, and the result."""
     random.seed(0)
     grid = RecordingGrid(app or client_app(), nodes)
-    transport = SparseTransport(inner or FedAvg(), **settings)
+    transport = SparseTransport(inner or FedAvg(), **({"whole": WHOLE} | settings))
     record = arrays if isinstance(arrays, ArrayRecord) else array_record(mixed())
     result = transport.start(grid, record, rounds)
     return transport, grid, result

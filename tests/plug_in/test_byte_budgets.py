@@ -124,7 +124,7 @@ def test_bytes_out_of_range_are_named(bad):
 
 def test_the_log_has_the_bytes(logged):
     SparseTransport(FedAvg(), upload_bytes=700).summary()
-    assert "Density: download (0.25) | upload (1)" in logged()
+    assert "Density: download (0.5) | upload (1)" in logged()
     assert "Most bytes of a payload: download (any) | upload (700)" in logged()
 
 

@@ -1,10 +1,19 @@
 """Which arrays of a record go into its payload, and which travel whole."""
 
 import numpy as np
+import pytest
 from flwr.app import Array
 
+from flasc_flwr.flower.transport import form
 from flasc_flwr.flower.transport.form import sparse_arrays
 from flasc_flwr.flower.wire import array_record
+
+
+@pytest.fixture(autouse=True)
+def every_size(monkeypatch, request):
+    """Do not let the arrays of these tests travel whole for being few."""
+    if "few" not in request.function.__name__:
+        monkeypatch.setattr(form, "_FEWEST", 0)
 
 
 def record(**shapes):
@@ -53,3 +62,9 @@ def test_arrays_that_are_not_floating_point_travel_whole():
     )
     arrays["foreign"] = Array("float32", (3, 3), "somebody.else", b"xyz")
     assert names(arrays) == ["float16"]
+
+
+def test_a_record_of_a_few_entries_travels_whole_unless_its_arrays_are_named():
+    assert names(record(coef=(3, 4), intercept=(3,))) == []
+    assert names(record(coef=(3, 4), intercept=(3,)), whole=["intercept"]) == ["coef"]
+    assert names(record(a=(512, 1), b=(1, 512))) == ["a", "b"]

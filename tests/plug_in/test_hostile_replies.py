@@ -17,7 +17,7 @@ from flasc_flwr.flower.transport.form import Form
 from flasc_flwr.flower.transport.parcel import UPLOAD, open_upload
 from flasc_flwr.flower.wire import PAYLOAD, array_record
 from tests.hostile import copied
-from tests.plug_in.numpy_app import NotingFedAvg, client_app, mixed
+from tests.plug_in.numpy_app import MASKS, WHOLE, NotingFedAvg, apart, client_app, mixed
 from tests.replaying import (
     BAD,
     CLIENTS,
@@ -32,14 +32,14 @@ from tests.replaying import (
 ARRAYS = {name: np.asarray(array, np.float64) for name, array in mixed().items()}
 
 STRATEGIES = {"FedAvg": FedAvg, "FedAdam": FedAdam, "FedMedian": FedMedian}
-SPARSE = {"upload_density": 1 / 2, "download_density": 1 / 2}
+SPARSE = {"upload_density": 1 / 2, "download_density": 1 / 2, **MASKS}
 LOSSLESS = {"upload_density": 1, "download_density": 1, "values": "float32"}
 
 
 def start(name, settings, grid):
     """Run two rounds; return the result and the log."""
     random.seed(0)
-    transport = SparseTransport(STRATEGIES[name](), **settings)
+    transport = SparseTransport(STRATEGIES[name](), whole=WHOLE, **settings)
     with Lines() as lines:
         result = transport.start(grid, array_record(ARRAYS), 2)
     return result, lines
@@ -157,10 +157,10 @@ def two_metric_records(content):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (extra_array, "its array '1111"),
+        (extra_array, "array '1111"),
         (no_payload, "did not go through flasc_mod"),
         (payload_of_another_type, "did not go through flasc_mod"),
-        (another_bias, "/bias' is missing, added or of another kind than in most"),
+        (another_bias, "'bias' is missing, added or of another kind than in most"),
         (not_a_number, "array 'bias' must hold finite numbers"),
         (another_key, "its metric 'loss' is missing"),
         (another_name, "its metric 'mine' is missing, added"),
@@ -175,6 +175,7 @@ def two_metric_records(content):
 @pytest.mark.parametrize("case", list(STRATEGIES))
 def test_row_4_a_reply_unlike_the_others_is_rejected_and_named(case, change, reason):
     content = copied(HONEST[case][BAD, "train"])
+    content["arrays"] = apart(content["arrays"])
     change(content)
     assert check(case, "train", RecordDict(dict(content))) == 2
     grid = Replaying(HONEST[case], {"train": content})
@@ -200,7 +201,8 @@ def test_row_4_under_a_strategy_of_the_users_own():
     extra_array(content)
     grid = Replaying(HONEST["FedAvg"], {"train": content})
     inner = NotingFedAvg()
-    SparseTransport(inner, **SPARSE).start(grid, array_record(ARRAYS), 1)
+    transport = SparseTransport(inner, whole=WHOLE, **SPARSE)
+    transport.start(grid, array_record(ARRAYS), 1)
     reasons = dict(inner.outcomes)
     assert "has no index before its name" in reasons.pop(BAD + 1)
     assert set(reasons.values()) == {""}

@@ -11,6 +11,7 @@ from flasc_flwr import SparseTransport
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import array_record
 from tests.plug_in.numpy_app import (
+    WHOLE,
     RecordingGrid,
     all_replies,
     client_app,
@@ -20,7 +21,12 @@ from tests.plug_in.numpy_app import (
     step,
 )
 
-SETTINGS = {"download_density": 1 / 2, "upload_density": 1 / 3, "values": "float32"}
+SETTINGS = {
+    "download_density": 1 / 2,
+    "upload_density": 1 / 3,
+    "values": "float32",
+    "whole": WHOLE,
+}
 
 
 class Early(FedAvg):

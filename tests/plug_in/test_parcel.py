@@ -16,20 +16,20 @@ from flasc_flwr.flower.transport.parcel import (
     pack_upload,
 )
 from flasc_flwr.flower.wire import PAYLOAD, array_record
-from tests.plug_in.numpy_app import mixed
+from tests.plug_in.numpy_app import apart, mixed
 
 
 def parcel():
     arrays = array_record(mixed())
     form = Form.of(arrays, sparse_arrays(arrays, None))
-    return form, arrays, pack_download(form, arrays, 1 / 2, "bfloat16")
+    return form, arrays, apart(pack_download(form, arrays, 1 / 2, "bfloat16"))
 
 
 def upload(form, reply):
     """Return a reply's parcel, with an update of ones."""
     update = top_k(np.ones(form.layout.size, np.float32), 1 / 2)
     payload = encode(update, layout=form.layout)
-    return pack_upload(form, payload, form.part_in(reply), reply)
+    return apart(pack_upload(form, payload, form.part_in(reply), reply))
 
 
 def test_a_download_opens_to_the_form_it_was_packed_with():

@@ -8,7 +8,7 @@ from flwr.serverapp.strategy import FedAvg
 from flasc_flwr import flasc_mod
 from flasc_flwr.flower.transport.parcel import DOWNLOAD, UPLOAD, is_parcel
 from flasc_flwr.flower.wire import PAYLOAD, array_record
-from tests.plug_in.numpy_app import client_app, mixed, run_wrapped, step
+from tests.plug_in.numpy_app import apart, client_app, mixed, run_wrapped, step
 
 
 def test_a_content_shared_by_messages_is_encoded_once():
@@ -19,7 +19,7 @@ def test_a_content_shared_by_messages_is_encoded_once():
 
 def test_named_arrays_travel_whole():
     _, grid, _ = run_wrapped(whole=["dou*", "counter"])
-    keys = sorted(grid.down[0].content["arrays"])
+    keys = sorted(apart(grid.down[0].content["arrays"]))
     assert keys == ["0/counter", "3/double", "4/mask", PAYLOAD]
 
 

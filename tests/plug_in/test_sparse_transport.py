@@ -11,7 +11,7 @@ def test_the_summary_shows_the_transport_and_the_inner_strategy(logged):
     SparseTransport(FedAdam(eta=0.25), upload_density=1 / 16).summary()
     text = logged()
     assert "├──> Sparse transport:" in text
-    assert "Density: download (0.25) | upload (0.0625)" in text
+    assert "Density: download (0.5) | upload (0.0625)" in text
     assert "Inner strategy: FedAdam" in text
     assert "├──> FedOpt settings:" in text
     assert "eta (0.25)" in text

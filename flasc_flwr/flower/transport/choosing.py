@@ -20,8 +20,11 @@ from flasc_flwr.core.ranges import choice
 from flasc_flwr.flower.transport.encoded_content import TransportSettings
 from flasc_flwr.flower.transport.evidence import Replies, check_replies
 
-DENSITY = 1 / 16
-"""Density of a sparse direction that is not given."""
+DIFFERENCES = 1 / 2
+"""Density of differences to a reference, if it is not given."""
+
+UPLOADS = 1 / 4
+"""Density of uploads, if it is not given."""
 
 _PRIVATE = (
     DifferentialPrivacyClientSideAdaptiveClipping,
@@ -67,11 +70,11 @@ def chosen_settings(
         download_density=density_or_auto(
             "download_density",
             download_density,
-            DENSITY if follows else 1.0,
+            DIFFERENCES if follows else 1.0,
             download_bytes,
         ),
         upload_density=density_or_auto(
-            "upload_density", upload_density, DENSITY, upload_bytes
+            "upload_density", upload_density, UPLOADS, upload_bytes
         ),
         download_bytes=download_bytes,
         upload_bytes=upload_bytes,

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
+from math import prod
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
@@ -27,6 +28,9 @@ _STATISTICS = {
 
 _LONGEST_STATISTIC = 4096
 """An array of one axis is taken for a flattened model only if it is longer."""
+
+_FEWEST = 1024
+"""Fewest entries of a record that is made sparse by default."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +120,8 @@ def sparse_arrays(record: ArrayRecord, whole: Sequence[str] | None) -> tuple[int
     those of two or more axes, apart from a layer's statistics: biases, scales and
     running statistics are small, and where they are not exact they do harm, as a model
     divides by its running variance. In a record without matrices they are those of one
-    axis that are long enough to be a flattened model.
+    axis that are long enough to be a flattened model. A record of a few hundred entries
+    travels whole, as what it could save is less than what a message has around it.
 
     Parameters
     ----------
@@ -131,6 +136,8 @@ def sparse_arrays(record: ArrayRecord, whole: Sequence[str] | None) -> tuple[int
         sparse = {n for n, a in numeric.items() if len(a.shape) >= 2}
         if not sparse:
             sparse = {n for n, a in numeric.items() if _is_flattened_model(a)}
+        if sum(prod(numeric[name].shape) for name in sparse) < _FEWEST:
+            sparse = set()
     else:
         sparse = {n for n in numeric if not any(fnmatchcase(n, p) for p in whole)}
     return tuple(i for i, name in enumerate(record) if name in sparse)

@@ -15,6 +15,7 @@ from flasc_flwr.core.printable import printable
 from flasc_flwr.core.received import received_arrays
 from flasc_flwr.core.sparsity import SparseVector
 from flasc_flwr.flower.device_limits import DeviceLimits
+from flasc_flwr.flower.transport.bundle import bundled, unbundled
 from flasc_flwr.flower.transport.form import Form
 from flasc_flwr.flower.transport.selection import encode_largest
 from flasc_flwr.flower.wire import PAYLOAD, STYPE
@@ -22,6 +23,9 @@ from flasc_flwr.flower.wire import PAYLOAD, STYPE
 # Flower's error quotes these where something else reads a payload as numbers.
 DOWNLOAD = f"{STYPE} (read by flasc_mod: ClientApp(mods=[flasc_mod, ...]))"
 UPLOAD = f"{STYPE} (read by SparseTransport, which must be the outermost strategy)"
+
+BUNDLE = "bundle"
+"""Name of the Array in a parcel with the small arrays that travel whole."""
 
 _DIGITS = 9
 """Most digits of an index: Python refuses to read a number of thousands."""
@@ -277,8 +281,12 @@ def _pack(
 ) -> ArrayRecord:
     parcel = ArrayRecord()
     parcel[PAYLOAD] = Array("uint8", (len(payload),), stype, payload)
+    bundle, inside = bundled({i: (name, record[name]) for i, name in whole.items()})
+    if bundle:
+        parcel[BUNDLE] = Array("uint8", (len(bundle),), stype, bundle)
     for index, name in whole.items():
-        parcel[f"{index}/{name}"] = record[name]
+        if index not in inside:
+            parcel[f"{index}/{name}"] = record[name]
     return parcel
 
 
@@ -298,9 +306,9 @@ def _names(
 
 def _whole_of(parcel: ArrayRecord) -> dict[int, tuple[str, Array]]:
     """Return the names and Arrays beside a payload, by their index."""
-    whole = {}
+    whole = unbundled(parcel[BUNDLE].data) if BUNDLE in parcel else {}
     for key, array in parcel.items():
-        if key == PAYLOAD:
+        if key in (PAYLOAD, BUNDLE):
             continue
         index, slash, name = key.partition("/")
         if not (slash and index.isdecimal() and len(index) <= _DIGITS):

@@ -32,7 +32,7 @@ from flasc_flwr.flower.transport.incoming_reply import (
 from flasc_flwr.flower.transport.parallel_map import parallel_map
 from flasc_flwr.flower.transport.run_memory import RunMemory, common_records
 from flasc_flwr.flower.transport.sent_record import Following
-from flasc_flwr.flower.wire import CONTROL, STYPE, message_bytes, reason_of
+from flasc_flwr.flower.wire import CONTROL, PAYLOAD, STYPE, message_bytes, reason_of
 
 
 class RoundTrip:
@@ -254,9 +254,8 @@ class RoundTrip:
         payload_bytes = 0
         if message.has_content():
             for record in message.content.array_records.values():
-                for array in record.values():
-                    if array.stype.startswith(STYPE):
-                        payload_bytes += len(array.data)
+                if PAYLOAD in record and record[PAYLOAD].stype.startswith(STYPE):
+                    payload_bytes += len(record[PAYLOAD].data)
         sent = Sent(
             round=self._round,
             client=str(node),
