@@ -4,7 +4,8 @@ Each app's source is fetched at a named commit and run as it is: its own ServerA
 ClientApp, in one process, with Flower's messages between them. What it downloads is
 replaced by local data (foreign/data.py); the two lines are applied when it is imported:
 SparseTransport around the strategy that it constructs, flasc_mod in its ClientApp.
-Metrics are the app's own, after the last round.
+Metrics are the app's own, after the last round; bytes are of whole messages, both ways,
+of training and evaluation; seconds are the processor's, of a ClientApp's call.
 
     OMP_NUM_THREADS=1 PYTHONPATH=. python benchmarks/foreign_apps.py [--only NAME ...]
 

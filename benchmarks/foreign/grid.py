@@ -28,7 +28,7 @@ class CountingGrid(LocalGrid):
     calls : int
         Calls of the ClientApp.
     seconds : float
-        What these took together.
+        Processor seconds that these took together: other programs do not count.
     errors : list[str]
         Reasons of replies that are errors.
     """
@@ -57,11 +57,11 @@ class CountingGrid(LocalGrid):
         self._calls_of[node] = self._calls_of.get(node, 0) + 1
         self.calls += 1
         with drawing_apart(hash((self._seed, node, self._calls_of[node])) % 2**32):
-            start = time.perf_counter()
+            start = time.process_time()
             try:
                 return self._app(message, context)
             finally:
-                self.seconds += time.perf_counter() - start
+                self.seconds += time.process_time() - start
 
 
 @contextmanager

@@ -14,7 +14,7 @@ HEAD = (
     "MB without",
     "MB with",
     "times fewer",
-    "seconds a client call, without / with",
+    "seconds a call, without / with",
 )
 
 
