@@ -135,15 +135,17 @@ class Traffic:
         return sum(s.plain for s in self.sent if round is None or s.round == round)
 
     def in_words(self) -> str:
-        """Return the bytes of all messages as text, beside those of plain arrays."""
+        """Return the bytes of all messages as text, beside those of plain arrays.
+
+        With how many times less was sent, if it was less.
+        """
         totals = self.totals()
         down, up = totals["message_bytes_down"], totals["message_bytes_up"]
-        plain = self.plain_bytes()
         words = f"{_words(down)} down and {_words(up)} up"
-        if plain:
-            words += (
-                f"; plain arrays: {_words(plain)} ({plain / (down + up):.1f} times)"
-            )
+        if plain := self.plain_bytes():
+            words += f"; plain arrays: {_words(plain)}"
+            times = f"{plain / (down + up):.1f}"
+            words += f" ({times} times)" if float(times) > 1 else ""
         return words
 
 

@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result, Strategy
 
 from flasc_flwr.core.methods.budget import AUTO
+from flasc_flwr.core.printable import printable
 from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.compat import log, skip_unreadable_replies
 from flasc_flwr.flower.flasc import Flasc
@@ -18,7 +19,9 @@ from flasc_flwr.flower.transport.alike import Reader
 from flasc_flwr.flower.transport.choosing import chosen_settings, notices
 from flasc_flwr.flower.transport.encoding_grid import EncodingGrid
 from flasc_flwr.flower.transport.evidence import Replies
+from flasc_flwr.flower.transport.fates import Fates
 from flasc_flwr.flower.transport.incoming_reply import IncomingReply
+from flasc_flwr.flower.transport.robust import comparing, upload_of_comparing
 from flasc_flwr.flower.transport.round_trip import RoundTrip
 from flasc_flwr.flower.transport.run_memory import RunMemory
 from flasc_flwr.flower.transport.streaming_mean import (
@@ -27,9 +30,11 @@ from flasc_flwr.flower.transport.streaming_mean import (
     needs_only_the_mean,
     with_mean,
 )
+from flasc_flwr.flower.transport.transparent import Transparent
+from flasc_flwr.flower.transport.wrappable import require_strategy
 
 
-class SparseTransport(Strategy):
+class SparseTransport(Transparent):
     """Wrap a Flower strategy so that it sends and receives sparse messages.
 
     Only what travels changes. Clients need ``ClientApp(mods=[flasc_mod])``: the app
@@ -60,10 +65,14 @@ class SparseTransport(Strategy):
         Value format of both payloads: ``float32``, ``bfloat16``, ``float16``,
         ``int8``, ``int4`` or ``step``. With ``float32`` and density 1, arrays travel
         unencoded in that direction, in their own dtypes, and nothing is lost.
-    whole : Sequence[str], optional (default: None)
-        Names, or shell patterns such as ``*.bias``, of arrays that travel whole,
-        neither masked nor rounded. By default, arrays of fewer than two axes. Arrays
-        that are not floating point always travel whole.
+    whole : Sequence[str] (default: ())
+        Names, or shell patterns such as ``head.*``, of arrays that travel whole, beside
+        those that always do: arrays that are not floating point, not finite, of fewer
+        than two axes, or a layer's statistics by name. One that fits no array is
+        refused at the first round.
+    sparse : Sequence[str] (default: ())
+        Names or patterns of floating-point arrays that do not travel whole though they
+        have fewer than two axes or are statistics.
     error_feedback : str (default: "auto")
         What is remembered of what messages leave out. ``"both"``: a download is the
         difference to what the device holds, and a device adds what it has not sent to
@@ -111,31 +120,27 @@ class SparseTransport(Strategy):
     def __init__(
         self,
         inner: Strategy,
-        *,
+        *unnamed: object,
         download_density: float | str = AUTO,
         upload_density: float | str = AUTO,
         download_bytes: int = 0,
         upload_bytes: int = 0,
         values: str = "int4",
-        whole: Sequence[str] | None = None,
+        whole: Sequence[str] = (),
+        sparse: Sequence[str] = (),
         error_feedback: str = AUTO,
         feedback_decay: float = 1.0,
         quota: str = "tensor",
         replies: Replies = AUTO,
     ) -> None:
-        if isinstance(inner, SparseTransport | Flasc):
-            raise ValueError(
-                "inner must be a strategy that does not send sparse messages itself, "
-                f"got {type(inner).__name__}"
+        require_strategy(inner, (SparseTransport, Flasc))
+        if unnamed:
+            raise TypeError(
+                "SparseTransport takes one argument without a name, the strategy; "
+                f"name the others, as in upload_density={unnamed[0]!r}"
             )
-        if not isinstance(inner, Strategy):
-            raise ValueError(
-                f"inner must be a flwr.serverapp.strategy.Strategy, got {inner!r}"
-            )
-        if isinstance(whole, str):
-            raise ValueError(f"whole must be a list of names, got {whole!r}")
-        self.inner = inner
         self.traffic = Traffic()
+        self._compares = comparing(inner)
         self._settings = chosen_settings(
             inner,
             error_feedback=error_feedback,
@@ -145,19 +150,24 @@ class SparseTransport(Strategy):
             upload_bytes=upload_bytes,
             values=values,
             whole=whole,
+            sparse=sparse,
             quota=quota,
             replies=replies,
             feedback_decay=feedback_decay,
         )
+        self._fates = Fates(self._settings)
         self._open_trip: RoundTrip | None = None
         self._memory = RunMemory(self._settings)
+        self.inner = inner
 
     def summary(self) -> None:
         """Log the configuration as a tree, followed by the inner strategy's."""
+        self._log_settings()
+        self.inner.summary()
+
+    def _log_settings(self) -> None:
         settings = self._settings
-        whole = "arrays of fewer than two axes"
-        if settings.whole is not None:
-            whole = ", ".join(settings.whole)
+        whole = ", ".join(("arrays of fewer than two axes", *settings.whole))
         for line in (
             "├──> Sparse transport:",
             f"│\t├── Density: download ({settings.download_density:.4g}) | "
@@ -167,27 +177,33 @@ class SparseTransport(Strategy):
             f"upload ({settings.upload_bytes or 'any'})",
             f"│\t├── Value format: {settings.value_format}",
             f"│\t├── Error feedback: {settings.error_feedback}",
-            f"│\t├── Travel whole: {whole}",
+            f"│\t├── Travel whole: {printable(whole)}",
             f"│\t└── Inner strategy: {type(self.inner).__name__}",
         ):
             log(INFO, "\t%s", line)
-        self.inner.summary()
+        if self._compares:
+            level, line = upload_of_comparing(self._compares, settings.upload_density)
+            log(level, "\t%s", line)
 
     def start(self, grid: Grid, *args: Any, **kwargs: Any) -> Result:
         """Run all rounds, with the arguments of the inner strategy's ``start``."""
+        own_loop = getattr(self.inner.start, "__func__", None) is not Strategy.start
         self._memory = RunMemory(self._settings)
         for line in notices(self.inner, self._settings):
             log(WARNING, "%s", line)
         with skip_unreadable_replies():
-            if type(self.inner).start is Strategy.start:
-                result = super().start(grid, *args, **kwargs)
+            if own_loop:
+                # Only its grid can be replaced. It logs its own summary.
+                self._log_settings()
+                result = self.inner.start(self.encoding_grid(grid), *args, **kwargs)
             else:
-                # The inner strategy runs its own loop: only its grid can be replaced.
-                self.summary()
-                encoding_grid = EncodingGrid(grid, self._make_part_of_a_round)
-                result = self.inner.start(encoding_grid, *args, **kwargs)
+                result = super().start(grid, *args, **kwargs)
         log(INFO, "SparseTransport: %s", self.traffic.in_words())
         return result
+
+    def encoding_grid(self, grid: Grid) -> Grid:
+        """Return a grid that encodes what is sent through `grid`."""
+        return EncodingGrid(grid, self._make_part_of_a_round)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -250,6 +266,8 @@ class SparseTransport(Strategy):
         """Encode all messages of a round; no other replies will be taken in."""
         if self._open_trip is not None:
             self._open_trip.close()
+        messages = list(messages)
+        self._fates.log(messages)
         return RoundTrip(
             messages,
             self._settings,
@@ -262,6 +280,8 @@ class SparseTransport(Strategy):
         self, messages: Iterable[Message], server_round: int
     ) -> RoundTrip:
         """Encode messages of a strategy that runs its own rounds."""
+        messages = list(messages)
+        self._fates.log(messages)
         return RoundTrip(
             messages,
             self._settings,

@@ -14,7 +14,7 @@ TINY = {
     "aggregation": "--parameters 20000 --replies 2 --more 3 --repeats 1",
     "codec_speed": "--size 10000 --rounds 1",
     "methods": "--rounds 1 --clients 2 --only flasc flora",
-    "plug_in": "--rounds 1",
+    "plug_in": "--rounds 1 --strategy FedAvg",
     "rank_aggregation": "--epochs 1 --seeds 1",
 }
 

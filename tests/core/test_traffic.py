@@ -1,3 +1,5 @@
+import pytest
+
 from flasc_flwr.core.traffic import Direction, Sent, Traffic
 
 
@@ -48,3 +50,20 @@ def test_names_change_in_one_round_and_all_at_once():
     traffic.rename(0, {"1": "2", "2": "3"})
     sums = [(s.round, s.client, s.message) for s in traffic.sent]
     assert sorted(sums) == [(0, "2", 10), (0, "3", 20), (1, "1", 5)]
+
+
+@pytest.mark.parametrize(
+    ("plain", "says"),
+    [
+        (20_000, "1 kB down and 0 B up; plain arrays: 20 kB (20.0 times)"),
+        (1_100, "1 kB down and 0 B up; plain arrays: 1.1 kB (1.1 times)"),
+        (1_040, "1 kB down and 0 B up; plain arrays: 1.04 kB"),
+        (200, "1 kB down and 0 B up; plain arrays: 200 B"),
+        (0, "1 kB down and 0 B up"),
+    ],
+)
+def test_savings_are_named_where_there_are_some(plain, says):
+    traffic = Traffic()
+    sent = {"payload": 900, "message": 1000, "plain": plain}
+    traffic.record(Sent(round=1, client="0", direction=Direction.DOWN, **sent))
+    assert traffic.in_words() == says

@@ -13,14 +13,15 @@ from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.sparsity import top_k
 from flasc_flwr.flower.device_limits import RefusedDownloadError
 from flasc_flwr.flower.local_grid import LocalGrid
-from flasc_flwr.flower.transport.form import Form, sparse_arrays
+from flasc_flwr.flower.transport.form import Form
 from flasc_flwr.flower.transport.parcel import DOWNLOAD, open_download, pack_download
+from flasc_flwr.flower.transport.rule import in_payload
 from flasc_flwr.flower.wire import CONTROL, PAYLOAD, Instructions, array_record
-from tests.plug_in.numpy_app import client_app, floats, mixed, step
+from tests.plug_in.numpy_app import SPARSE, apart, client_app, floats, mixed, step
 
 QUICK = settings(deadline=None, suppress_health_check=list(HealthCheck))
 RECORD = array_record(mixed())
-FORM = Form.of(RECORD, sparse_arrays(RECORD, None))
+FORM = Form.of(RECORD, in_payload(RECORD, sparse=SPARSE))
 N = FORM.layout.size
 
 
@@ -131,7 +132,7 @@ def test_instructions_for_arrays_that_cannot_be_sparse_are_refused(arrays, indic
 def with_keys(change):
     """Return a parcel with other keys of the arrays that travel whole."""
     changed = ArrayRecord()
-    for key, array in parcel().items():
+    for key, array in apart(parcel()).items():
         changed[key if key == PAYLOAD else change(key)] = array
     return changed
 

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 from flwr.app import Array
 
-from flasc_flwr.flower.transport import form
-from flasc_flwr.flower.transport.form import sparse_arrays
+from flasc_flwr.flower.transport import rule
+from flasc_flwr.flower.transport.rule import in_payload
 from flasc_flwr.flower.wire import array_record
 
 
 @pytest.fixture(autouse=True)
 def every_size(monkeypatch, request):
     """Do not let the arrays of these tests travel whole for being few."""
-    if "few" not in request.function.__name__:
-        monkeypatch.setattr(form, "_FEWEST", 0)
+    if "a_few_entries" not in request.function.__name__:
+        monkeypatch.setattr(rule, "_FEWEST", 0)
 
 
 def record(**shapes):
@@ -22,8 +22,8 @@ def record(**shapes):
     )
 
 
-def names(record, whole=None):
-    return [list(record)[index] for index in sparse_arrays(record, whole)]
+def names(record, **named):
+    return [list(record)[index] for index in in_payload(record, **named)]
 
 
 def test_arrays_of_fewer_than_two_axes_travel_whole():
@@ -31,22 +31,25 @@ def test_arrays_of_fewer_than_two_axes_travel_whole():
     assert names(model) == ["kernel", "matrix"]
 
 
-def test_without_matrices_only_a_flattened_model_does_not_travel_whole():
-    assert names(record(flat=(5000,), bias=(4096,), scale=())) == ["flat"]
-    assert names(record(mean=(30,), variance=(30,))) == []
-    assert names(record(matrix=(2, 2), flat=(5000,))) == ["matrix"]
+def test_without_matrices_a_flattened_model_does_not_travel_whole():
+    assert names(record(model=(5000,), bias=(500,))) == ["model"]
+    assert names(record(coef=(500,), intercept=())) == []
+    assert names(record(model=(5000,), weight=(3, 3))) == ["weight"]
 
 
-def test_statistics_travel_whole_wherever_they_lie():
-    model = record(weight=(8, 8), running_mean=(8, 8), inv_freq=(2, 4))
+def test_statistics_and_what_is_not_finite_travel_whole():
+    model = record(**{"norm.running_mean": (3, 3), "weight": (3, 3), "mask": (3, 3)})
+    model["mask"] = Array(np.triu(np.full((3, 3), -np.inf, np.float32)))
+    model["low"] = Array(np.full((3, 3), np.finfo(np.float32).min))
     assert names(model) == ["weight"]
-    assert names(record(**{"rotary.inv_freq": (9000,)})) == []
+    assert names(model, sparse=["*"]) == ["norm.running_mean", "weight"]
 
 
-def test_names_and_patterns_replace_the_rule():
+def test_names_and_patterns_add_to_the_rule():
     model = record(**{"a.weight": (4, 4), "a.bias": (4,), "b.weight": (4, 4)})
-    assert names(model, whole=[]) == ["a.weight", "a.bias", "b.weight"]
-    assert names(model, whole=["b.*", "*.bias"]) == ["a.weight"]
+    assert names(model, whole=["b.*"]) == ["a.weight"]
+    assert names(model, sparse=["*.bias"]) == ["a.weight", "a.bias", "b.weight"]
+    assert names(model, whole=["b.*"], sparse=["*"]) == ["a.weight", "a.bias"]
 
 
 def test_arrays_that_are_not_floating_point_travel_whole():
@@ -66,5 +69,5 @@ def test_arrays_that_are_not_floating_point_travel_whole():
 
 def test_a_record_of_a_few_entries_travels_whole_unless_its_arrays_are_named():
     assert names(record(coef=(3, 4), intercept=(3,))) == []
-    assert names(record(coef=(3, 4), intercept=(3,)), whole=["intercept"]) == ["coef"]
+    assert names(record(coef=(3, 4), intercept=(3,)), sparse=["coef"]) == ["coef"]
     assert names(record(a=(512, 1), b=(1, 512))) == ["a", "b"]

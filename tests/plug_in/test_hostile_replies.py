@@ -17,7 +17,8 @@ from flasc_flwr.flower.transport.form import Form
 from flasc_flwr.flower.transport.parcel import UPLOAD, open_upload
 from flasc_flwr.flower.wire import PAYLOAD, array_record
 from tests.hostile import copied
-from tests.plug_in.numpy_app import MASKS, WHOLE, NotingFedAvg, apart, client_app, mixed
+from tests.plug_in.numpy_app import MASKS, NotingFedAvg, apart, client_app, mixed
+from tests.plug_in.numpy_app import SPARSE as NAMES
 from tests.replaying import (
     BAD,
     CLIENTS,
@@ -39,7 +40,7 @@ LOSSLESS = {"upload_density": 1, "download_density": 1, "values": "float32"}
 def start(name, settings, grid):
     """Run two rounds; return the result and the log."""
     random.seed(0)
-    transport = SparseTransport(STRATEGIES[name](), whole=WHOLE, **settings)
+    transport = SparseTransport(STRATEGIES[name](), sparse=NAMES, **settings)
     with Lines() as lines:
         result = transport.start(grid, array_record(ARRAYS), 2)
     return result, lines
@@ -201,7 +202,7 @@ def test_row_4_under_a_strategy_of_the_users_own():
     extra_array(content)
     grid = Replaying(HONEST["FedAvg"], {"train": content})
     inner = NotingFedAvg()
-    transport = SparseTransport(inner, whole=WHOLE, **SPARSE)
+    transport = SparseTransport(inner, sparse=NAMES, **SPARSE)
     transport.start(grid, array_record(ARRAYS), 1)
     reasons = dict(inner.outcomes)
     assert "has no index before its name" in reasons.pop(BAD + 1)

@@ -11,7 +11,7 @@ from flasc_flwr import SparseTransport
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import array_record
 from tests.plug_in.numpy_app import (
-    WHOLE,
+    SPARSE,
     RecordingGrid,
     all_replies,
     client_app,
@@ -25,7 +25,7 @@ SETTINGS = {
     "download_density": 1 / 2,
     "upload_density": 1 / 3,
     "values": "float32",
-    "whole": WHOLE,
+    "sparse": SPARSE,
 }
 
 

@@ -7,7 +7,7 @@ from flwr.app import Array, ArrayRecord
 from flasc_flwr.core.codec import PayloadError, encode
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.sparsity import top_k
-from flasc_flwr.flower.transport.form import Form, sparse_arrays
+from flasc_flwr.flower.transport.form import Form
 from flasc_flwr.flower.transport.parcel import (
     DOWNLOAD,
     open_download,
@@ -15,13 +15,14 @@ from flasc_flwr.flower.transport.parcel import (
     pack_download,
     pack_upload,
 )
+from flasc_flwr.flower.transport.rule import in_payload
 from flasc_flwr.flower.wire import PAYLOAD, array_record
-from tests.plug_in.numpy_app import apart, mixed
+from tests.plug_in.numpy_app import SPARSE, apart, mixed
 
 
 def parcel():
     arrays = array_record(mixed())
-    form = Form.of(arrays, sparse_arrays(arrays, None))
+    form = Form.of(arrays, in_payload(arrays, sparse=SPARSE))
     return form, arrays, apart(pack_download(form, arrays, 1 / 2, "bfloat16"))
 
 

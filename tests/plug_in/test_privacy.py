@@ -16,10 +16,10 @@ from flwr.serverapp.strategy import (
 from flasc_flwr import SparseTransport, flasc_mod
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import array_record
-from tests.plug_in.numpy_app import WHOLE, client_app, floats, run_wrapped
+from tests.plug_in.numpy_app import SPARSE, client_app, floats, run_wrapped
 
 NORM = 0.5
-SETTINGS = {"download_density": 1 / 2, "upload_density": 1 / 2, "whole": WHOLE}
+SETTINGS = {"download_density": 1 / 2, "upload_density": 1 / 2, "sparse": SPARSE}
 TRAIN_ONLY = {"fraction_evaluate": 0.0}
 
 

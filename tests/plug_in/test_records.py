@@ -20,7 +20,8 @@ def test_a_content_shared_by_messages_is_encoded_once():
 def test_named_arrays_travel_whole():
     _, grid, _ = run_wrapped(whole=["dou*", "counter"])
     keys = sorted(apart(grid.down[0].content["arrays"]))
-    assert keys == ["0/counter", "3/double", "4/mask", PAYLOAD]
+    by_rule = ["0/counter", "2/bias", "4/mask", "6/variance"]
+    assert keys == sorted([*by_rule, "3/double", PAYLOAD])
 
 
 def test_a_record_without_floating_point_arrays_travels_unchanged():
@@ -72,7 +73,9 @@ def test_each_record_has_its_own_parcel():
         return Message(content, reply_to=message)
 
     inner = TwoRecords(fraction_evaluate=0)
-    _, grid, _ = run_wrapped(app, inner, upload_density=1 / 2, values="float32")
+    _, grid, _ = run_wrapped(
+        app, inner, upload_density=1 / 2, values="float32", sparse=["*"]
+    )
     assert is_parcel(grid.down[0].content["momentum"], DOWNLOAD)
     assert is_parcel(grid.up[0].content["momentum"], UPLOAD)
     assert not is_parcel(grid.up[0].content["stats"], UPLOAD)

@@ -11,8 +11,8 @@ from flasc_flwr.core.codec import VERSION
 from flasc_flwr.flower.transport import parcel
 from flasc_flwr.flower.wire import CONTROL, PAYLOAD, array_record
 from tests.payload_bytes import FINGERPRINT_AT, VERSION_AT, changed
+from tests.plug_in.numpy_app import SPARSE as NAMES
 from tests.plug_in.numpy_app import (
-    WHOLE,
     NotingFedAvg,
     RecordingGrid,
     apart,
@@ -71,16 +71,48 @@ def test_reading_a_payload_as_numbers_fails_with_a_hint():
         ).to_numpy_ndarrays()
 
 
-def test_without_any_valid_reply_the_log_has_the_hint(logged):
+def failing(train):
     app = ClientApp()
 
     @app.train()
-    def train(message, context):
-        return message.content["arrays"]["weight"].numpy()
+    def train_fn(message, context):
+        return train(message.content["arrays"])
 
-    run_wrapped(app, FedAvg(fraction_evaluate=0))
-    (line,) = [x for x in logged().splitlines() if x.startswith("No valid reply.")]
-    assert HINT in line
+    return app
+
+
+def missing_array(arrays):
+    return arrays["weight"].numpy()
+
+
+def in_deployment(arrays):
+    raise RuntimeError("<class 'KeyError'>:<''weight''>")  # as a SuperNode reports it
+
+
+@pytest.mark.parametrize("train", [missing_array, in_deployment])
+def test_an_app_without_the_mod_that_does_not_find_an_array_gets_the_hint(
+    train, logged
+):
+    run_wrapped(failing(train), FedAvg(fraction_evaluate=0), download_density=1 / 2)
+    said = [x for x in logged().splitlines() if x.startswith("Node ")]
+    assert len(said) == 4 and all(HINT in line for line in said)
+
+
+def out_of_memory(arrays):
+    raise RuntimeError("out of memory")
+
+
+def own_mistake(arrays):
+    return arrays["wieght"]
+
+
+@pytest.mark.parametrize("train", [out_of_memory, own_mistake])
+def test_fault_12_apps_that_fail_for_another_reason_are_not_given_the_hint(
+    train, logged
+):
+    run_wrapped(failing(train), FedAvg(fraction_evaluate=0), download_density=1 / 2)
+    assert "4 failures" in logged()
+    assert "flasc_mod" not in logged()
 
 
 def test_an_app_that_returns_its_message_is_rejected(logged):
@@ -223,7 +255,7 @@ def test_a_client_reports_a_download_of_another_version(logged):
             return super().push_messages(messages)
 
     grid = Newer(client_app(), 3)
-    SparseTransport(FedAvg(), whole=WHOLE).start(grid, array_record(mixed()), 1)
+    SparseTransport(FedAvg(), sparse=NAMES).start(grid, array_record(mixed()), 1)
     assert "server and client need the same version of flasc-flwr" in logged()
 
 

@@ -19,6 +19,8 @@ from flasc_flwr.core.methods.scores import QUOTAS
 from flasc_flwr.core.ranges import choice
 from flasc_flwr.flower.transport.encoded_content import TransportSettings
 from flasc_flwr.flower.transport.evidence import Replies, check_replies
+from flasc_flwr.flower.transport.robust import comparing
+from flasc_flwr.flower.transport.wrappable import require_names
 
 DIFFERENCES = 1 / 2
 """Density of differences to a reference, if it is not given."""
@@ -43,7 +45,8 @@ def chosen_settings(
     download_bytes: int,
     upload_bytes: int,
     values: str,
-    whole: Sequence[str] | None,
+    whole: Sequence[str],
+    sparse: Sequence[str],
     quota: str,
     replies: Replies,
     feedback_decay: float,
@@ -74,12 +77,16 @@ def chosen_settings(
             download_bytes,
         ),
         upload_density=density_or_auto(
-            "upload_density", upload_density, UPLOADS, upload_bytes
+            "upload_density",
+            upload_density,
+            1.0 if comparing(inner) else UPLOADS,
+            upload_bytes,
         ),
         download_bytes=download_bytes,
         upload_bytes=upload_bytes,
         value_format=choice(*VALUE_FORMATS).require("values", values),
-        whole=None if whole is None else tuple(whole),
+        whole=require_names("whole", whole),
+        sparse=require_names("sparse", sparse),
         error_feedback=error_feedback,
         fading=Fading(decay=feedback_decay),
         quota=choice(*QUOTAS).require("quota", quota),

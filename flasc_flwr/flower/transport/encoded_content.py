@@ -12,8 +12,9 @@ from flasc_flwr.core.feedback.memory import Fading
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.least import require_bytes
 from flasc_flwr.flower.transport.evidence import AUTO, Replies, word_of
-from flasc_flwr.flower.transport.form import Form, finite_arrays, sparse_arrays
+from flasc_flwr.flower.transport.form import Form
 from flasc_flwr.flower.transport.parcel import pack_download
+from flasc_flwr.flower.transport.rule import NOT_FINITE, why_whole
 from flasc_flwr.flower.transport.sent_record import Following, SentRecord
 from flasc_flwr.flower.wire import CONTROL, Instructions
 
@@ -31,9 +32,9 @@ class TransportSettings:
         Most bytes of a payload each way; 0 is no limit.
     value_format : str
         Value format of both payloads.
-    whole : tuple[str, ...], optional
-        Names or patterns of the arrays that travel whole; None for the default rule of
-        :func:`~flasc_flwr.flower.transport.form.sparse_arrays`.
+    whole, sparse : tuple[str, ...]
+        Names or patterns of arrays beside the rule of
+        :func:`~flasc_flwr.flower.transport.rule.why_whole`.
     error_feedback : str
         What is remembered: ``none``, ``up`` (at the devices) or ``both``.
     fading : Fading
@@ -49,7 +50,8 @@ class TransportSettings:
     download_bytes: int
     upload_bytes: int
     value_format: str
-    whole: tuple[str, ...] | None
+    whole: tuple[str, ...] = ()
+    sparse: tuple[str, ...] = ()
     error_feedback: str = "none"
     fading: Fading = field(default_factory=Fading)
     quota: str = "tensor"
@@ -64,6 +66,15 @@ class TransportSettings:
     def lossless_upload(self) -> bool:
         """Whether nothing is lost on the way up: arrays then travel unencoded."""
         return self._is_lossless(self.upload_density, self.upload_bytes)
+
+    @property
+    def how(self) -> str:
+        """How arrays in payloads travel, in one word; empty if nothing is lost."""
+        if self.lossless_download and self.lossless_upload:
+            return ""
+        bounds = self.download_bytes, self.upload_bytes
+        densities = self.download_density, self.upload_density
+        return "sparse" if any(bounds) or min(densities) < 1 else "rounded"
 
     @property
     def follows(self) -> bool:
@@ -136,11 +147,6 @@ class EncodedContent:
         """The records that travelled as the way to a reference."""
         return {k: s.following for k, s in self.sent.items() if s.following is not None}
 
-    @property
-    def needs_mod(self) -> bool:
-        """Whether a ClientApp needs flasc_mod for this content."""
-        return self.expects_parcels or any(s.is_encoded for s in self.sent.values())
-
 
 def encode_content(
     content: RecordDict,
@@ -189,17 +195,16 @@ def _encode_record(
     key: str, record: ArrayRecord, settings: TransportSettings, follow: Follow | None
 ) -> SentRecord | None:
     """Return a record with its parcel; None if all its arrays travel whole."""
-    chosen = sparse_arrays(record, settings.whole)
-    sparse = finite_arrays(record, chosen)
+    reasons = why_whole(record, settings.whole, settings.sparse)
+    sparse = tuple(i for i, reason in enumerate(reasons.values()) if not reason)
     if not sparse:
         return None
     form = Form.of(record, sparse)
-    names = tuple(record)
     sent = SentRecord(
         record,
         form,
         word=word_of(settings.replies, key),
-        not_finite=tuple(names[i] for i in chosen if i not in sparse),
+        not_finite=tuple(n for n, reason in reasons.items() if reason == NOT_FINITE),
     )
     budget = Budget(
         download_bytes=settings.download_bytes, upload_bytes=settings.upload_bytes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
@@ -34,6 +34,10 @@ ADD_THE_MOD = (
     "add flasc_mod to the ClientApp, before its other mods: "
     "ClientApp(mods=[flasc_mod, ...])"
 )
+
+
+_KEY_ERROR = "<class 'KeyError'>:<'"
+"""How Flower begins the reason of an app that did not find an array."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,10 +184,19 @@ def check_arrays(reply: IncomingReply, updates: Mapping[str, ParcelUpdate]) -> N
             check_readable(record, sent)
 
 
-def advice_on(error: Error) -> str | None:
-    """Return what to change about a client's error; None if that is not known."""
+def advice_on(error: Error, in_payloads: Collection[str]) -> str | None:
+    """Return what to change about a client's error; None if that is not known.
+
+    Parameters
+    ----------
+    error : Error
+        What the client replied.
+    in_payloads : Collection[str]
+        Names of arrays that it did not find if its app runs without flasc_mod.
+    """
     reason = error.reason or ""
-    if STYPE in reason:
+    quoted = reason.removeprefix(_KEY_ERROR).removesuffix("'>").strip().strip("\"'")
+    if STYPE in reason or quoted in in_payloads:
         return f"its ClientApp cannot read payloads: {ADD_THE_MOD}"
     if "expects exactly one ConfigRecord" in reason:
         return f"flasc_mod must be the first of its mods: {ADD_THE_MOD}"

@@ -20,7 +20,6 @@ from flasc_flwr.flower.transport.encoded_content import (
     with_memory,
 )
 from flasc_flwr.flower.transport.incoming_reply import (
-    ADD_THE_MOD,
     IncomingReply,
     ParcelUpdate,
     advice_on,
@@ -76,7 +75,6 @@ class RoundTrip:
         self._round = server_round
         self._traffic = traffic
         self._own_traffic = Traffic()
-        self._failures = 0
         self._memory = memory
         messages = list(messages)
         self._remembering = memory.begin(
@@ -123,7 +121,7 @@ class RoundTrip:
                 content = self._contents[index]
                 inspected.append(self._inspect(reply, content, self._followed[index]))
                 continue
-            if advice := advice_on(reply.error):
+            if advice := advice_on(reply.error, self._in_payloads):
                 log(WARNING, "Node %d: %s", reply.metadata.src_node_id, advice)
             inspected.append(IncomingReply(reply))
         return inspected
@@ -151,7 +149,6 @@ class RoundTrip:
             if isinstance(updates, str):
                 message, updates = self._rejected(message, updates), {}
             if message.has_error():
-                self._failures += 1
                 message.error = Error(message.error.code, reason_of(message))
             self._note(message, updates)
             yield message, updates
@@ -182,14 +179,22 @@ class RoundTrip:
         came = len(self._own_traffic.sent) - asked
         cost = self._own_traffic.in_words()
         log(INFO, "\t%d messages, %d replies: %s", asked, came, cost)
-        needed = any(content.needs_mod for content in self._contents)
-        if needed and came and self._failures == came:
-            log(WARNING, "No valid reply. Unless already done, %s", ADD_THE_MOD)
 
     @cached_property
     def _indices(self) -> dict[str, int]:
         """Index of each message, by the id that it got when it was sent."""
         return {m.metadata.message_id: i for i, m in enumerate(self.messages)}
+
+    @cached_property
+    def _in_payloads(self) -> set[str]:
+        """Names of the arrays that clients cannot read without flasc_mod."""
+        return {
+            tensor.name
+            for content in self._contents
+            for record in content.sent.values()
+            if record.is_encoded
+            for tensor in record.form.layout.tensors
+        }
 
     def _index(self, reply: Message) -> int:
         try:

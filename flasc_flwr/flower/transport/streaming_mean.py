@@ -16,7 +16,7 @@ from flwr.serverapp.strategy import (
     Strategy,
 )
 
-from flasc_flwr.flower.compat import READS_REPLIES
+from flasc_flwr.flower.compat import READS_REPLIES, aggregate_metricrecords
 from flasc_flwr.flower.transport.incoming_reply import IncomingReply, ParcelUpdate
 from flasc_flwr.flower.transport.parcel import EMPTY
 from flasc_flwr.flower.transport.sent_record import SentRecord
@@ -28,9 +28,14 @@ def needs_only_the_mean(strategy: Strategy) -> bool:
     """Return whether a strategy uses the replies' arrays only in FedAvg's mean.
 
     True where all code that reads replies is Flower's: FedAvg, FedProx, FedAdam and
-    the like, and subclasses of them that do not override it.
+    the like, and subclasses of them that do not override it. A user's function for
+    metrics is given whole replies, so it may read arrays, too.
     """
     if not isinstance(strategy, FedAvg):
+        return False
+    if strategy.train_metrics_aggr_fn is not aggregate_metricrecords:
+        return False
+    if any(name in vars(strategy) for name in READS_REPLIES):
         return False
     readers = {
         kind

@@ -1,0 +1,125 @@
+"""What becomes of each record's arrays, in one line of the log."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from logging import INFO
+from math import prod
+
+from flwr.app import ArrayRecord, Message, MessageType
+
+from flasc_flwr.core.printable import printable
+from flasc_flwr.flower.compat import log
+from flasc_flwr.flower.transport.encoded_content import TransportSettings
+from flasc_flwr.flower.transport.rule import why_whole
+
+_MOST_NAMES = 3
+_LONGEST_NAME = 60
+
+
+def fate(key: str, record: ArrayRecord, why_whole: Mapping[str, str], how: str) -> str:
+    """Return how the arrays of a record travel, and why.
+
+    Parameters
+    ----------
+    key : str
+        Key of the record in its messages.
+    record : ArrayRecord
+        The record.
+    why_whole : Mapping[str, str]
+        For each array why it travels whole; empty text where it is in the payload.
+    how : str
+        How arrays in the payload travel: ``sparse``, ``rounded``, or ``""`` where
+        nothing is lost and all arrays travel as they are.
+    """
+    shown = repr(printable(key, _LONGEST_NAME))
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for name, reason in why_whole.items():
+        by_reason[reason].append(name)
+    chosen = by_reason.pop("", [])
+    whole = "; ".join(
+        f"{len(names)} {reason} ({listed(names)})"
+        for reason, names in by_reason.items()
+    )
+    if chosen and not how:
+        return f"Record {shown}: untouched, as nothing may be lost"
+    if not chosen:
+        return f"Record {shown}: untouched; {whole or 'no arrays'}"
+    sizes = {name: prod(array.shape) for name, array in record.items()}
+    share = sum(sizes[name] for name in chosen) / sum(sizes.values())
+    line = f"Record {shown}: {len(chosen)} of {len(record)} arrays {how}"
+    line += f" ({share:.1%} of the entries)"
+    return f"{line}; whole: {whole}" if whole else line
+
+
+def listed(names: Iterable[str], most: int = _MOST_NAMES) -> str:
+    """Return names as text, printable; the first few, if there are many."""
+    every = list(names)
+    shown = [printable(name, _LONGEST_NAME) for name in every[:most]]
+    return ", ".join(shown if len(every) <= most else [*shown, "..."])
+
+
+def require_known(key: str, patterns: Iterable[str], names: Iterable[str]) -> None:
+    """Check that each name or shell pattern of a setting fits an array.
+
+    Raises
+    ------
+    ValueError
+        If one fits none of the arrays that are sent. The message names the most similar
+        ones first.
+    """
+    known = list(dict.fromkeys(names))
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in known):
+            similar = get_close_matches(pattern, known, n=3, cutoff=0.5)
+            others = [name for name in known if name not in similar]
+            raise ValueError(
+                f"{key} must name arrays that are sent, got "
+                f"{printable(pattern, _LONGEST_NAME)!r}; there are {len(known)}: "
+                f"{listed([*similar, *others], 10)}"
+            )
+
+
+class Fates:
+    """Logs once what becomes of each record, when it is first sent.
+
+    Parameters
+    ----------
+    settings : TransportSettings
+        How arrays are sent.
+    """
+
+    def __init__(self, settings: TransportSettings) -> None:
+        self._settings = settings
+        self._logged: set[str] = set()
+        self._checked = False
+
+    def log(self, messages: Sequence[Message]) -> None:
+        """Log what becomes of the records of some messages, if they are new.
+
+        Raises
+        ------
+        ValueError
+            If ``whole`` or ``sparse`` names no array of the first messages that ask for
+            training.
+        """
+        contents = {id(m.content): m.content for m in messages if _is_encoded(m)}
+        records = [r for c in contents.values() for r in c.array_records.items()]
+        if records and not self._checked:
+            self._checked = True
+            names = [name for _, record in records for name in record]
+            require_known("whole", self._settings.whole, names)
+            require_known("sparse", self._settings.sparse, names)
+        for key, record in records:
+            if key not in self._logged:
+                self._logged.add(key)
+                why = why_whole(record, self._settings.whole, self._settings.sparse)
+                log(INFO, "\t%s", fate(key, record, why, self._settings.how))
+
+
+def _is_encoded(message: Message) -> bool:
+    category = message.metadata.message_type.partition(".")[0]
+    return category in (MessageType.TRAIN, MessageType.EVALUATE)

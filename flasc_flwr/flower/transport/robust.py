@@ -1,0 +1,47 @@
+"""Strategies that compare the clients' replies entry by entry, or by distance.
+
+A median of updates of which each client sends 1/16 of the entries is a median of zeros:
+an entry that most clients did not send does not move. So their uploads travel at
+density 1, rounded to the value format.
+"""
+
+from __future__ import annotations
+
+from logging import INFO, WARNING
+
+from flwr.serverapp.strategy import (
+    Bulyan,
+    FedMedian,
+    FedTrimmedAvg,
+    MultiKrum,
+    Strategy,
+)
+
+_COMPARE = (Bulyan, FedMedian, FedTrimmedAvg, MultiKrum)
+
+
+def comparing(strategy: Strategy) -> str | None:
+    """Return the name of the strategy that compares replies; None if none does.
+
+    It is looked for inside of wrappers, too.
+    """
+    pending, seen = [strategy], set[int]()
+    while pending:
+        inner = pending.pop()
+        if isinstance(inner, _COMPARE):
+            return type(inner).__name__
+        seen.add(id(inner))
+        wrapped = [v for v in vars(inner).values() if isinstance(v, Strategy)]
+        pending += [w for w in wrapped if id(w) not in seen]
+    return None
+
+
+def upload_of_comparing(name: str, density: float) -> tuple[int, str]:
+    """Return the level and text of the log line about uploads to such a strategy."""
+    if density == 1:
+        return INFO, f"{name} compares replies: uploads have density 1, not sparse"
+    return (
+        WARNING,
+        f"{name} compares replies, and an entry that most clients did not send does "
+        f"not move: use upload_density=1 instead of {density:.4g}",
+    )

@@ -1,0 +1,123 @@
+"""Which arrays of a record go into its payload, and why the others travel whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from math import prod
+
+import numpy as np
+from flwr.app import Array, ArrayRecord
+
+from flasc_flwr.core.finite import LIMIT
+from flasc_flwr.flower.transport.form import is_numeric
+
+_STATISTICS = {
+    "running_mean",
+    "running_var",
+    "num_batches_tracked",
+    "moving_mean",
+    "moving_variance",
+    "inv_freq",
+    "position_ids",
+}
+"""Last parts of the names of buffers that layers keep beside their weights."""
+
+_LONGEST_STATISTIC = 4096
+"""An array of one axis is taken for a flattened model only if it is longer."""
+
+_FEWEST = 1024
+"""Fewest entries of a record that is made sparse by itself."""
+
+NOT_FINITE = "not finite"
+"""Why an array with NaN, infinity or numbers beyond `LIMIT` travels whole."""
+
+_FEW_AXES = "of fewer than two axes"
+
+
+def why_whole(
+    record: ArrayRecord, whole: Sequence[str] = (), sparse: Sequence[str] = ()
+) -> dict[str, str]:
+    """Return why each array of a record travels whole; "" where it does not.
+
+    Not in the payload are arrays that are not floating point, hold no finite numbers,
+    are named in `whole`, or have fewer than two axes or the name of a layer's
+    statistics: these are small, and where they are not exact they do harm, as a model
+    divides by its running variance. In a record without matrices, an array of one axis
+    that is long enough to be a flattened model is in the payload. A record of a few
+    hundred entries travels whole: it could save less than a message has around it.
+
+    Parameters
+    ----------
+    record : ArrayRecord
+        The arrays to be sent.
+    whole : Sequence[str]
+        Names of more arrays that travel whole, or shell patterns such as ``head.*``.
+    sparse : Sequence[str]
+        Names or patterns of arrays for which the number of axes, the name and the size
+        of the record do not count.
+    """
+    reasons = {name: _why(name, a, whole, sparse) for name, a in record.items()}
+    if "" not in reasons.values():
+        reasons |= {
+            name: ""
+            for name, reason in reasons.items()
+            if reason == _FEW_AXES and _is_flattened_model(record[name])
+        }
+    for name, reason in reasons.items():
+        if not reason and not _is_finite(record[name]):
+            reasons[name] = NOT_FINITE
+    chosen = [name for name, reason in reasons.items() if not reason]
+    if sum(prod(record[name].shape) for name in chosen) < _FEWEST:
+        for name in chosen:
+            if not _is_named(name, sparse):
+                reasons[name] = "of a record with few entries"
+    return reasons
+
+
+def in_payload(
+    record: ArrayRecord, whole: Sequence[str] = (), sparse: Sequence[str] = ()
+) -> tuple[int, ...]:
+    """Return the indices of the arrays of a record that go into its payload.
+
+    The arguments are those of :func:`why_whole`.
+    """
+    reasons = why_whole(record, whole, sparse).values()
+    return tuple(index for index, reason in enumerate(reasons) if not reason)
+
+
+def _why(name: str, array: Array, whole: Sequence[str], sparse: Sequence[str]) -> str:
+    if not is_numeric(array):
+        return "not floating point"
+    if 0 in array.shape:
+        return "empty"
+    if _is_named(name, whole):
+        return "named in whole"
+    if _is_named(name, sparse):
+        return ""
+    if is_statistic(name):
+        return "statistics of a layer"
+    return _FEW_AXES if len(array.shape) < 2 else ""
+
+
+def is_statistic(name: str) -> bool:
+    """Return whether an array's name is that of a layer's statistics or constants."""
+    return name.rpartition(".")[2] in _STATISTICS
+
+
+def _is_named(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _is_flattened_model(array: Array) -> bool:
+    return len(array.shape) == 1 and array.shape[0] > _LONGEST_STATISTIC
+
+
+def _is_finite(array: Array) -> bool:
+    """Return whether all numbers are finite, and in the range of the value formats.
+
+    An infinity (a causal mask) or NaN has no place among the largest entries. Neither
+    has a number near the end of float32's range (a mask, too).
+    """
+    with np.errstate(invalid="ignore"):
+        return bool(np.abs(array.numpy()).max(initial=0) < LIMIT)
