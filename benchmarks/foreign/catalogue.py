@@ -31,7 +31,7 @@ APPS = [
             "model-name": "bert:tiny",
             "fraction-train": 1.0,
             "fraction-evaluate": 1.0,
-            "num-server-rounds": 6,
+            "num-server-rounds": 4,
         },
         seeds=1,
         needs=("transformers",),
@@ -124,7 +124,7 @@ APPS = [
         nodes=4,
         metric="clients:eval_loss",
         config={"num-server-rounds": 5},
-        seeds=2,
+        seeds=1,
         needs=("torchvision", "pytorch_lightning"),
     ),
     App(

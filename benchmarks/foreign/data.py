@@ -102,13 +102,13 @@ def collisions() -> Any:
 
 
 def reviews() -> Any:
-    """Made up: texts of twelve words, four of which are of the class."""
+    """Made up: texts of twelve words, half of which are of the class."""
     draw = np.random.default_rng(0)
     texts, labels = [], []
     for label in draw.integers(0, 2, 3200):
         words = draw.choice(WORDS[:100], 12)
         own = WORDS[100 + 10 * label : 110 + 10 * label]
-        words[draw.choice(12, 4, replace=False)] = draw.choice(own, 4)
+        words[draw.choice(12, 6, replace=False)] = draw.choice(own, 6)
         texts.append(" ".join(words))
         labels.append(int(label))
     return {"train": Dataset.from_dict({"text": texts, "label": labels})}
