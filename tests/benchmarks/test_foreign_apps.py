@@ -1,5 +1,6 @@
 """The benchmark of foreign apps fetches one, runs it without and with, and compares."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -170,3 +171,12 @@ def test_every_app_of_the_table_has_local_data_and_a_commit(foreign):
         assert len(app.commit) == 40
         assert app.repository.startswith("https://github.com/")
     assert len(foreign.APPS) >= 8
+
+
+def test_the_table_of_the_docs_comes_from_the_committed_rows(foreign):
+    page = (BENCHMARKS.parent / "docs" / "results.md").read_text()
+    rows = [json.loads(line) for line in foreign.RESULTS.read_text().splitlines()]
+    lines = foreign.table(rows)
+    assert len(lines) >= 2 + 8
+    for line in lines:
+        assert line in page, line
