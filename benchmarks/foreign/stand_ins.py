@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
+import flwr.common.typing
+from flwr.app import UserConfig
+
 
 def install(dependencies: Iterable[str]) -> None:
     """Replace downloads and services by local ones. The app's files stay as they are.
@@ -16,7 +19,10 @@ def install(dependencies: Iterable[str]) -> None:
     - ``wandb``, a service, does nothing.
     - ``evaluate.load("accuracy")``, a download, counts here.
     - Quantized loading needs a GPU: models load unquantized.
+    - A name that Flower has moved since the apps were written is at its old place, too.
     """
+    if not hasattr(flwr.common.typing, "UserConfig"):
+        flwr.common.typing.UserConfig = UserConfig
     if any("datasets" in name for name in dependencies):
         import datasets
 

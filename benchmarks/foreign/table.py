@@ -40,11 +40,12 @@ def _cells(without: Sequence[Row], with_lines: Sequence[Row]) -> list[str]:
     first = without[0]
     name = first["metric"].split(":")[-1]
     fraction = name in ("accuracy", "auc")
-    before = _mean(without, "value")
-    failed = next((row["failed"] for row in with_lines if row.get("failed")), None)
-    cells = [f"{first['parameters']:,}", f"{name}, {first['rounds']} rounds"]
+    runs = [*without, *with_lines]
+    failed = next((row["failed"] for row in runs if row.get("failed")), None)
     if failed:
-        return [*cells, _value(before, fraction), failed, *("" for _ in HEAD[5:])]
+        return ["", name, *("" for _ in HEAD[4:]), f"failed: {failed}"]
+    before = _mean(without, "value")
+    cells = [f"{first['parameters']:,}", f"{name}, {first['rounds']} rounds"]
     after = _mean(with_lines, "value")
     if fraction:
         difference = f"{100 * (after - before):+.1f} points"
