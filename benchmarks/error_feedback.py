@@ -31,7 +31,12 @@ from flasc_flwr.core.feedback.stream import Stream
 from flasc_flwr.core.initial import seeded_factors
 from flasc_flwr.core.layout import Layout, Role, Vector
 from flasc_flwr.core.methods.scores import Scoring
-from flasc_flwr.core.optimizers import SERVER_OPTIMIZERS, Decaying, ServerOptimizer
+from flasc_flwr.core.optimizers import (
+    SERVER_OPTIMIZERS,
+    Decaying,
+    OptimizerState,
+    ServerOptimizer,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +59,12 @@ class Spec:
         Factor on its learning rate after each step.
     decay : float
         Factor on a residual for each round since it was trained.
-    score : str
-        What entries are ranked by.
+    score, quota : str
+        What entries are ranked by, and where they compete.
     first : float
         Density of the first download.
+    warm : int
+        Rounds that begin with another density each way, `warm_density`.
     init : str
         ``sent`` or ``shared-seed``.
     clients, cohort, rounds, seed : int
@@ -76,7 +83,10 @@ class Spec:
     rate_decay: float = 1.0
     decay: float = 1.0
     score: str = "magnitude"
+    quota: str = "none"
     first: float = 1.0
+    warm: int = 0
+    warm_density: float = 1.0
     init: str = "sent"
     clients: int = 10
     cohort: int = 10
@@ -109,14 +119,15 @@ class Server:
 
     def pick(self, vector: Vector, density: float, values: str) -> bytes:
         """Return the payload that keeps a fraction of a vector."""
-        scoring = Scoring(score=self.spec.score)
+        scoring = Scoring(score=self.spec.score, quota=self.spec.quota)
         kept = scoring.largest(self.layout, vector, density)
         return encode(kept, values, layout=self.layout)
 
     def encode(self, current: int) -> None:
         """Make this round's download, once for all devices."""
         spec, target = self.spec, self.vector - self.base
-        density = spec.first if current == 1 else spec.down
+        density = spec.warm_density if current <= spec.warm else spec.down
+        density = spec.first if current == 1 else density
         if spec.feedback == "both":
             self.stream.advance(
                 target, lambda v: self.pick(v, density, spec.values_down)
@@ -147,9 +158,33 @@ class Server:
         self.vector, self.state = self.optimizer.step(self.vector, -mean, self.state)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Nesterov:
+    """Nesterov's momentum: ``v = beta v + D`` and ``x + lr (D + beta v)``."""
+
+    learning_rate: float = 1.0
+    momentum: float = 0.9
+
+    def init(self, size: int) -> OptimizerState:
+        """Return a velocity of zero."""
+        return OptimizerState(0, {"v": np.zeros(size, np.float32)})
+
+    def step(
+        self, vector: Vector, gradient: Vector, state: OptimizerState
+    ) -> tuple[Vector, OptimizerState]:
+        """Return one step."""
+        beta = np.float32(self.momentum)
+        v = beta * state.moments["v"] - gradient
+        stepped = vector + np.float32(self.learning_rate) * (beta * v - gradient)
+        return stepped, OptimizerState(state.step + 1, {"v": v})
+
+
+OPTIMIZERS = {**SERVER_OPTIMIZERS, "nesterov": Nesterov}
+
+
 def optimizer_of(spec: Spec) -> ServerOptimizer:
     """Return a run's server optimizer."""
-    made = SERVER_OPTIMIZERS[spec.optimizer](**spec.settings)
+    made = OPTIMIZERS[spec.optimizer](**spec.settings)
     return Decaying(optimizer=made, decay=spec.rate_decay)
 
 
@@ -186,7 +221,8 @@ def run(spec: Spec) -> dict[str, Any]:
             if spec.feedback in ("up", "both"):
                 memory.open_round(current, server.receipts.last.get(str(client)))
                 update = memory.owed(update, current, fading)
-            density = 1.0 if spec.feedback == "dense" else spec.up
+            density = spec.warm_density if current <= spec.warm else spec.up
+            density = 1.0 if spec.feedback == "dense" else density
             payload = server.pick(update, density, spec.values_up)
             if spec.feedback in ("up", "both"):
                 memory.sent(current, payload)
@@ -224,7 +260,7 @@ def main() -> None:
     """Run what is not yet in the file of rows."""
     out, specs = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
     rows = [json.loads(line) for line in out.open()] if out.exists() else []
-    done = [row["spec"] for row in rows]
+    done = [asdict(Spec(**row["spec"])) for row in rows]
     for each in specs:
         spec = Spec(**each)
         if asdict(spec) in done:

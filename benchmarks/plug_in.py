@@ -39,10 +39,11 @@ INNER: dict[str, Callable[[], Strategy]] = {
 WAYS: dict[str, dict[str, Any] | None] = {
     "as it was": None,
     "defaults": {},
+    "1/2 down, 1/4 up": {"upload_density": 1 / 4},
     "1/2 down, 1/16 up": {"upload_density": 1 / 16},
     "1/16 each way": {"download_density": 1 / 16, "upload_density": 1 / 16},
-    "whole down, 1/4 up": {"error_feedback": "up"},
-    "whole down, 1/4 up, no memory": {"error_feedback": "none"},
+    "whole down, 1/2 up": {"error_feedback": "up"},
+    "whole down, 1/2 up in int8, no memory": {"error_feedback": "none"},
     "masks 1/4 down, 1/16 up, bfloat16": {
         "error_feedback": "none",
         "download_density": 1 / 4,

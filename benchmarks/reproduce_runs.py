@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from silo_runs import SILO_DIGITS
+from silo_runs import SILO_DIGITS, SILO_NEWS
 
 Settings = Mapping[str, Any]
 
@@ -235,6 +235,12 @@ EXPERIMENTS = {
     ),
     "digits": Experiment(DIGITS, common={"num-server-rounds": 20}),
     "silo-digits": Experiment(SILO_DIGITS, common={"fraction-train": 1.0}, clients=10),
+    "silo-news": Experiment(
+        SILO_NEWS,
+        common={"checkpoint-every": 20},
+        profile="silo-20newsgroups-ef.toml",
+        clients=10,
+    ),
     "heterogeneity": Experiment(
         HETEROGENEITY,
         # FLASC's own: the usual Dirichlet finds no partition of 20 at alpha 0.01.

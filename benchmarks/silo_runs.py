@@ -33,3 +33,28 @@ SILO_DIGITS = {
     "ef64": ef(1 / 64, num_server_rounds=48),
     "flasc32": {"method": "flasc", **DENSITIES_32},
 }
+
+# What competes without a memory: as small-20newsgroups-350.toml and, at rank 2,
+# small-20newsgroups-fewest-bytes.toml train.
+ADAMW = {
+    "server-optimizer": "adamw",
+    "server-learning-rate": 0.005,
+    "server-learning-rate-decay": 1.0,
+    "client-learning-rate": 0.01,
+}
+SILO_NEWS = {
+    "ef40": {},
+    "ef40-constant": {"server-learning-rate-decay": 1.0},
+    "dense": {"method": "dense", "init": "sent", **ADAMW},
+    "rank2-int4": {
+        "method": "dense",
+        "lora-rank": 2,
+        "value-format": "int4",
+        "server-optimizer": "adamw",
+        "server-learning-rate": 0.0075,
+        "server-learning-rate-decay": 1.0,
+        "client-learning-rate": 0.00125,
+    },
+    "flasc40": {"method": "flasc", "value-format": "int4", **ADAMW},
+    "ef80": {"download-density": 1 / 80, "upload-density": 1 / 80},
+}

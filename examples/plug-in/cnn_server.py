@@ -16,9 +16,7 @@ TRANSPORTS = {
     "exact": lambda inner: SparseTransport(
         inner, download_density=1, upload_density=1, values="float32"
     ),
-    "sparse": lambda inner: SparseTransport(
-        inner, download_density=1 / 4, upload_density=1 / 16
-    ),
+    "sparse": SparseTransport,
 }
 
 

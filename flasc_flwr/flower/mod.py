@@ -21,9 +21,9 @@ from flasc_flwr.flower.envelope import is_sealed, opened, sealed
 from flasc_flwr.flower.feedback.device_session import (
     RESIDUAL_VALUES,
     DeviceSession,
-    held_version,
     sessions_of,
 )
+from flasc_flwr.flower.feedback.kept_memory import MEMORY_FOLDER, held_version
 from flasc_flwr.flower.feedback.reminder import HELD, cannot_use, holding
 from flasc_flwr.flower.node_config import refuse_near_misses
 from flasc_flwr.flower.transport.client import run_client_app
@@ -138,7 +138,7 @@ def flasc_mod(
 def device_keys() -> frozenset[str]:
     """Return the keys of a ``--node-config`` that `flasc_mod` reads."""
     limits = (declared.key for declared in settings_of(DeviceLimits).values())
-    return frozenset([*OWN_SETTINGS, RESIDUAL_VALUES, *limits])
+    return frozenset([*OWN_SETTINGS, RESIDUAL_VALUES, MEMORY_FOLDER, *limits])
 
 
 def trainable_entries(key: str = "arrays") -> dict[str, NDArray[np.bool_]] | None:

@@ -42,6 +42,7 @@ class Waiting(TypedDict):
     surplus: Callable[[Message], None]
     meanwhile: Callable[[], None]
     away: Callable[[int], None]
+    silent: Callable[[int, str], None]
 
 
 @dataclass(kw_only=True)
@@ -155,6 +156,7 @@ class Run:
             "surplus": self.ledger.received,
             "meanwhile": partial(self._roster.listen, self.grid, self.ledger),
             "away": self._roster.away,
+            "silent": self.ledger.silent,
         }
 
     def has_enough(self, aggregator: Aggregator) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from logging import INFO, WARNING
 from typing import Any
 
@@ -11,17 +12,19 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result, Strategy
 
 from flasc_flwr.core.methods.budget import AUTO
-from flasc_flwr.core.printable import printable
 from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.compat import log, skip_unreadable_replies
 from flasc_flwr.flower.flasc import Flasc
 from flasc_flwr.flower.transport.alike import Reader
-from flasc_flwr.flower.transport.choosing import chosen_settings, notices
+from flasc_flwr.flower.transport.choosing import (
+    chosen_settings,
+    notices,
+    settings_tree,
+)
 from flasc_flwr.flower.transport.encoding_grid import EncodingGrid
 from flasc_flwr.flower.transport.evidence import Replies
 from flasc_flwr.flower.transport.fates import Fates
 from flasc_flwr.flower.transport.incoming_reply import IncomingReply
-from flasc_flwr.flower.transport.robust import comparing, upload_of_comparing
 from flasc_flwr.flower.transport.round_trip import RoundTrip
 from flasc_flwr.flower.transport.run_memory import RunMemory
 from flasc_flwr.flower.transport.streaming_mean import (
@@ -38,9 +41,14 @@ class SparseTransport(Transparent):
     """Wrap a Flower strategy so that it sends and receives sparse messages.
 
     Only what travels changes. Clients need ``ClientApp(mods=[flasc_mod])``: the app
-    trains on dense arrays, masked and rounded, and the largest entries of trained minus
-    received travel back. The inner strategy sees each reply as its own current arrays
-    plus that difference.
+    trains on dense arrays, and the largest entries of trained minus received travel
+    back. The inner strategy sees each reply as its own current arrays plus that
+    difference. Both sides remember what a message leaves out, and send it later: the
+    first download has every entry, later ones are differences.
+
+    Attributes and methods that the wrapper does not have are those of `inner`, to read,
+    to call and to set. It has only `inner`, `traffic`, the methods of a Flower
+    Strategy, `encoding_grid`, and private names.
 
     If the inner strategy needs only the weighted mean of FedAvg, replies are averaged
     one by one, in memory that does not grow with their number.
@@ -57,22 +65,25 @@ class SparseTransport(Transparent):
         1 (but it is 1, too, with `download_bytes`).
     upload_density : float or str (default: "auto")
         Largest fraction of the entries that clients send, in (0, 1], or text such as
-        ``"1/16"``. ``"auto"`` is 1/4, or 1 with `upload_bytes`.
+        ``"1/16"``. ``"auto"`` is 1/2; or 1 with `upload_bytes`, and for strategies that
+        compare replies (median, trimmed mean, Krum, Bulyan).
     download_bytes, upload_bytes : int (default: 0)
         Most bytes of a payload each way; 0 is no limit. Of the entries that the density
         allows, the largest that fit are sent. Arrays that travel whole do not count.
-    values : str (default: "int4")
-        Value format of both payloads: ``float32``, ``bfloat16``, ``float16``,
-        ``int8``, ``int4`` or ``step``. With ``float32`` and density 1, arrays travel
-        unencoded in that direction, in their own dtypes, and nothing is lost.
+    values : str (default: "auto")
+        Value format of payloads: ``float32``, ``bfloat16``, ``float16``, ``int8``,
+        ``int4`` or ``step``. ``"auto"`` is ``int4``, or ``int8`` without error
+        feedback. Whole downloads are in ``bfloat16`` in place of the coarser ones. With
+        ``float32`` and density 1, arrays travel unencoded in that direction, in their
+        own dtypes, and nothing is lost.
     whole : Sequence[str] (default: ())
         Names, or shell patterns such as ``head.*``, of arrays that travel whole, beside
         those that always do: arrays that are not floating point, not finite, of fewer
-        than two axes, or a layer's statistics by name. One that fits no array is
-        refused at the first round.
+        than two axes, a layer's statistics by name, or of a record with fewer than
+        1,024 such entries. One that fits no array is refused at the first round.
     sparse : Sequence[str] (default: ())
         Names or patterns of floating-point arrays that do not travel whole though they
-        have fewer than two axes or are statistics.
+        have fewer than two axes, are statistics or of a record with few entries.
     error_feedback : str (default: "auto")
         What is remembered of what messages leave out. ``"both"``: a download is the
         difference to what the device holds, and a device adds what it has not sent to
@@ -97,19 +108,22 @@ class SparseTransport(Transparent):
     inner : Strategy
         The wrapped strategy.
     traffic : Traffic
-        Bytes sent, by round, direction and node.
+        Bytes sent, by round, direction and node. In ``aggregate_train`` of the inner
+        strategy, ``traffic.totals(server_round)`` has all messages so far.
 
     Raises
     ------
     ValueError
-        If an argument is out of range, or `inner` is not a Flower strategy or sends
-        sparse messages itself.
+        If an argument is out of range, or `inner` is not a strategy of Flower's Message
+        API or sends sparse messages itself.
+    TypeError
+        If an argument beside `inner` has no name.
 
     Notes
     -----
     Top-k of the download and of the update as in FLASC (Kuo et al., 2024, Algorithm 1),
-    https://arxiv.org/abs/2406.05233. Wraps a strategy in the way of Flower's
-    ``DifferentialPrivacyServerSideFixedClipping``.
+    https://arxiv.org/abs/2406.05233; error feedback: ``docs/error-feedback.md``. Wraps
+    a strategy in the way of Flower's ``DifferentialPrivacyServerSideFixedClipping``.
 
     Examples
     --------
@@ -125,7 +139,7 @@ class SparseTransport(Transparent):
         upload_density: float | str = AUTO,
         download_bytes: int = 0,
         upload_bytes: int = 0,
-        values: str = "int4",
+        values: str = AUTO,
         whole: Sequence[str] = (),
         sparse: Sequence[str] = (),
         error_feedback: str = AUTO,
@@ -140,7 +154,6 @@ class SparseTransport(Transparent):
                 f"name the others, as in upload_density={unnamed[0]!r}"
             )
         self.traffic = Traffic()
-        self._compares = comparing(inner)
         self._settings = chosen_settings(
             inner,
             error_feedback=error_feedback,
@@ -166,24 +179,8 @@ class SparseTransport(Transparent):
         self.inner.summary()
 
     def _log_settings(self) -> None:
-        settings = self._settings
-        whole = ", ".join(("arrays of fewer than two axes", *settings.whole))
-        for line in (
-            "├──> Sparse transport:",
-            f"│\t├── Density: download ({settings.download_density:.4g}) | "
-            f"upload ({settings.upload_density:.4g})",
-            f"│\t├── Most bytes of a payload: download "
-            f"({settings.download_bytes or 'any'}) | "
-            f"upload ({settings.upload_bytes or 'any'})",
-            f"│\t├── Value format: {settings.value_format}",
-            f"│\t├── Error feedback: {settings.error_feedback}",
-            f"│\t├── Travel whole: {printable(whole)}",
-            f"│\t└── Inner strategy: {type(self.inner).__name__}",
-        ):
+        for line in settings_tree(self.inner, self._settings):
             log(INFO, "\t%s", line)
-        if self._compares:
-            level, line = upload_of_comparing(self._compares, settings.upload_density)
-            log(level, "\t%s", line)
 
     def start(self, grid: Grid, *args: Any, **kwargs: Any) -> Result:
         """Run all rounds, with the arguments of the inner strategy's ``start``."""
@@ -203,15 +200,14 @@ class SparseTransport(Transparent):
 
     def encoding_grid(self, grid: Grid) -> Grid:
         """Return a grid that encodes what is sent through `grid`."""
-        return EncodingGrid(grid, self._make_part_of_a_round)
+        return EncodingGrid(grid, partial(self._make_round_trip, whole_round=False))
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Encode what the inner strategy sends for training."""
         messages = self.inner.configure_train(server_round, arrays, config, grid)
-        self._open_trip = self._make_round_trip(messages, server_round)
-        return self._open_trip.messages
+        return self._begin(messages, server_round)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -241,8 +237,7 @@ class SparseTransport(Transparent):
     ) -> Iterable[Message]:
         """Encode what the inner strategy sends for evaluation."""
         messages = self.inner.configure_evaluate(server_round, arrays, config, grid)
-        self._open_trip = self._make_round_trip(messages, server_round)
-        return self._open_trip.messages
+        return self._begin(messages, server_round)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
@@ -261,35 +256,27 @@ class SparseTransport(Transparent):
         return result
 
     def _make_round_trip(
-        self, messages: Iterable[Message], server_round: int
+        self, messages: Iterable[Message], server_round: int, *, whole_round: bool
     ) -> RoundTrip:
+        """Encode messages: all of a round, or some that a loop of its own sends."""
+        messages = list(messages)
+        self._fates.log(messages)
+        return RoundTrip(
+            messages,
+            self._settings,
+            server_round=server_round,
+            traffic=self.traffic,
+            memory=self._memory,
+            whole_round=whole_round,
+        )
+
+    def _begin(self, messages: Iterable[Message], server_round: int) -> list[Message]:
         """Encode all messages of a round; no other replies will be taken in."""
         if self._open_trip is not None:
             self._open_trip.close()
-        messages = list(messages)
-        self._fates.log(messages)
-        return RoundTrip(
-            messages,
-            self._settings,
-            server_round=server_round,
-            traffic=self.traffic,
-            memory=self._memory,
-        )
-
-    def _make_part_of_a_round(
-        self, messages: Iterable[Message], server_round: int
-    ) -> RoundTrip:
-        """Encode messages of a strategy that runs its own rounds."""
-        messages = list(messages)
-        self._fates.log(messages)
-        return RoundTrip(
-            messages,
-            self._settings,
-            server_round=server_round,
-            traffic=self.traffic,
-            memory=self._memory,
-            whole_round=False,
-        )
+        trip = self._make_round_trip(messages, server_round, whole_round=True)
+        self._open_trip = trip
+        return trip.messages
 
     def _inspected(
         self, replies: Iterable[Message], *, trains: bool

@@ -29,6 +29,7 @@ class Federation:
         self.base = base
         self.keys = make_keys(base / "keys")
         self.flower = Flower(base / "flwr")
+        self.superexec_pid = 0
         self.flower.env |= {"HF_HOME": str(base / "cache")}
 
     @contextmanager
@@ -45,7 +46,9 @@ class Federation:
             for node in range(3 if register else 0):
                 key = self.keys / f"node-{node}.pub"
                 self.flower.run("flwr", "supernode", "register", str(key), CONNECTION)
-            with self.flower.started("superexec", *self._command("superexec")):
+            command = self._command("superexec")
+            with self.flower.started("superexec", *command) as superexec:
+                self.superexec_pid = superexec.pid
                 yield superlink
 
     @contextmanager
@@ -56,9 +59,11 @@ class Federation:
         key: Path | None = None,
         ca: Path | None = None,
         name: str = "",
+        settings: str = "",
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """Run a SuperNode, optionally with another key or CA certificate."""
+        """Run a SuperNode, optionally with another key, CA or more settings."""
         words = self._command(f"supernode-{number}")
+        words[words.index("--node-config") + 1] += f" {settings}"
         replaced = {self.keys / f"node-{number}": key, self.keys / "ca.crt": ca}
         for old, new in replaced.items():
             if new:

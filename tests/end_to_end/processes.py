@@ -134,13 +134,15 @@ def wait_for_health(port: int, ca: Path | None = None, timeout: float = 60) -> N
     raise TimeoutError(f"no SuperLink on port {port} after {timeout} s")
 
 
-def wait_until(true: Callable[[], bool], what: str, timeout: float = 120) -> None:
+def wait_until(
+    true: Callable[[], bool], what: str, timeout: float = 120, *, every: float = 0.2
+) -> None:
     """Wait until `true()`, or raise TimeoutError with `what`."""
     deadline = time.monotonic() + timeout
     while not true():
         if time.monotonic() >= deadline:
             raise TimeoutError(f"{what}: not after {timeout:.0f} s")
-        time.sleep(0.2)
+        time.sleep(every)
 
 
 def kill(pid: int) -> None:

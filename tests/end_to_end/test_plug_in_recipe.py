@@ -39,6 +39,16 @@ def test_fault_6_the_page_names_the_wheel_of_this_version():
     assert direct == f"flasc-flwr @ file:///home/me/wheels/{wheel}"
 
 
+def test_the_page_names_tests_that_exist():
+    defined = set()
+    for file in (ROOT / "tests" / "plug_in").glob("test_*.py"):
+        defined |= set(re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE))
+    named = set(re.findall(r"`(test_\w+)`", PAGE))
+    assert named and named <= defined
+    files = set(re.findall(r"tests/plug_in/\w+\.py", PAGE))
+    assert files and all((ROOT / file).is_file() for file in files)
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """Return a home folder in which the page's first command has run."""
@@ -91,13 +101,8 @@ def test_fault_6_an_app_of_ones_own_runs_on_flowers_default_settings(home, tmp_p
 @pytest.mark.parametrize("app", ["example", "own"])
 def test_fault_6_by_name_the_wheel_is_found_through_a_variable(app, home, tmp_path):
     """Resolves what Flower would install, without installing it."""
-    (command,) = [
-        line
-        for block in blocks("sh", "Install")
-        for line in block.splitlines()
-        if line.startswith("UV_FIND_LINKS=")
-    ]
-    assert command.startswith("UV_FIND_LINKS=~/wheels flwr run ")
+    shown = "UV_FIND_LINKS=~/wheels flwr run examples/plug-in --stream "
+    assert sum(b.count(shown) for b in blocks("sh", "Two lines")) == 2
     folder = tmp_path / "app"
     if app == "own":
         own_app(folder, ["flwr>=1.41,<2", "flasc-flwr"])

@@ -1,11 +1,14 @@
 """Fails when a Flower release renames or changes a private name that we use."""
 
+import contextlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.clientapp.mod import fixedclipping_mod
 from flwr.serverapp.strategy import FedAvg
 
 from flasc_flwr.flower import compat
@@ -115,3 +118,27 @@ def test_a_reply_that_cannot_be_rebuilt_is_left_out_and_the_others_are_not(messa
     assert ignored.has_error() and not ignored.metadata.reply_to_message_id
     assert kept.content["arrays"]["a"].numpy().tolist() == [0, 1, 2]
     assert http_grid.inflate_object_from_contents is rebuild
+
+
+def test_the_mods_behind_a_mod_are_found():
+    def first(message, context, call_next):
+        seen.extend(compat.mods_behind(call_next))
+        return call_next(message, context)
+
+    def second(message, context, call_next):
+        return call_next(message, context)
+
+    seen = []
+    app = ClientApp(mods=[first, second])
+
+    @app.train(mods=[fixedclipping_mod])
+    def train(message, context):
+        return Message(RecordDict(), reply_to=message)
+
+    TaskIdentity.task_id = TaskIdentity.run_id = 0
+    TaskIdentity.node_id = compat.SUPERLINK_NODE_ID
+    message = Message(RecordDict(), 7, "train")
+    with contextlib.suppress(Exception):  # clipping finds nothing to clip
+        app(message, Context(0, 7, {}, state=RecordDict(), run_config={}))
+    assert seen == [second, fixedclipping_mod]
+    assert list(compat.mods_behind(print)) == []

@@ -112,3 +112,30 @@ def test_something_else_is_done_while_replies_are_missing():
     meanwhile = partial(paused.append, 1)
     assert len(list(exchange(grid, messages(2), 30, meanwhile=meanwhile))) == 2
     assert paused == [1]
+
+
+def test_who_did_not_reply_in_time_is_reported_with_the_reason():
+    silent = {}
+    replies = exchange(SlowGrid([3, 1], 3), messages(3), 0.3, silent=silent.__setitem__)
+    assert nodes(replies) == [1, 3]
+    assert silent == {2: "no reply within 0.3 s"}
+
+
+def test_who_could_not_be_sent_a_message_is_reported_with_the_reason():
+    class Full(LocalGrid):
+        def push_messages(self, messages):
+            return super().push_messages(list(messages)[:1])
+
+    silent = {}
+    replies = exchange(Full(echo, 3), messages(3), 30, silent=silent.__setitem__)
+    assert nodes(replies) == [1]
+    assert silent == dict.fromkeys([2, 3], "the message could not be sent")
+
+
+def test_replies_that_were_not_needed_are_not_reported_as_missing():
+    silent = {}
+    replies = exchange(
+        SlowGrid([2], 3), messages(3), 30, enough=1, silent=silent.__setitem__
+    )
+    assert nodes(replies) == [2]
+    assert silent == {}

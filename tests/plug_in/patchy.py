@@ -7,7 +7,7 @@ from flwr.serverapp.strategy import FedAvg
 from flasc_flwr import SparseTransport
 from flasc_flwr.core.feedback.grid import on_grid
 from flasc_flwr.flower.compat import ErrorCode
-from flasc_flwr.flower.feedback.device_session import STATE, recalled
+from flasc_flwr.flower.feedback.kept_memory import STATE, recalled
 from flasc_flwr.flower.wire import array_record
 from tests.plug_in.numpy_app import RecordingGrid, client_app
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from flasc_flwr.flower.wire import array_record
-from tests.plug_in.numpy_app import client_app, mixed, run_wrapped
+from flasc_flwr.flower.wire import PAYLOAD, array_record
+from tests.plug_in.numpy_app import apart, client_app, mixed, run_wrapped
 from tests.plug_in.runs import LOSSLESS
 
 
@@ -17,7 +17,8 @@ def test_fault_12_the_first_round_says_what_becomes_of_each_record(logged):
     arrays["weight"][0, 0] = 1
     arrays["causal"] = np.triu(np.full((4, 4), -np.inf, np.float32), 1)
     arrays["norm.running_mean"] = np.ones((1, 12), np.float32)
-    run_wrapped(arrays=array_record(arrays), rounds=2, whole=["dou*"])
+    settings = {"whole": ["dou*"], "sparse": ["weight", "half"]}
+    run_wrapped(arrays=array_record(arrays), rounds=2, **settings)
     assert fates(logged) == [
         "Record 'arrays': 2 of 9 arrays sparse (73.4% of the entries); whole: "
         "2 not floating point (counter, mask); "
@@ -63,9 +64,15 @@ def test_fault_12_a_name_that_fits_no_array_is_refused_at_the_first_round(key, n
 
 
 def test_fault_12_whole_adds_to_the_rule_and_sparse_names_exceptions():
-    _, grid, _ = run_wrapped(whole=["half"])
-    assert "5/half" in grid.down[0].content["arrays"]
-    assert {"2/bias", "6/variance"} < set(grid.down[0].content["arrays"])
-    _, grid, _ = run_wrapped(sparse=["bias"], whole=["half"])
-    assert "2/bias" not in grid.down[0].content["arrays"]
-    assert "6/variance" in grid.down[0].content["arrays"]
+    def beside(**settings):
+        _, grid, _ = run_wrapped(**settings)
+        return set(apart(grid.down[0].content["arrays"])) - {PAYLOAD}
+
+    by_rule = beside()
+    assert by_rule == {"0/counter", "2/bias", "4/mask", "6/variance"}
+    assert beside(whole=["half"]) == by_rule | {"5/half"}
+    named = ["weight", "double", "bias"]
+    assert beside(sparse=named, whole=["half"]) == {
+        *by_rule - {"2/bias"},
+        "5/half",
+    }

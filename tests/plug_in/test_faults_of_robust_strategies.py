@@ -38,15 +38,15 @@ def accuracy_of(kind, transport=None):
 @pytest.mark.parametrize("kind", [FedMedian, flower.FedTrimmedAvg])
 def test_fault_10_a_robust_strategy_learns_as_without_the_wrapper(kind, logged):
     plain, _, _ = accuracy_of(kind)
-    wrapped, _, _ = accuracy_of(kind, {"download_density": 1})
-    sparse, _, _ = accuracy_of(kind, {"download_density": 1, "upload_density": 1 / 16})
-    print(f"{kind.__name__}: {plain:.3f} plain, {wrapped:.3f}, {sparse:.3f} sparse")
+    wrapped, strategy, _ = accuracy_of(kind, {})
+    name = kind.__name__
+    assert f"upload (1), as {name} compares replies" in logged()
+    assert "do not hold does not move" not in logged()
+    sparse, _, _ = accuracy_of(kind, {"upload_density": 1 / 16})
+    print(f"{name}: {plain:.3f} plain, {wrapped:.3f}, {sparse:.3f} sparse")
     assert wrapped == pytest.approx(plain, abs=0.01)
     assert sparse < plain - 0.1
-    name = kind.__name__
-    assert f"{name} compares replies: uploads have density 1" in logged()
-    assert f"{name} compares replies, and an entry that most clients did" in logged()
-    assert "use upload_density=1 instead of 0.0625" in logged()
+    assert f"{name} compares replies, and an entry that most of them do" in logged()
 
 
 def test_fault_10_every_robust_strategy_is_recognised_also_inside_of_others():
@@ -70,7 +70,7 @@ def test_fault_10_every_robust_strategy_is_recognised_also_inside_of_others():
 
 
 def test_fault_10_bytes_bound_the_uploads_of_a_robust_strategy():
-    _, strategy, _ = accuracy_of(FedMedian, {"upload_bytes": 2000})
+    _, strategy, _ = accuracy_of(FedMedian, {"upload_bytes": 1000})
     up = [s for s in strategy.traffic.sent if s.direction == "up"]
-    assert all(1900 < s.payload <= 2000 for s in up)
+    assert all(950 < s.payload <= 1000 for s in up)
     assert isinstance(strategy, SparseTransport)

@@ -31,10 +31,16 @@ def test_arrays_of_fewer_than_two_axes_travel_whole():
     assert names(model) == ["kernel", "matrix"]
 
 
-def test_without_matrices_a_flattened_model_does_not_travel_whole():
-    assert names(record(model=(5000,), bias=(500,))) == ["model"]
-    assert names(record(coef=(500,), intercept=())) == []
-    assert names(record(model=(5000,), weight=(3, 3))) == ["weight"]
+def test_without_matrices_only_a_flattened_model_does_not_travel_whole():
+    assert names(record(flat=(5000,), bias=(4096,), scale=())) == ["flat"]
+    assert names(record(mean=(30,), variance=(30,))) == []
+    assert names(record(matrix=(2, 2), flat=(5000,))) == ["matrix"]
+
+
+def test_statistics_travel_whole_wherever_they_lie():
+    model = record(weight=(8, 8), running_mean=(8, 8), inv_freq=(2, 4))
+    assert names(model) == ["weight"]
+    assert names(record(**{"rotary.inv_freq": (9000,)})) == []
 
 
 def test_statistics_and_what_is_not_finite_travel_whole():

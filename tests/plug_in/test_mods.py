@@ -1,5 +1,6 @@
 """Flower's measuring mods before and after flasc_mod."""
 
+import numpy as np
 import pytest
 from flwr.clientapp.mod import arrays_size_mod, message_size_mod
 
@@ -16,7 +17,7 @@ def test_measuring_mods_work_on_both_sides(mod, first, logged):
     settings = {"download_density": 1 / 3, "upload_density": 1 / 3}
 
     def train(received, client, current):
-        return {"weight": received["weight"] + 1}
+        return {"weight": received["weight"] * np.float32(1.1)}
 
     app = client_app(train, mods=mods)
     _, _, result = run_wrapped(app, arrays=arrays, **settings)

@@ -45,7 +45,7 @@ def test_a_lora_adapter_learns_with_the_defaults():
     reached = {}
     for transport in (None, {}):
         strategy = FedAvg(fraction_evaluate=0.0)
-        strategy, result = run("lora", strategy, rounds=8, transport=transport)
+        strategy, result = run("lora", strategy, rounds=16, transport=transport)
         metrics = list(result.evaluate_metrics_serverapp.values())
         reached[transport is None] = np.mean([m["accuracy"] for m in metrics[-2:]])
     print(f"LoRA: {reached[True]:.3f} plain, {reached[False]:.3f} wrapped")
@@ -79,12 +79,12 @@ def test_clients_train_from_a_pretrained_model_that_is_whole():
     start = accuracy(pretrained())
     settings = {"app": reporting_app, "arrays": pretrained(), "rounds": 1}
     _, whole, _ = federated(FedAvg, transport={}, **settings)
-    masks = {"error_feedback": "none", "download_density": 1 / 4}
+    masks = {"error_feedback": "none", "download_density": 1 / 16}
     _, masked, _ = federated(FedAvg, transport=masks, **settings)
     print(f"start {start:.3f}, received {whole}, as masks {masked}")
     assert start > 0.85
     assert whole["received"] == pytest.approx(start, abs=0.005)
-    assert masked["received"] < start - 0.1
+    assert masked["received"] < start - 0.04
 
 
 def test_in_a_small_model_whole_updates_in_8_bits_cost_no_accuracy():
@@ -104,12 +104,12 @@ def test_fedsgd_trains_as_without_the_wrapper():
     print(f"FedSGD: {plain:.3f} plain, {wrapped:.3f}, {said:.3f} and {times:.1f} times")
     assert plain > 0.85
     assert wrapped == pytest.approx(plain, abs=0.01)
-    assert said == pytest.approx(plain, abs=0.02)
+    assert said == pytest.approx(plain, abs=0.05)
     assert times > 4
 
 
 def test_scaffold_trains_as_without_the_wrapper():
-    settings = {"app": scaffold_app, "arrays": network(64), "rounds": 40}
+    settings = {"app": scaffold_app, "arrays": network(32), "rounds": 25}
     plain, _, _ = federated(Scaffold, **settings)
     wrapped, _, _ = federated(Scaffold, transport={}, **settings)
     updates = {"replies": {"control": "updates"}}
@@ -118,7 +118,7 @@ def test_scaffold_trains_as_without_the_wrapper():
     assert plain > 0.9
     assert wrapped == pytest.approx(plain, abs=0.01)
     assert said == pytest.approx(plain, abs=0.01)
-    assert times > 5
+    assert times > 4
 
 
 def test_personal_layers_train_as_without_the_wrapper():

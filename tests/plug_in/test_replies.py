@@ -70,7 +70,7 @@ def deltas(arrays, client, current):
 
 
 @pytest.mark.parametrize("kind", [Noting, FedAvg])
-def test_replies_that_are_not_weights_arrive_as_they_are(kind):
+def test_replies_that_are_not_weights_arrive_as_they_are(kind, logged):
     seen = {}
 
     def noting(arrays, client, current):
@@ -78,6 +78,7 @@ def test_replies_that_are_not_weights_arrive_as_they_are(kind):
         return seen[client + 1]
 
     _, grid, inner, result = run(noting, rounds=1, inner=kind(fraction_evaluate=0))
+    assert logged().count("Record 'arrays' of replies: untouched, as it is not") == 1
     assert not any(is_parcel(m.content["arrays"], UPLOAD) for m in grid.up)
     if kind is Noting:
         for node, arrays in inner.given[0].items():

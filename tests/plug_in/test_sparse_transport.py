@@ -26,7 +26,7 @@ def test_densities_may_be_text(logged):
     [
         ({"download_density": 0}, "download_density must be .*, got 0"),
         ({"upload_density": 1.5}, "upload_density must be .*, got 1.5"),
-        ({"values": "float8"}, "values must be one of 'float32'.*, got 'float8'"),
+        ({"values": "float8"}, "values must be one of 'auto', .*, got 'float8'"),
         ({"whole": "*.bias"}, r"whole must be a list of names .*, got '\*.bias'"),
         ({"inner": Flasc()}, "inner must be .*, got Flasc"),
         ({"inner": SparseTransport(FedAvg())}, "inner must be .*, got SparseTransport"),

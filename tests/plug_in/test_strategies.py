@@ -73,7 +73,9 @@ def assert_same(plain, wrapped):
 def test_at_density_a_quarter_the_app_learns_and_bytes_are_logged(
     strategy, app, logged
 ):
-    transport, result = outcome(app, strategy, 0.0, rounds=5, transport=QUARTER)
+    # The logistic regression has so few entries that it travels whole by itself.
+    settings = QUARTER | ({"sparse": ["0"]} if app == "logistic" else {})
+    transport, result = outcome(app, strategy, 0.0, rounds=5, transport=settings)
     accuracy = [m["accuracy"] for m in result.evaluate_metrics_serverapp.values()]
     assert accuracy[0] < 0.15
     assert np.mean(accuracy[-2:]) > {"cnn": 0.3, "logistic": 0.6, "lora": 0.3}[app]
@@ -81,6 +83,6 @@ def test_at_density_a_quarter_the_app_learns_and_bytes_are_logged(
     totals = traffic.totals()
     sent = totals["message_bytes_down"] + totals["message_bytes_up"]
     # The logistic regression has 650 parameters: its messages are mostly overhead.
-    factor = {"cnn": 5, "logistic": 2, "lora": 5}[app]
+    factor = {"cnn": 5, "logistic": 2, "lora": 4}[app]
     assert sent * factor < traffic.plain_bytes()
     assert f"SparseTransport: {traffic.in_words()}" in logged()

@@ -15,6 +15,7 @@ from flasc_flwr.app.cli.report import report
 from flasc_flwr.app.cli.run import run
 from flasc_flwr.app.cli.search import search
 from flasc_flwr.app.cli.sweep import sweep
+from flasc_flwr.app.cli.watch import watch
 from flasc_flwr.app.cli.wire_bytes import wire_bytes
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ app = typer.Typer(
 # The commands import what they need when called: --help is quick, and works where the
 # application's libraries are not installed.
 app.command()(run)
+app.command()(watch)
 app.command()(report)
 app.command()(compare)
 app.command()(network)

@@ -25,6 +25,12 @@ class TrainingSettings:
     local_epochs: int = setting(
         2, integer(1), "passes over a client's examples in a round", unit="epochs"
     )
+    max_steps: int = setting(
+        0,
+        integer(0),
+        "most optimizer steps of a client in a round; 0 is no limit",
+        unit="steps",
+    )
     batch_size: int = setting(
         16, integer(1), "examples in a training batch", unit="examples"
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -31,10 +32,10 @@ class Outcome:
         Number of examples.
     loss : float
         Mean loss over the predictions (for a language model, over tokens); in training,
-        over all epochs.
+        over all steps.
     accuracy : float
         Fraction of correct predictions, by the task's score; in training, over all
-        epochs.
+        steps.
     steps : int
         Number of batches; in training, of optimizer steps.
     """
@@ -54,7 +55,7 @@ def train_model(
     trainable: Mapping[str, NDArray[np.bool_]] | None = None,
     score: Score = single_label,
 ) -> Outcome:
-    """Train the adapter for ``local-epochs`` over `examples`.
+    """Train the adapter for ``local-epochs`` or ``max-steps``, whichever ends first.
 
     The optimizer is new in each call: SGD with momentum 0.9 and no weight decay, as in
     FLASC's code, or AdamW. As there, dropout is only in the adapter, and the backbone
@@ -67,7 +68,7 @@ def train_model(
     examples : Examples
         The client's examples.
     config : RunConfig
-        Optimizer, learning rate, epochs and batch size.
+        Optimizer, learning rate, epochs, steps and batch size.
     seed : int
         Seed of shuffling and dropout.
     trainable : Mapping[str, NDArray[np.bool_]], optional
@@ -87,19 +88,24 @@ def train_model(
     with Freezer(model, trainable) as freezer, memory_advice(), torch.random.fork_rng():
         torch.manual_seed(seed)
         optimizer = _optimizer(model, config)
-        for _ in range(config.local_epochs):
-            order = torch.randperm(len(examples))
-            for chosen in torch.split(order, config.batch_size):
-                batch = on_device(examples.batch(chosen, training=True), model)
-                optimizer.zero_grad()
-                with autocast(config, model):
-                    output = model(**batch)
-                output.loss.backward()
-                freezer.before_step()
-                optimizer.step()
-                freezer.after_step()
-                total.add(output, batch["labels"], score)
+        # islice takes None for "all".
+        for chosen in islice(_batches(len(examples), config), config.max_steps or None):
+            batch = on_device(examples.batch(chosen, training=True), model)
+            optimizer.zero_grad()
+            with autocast(config, model):
+                output = model(**batch)
+            output.loss.backward()
+            freezer.before_step()
+            optimizer.step()
+            freezer.after_step()
+            total.add(output, batch["labels"], score)
     return total.outcome(len(examples))
+
+
+def _batches(examples: int, config: RunConfig) -> Iterator[torch.Tensor]:
+    """Yield the numbers of each batch's examples, shuffled in every epoch."""
+    for _ in range(config.local_epochs):
+        yield from torch.split(torch.randperm(examples), config.batch_size)
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import AbstractContextManager, nullcontext
 from logging import WARNING
 
@@ -33,6 +33,7 @@ def exchange(
     surplus: Callable[[Message], None] = lambda reply: None,
     meanwhile: Callable[[], object] = lambda: None,
     away: Callable[[int], object] = lambda node: None,
+    silent: Callable[[int, str], object] = lambda node, reason: None,
 ) -> Iterator[Message]:
     """Send `messages`, and yield each reply as soon as its turn has come.
 
@@ -60,6 +61,8 @@ def exchange(
         Called before each pause.
     away : Callable[[int], object]
         Called with each node that the SuperLink reports as away.
+    silent : Callable[[int, str], object]
+        Called with each node whose reply was needed and is missing, and the reason.
     """
     messages = list(messages)
     if not messages:
@@ -68,8 +71,7 @@ def exchange(
     with waiting():
         sent = push(grid, messages)
     asked = {message.metadata.message_id: message for message in sent}
-    if len(sent) < len(messages):
-        log(WARNING, "%d messages could not be sent", len(messages) - len(sent))
+    _report(messages, asked.keys(), "the message could not be sent", silent)
     missing, early = set(asked), _Early(list(asked))
     while missing and not early.has(enough):
         with waiting():
@@ -84,17 +86,18 @@ def exchange(
             else:
                 yield from early.add(reply)
         elapsed = time.monotonic() - began
-        if elapsed >= timeout:
+        if elapsed >= timeout or early.has(enough):
             break
-        if missing and not early.has(enough):
+        if missing:
             with waiting():
                 meanwhile()
                 # Poll short rounds often and long ones rarely.
                 pause = max(_SHORTEST_PAUSE, elapsed / 20)
                 time.sleep(min(_LONGEST_PAUSE, pause))
     yield from early.rest()
-    if missing and not early.has(enough):
-        log(WARNING, "%d replies missing after %.0f s", len(missing), timeout)
+    if not early.has(enough):
+        came = asked.keys() - missing
+        _report(sent, came, f"no reply within {timeout:g} s", silent)
 
 
 def push(grid: Grid, messages: Iterable[Message]) -> list[Message]:
@@ -141,6 +144,18 @@ def _identified(
             continue
         error = Error(ErrorCode.UNKNOWN, f"the reply names node {sender} as its sender")
         yield Message(error, reply_to=message)
+
+
+def _report(
+    messages: Iterable[Message],
+    known: Set[str],
+    reason: str,
+    silent: Callable[[int, str], object],
+) -> None:
+    """Report the nodes of the messages whose ids are not known."""
+    for message in messages:
+        if message.metadata.message_id not in known:
+            silent(message.metadata.dst_node_id, reason)
 
 
 class _Early:

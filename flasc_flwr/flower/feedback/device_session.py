@@ -1,9 +1,8 @@
-"""One message's use of a device's memory, which lives in its Flower context."""
+"""One message's use of a device's memory."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from logging import WARNING
 
 import numpy as np
 from flwr.app import ConfigRecord, Context
@@ -13,21 +12,13 @@ from flasc_flwr.core.codec import decode, read_layout
 from flasc_flwr.core.feedback.catching_up import CatchUp
 from flasc_flwr.core.feedback.memory import DeviceMemory
 from flasc_flwr.core.feedback.reference import Reference
-from flasc_flwr.core.feedback.stored import restore_memory, store_memory
+from flasc_flwr.core.feedback.stored import store_memory
 from flasc_flwr.core.initial import seeded_factors
 from flasc_flwr.core.layout import Layout, Vector
 from flasc_flwr.core.ranges import choice
-from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.device_limits import DeviceLimits
-from flasc_flwr.flower.feedback.reminder import Reminder, of_record
-from flasc_flwr.flower.wire import array_record, arrays_of
-
-STATE = "flasc.memory"
-"""Key of the ArrayRecord in a node's state that holds its memory. If it has several
-memories, a slash and the key of the ArrayRecord that each is of follow."""
-
-MOST_MEMORIES = 16
-"""Most memories of one node; the ones that were kept the longest ago are dropped."""
+from flasc_flwr.flower.feedback.kept_memory import kept_memory, recalled
+from flasc_flwr.flower.feedback.reminder import Reminder
 
 RESIDUAL_VALUES = "residual-values"
 """Key of a node's ``--node-config``: in what format it keeps its residual."""
@@ -39,7 +30,7 @@ class DeviceSession:
     Parameters
     ----------
     context : Context
-        The node's context; its state holds the memory.
+        The node's context, which says where the memory is.
     reminder : Reminder
         What the message says about it.
     key : str
@@ -50,9 +41,8 @@ class DeviceSession:
         values = context.node_config.get(RESIDUAL_VALUES, "float32")
         allowed = choice("float32", "bfloat16")
         self._half = allowed.require(RESIDUAL_VALUES, values) == "bfloat16"
-        self._state = context.state
+        self._kept = kept_memory(context, key)
         self._reminder = reminder
-        self._place = of_record(STATE, key)
         self.memory = recalled(context, key)
         if self.memory is not None and self.memory.run != reminder.run:
             self.memory = None
@@ -68,7 +58,7 @@ class DeviceSession:
         Parameters
         ----------
         context : Context
-            The node's context; its state holds the memory.
+            The node's context, which says where the memory is.
         control : ConfigRecord or None
             The message's CONTROL record.
         key : str
@@ -199,15 +189,9 @@ class DeviceSession:
         return self.memory.reference if self.follows and self.memory else None
 
     def keep(self) -> None:
-        """Put the memory into the node's state."""
-        if self.memory is None:
-            return
-        stored = store_memory(self.memory, half=self._half)
-        self._state.pop(self._place, None)  # so that it is the one kept last
-        self._state[self._place] = array_record(stored)
-        places = [place for place in self._state if place.startswith(f"{STATE}/")]
-        for place in places[:-MOST_MEMORIES]:
-            del self._state[place]
+        """Put the memory where the node keeps it."""
+        if self.memory is not None:
+            self._kept.write(store_memory(self.memory, half=self._half))
 
 
 def sessions_of(
@@ -231,21 +215,3 @@ def sessions_of(
     """
     sessions = {key: DeviceSession.of(context, control, key) for key in keys if key}
     return {key: session for key, session in sessions.items() if session}
-
-
-def recalled(context: Context, key: str = "") -> DeviceMemory | None:
-    """Return a memory in a node's state; None if there is none that can be used."""
-    record = context.state.array_records.get(of_record(STATE, key))
-    if record is None:
-        return None
-    try:
-        return restore_memory(arrays_of(record))
-    except (ValueError, TypeError, KeyError) as error:
-        log(WARNING, "The node's memory cannot be read and is replaced: %s", error)
-        return None
-
-
-def held_version(context: Context, key: str = "") -> bytes | None:
-    """Return the version of the reference that a node holds; None for none."""
-    memory = recalled(context, key)
-    return memory.reference.version if memory and memory.reference else None

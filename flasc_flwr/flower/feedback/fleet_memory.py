@@ -50,10 +50,13 @@ class FleetMemory:
     held : dict[str, bytes or None]
         Which reference each device holds, by its name, as far as the server knows. Not
         in checkpoints: devices say it when they introduce themselves.
+    most : int, optional
+        Most streams that are kept (default: `MOST_STREAMS`).
     """
 
     receipts: Receipts = field(default_factory=Receipts)
     held: dict[str, bytes | None] = field(default_factory=dict)
+    most: int | None = None
     _streams: dict[Key, _Followed] = field(default_factory=dict)
     _collected: dict[str, tuple[int, bytes]] = field(default_factory=dict)
 
@@ -90,7 +93,7 @@ class FleetMemory:
             followed.stream.advance(target, compress(followed.turn == 0))
             followed.turn = turn
         self._streams[key] = followed  # the last one is the one used last
-        while len(self._streams) > MOST_STREAMS:
+        while len(self._streams) > (self.most or MOST_STREAMS):
             del self._streams[next(iter(self._streams))]
         return followed.stream
 

@@ -108,11 +108,16 @@ class Ledger:
 
     def rejected(self, reply: Message, reason: str) -> None:
         """Note a rejected reply, and why."""
-        client = self._name(reply)
         node, reason = self._node(reply), printable(reason)
-        self._failures.append({"client": client, "node": node, "reason": reason})
+        client = self._failed(node, reason)
         self.outcome.reject(reply, node, reason)
         log(WARNING, "Rejected reply of client %s (%d): %s", client, node, reason)
+
+    def silent(self, node: int, reason: str) -> None:
+        """Note a node whose reply was needed and is missing, and why."""
+        client = self._failed(node, reason)
+        self.outcome.rejected.append(reason)
+        log(WARNING, "Client %s (%d): %s", client, node, reason)
 
     def downloaded(self, kept: float, dead: int) -> None:
         """Count what one training message carried.
@@ -226,6 +231,12 @@ class Ledger:
     def _name(self, reply: Message) -> str:
         node = self._node(reply)
         return self._names.get(node, str(node))
+
+    def _failed(self, node: int, reason: str) -> str:
+        """Add a failure to the row; return the client's name."""
+        client = self._names.get(node, str(node))
+        self._failures.append({"client": client, "node": node, "reason": reason})
+        return client
 
     def _count(self, message: Message, client: str, size: int, way: Direction) -> None:
         content = message.content if message.has_content() else RecordDict()

@@ -34,7 +34,7 @@ class Outcome:
     skipped : str
         Why the aggregate or the step was not finite; empty if it was.
     rejected : list[str]
-        Why replies were rejected.
+        Why replies were rejected, or are missing.
     raised : dict[int, str]
         What the ClientApp of a node raised, by node.
     evaluated : Mapping[str, Any]

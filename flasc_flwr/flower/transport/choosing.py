@@ -16,6 +16,7 @@ from flasc_flwr.core.codec import VALUE_FORMATS
 from flasc_flwr.core.feedback.memory import Fading
 from flasc_flwr.core.methods.budget import AUTO, BYTES, density_or_auto
 from flasc_flwr.core.methods.scores import QUOTAS
+from flasc_flwr.core.printable import printable
 from flasc_flwr.core.ranges import choice
 from flasc_flwr.flower.transport.encoded_content import TransportSettings
 from flasc_flwr.flower.transport.evidence import Replies, check_replies
@@ -25,7 +26,7 @@ from flasc_flwr.flower.transport.wrappable import require_names
 DIFFERENCES = 1 / 2
 """Density of differences to a reference, if it is not given."""
 
-UPLOADS = 1 / 4
+UPLOADS = 1 / 2
 """Density of uploads, if it is not given."""
 
 _PRIVATE = (
@@ -68,7 +69,12 @@ def chosen_settings(
             "error_feedback must be 'none' with differential privacy, as a residual "
             f"carries one round's data into the next, got {error_feedback!r}"
         )
+    robust = comparing(inner) is not None
     follows = error_feedback == "both"
+    value_format = choice(AUTO, *VALUE_FORMATS).require("values", values)
+    if value_format == AUTO:
+        # What 4 bits round off has to be sent later.
+        value_format = "int8" if error_feedback == "none" else "int4"
     settings = TransportSettings(
         download_density=density_or_auto(
             "download_density",
@@ -79,12 +85,12 @@ def chosen_settings(
         upload_density=density_or_auto(
             "upload_density",
             upload_density,
-            1.0 if comparing(inner) else UPLOADS,
+            1.0 if robust else UPLOADS,
             upload_bytes,
         ),
         download_bytes=download_bytes,
         upload_bytes=upload_bytes,
-        value_format=choice(*VALUE_FORMATS).require("values", values),
+        value_format=value_format,
         whole=require_names("whole", whole),
         sparse=require_names("sparse", sparse),
         error_feedback=error_feedback,
@@ -101,9 +107,34 @@ def chosen_settings(
     return settings
 
 
+def settings_tree(inner: Strategy, settings: TransportSettings) -> list[str]:
+    """Return the lines of a summary of the settings."""
+    robust = comparing(inner)
+    whole = printable(", ".join(("arrays of fewer than two axes", *settings.whole)))
+    return [
+        "├──> Sparse transport:",
+        f"│\t├── Density: download ({settings.download_density:.4g}) | "
+        f"upload ({settings.upload_density:.4g})"
+        + (f", as {robust} compares replies" if robust else ""),
+        f"│\t├── Most bytes of a payload: download "
+        f"({settings.download_bytes or 'any'}) | "
+        f"upload ({settings.upload_bytes or 'any'})",
+        f"│\t├── Value format: {settings.value_format}",
+        f"│\t├── Error feedback: {settings.error_feedback}",
+        f"│\t├── Travel whole: {whole}",
+        f"│\t└── Inner strategy: {type(inner).__name__}",
+    ]
+
+
 def notices(inner: Strategy, settings: TransportSettings) -> list[str]:
     """Return what a user should know before a run starts, a line each."""
     lines = []
+    name = comparing(inner)
+    if name and (settings.upload_density < 1 or settings.upload_bytes):
+        lines.append(
+            f"{name} compares replies, and an entry that most of them do not hold does "
+            "not move: use upload_density=1 (the default) without upload_bytes"
+        )
     if is_private(inner):
         lines.append(
             "SparseTransport has no error feedback with differential privacy, as a "

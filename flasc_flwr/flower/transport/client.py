@@ -14,7 +14,8 @@ from flasc_flwr.core.feedback.catching_up import UnknownVersionError
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.flower.device_errors import download_errors, upload_errors
 from flasc_flwr.flower.device_limits import DeviceLimits
-from flasc_flwr.flower.feedback.device_session import DeviceSession, held_version
+from flasc_flwr.flower.feedback.device_session import DeviceSession
+from flasc_flwr.flower.feedback.kept_memory import held_version
 from flasc_flwr.flower.feedback.reminder import cannot_use, holding
 from flasc_flwr.flower.transport.form import Form
 from flasc_flwr.flower.transport.parcel import (

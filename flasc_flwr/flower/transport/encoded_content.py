@@ -195,8 +195,8 @@ def _encode_record(
     key: str, record: ArrayRecord, settings: TransportSettings, follow: Follow | None
 ) -> SentRecord | None:
     """Return a record with its parcel; None if all its arrays travel whole."""
-    reasons = why_whole(record, settings.whole, settings.sparse)
-    sparse = tuple(i for i, reason in enumerate(reasons.values()) if not reason)
+    why = why_whole(record, settings.whole, settings.sparse)
+    sparse = [index for index, reason in enumerate(why.values()) if not reason]
     if not sparse:
         return None
     form = Form.of(record, sparse)
@@ -204,7 +204,7 @@ def _encode_record(
         record,
         form,
         word=word_of(settings.replies, key),
-        not_finite=tuple(n for n, reason in reasons.items() if reason == NOT_FINITE),
+        not_finite=tuple(n for n, reason in why.items() if reason == NOT_FINITE),
     )
     budget = Budget(
         download_bytes=settings.download_bytes, upload_bytes=settings.upload_bytes

@@ -84,6 +84,8 @@ class IncomingReply:
     parts : dict[str, tuple[int, ...]]
         By the key of a parcel that has other arrays than those sent: which of the
         tensors sent its payload has.
+    untouched : frozenset[str]
+        Keys of the records that could have been parcels, and came as they are.
     plain_bytes : int
         Bytes that Flower's plain arrays would have needed for its arrays.
     error : str, optional
@@ -95,6 +97,7 @@ class IncomingReply:
     dense: dict[str, SentRecord] = field(default_factory=dict)
     whole: dict[str, ArrayRecord] = field(default_factory=dict)
     parts: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    untouched: frozenset[str] = frozenset()
     plain_bytes: int = 0
     error: str | None = None
 
@@ -122,7 +125,7 @@ def inspect_reply(message: Message, content: EncodedContent) -> IncomingReply:
     unchanged = listed if isinstance(listed, list) else []
     records = message.content.array_records
     parcels, dense, plain_bytes, error = {}, {}, 0, None
-    whole, parts = {}, {}
+    whole, parts, untouched = {}, {}, set()
     for key, record in records.items():
         sent = match_sent(content.trained, key, len(records))
         plain_bytes += data_bytes(sent.arrays if sent else record)
@@ -132,6 +135,7 @@ def inspect_reply(message: Message, content: EncodedContent) -> IncomingReply:
             continue
         if key in unchanged:
             whole[key] = sent.arrays
+            untouched.add(key)
         elif not content.expects_parcels:
             dense[key] = sent
         elif is_parcel(record, UPLOAD):
@@ -140,7 +144,16 @@ def inspect_reply(message: Message, content: EncodedContent) -> IncomingReply:
                 parts[key] = indices_in(control[PART + key], PART + key)
         else:
             error = f"its arrays did not go through flasc_mod: {ADD_THE_MOD}"
-    return IncomingReply(message, parcels, dense, whole, parts, plain_bytes, error)
+    return IncomingReply(
+        message,
+        parcels,
+        dense,
+        whole,
+        parts,
+        frozenset(untouched),
+        plain_bytes,
+        error,
+    )
 
 
 def decode_parcels(reply: IncomingReply) -> tuple[int, dict[str, ParcelUpdate] | str]:

@@ -7,8 +7,6 @@ density 1, rounded to the value format.
 
 from __future__ import annotations
 
-from logging import INFO, WARNING
-
 from flwr.serverapp.strategy import (
     Bulyan,
     FedMedian,
@@ -34,14 +32,3 @@ def comparing(strategy: Strategy) -> str | None:
         wrapped = [v for v in vars(inner).values() if isinstance(v, Strategy)]
         pending += [w for w in wrapped if id(w) not in seen]
     return None
-
-
-def upload_of_comparing(name: str, density: float) -> tuple[int, str]:
-    """Return the level and text of the log line about uploads to such a strategy."""
-    if density == 1:
-        return INFO, f"{name} compares replies: uploads have density 1, not sparse"
-    return (
-        WARNING,
-        f"{name} compares replies, and an entry that most clients did not send does "
-        f"not move: use upload_density=1 instead of {density:.4g}",
-    )

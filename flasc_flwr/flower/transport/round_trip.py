@@ -97,7 +97,7 @@ class RoundTrip:
             self._contents.append(encoded[key])
         for made in encoded.values():
             for name, sent in made.sent.items():
-                memory.name_not_finite(name, sent.not_finite)
+                memory.remarks.name_not_finite(name, sent.not_finite)
         sizes = message_bytes(self.messages)
         for message, made, size in zip(
             self.messages, self._contents, sizes, strict=True
@@ -213,6 +213,8 @@ class RoundTrip:
             inspected = inspect_reply(reply, content)
             if inspected.error is None:
                 self._memory.heard(reply, followed)
+            for key in inspected.untouched:
+                self._memory.remarks.say_untouched(key)
         except Exception as error:
             return IncomingReply(reply, error=why(error))
         return inspected
@@ -239,7 +241,7 @@ class RoundTrip:
         """Note the payloads of a reply, to confirm them to a device that remembers."""
         node = message.metadata.src_node_id
         for key, update in updates.items():
-            self._memory.travelled(key, update.sent.form.layout, update.update)
+            self._memory.remarks.travelled(key, update.sent.form.layout, update.update)
             if node in self._remembering:
                 self._memory.collect(node, key, self._memory_round, update.payload)
 

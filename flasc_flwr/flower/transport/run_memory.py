@@ -5,27 +5,24 @@ from __future__ import annotations
 import secrets
 import zlib
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from logging import WARNING
 from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, RecordDict
-from numpy.typing import NDArray
 
 from flasc_flwr.core.codec import decode, encode
 from flasc_flwr.core.feedback.stream import Compress
-from flasc_flwr.core.layout import Layout, Vector
-from flasc_flwr.core.printable import printable
-from flasc_flwr.core.sparsity import SparseVector, top_k
-from flasc_flwr.flower.compat import log
+from flasc_flwr.core.layout import Vector
+from flasc_flwr.core.sparsity import top_k
 from flasc_flwr.flower.feedback.fleet_memory import FleetMemory
 from flasc_flwr.flower.feedback.reminder import RUN_BYTES, Reminder
 from flasc_flwr.flower.transport.encoded_content import TransportSettings
 from flasc_flwr.flower.transport.form import Form
 from flasc_flwr.flower.transport.parcel import vector_of
+from flasc_flwr.flower.transport.remarks import Remarks
 from flasc_flwr.flower.transport.selection import encode_largest
 from flasc_flwr.flower.transport.sent_record import Following
 
@@ -34,13 +31,8 @@ JUMP = 0.5
 arrays, relative to their norm, all of the difference is sent: they are other arrays
 than before, or moved in one step as far as a new model is away."""
 
-SOME_ROUNDS = 3
-"""After so many rounds arrays are named of which hardly anything has travelled."""
-
-STARVING = 0.01
-"""Fraction of an array's entries that hardly is anything, in all replies together."""
-
-_MOST_SHOWN = 5
+MOST_FORMS = 4
+"""Forms of one record whose references are kept: each takes up to 6 bytes an entry."""
 
 
 @dataclass
@@ -66,6 +58,8 @@ class RunMemory:
     waiting : set[int]
         Nodes that were asked to train and have not replied: what becomes of their
         replies is not known.
+    remarks : Remarks
+        What is said in the log of records.
     """
 
     def __init__(self, settings: TransportSettings) -> None:
@@ -73,11 +67,11 @@ class RunMemory:
         self.waiting: set[int] = set()
         self._settings = settings
         self._run = secrets.token_bytes(RUN_BYTES)
-        self._fleets: dict[str, FleetMemory] = defaultdict(FleetMemory)
+        self._fleets: dict[str, FleetMemory] = defaultdict(
+            lambda: FleetMemory(most=MOST_FORMS)
+        )
         self._targets: dict[tuple[str, bytes], _Target] = defaultdict(_Target)
-        self._named: set[tuple[str, str]] = set()
-        self._counts: dict[tuple[str, Layout], NDArray[np.int64]] = {}
-        self._warned = False
+        self.remarks = Remarks(settings.quota)
 
     def begin(self, trained: Iterable[int]) -> set[int]:
         """Begin an exchange; return which nodes can use their memory in it.
@@ -205,58 +199,12 @@ class RunMemory:
         """Note that the strategy has taken the replies that were collected."""
         for fleet in self._fleets.values():
             fleet.stepped()
-        if self.round == SOME_ROUNDS and not self._warned:
-            self._warned = True
-            for key, layout in self._counts:
-                self._warn_of_starving(key, layout)
-
-    def name_not_finite(self, key: str, names: Iterable[str]) -> None:
-        """Log once which arrays travel whole because they are not finite."""
-        new = [name for name in names if (key, name) not in self._named]
-        self._named |= {(key, name) for name in new}
-        if new:
-            log(
-                WARNING,
-                "Record %r: %s travel whole: they hold NaN, infinity or numbers near "
-                "the end of float32's range",
-                printable(key, 50),
-                _shown(new),
-            )
-
-    def travelled(self, key: str, layout: Layout, update: SparseVector) -> None:
-        """Count the entries of each array that a reply has."""
-        counts = layout.counts(update.positions)
-        before = self._counts.get((key, layout), np.zeros_like(counts))
-        self._counts[key, layout] = before + counts
+        self.remarks.after_round(self.round)
 
     def drop(self) -> None:
         """Forget replies that were collected and not taken."""
         for fleet in self._fleets.values():
             fleet.open_round()
-
-    def _warn_of_starving(self, key: str, layout: Layout) -> None:
-        """Name the arrays of which hardly anything has travelled."""
-        sizes = [tensor.size for tensor in layout.tensors]
-        # Within its own array, what changes at all is sent.
-        least = 1 if self._settings.quota == "tensor" else 0
-        starving = [
-            tensor.name
-            for tensor, size, count in zip(
-                layout.tensors, sizes, self._counts[key, layout], strict=True
-            )
-            if least <= count < STARVING * size
-        ]
-        if starving:
-            log(
-                WARNING,
-                "Record %r: less than %d %% of %s has travelled in %d rounds; a larger "
-                "upload_density%s sends more of it",
-                printable(key, 50),
-                round(100 * STARVING),
-                _shown(starving),
-                SOME_ROUNDS,
-                "" if least else ", or quota 'tensor',",
-            )
 
     def _whole(self, form: Form) -> Compress:
         """Return how the first download of a stream is encoded: with every entry."""
@@ -284,13 +232,6 @@ class RunMemory:
         if np.linalg.norm(left) <= JUMP * np.linalg.norm(target):
             return payload
         return self._whole(form)(difference)
-
-
-def _shown(names: Sequence[str]) -> str:
-    """Return the first of some names from outside, as text."""
-    first = ", ".join(repr(printable(name, 50)) for name in names[:_MOST_SHOWN])
-    more = len(names) - _MOST_SHOWN
-    return first + (f" and {more} more" if more > 0 else "")
 
 
 def common_records(contents: Iterable[RecordDict], whole_round: bool) -> set[str]:

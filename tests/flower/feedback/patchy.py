@@ -5,7 +5,7 @@ from flwr.app import Error, Message
 
 from flasc_flwr.flower.compat import ErrorCode, travel
 from flasc_flwr.flower.envelope import opened, payload_in
-from flasc_flwr.flower.feedback.device_session import STATE, recalled
+from flasc_flwr.flower.feedback.kept_memory import STATE, recalled
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import CONTROL, INTRODUCE, payload_of
 from tests.flower.apps import client_app

@@ -1,4 +1,4 @@
-"""Replies that arrive beside the last one needed: counted, and not aggregated."""
+"""Replies beside the last one needed are counted; those that are missing are named."""
 
 from flwr.app import Message, RecordDict
 
@@ -28,3 +28,24 @@ def test_what_is_enough_is_not_exceeded_by_what_comes_along():
     taken = list(exchange(grid, messages, 5, enough=2, surplus=surplus.append))
     nodes = [reply.metadata.src_node_id for reply in [*taken, *surplus]]
     assert (len(taken), sorted(nodes)) == (2, [1, 2, 3, 4])
+
+
+def test_a_round_names_who_was_asked_and_did_not_reply_in_time():
+    class Silent(RecordingGrid):
+        """Node 2 answers only who asks for its name."""
+
+        def pull_messages(self, message_ids):
+            replies = list(super().pull_messages(message_ids))
+            return [
+                reply
+                for reply in replies
+                if reply.metadata.src_node_id != 2
+                or "arrays" not in reply.content.array_records
+            ]
+
+    strategy = Flasc(min_train_nodes=3)
+    strategy.start(Silent(client_app(), 3), array_record(adapter()), 2, timeout=0.5)
+    for row in strategy.state.history[1:]:
+        assert row["replies"] == 2
+        (failure,) = row["failures"]
+        assert (failure["client"], failure["reason"]) == ("1", "no reply within 0.5 s")

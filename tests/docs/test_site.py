@@ -1,0 +1,75 @@
+"""What the site's pages say and show, without building it."""
+
+import json
+import re
+import runpy
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from flasc_flwr.core.codec import encode
+from flasc_flwr.core.sparsity import top_k
+from tests.end_to_end.processes import ROOT
+
+DOCS = ROOT / "docs"
+OURS = [
+    DOCS / "index.md",
+    *(
+        p
+        for name in ("tutorials", "concepts", "reference")
+        for p in DOCS.glob(f"{name}/*")
+    ),
+]
+
+
+@pytest.mark.parametrize("page", OURS, ids=lambda page: page.stem)
+def test_a_page_says_for_whom_it_is_and_where_to_go_next(page):
+    text = page.read_text()
+    begin = text.split("\n## ")[0]
+    assert re.search(r"\b[Ff]or (someone|whoever|people)\b", begin), begin
+    last = text.split("\n## ")[-1]
+    assert last.startswith("Where to go next\n") and "](" in last
+
+
+def test_the_drawing_of_a_round_is_that_of_its_numbers():
+    draw = runpy.run_path(str(DOCS / "tools" / "one_round.py"))["draw"]
+    shown = json.loads((DOCS / "figures" / "one-round.json").read_text())
+    svg = (DOCS / "figures" / "one-round.svg").read_text()
+    assert draw(shown) == svg  # python docs/tools/one_round.py
+    for number in ("34,058 entries", "8,514 entries = 10,986 bytes", "10.7 times less"):
+        assert number in svg
+
+
+def test_the_table_of_payloads_is_measured():
+    text = (DOCS / "concepts" / "sparse-messages.md").read_text()
+    table = re.search(r"(\| density \|.*?)\n\n", text, re.DOTALL)[1].splitlines()
+    formats = re.findall(r"`(\w+)`", table[0])
+    vector = np.random.default_rng(0).normal(size=100_000).astype(np.float32)
+    for line in table[2:]:
+        density, *sizes = (cell.strip() for cell in line.strip("|").split("|"))
+        kept = top_k(vector, float(Fraction(density)))
+        found = [f"{len(encode(kept, values=values)):,}" for values in formats]
+        assert found == sizes, density
+
+
+def test_every_page_is_in_the_navigation():
+    nav = (ROOT / "mkdocs.yml").read_text().split("\nnav:\n")[1].split("\n\n")[0]
+    listed = set(re.findall(r"([\w/-]+\.md)$", nav, re.MULTILINE))
+    pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+    assert pages - listed == set()
+
+
+def test_the_site_loads_nothing_from_elsewhere():
+    """Its configuration; the page that a browser gets is checked by .ci/run."""
+    text = (ROOT / "mkdocs.yml").read_text()
+    assert "font: false" in text and "repo_url" not in text
+    style = (DOCS / "stylesheets" / "site.css").read_text()
+    assert "url(" not in style and "@import" not in style
+
+
+def test_the_readme_is_short_and_its_links_exist():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 120
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", text):
+        assert (ROOT / target).exists(), target
