@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 
-WORDS = [f"word{number}" for number in range(120)]
+WORDS = [f"word{number}" for number in range(100, 220)]
 
 
 def load_dataset(path: str, name: str | None = None, **given: Any) -> Any:
@@ -106,6 +106,7 @@ def reviews() -> Any:
     texts, labels = [], []
     for label in draw.integers(0, 2, 3200):
         words = draw.choice(WORDS[:100], 12)
+        # The two last tens of words belong to one class each.
         own = WORDS[100 + 10 * label : 110 + 10 * label]
         words[draw.choice(12, 6, replace=False)] = draw.choice(own, 6)
         texts.append(" ".join(words))
