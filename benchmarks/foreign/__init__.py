@@ -1,0 +1,1 @@
+"""Other people's Flower apps, with and without SparseTransport (foreign_apps.py)."""
