@@ -47,6 +47,10 @@ UNCHANGED = "plain"
 """Entry of the CONTROL record in a reply: keys of the ArrayRecords that the mod sent
 as they are, because their arrays are not the ones received."""
 
+SAME = "same"
+"""Entry of the CONTROL record in a reply: keys of the ArrayRecords that came back as
+they were received, and are left out."""
+
 _RAISED = "Exception ClientAppException occurred. Message: "
 """How Flower begins the reason of an app that raised."""
 

@@ -17,7 +17,7 @@ from flasc_flwr.flower.device_limits import DeviceLimits
 from flasc_flwr.flower.feedback.device_session import DeviceSession
 from flasc_flwr.flower.feedback.kept_memory import held_version
 from flasc_flwr.flower.feedback.reminder import cannot_use, holding
-from flasc_flwr.flower.transport.form import Form
+from flasc_flwr.flower.transport.form import Form, equal_arrays
 from flasc_flwr.flower.transport.parcel import (
     DOWNLOAD,
     is_parcel,
@@ -28,7 +28,7 @@ from flasc_flwr.flower.transport.parcel import (
 )
 from flasc_flwr.flower.transport.private_mods import is_private
 from flasc_flwr.flower.transport.replied import Origin, encoded_reply
-from flasc_flwr.flower.wire import CONTROL, PART, PAYLOAD, UNCHANGED, Instructions
+from flasc_flwr.flower.wire import CONTROL, PART, PAYLOAD, SAME, UNCHANGED, Instructions
 
 
 def run_client_app(
@@ -85,9 +85,10 @@ def run_client_app(
     reply = call_next(message, context)
     if reply.has_error():
         return reply
-    control: dict[str, Any] = {}
     if instructions.density is not None:
         control = _encode_records(reply, received, instructions)
+    else:
+        control = _leave_out(reply, received)
     for key, session in sessions.items():
         session.keep()
         if reference := session.held():
@@ -119,6 +120,18 @@ def _encode_records(
     if unchanged:
         control[UNCHANGED] = unchanged
     return control
+
+
+def _leave_out(reply: Message, received: Mapping[str, Origin]) -> dict[str, Any]:
+    """Empty the records that an evaluation returns as it received them; name them."""
+    same = []
+    records = reply.content.array_records
+    for key, record in records.items():
+        origin = match_sent(received, key, len(records))
+        if origin is not None and equal_arrays(origin.arrays, record):
+            reply.content[key] = ArrayRecord()
+            same.append(key)
+    return {SAME: same} if same else {}
 
 
 def _layouts(

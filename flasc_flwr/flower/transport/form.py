@@ -91,3 +91,13 @@ class Form:
 def is_numeric(array: Array) -> bool:
     """Return whether an Array holds floating-point numbers that a layout may have."""
     return array.stype == SType.NUMPY and array.dtype in FLOATING
+
+
+def equal_arrays(one: ArrayRecord, other: ArrayRecord) -> bool:
+    """Return whether two records have the same arrays, in the same order."""
+    if one is other:
+        return True
+    return list(one) == list(other) and all(
+        a is b or (a.dtype, a.shape, a.data) == (b.dtype, b.shape, b.data)
+        for a, b in zip(one.values(), other.values(), strict=True)
+    )

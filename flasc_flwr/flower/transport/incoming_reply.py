@@ -25,6 +25,7 @@ from flasc_flwr.flower.wire import (
     CONTROL,
     PART,
     PAYLOAD,
+    SAME,
     STYPE,
     UNCHANGED,
     message_bytes,
@@ -86,6 +87,8 @@ class IncomingReply:
         tensors sent its payload has.
     untouched : frozenset[str]
         Keys of the records that could have been parcels, and came as they are.
+    same : dict[str, SentRecord]
+        Records that an evaluation left out, as they came back as they were received.
     plain_bytes : int
         Bytes that Flower's plain arrays would have needed for its arrays.
     error : str, optional
@@ -98,6 +101,7 @@ class IncomingReply:
     whole: dict[str, ArrayRecord] = field(default_factory=dict)
     parts: dict[str, tuple[int, ...]] = field(default_factory=dict)
     untouched: frozenset[str] = frozenset()
+    same: dict[str, SentRecord] = field(default_factory=dict)
     plain_bytes: int = 0
     error: str | None = None
 
@@ -124,9 +128,13 @@ def inspect_reply(message: Message, content: EncodedContent) -> IncomingReply:
     listed = control.get(UNCHANGED)
     unchanged = listed if isinstance(listed, list) else []
     records = message.content.array_records
+    same = _left_out(message, content)
     parcels, dense, plain_bytes, error = {}, {}, 0, None
     whole, parts, untouched = {}, {}, set()
     for key, record in records.items():
+        if key in same:
+            plain_bytes += data_bytes(same[key].arrays)
+            continue
         sent = match_sent(content.trained, key, len(records))
         plain_bytes += data_bytes(sent.arrays if sent else record)
         if sent is None:
@@ -151,9 +159,32 @@ def inspect_reply(message: Message, content: EncodedContent) -> IncomingReply:
         whole,
         parts,
         frozenset(untouched),
+        same,
         plain_bytes,
         error,
     )
+
+
+def _left_out(message: Message, content: EncodedContent) -> dict[str, SentRecord]:
+    """Return the records of an evaluation that are as they were received, by key.
+
+    Raises
+    ------
+    ValueError
+        If one is named that was not sent, or is not empty.
+    """
+    control = message.content.config_records.get(CONTROL, ConfigRecord())
+    listed = control.get(SAME)
+    if content.trains or not isinstance(listed, list):
+        return {}
+    records, same = message.content.array_records, {}
+    for name in listed:
+        key = str(name)
+        sent = match_sent(content.sent, key, len(records))
+        if sent is None or key not in records or len(records[key]):
+            raise ValueError("a record that was left out must be one that was sent")
+        same[key] = sent
+    return same
 
 
 def decode_parcels(reply: IncomingReply) -> tuple[int, dict[str, ParcelUpdate] | str]:

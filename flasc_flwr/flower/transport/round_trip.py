@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from logging import INFO, WARNING
 from typing import Any
 
-from flwr.app import Error, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, Error, Message, MessageType, RecordDict
 
 from flasc_flwr.core.printable import why
 from flasc_flwr.core.traffic import Direction, Sent, Traffic
@@ -281,6 +281,8 @@ def _put_on_sent(reply: IncomingReply) -> None:
     content.config_records.pop(CONTROL, None)
     for key, sent in reply.dense.items():
         content[key] = sent.plus_training(content.array_records[key])
+    for key, sent in reply.same.items():
+        content[key] = ArrayRecord(dict(sent.received))
 
 
 def _is_training(message: Message) -> bool:

@@ -20,7 +20,7 @@ from flasc_flwr.core.sparsity import top_k
 from flasc_flwr.flower.feedback.fleet_memory import FleetMemory
 from flasc_flwr.flower.feedback.reminder import RUN_BYTES, Reminder
 from flasc_flwr.flower.transport.encoded_content import TransportSettings
-from flasc_flwr.flower.transport.form import Form
+from flasc_flwr.flower.transport.form import Form, equal_arrays
 from flasc_flwr.flower.transport.parcel import vector_of
 from flasc_flwr.flower.transport.remarks import Remarks
 from flasc_flwr.flower.transport.selection import encode_largest
@@ -251,16 +251,7 @@ def common_records(contents: Iterable[RecordDict], whole_round: bool) -> set[str
     for content in contents:
         for key, record in content.array_records.items():
             counts[key] += 1
-            if not _are_equal(first.setdefault(key, record), record):
+            if not equal_arrays(first.setdefault(key, record), record):
                 unequal.add(key)
     least = 1 if whole_round else 2
     return {key for key, n in counts.items() if n >= least} - unequal
-
-
-def _are_equal(one: ArrayRecord, other: ArrayRecord) -> bool:
-    if one is other:
-        return True
-    return list(one) == list(other) and all(
-        a is b or (a.dtype, a.shape, a.data) == (b.dtype, b.shape, b.data)
-        for a, b in zip(one.values(), other.values(), strict=True)
-    )
