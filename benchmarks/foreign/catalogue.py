@@ -43,7 +43,7 @@ APPS = [
         nodes=10,
         strategy="CustomFedAvg",
         metric="server:accuracy",
-        config={"fraction-train": 0.5, "num-server-rounds": 12},
+        config={"fraction-train": 1.0, "num-server-rounds": 12},
         seeds=1,
         needs=("torchvision",),
     ),

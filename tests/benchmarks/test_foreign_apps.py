@@ -40,7 +40,7 @@ def main(grid, context):
     strategy = FedAvg(fraction_evaluate=0.0)
     strategy.start(
         grid,
-        ArrayRecord([np.zeros((width, width), np.float32)]),
+        ArrayRecord([np.ones((width, width), np.float32)]),
         context.run_config["num-server-rounds"],
         evaluate_fn=evaluate,
     )
@@ -58,7 +58,7 @@ def train(message, context):
     (weights,) = message.content["arrays"].to_numpy_ndarrays()
     step = np.random.normal(size=weights.shape) + context.node_config["partition-id"]
     content = {
-        "arrays": ArrayRecord([(weights + step).astype(np.float32)]),
+        "arrays": ArrayRecord([(weights + 0.01 * step).astype(np.float32)]),
         "metrics": MetricRecord({"num-examples": 1}),
     }
     return Message(RecordDict(content), reply_to=message)
@@ -113,7 +113,7 @@ def app(foreign, repository):
         nodes=3,
         metric="server:norm",
         words="one matrix",
-        config={"model.width": 30},
+        config={"model.width": 60},
         seeds=1,
         repository=f"file://{folder}",
         commit=commit,
@@ -126,10 +126,10 @@ def test_an_app_is_fetched_run_and_compared(foreign, app, tmp_path):
     assert not without["lines"] and with_lines["lines"]
     for row in rows:
         assert "failed" not in row
-        assert row["parameters"] == 900  # the run config's 30, not the app's own 20
+        assert row["parameters"] == 3600  # the run config's 60, not the app's own 20
         assert row["rounds"] == 2 and row["calls"] == 6 and row["error_replies"] == 0
         assert len(row["by_round"]) == 3
-    plain = 4 * 900 * 6
+    plain = 4 * 3600 * 6
     for direction in ("down", "up"):
         assert plain < without[direction] < 1.5 * plain
         assert with_lines[direction] < without[direction]
@@ -139,7 +139,7 @@ def test_an_app_is_fetched_run_and_compared(foreign, app, tmp_path):
     head, _, line = foreign.table(rows)
     assert head.startswith("| app | parameters | metric |")
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells[:3] == ["tiny", "900", "norm, 2 rounds"]
+    assert cells[:3] == ["tiny", "3,600", "norm, 2 rounds"]
     spent, left = (r["down"] + r["up"] for r in rows)
     assert cells[8] == f"{spent / left:.1f}"
 
