@@ -109,6 +109,21 @@ def test_layers_computed_again_give_the_same_adapter_from_less_memory(root, kind
     assert kept[1] < 0.7 * kept[0]
 
 
+@pytest.mark.parametrize("setting", ["precision", "backbone_precision"])
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_layers_are_computed_again_in_bfloat16_too(root, kind, setting):
+    """Attention has another kernel there, in both passes."""
+    task = "causal-lm" if kind == "llama" else "text-classification"
+    settings = {"task": task, setting: "bfloat16", "batch_size": 1, "max_steps": 2}
+    adapters = []
+    for again in (False, True):
+        task = text_task(root, kind, gradient_checkpointing=again, **settings)
+        task.train(task.data.partition(0, 4), seed=0)
+        adapters.append(read_adapter(task.model))
+    for name, array in adapters[0].items():
+        np.testing.assert_allclose(array, adapters[1][name], rtol=0.02, atol=1e-3)
+
+
 def test_a_model_generates_with_its_cache_after_training_without(root):
     task = text_task(root, "llama", task="causal-lm", gradient_checkpointing=True)
     tokens = torch.tensor([[5, 6, 7]])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -56,22 +56,25 @@ def autocast(config: RunConfig, model: Model) -> AbstractContextManager[object]:
     What is trained, its gradients and updates stay float32. A backbone that is kept in
     bfloat16 computes in it.
     """
-    automatic = config.precision == "bfloat16"
-    if not automatic and model.dtype != torch.bfloat16:
+    if config.precision == "float32":
         return nullcontext()
-    return _bfloat16(next(model.parameters()).device.type, automatic)
+    device = next(model.parameters()).device
+    return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
-@contextmanager
-def _bfloat16(device_type: str, automatic: bool) -> Iterator[None]:
-    with ExitStack() as stack:
-        if automatic:
-            stack.enter_context(torch.autocast(device_type, dtype=torch.bfloat16))
-        if device_type == "cpu" and torch.is_grad_enabled():
-            # On CPUs, the backward pass of torch's fused attention is seven times
-            # slower in bfloat16 than in float32; its unfused one is faster.
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        yield
+def training_attention(
+    config: RunConfig, model: Model
+) -> AbstractContextManager[object]:
+    """Return a context for whole steps, in which attention trains fast in bfloat16.
+
+    On CPUs, the backward pass of torch's fused attention is seven times slower in
+    bfloat16 than in float32; its unfused one is faster. The context includes the
+    backward pass, where layers may be computed again: it must be by the same kernel.
+    """
+    half = config.precision == "bfloat16" or model.dtype == torch.bfloat16
+    if half and next(model.parameters()).device.type == "cpu":
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()
 
 
 @contextmanager

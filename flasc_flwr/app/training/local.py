@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.training.client_optimizer import ClientOptimizer
-from flasc_flwr.app.training.device import autocast, memory_advice, on_device
+from flasc_flwr.app.training.device import (
+    autocast,
+    memory_advice,
+    on_device,
+    training_attention,
+)
 from flasc_flwr.app.training.examples import Examples
 from flasc_flwr.app.training.freezing import Freezer
 from flasc_flwr.app.training.lora import Model
@@ -99,6 +104,7 @@ def train_model(
         Freezer(model, trainable) as freezer,
         memory_advice(),
         without_cache(model),
+        training_attention(config, model),
         torch.random.fork_rng(),
     ):
         torch.manual_seed(seed)
