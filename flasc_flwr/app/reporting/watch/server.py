@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from threading import Thread
 
 from flasc_flwr.app.reporting.watch.live_report import LiveReport
 from flasc_flwr.app.reporting.watch.page import SCRIPT, live_page, state_text
+from flasc_flwr.core.json_lines import as_json
 
 HOST = "127.0.0.1"
 _SECONDS = 10
@@ -82,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, "text/html", live_page(report))
         elif what == "state":
             state = {"version": report.version, "text": state_text(report)}
-            self._answer(200, "application/json", json.dumps(state))
+            self._answer(200, "application/json", as_json(state))
         else:
             self._answer(404, "text/plain", "Not found.\n")
 

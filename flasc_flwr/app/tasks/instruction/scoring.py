@@ -28,7 +28,7 @@ def require_scorer() -> None:
     if find_spec("rouge_score") is None:
         raise ValueError(
             "evaluate-generate must be 0 without the package rouge-score "
-            "(pip install 'flasc-flwr[app]')"
+            "(pip install 'flasc-flwr[app,llm]')"
         )
 
 
