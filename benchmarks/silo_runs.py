@@ -42,17 +42,16 @@ ADAMW = {
     "server-learning-rate-decay": 1.0,
     "client-learning-rate": 0.01,
 }
-# Residuals that are forgotten sooner, and more momentum: the defaults.
-SHORTER = {
-    "download-density": 0.025,
-    "upload-density": 0.025,
-    "feedback-decay": 0.8,
-    "server-momentum": 0.8,
-}
 SILO_NEWS = {
-    "ef30": {},
-    "ef40": SHORTER,
-    "ef40-constant": {**SHORTER, "server-learning-rate-decay": 1.0},
+    "ef40": {},
+    "ef40-constant": {"server-learning-rate-decay": 1.0},
+    # A hundredth of dense's bytes; what waits counts for longer.
+    "ef30": {
+        "download-density": 1 / 30,
+        "upload-density": 1 / 30,
+        "feedback-decay": 0.95,
+        "server-momentum": 0.7,
+    },
     "dense": {"method": "dense", "init": "sent", **ADAMW},
     "rank2-int4": {
         "method": "dense",
@@ -63,11 +62,5 @@ SILO_NEWS = {
         "server-learning-rate-decay": 1.0,
         "client-learning-rate": 0.00125,
     },
-    "flasc40": {
-        "method": "flasc",
-        "value-format": "int4",
-        "download-density": 0.025,
-        "upload-density": 0.025,
-        **ADAMW,
-    },
+    "flasc40": {"method": "flasc", "value-format": "int4", **ADAMW},
 }
