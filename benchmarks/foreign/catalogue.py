@@ -44,7 +44,7 @@ APPS = [
         strategy="CustomFedAvg",
         metric="server:accuracy",
         config={"fraction-train": 1.0, "num-server-rounds": 12},
-        seeds=1,
+        seeds=3,
         needs=("torchvision",),
     ),
     App(
@@ -54,7 +54,7 @@ APPS = [
         nodes=5,
         metric="server:accuracy",
         config={"num-server-rounds": 15, "learning-rate": 0.05},
-        seeds=1,
+        seeds=3,
         needs=("torchvision",),
         data=True,
     ),
