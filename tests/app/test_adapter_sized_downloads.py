@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from flasc_flwr.app.reporting.runs import read_history
 from flasc_flwr.app.runs.local_run import run_locally
 
@@ -30,6 +32,7 @@ def bytes_of(tmp_path, method, **more):
     return row["message_bytes_down"] / 2, row["message_bytes_up"] / 2
 
 
+@pytest.mark.exhaustive
 def test_a_download_stays_one_adapter(tmp_path):
     """Where FedEx-LoRA's exactness sends several times that."""
     dense, up = bytes_of(tmp_path, "dense")

@@ -55,6 +55,7 @@ def linear_types(task):
 
 
 @needs_bitsandbytes
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("bits", "settings"),
     [("4bit", {}), ("8bit", {}), ("4bit", {"use_dora": True, "use_rslora": True})],
