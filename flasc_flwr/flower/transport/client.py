@@ -7,7 +7,14 @@ from dataclasses import replace
 from math import floor
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import (
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Message,
+    MessageType,
+    RecordDict,
+)
 from flwr.clientapp.typing import ClientAppCallable
 
 from flasc_flwr.core.feedback.catching_up import UnknownVersionError
@@ -85,9 +92,10 @@ def run_client_app(
     reply = call_next(message, context)
     if reply.has_error():
         return reply
+    control: dict[str, Any] = {}
     if instructions.density is not None:
         control = _encode_records(reply, received, instructions)
-    else:
+    elif message.metadata.message_type.partition(".")[0] == MessageType.EVALUATE:
         control = _leave_out(reply, received)
     for key, session in sessions.items():
         session.keep()
