@@ -36,6 +36,7 @@ def rows_of(output):
     return [row for folder in output.glob("*") for row in history(folder)]
 
 
+@pytest.mark.exhaustive
 def test_a_killed_device_is_waited_for_no_longer_than_allowed_and_comes_back(tmp_path):
     federation = Federation(tmp_path)
     model = make_model(tmp_path / "models" / "tiny")
