@@ -217,6 +217,11 @@ def reason_of(message: Message) -> str:
     return f"error code {message.error.code}"
 
 
+def category(message_type: str) -> str:
+    """Return what a message asks for, such as ``train``, of ``train.its_function``."""
+    return message_type.partition(".")[0]
+
+
 def message_bytes(messages: Iterable[Message]) -> list[int]:
     """Return the serialized size of each message, in bytes.
 

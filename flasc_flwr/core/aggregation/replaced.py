@@ -14,10 +14,6 @@ from flasc_flwr.core.aggregation.products import ProductsAndHead
 from flasc_flwr.core.factors import LoraModule, Matrix, ridge_inverse, truncated_svd
 from flasc_flwr.core.layout import Layout, Vector
 
-_ODD, _EVEN = "B", "A"
-"""Which factor changes in odd and in even turns. B is first: while it is zero, nothing
-can be projected onto A."""
-
 
 class Replaced(ProductsAndHead):
     """A rule that computes new factors from the mean product, module by module."""
@@ -165,7 +161,8 @@ class Alternating(Replaced):
         self, layout: Layout, vector: Vector, *, turn: int, ridge: float = 1.0
     ) -> None:
         super().__init__(layout, vector)
-        self._changes = _ODD if turn % 2 else _EVEN
+        # B is first: while it is zero, nothing can be projected onto A.
+        self._changes_b = turn % 2 == 1
         self._ridge = ridge
 
     def factors(
@@ -174,7 +171,7 @@ class Alternating(Replaced):
         """Return the factors, of which one has changed."""
         own_b, own_a = module.factors(self.vector)
         had = own_b * (self.owned(module.rank) / self.weight)
-        if self._changes == "B":
+        if self._changes_b:
             gram = own_a @ own_a.T
             missing = b @ (a @ own_a.T) - had @ gram
             return own_b + missing @ ridge_inverse(gram, self._ridge), own_a

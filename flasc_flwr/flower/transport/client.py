@@ -35,7 +35,15 @@ from flasc_flwr.flower.transport.parcel import (
 )
 from flasc_flwr.flower.transport.private_mods import is_private
 from flasc_flwr.flower.transport.replied import Origin, encoded_reply
-from flasc_flwr.flower.wire import CONTROL, PART, PAYLOAD, SAME, UNCHANGED, Instructions
+from flasc_flwr.flower.wire import (
+    CONTROL,
+    PART,
+    PAYLOAD,
+    SAME,
+    UNCHANGED,
+    Instructions,
+    category,
+)
 
 
 def run_client_app(
@@ -95,7 +103,7 @@ def run_client_app(
     control: dict[str, Any] = {}
     if instructions.density is not None:
         control = _encode_records(reply, received, instructions)
-    elif message.metadata.message_type.partition(".")[0] == MessageType.EVALUATE:
+    elif category(message.metadata.message_type) == MessageType.EVALUATE:
         control = _leave_out(reply, received)
     for key, session in sessions.items():
         session.keep()

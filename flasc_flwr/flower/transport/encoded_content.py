@@ -16,7 +16,7 @@ from flasc_flwr.flower.transport.form import Form
 from flasc_flwr.flower.transport.parcel import pack_download
 from flasc_flwr.flower.transport.rule import NOT_FINITE, why_whole
 from flasc_flwr.flower.transport.sent_record import Following, SentRecord
-from flasc_flwr.flower.wire import CONTROL, Instructions
+from flasc_flwr.flower.wire import CONTROL, Instructions, category
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,9 +172,9 @@ def encode_content(
     ValueError
         If an array holds NaN or infinity, or the bytes are too few for any payload.
     """
-    category = message_type.partition(".")[0]
+    asked = category(message_type)
     records: dict[str, SentRecord] = {}
-    if category in (MessageType.TRAIN, MessageType.EVALUATE):
+    if asked in (MessageType.TRAIN, MessageType.EVALUATE):
         for key, record in content.array_records.items():
             if sent := _encode_record(key, record, settings, follow):
                 records[key] = sent
@@ -182,7 +182,7 @@ def encode_content(
     for key, sent in records.items():
         if sent.parcel is not None:
             encoded[key] = sent.parcel
-    if category != MessageType.TRAIN:
+    if asked != MessageType.TRAIN:
         return EncodedContent(content, encoded, records, expects_parcels=False)
     expects_parcels = bool(records) and not settings.lossless_upload
     if expects_parcels:

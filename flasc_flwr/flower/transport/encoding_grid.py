@@ -10,6 +10,7 @@ from flwr.serverapp import Grid
 
 from flasc_flwr.flower.compat import NodeInfo, Run
 from flasc_flwr.flower.transport.round_trip import RoundTrip
+from flasc_flwr.flower.wire import category
 
 
 class EncodingGrid(Grid):
@@ -104,4 +105,4 @@ class EncodingGrid(Grid):
 
 
 def _asks_for_training(message: Message) -> bool:
-    return message.metadata.message_type.partition(".")[0] == MessageType.TRAIN
+    return category(message.metadata.message_type) == MessageType.TRAIN

@@ -15,6 +15,7 @@ from flasc_flwr.core.printable import printable
 from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.transport.encoded_content import TransportSettings
 from flasc_flwr.flower.transport.rule import why_whole
+from flasc_flwr.flower.wire import category
 
 _MOST_NAMES = 3
 _LONGEST_NAME = 60
@@ -121,5 +122,5 @@ class Fates:
 
 
 def _is_encoded(message: Message) -> bool:
-    category = message.metadata.message_type.partition(".")[0]
-    return category in (MessageType.TRAIN, MessageType.EVALUATE)
+    asked = category(message.metadata.message_type)
+    return asked in (MessageType.TRAIN, MessageType.EVALUATE)

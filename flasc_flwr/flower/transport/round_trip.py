@@ -31,7 +31,14 @@ from flasc_flwr.flower.transport.incoming_reply import (
 from flasc_flwr.flower.transport.parallel_map import parallel_map
 from flasc_flwr.flower.transport.run_memory import RunMemory, common_records
 from flasc_flwr.flower.transport.sent_record import Following
-from flasc_flwr.flower.wire import CONTROL, PAYLOAD, STYPE, message_bytes, reason_of
+from flasc_flwr.flower.wire import (
+    CONTROL,
+    PAYLOAD,
+    STYPE,
+    category,
+    message_bytes,
+    reason_of,
+)
 
 
 class RoundTrip:
@@ -286,4 +293,4 @@ def _put_on_sent(reply: IncomingReply) -> None:
 
 
 def _is_training(message: Message) -> bool:
-    return message.metadata.message_type.partition(".")[0] == MessageType.TRAIN
+    return category(message.metadata.message_type) == MessageType.TRAIN
