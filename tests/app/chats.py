@@ -50,6 +50,13 @@ def questions(count, start=0):
     return rows
 
 
+def save_chats(folder):
+    """Save two models, with a chat template and without, and questions."""
+    save_chat_model(folder / "chat")
+    save_chat_model(folder / "plain", template=None)
+    return save_questions(folder)
+
+
 def save_questions(folder):
     write_jsonl(folder / "q-train.jsonl", questions(40))
     write_jsonl(folder / "q-test.jsonl", questions(12, start=40))

@@ -13,8 +13,7 @@ from tests.app.chats import (
     chat_settings,
     chat_task,
     questions,
-    save_chat_model,
-    save_questions,
+    save_chats,
 )
 from tests.app.tiny import settings_of, write_jsonl
 
@@ -23,10 +22,7 @@ SECRET = "a secret value"
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("chats")
-    save_chat_model(root / "chat")
-    save_chat_model(root / "plain", template=None)
-    return save_questions(root)
+    return save_chats(tmp_path_factory.mktemp("chats"))
 
 
 @pytest.fixture(autouse=True)

@@ -27,8 +27,7 @@ from tests.app.chats import (
     chat_settings,
     chat_task,
     lines,
-    save_chat_model,
-    save_questions,
+    save_chats,
 )
 from tests.app.test_apps import run
 from tests.app.tiny import settings_of
@@ -46,10 +45,7 @@ def simulate(out, **settings):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("chats")
-    save_chat_model(root / "chat")
-    save_chat_model(root / "plain", template=None)
-    return save_questions(root)
+    return save_chats(tmp_path_factory.mktemp("chats"))
 
 
 @pytest.fixture(autouse=True)
