@@ -17,7 +17,7 @@ pytestmark = pytest.mark.exhaustive
 @pytest.fixture
 def site(tmp_path):
     """A copy of what the site is made of, and a function that builds it."""
-    for name in ("docs", "flasc_flwr", "conf", "benchmarks", "examples"):
+    for name in ("docs", "flasc_flwr", "conf", "benchmarks", "examples", "deploy"):
         shutil.copytree(ROOT / name, tmp_path / name)
     for file in (*ROOT.glob("*.md"), ROOT / "mkdocs.yml", ROOT / "pyproject.toml"):
         shutil.copy(file, tmp_path)
