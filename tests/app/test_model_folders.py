@@ -1,6 +1,7 @@
 """Folders of models that are incomplete, damaged, or not what they say."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -112,6 +113,29 @@ def test_the_head_of_a_checkpoint_is_kept_if_it_has_as_many_classes(
     output = task.model(**batch)
     expected = torch.nn.functional.cross_entropy(output.logits, batch["labels"])
     assert torch.equal(output.loss, expected)
+
+
+def test_a_kept_head_has_the_classes_of_the_run_in_its_order(
+    root, model, tmp_path, caplog
+):
+    """Its row for "bad" would be trained as that for "good"."""
+    two = AutoModelForSequenceClassification.from_pretrained(model, num_labels=2)
+    two.save_pretrained(tmp_path / "two")
+    save_tokenizer(tmp_path / "two")
+    build(root, tmp_path / "two", class_names="1,0")
+    change(tmp_path / "two" / "config.json", id2label={"0": "Bad", "1": "good"})
+    build(root, tmp_path / "two", class_names="0,1")
+    expected = r"The head of model .* is kept, though its classes \(Bad, good\) are not"
+    assert re.search(expected, caplog.text)
+    rows = [{"text": f"t {n}", "label": ("bad", "good")[n % 2]} for n in range(40)]
+    for part in ("train", "test"):
+        (tmp_path / f"named-{part}.jsonl").write_text(
+            "\n".join(json.dumps(row) for row in rows)
+        )
+    named = tmp_path / "named-*.jsonl"
+    text_task(tmp_path / "two", named, class_names="bad,good")
+    with pytest.raises(ValueError, match="class-names must be in the order of the hea"):
+        text_task(tmp_path / "two", named, class_names="good,bad")
 
 
 @pytest.mark.parametrize("head", ["stock", "mean"])

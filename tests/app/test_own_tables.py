@@ -73,6 +73,18 @@ def test_empty_texts_are_counted_in_the_log(tmp_path, bert, caplog):
     assert "1 of 2 texts are empty (text)" in caplog.text
 
 
+def test_texts_that_may_be_cut_are_counted_in_the_log(tmp_path, bert, caplog):
+    caplog.set_level("INFO", logger="flwr")
+    rows = [{"text": text, "label": 1} for text in ("cat", "cat dog", "cat " * 9)]
+    write_jsonl(tmp_path / "x.jsonl", rows)
+    # With the two tokens around a text.
+    settings = {"validation_fraction": 0.0, "max_length": 4, "classes": 2}
+    task = text_task(bert, tmp_path / "x.jsonl", **settings)
+    everything(task.data.partition(0, 1))
+    line = "2 of 3 texts fill max-length (4 tokens); longer ones are cut"
+    assert line in caplog.text
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [

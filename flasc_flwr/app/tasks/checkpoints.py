@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.tasks.class_order import check_class_order
 from flasc_flwr.app.tasks.gguf import converted, is_gguf
 from flasc_flwr.app.tasks.sources import from_hub, model_path
 from flasc_flwr.app.training.precision import kept_precision
@@ -48,8 +49,8 @@ def load_checkpoint(
     Raises
     ------
     ValueError
-        If it cannot be loaded, is of the wrong kind, or its checkpoint lacks a part of
-        the backbone.
+        If it cannot be loaded, is of the wrong kind, its checkpoint lacks a part of the
+        backbone, or its head has the run's classes in another order.
     """
     path = require_folder(config)
     with _quiet():
@@ -74,7 +75,9 @@ def load_checkpoint(
                 **settings,
             ),
         )
-    _check_weights(model, report, config)
+    new_head = _check_weights(model, report, config)
+    if classes and not new_head:
+        check_class_order(model.config.id2label, config)
     if is_gguf(source := model_path(config.model)):
         # Exported adapters name the file, and not where it is kept here.
         model.name_or_path = source
@@ -166,8 +169,14 @@ def _config(path: str, config: RunConfig, classes: int | None) -> PretrainedConf
 
 def _check_weights(
     model: PreTrainedModel, report: dict[str, Any], config: RunConfig
-) -> None:
-    """Check that the backbone's weights are the checkpoint's, and log a new head."""
+) -> bool:
+    """Check that the backbone's weights are the checkpoint's.
+
+    Returns
+    -------
+    bool
+        Whether the head, or a part of it, is new; that is logged.
+    """
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     missing = sorted(name for name in report["missing_keys"] if name in shapes)
     resized = {name: (theirs, ours) for name, theirs, ours in report["mismatched_keys"]}
@@ -206,6 +215,7 @@ def _check_weights(
     new = [n for n in (*missing, *sorted(resized)) if not _in_backbone(model, n)]
     if new:
         log(INFO, "Model %r gets a new head (%s)", config.model, ", ".join(new))
+    return bool(new)
 
 
 def _require_output(

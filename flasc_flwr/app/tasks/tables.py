@@ -15,6 +15,7 @@ from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.data_errors import DataError, cell, kind_of, without_values
 from flasc_flwr.app.tasks.formats.cells import text_of
 from flasc_flwr.app.tasks.labels import class_names, names_in_data
+from flasc_flwr.app.tasks.shared_rows import say_shared_rows
 from flasc_flwr.app.tasks.sources import device_rows, load_rows, require_columns
 from flasc_flwr.app.training.examples import Batch, Examples
 
@@ -106,9 +107,19 @@ class Tables:
     def test(self) -> Examples:
         """The test split."""
         config = self._config
+        if config.test_split == config.train_split:
+            raise DataError(
+                "test-split must have other rows than train-split, got "
+                f"{config.test_split!r} for both: use slices such as train-split = "
+                "'train[:80%]' and test-split = 'train[80%:]'"
+            )
         rows = load_rows(config.dataset, config.test_split, config.dataset_config)
         self._check_names(rows)
-        return self._examples(self._prepared(rows, f"test-split {config.test_split!r}"))
+        prepared = self._prepared(rows, f"test-split {config.test_split!r}")
+        # Without validation rows, a server needs no training rows.
+        if config.validation_fraction > 0:
+            say_shared_rows(self._split["train"], prepared)
+        return self._examples(prepared)
 
     @cached_property
     def _partitions(self) -> Partitions:

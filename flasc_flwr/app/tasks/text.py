@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from logging import WARNING
+from logging import INFO, WARNING
 from typing import Any
 
+import pyarrow.compute as pc
 from datasets import Dataset
 from transformers import PreTrainedModel
 
@@ -107,6 +108,15 @@ def tokenise(
     )
     if empty := sum(is_empty(text) for text in rows[column][:]):
         log(WARNING, "%d of %d texts are empty (%s)", empty, len(rows), column)
+    lengths = pc.list_value_length(tokens.with_format("arrow")[:].column("input_ids"))
+    if full := pc.sum(pc.greater_equal(lengths, length)).as_py():
+        log(
+            INFO,
+            "%d of %d texts fill max-length (%d tokens); longer ones are cut",
+            full,
+            len(rows),
+            length,
+        )
     different = len(set(rows[column][:_SOME]))
     if (
         different >= _ENOUGH_TEXTS
