@@ -73,6 +73,16 @@ def result(root, tmp_path_factory):
         return simulate(out, **settings)
 
 
+def test_the_command_measures_each_domain_as_the_run_did(result):
+    load_task.cache_clear()
+    done = CliRunner().invoke(app, ["evaluate", str(result.folder)])
+    assert done.exit_code == 0, done.output
+    printed = dict(line.split() for line in done.stdout.splitlines())
+    last = result.history[-1]
+    for name in ("loss", "accuracy_maths", "perplexity_talk"):
+        assert float(printed[name]) == pytest.approx(last[name], rel=1e-4)
+
+
 def logits_of(model, ids):
     model.eval()
     with torch.no_grad():

@@ -25,7 +25,8 @@ def evaluate(
     """Evaluate a run's adapter on the run's test split, without Flower.
 
     RUN is a run folder, a folder that contains one, or the folder of an adapter
-    in a run folder.
+    in a run folder. Of a language model the perplexity is printed, too, and with
+    domain-column all figures of each domain.
     """
     from flasc_flwr.app.cli.common import parsed, user_errors
 
@@ -39,6 +40,5 @@ def evaluate(
         if not (path.parent / "config.toml").is_file():
             path = the_run(path)
         result = evaluate_adapter(path, overrides)
-    typer.echo(f"examples {result.examples}")
-    typer.echo(f"accuracy {result.accuracy:.6f}")
-    typer.echo(f"loss {result.loss:.6f}")
+    for name, value in result.items():
+        typer.echo(f"{name} {value if name == 'examples' else format(value, '.6f')}")

@@ -12,10 +12,9 @@ from flasc_flwr.app.config import RunConfig
 
 if TYPE_CHECKING:
     from flasc_flwr.app.tasks.task import Task
-    from flasc_flwr.app.training.local import Outcome
 
 
-def evaluate_adapter(folder: Path, overrides: Mapping[str, Any]) -> Outcome:
+def evaluate_adapter(folder: Path, overrides: Mapping[str, Any]) -> dict[str, float]:
     """Evaluate an adapter, or a full model, on its run's test split.
 
     The task is built from the run's ``config.toml``.
@@ -27,13 +26,21 @@ def evaluate_adapter(folder: Path, overrides: Mapping[str, Any]) -> Outcome:
     overrides : Mapping[str, Any]
         Settings that override the run's, such as ``evaluate-examples``.
 
+    Returns
+    -------
+    dict
+        ``examples``, the number of test rows used, and the metrics of
+        :meth:`.Task.measure`.
+
     Raises
     ------
     ValueError
         As :func:`trained_task`.
     """
     task = trained_task(folder, overrides)
-    return task.evaluate(task.data.test)
+    test = task.data.test
+    used = test.subsample(task.config.evaluate_examples, task.config.seed)
+    return {"examples": len(used), **task.measure(test)}
 
 
 def trained_task(folder: Path, overrides: Mapping[str, Any]) -> Task:
