@@ -1,0 +1,116 @@
+"""What is exported of a run, and where it is published."""
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from flasc_flwr.app.tasks.task import load_task
+from tests.app.chat_tokenizers import CHATML
+from tests.app.instruction.running import call
+
+
+def logits_of(model, ids):
+    model.eval()
+    with torch.no_grad():
+        return model(input_ids=ids).logits.float().numpy()
+
+
+@pytest.fixture(scope="module")
+def trained(result):
+    """Some tokens, and the logits of the run's own model for them."""
+    from flasc_flwr.app.runs.saved_adapter import trained_task
+
+    load_task.cache_clear()
+    task = trained_task(result.folder, {})
+    ids = torch.arange(5, 45).reshape(2, 20)
+    return ids, logits_of(task.model, ids)
+
+
+def test_the_adapter_gives_the_same_logits_without_flasc_flwr(root, result, trained):
+    ids, expected = trained
+    base = AutoModelForCausalLM.from_pretrained(root / "chat", dtype=torch.float32)
+    untrained = logits_of(base, ids)
+    model = PeftModel.from_pretrained(base, result.folder / "adapter")
+    np.testing.assert_allclose(logits_of(model, ids), expected, atol=1e-5)
+    assert np.abs(untrained - expected).max() > 1e-3
+
+
+def test_the_merged_model_gives_the_same_logits_without_peft(result, trained, tmp_path):
+    ids, expected = trained
+    done = call("export", result.folder, "--merged", "--to", tmp_path / "m")
+    assert done.exit_code == 0, done.output
+    assert not list((tmp_path / "m").glob("adapter*"))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype=torch.float32)
+    np.testing.assert_allclose(logits_of(model, ids), expected, atol=1e-5)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "m")
+    assert tokenizer.chat_template == CHATML
+    ended = tokenizer.convert_ids_to_tokens(model.generation_config.eos_token_id)
+    assert sorted(ended) == ["</s>", "<|im_end|>"]
+    assert "AutoModel" not in (tmp_path / "m/README.md").read_text()
+    assert call("export", result.folder, "--merged").exit_code == 1
+
+
+class Hub:
+    """Takes the place of the hub's client, and keeps what it was given."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self):
+        return self
+
+    def create_repo(self, name, **options):
+        self.calls.append(("create_repo", name, options))
+        return type("Url", (), {"repo_id": f"me/{name}"})()
+
+    def upload_folder(self, *, repo_id, folder_path, commit_message):
+        files = {p.name: p.read_bytes() for p in folder_path.iterdir()}
+        self.calls.append(("upload_folder", repo_id, files))
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    hub = Hub()
+    monkeypatch.setattr("huggingface_hub.HfApi", hub)
+    return hub
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_published_model_says_where_it_comes_from(root, result, hub, merged):
+    options = ["--merged"] if merged else []
+    done = call("export", result.folder, "--push-to-hub", "my-chat", *options)
+    assert done.exit_code == 0, (done.output, done.exception)
+    (create, name, how), (upload, repo, files) = hub.calls
+    assert (create, name, upload, repo) == (
+        *("create_repo", "my-chat"),
+        *("upload_folder", "me/my-chat"),
+    )
+    assert how == {"private": True, "exist_ok": True}
+    assert ("model.safetensors" in files) == merged
+    card = files["README.md"].decode()
+    assert card.startswith("---\nlibrary_name: ") and card.count("\n---\n") == 1
+    summary = result.summary
+    for words in (
+        *("| data | q-*.jsonl |", "| method | dense |", "| rounds | 3 of 3 |"),
+        *("| clients | 2 |", "federated-learning", "| base model | chat |"),
+        f"| sent by clients | {summary['message_bytes_up'] / 1e6:,.2f} MB |",
+        f"| test perplexity | {summary['perplexity']:.4g} |",
+    ):
+        assert words in card, words
+    # Nothing that is uploaded says where files lie on this machine.
+    for name, content in files.items():
+        assert str(root).encode() not in content, name
+
+
+def test_a_hub_that_fails_is_an_error_in_one_line(result, monkeypatch):
+    def fails(*_, **__):
+        raise OSError("no\x1b[31m login\nhere")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", fails)
+    done = call("export", result.folder, "--push-to-hub", "x", "--public")
+    assert done.exit_code == 1
+    assert "--push-to-hub 'x' failed: OSError: no [31m login here" in done.stderr
+    assert call("export", result.folder).exit_code == 1
+    assert call("export", result.folder, "--public", "--to", "x").exit_code == 1
