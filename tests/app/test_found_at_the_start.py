@@ -51,7 +51,7 @@ def test_row_16_a_partitioner_that_does_not_fit_the_task(tmp_path, trained, gpt2
     settings = {"task": "causal-lm", "model": str(gpt2), "dataset": str(data)}
     settings |= {
         "max_length": 16,
-        "test_split": "train",
+        "test_split": "train[4:]",
         "output_dir": str(tmp_path / "runs"),
     }
     (tmp_path / "runs").mkdir()
@@ -72,7 +72,7 @@ def text_settings(bert, tmp_path, **settings):
         "task": "text-classification",
         "model": str(bert),
         "dataset": str(data),
-        "test_split": "train",
+        "test_split": "train[4:]",
         "max_length": 16,
         "output_dir": str(out),
     } | settings
@@ -113,7 +113,7 @@ def test_row_16_devices_with_their_own_data_need_no_partitioner(tmp_path, gpt2):
         "task": "causal-lm",
         "model": str(gpt2),
         "dataset": str(data),
-        "test_split": "train",
+        "test_split": "train[4:]",
         "lora_rank": 2,
         "max_length": 16,
     }
