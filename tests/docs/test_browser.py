@@ -1,5 +1,6 @@
 """The site and the live page in a real browser."""
 
+import re
 import subprocess
 import sys
 
@@ -9,11 +10,12 @@ from docs.tools.browser import BrowserError, browser
 from flasc_flwr.app.reporting.watch import server
 from flasc_flwr.app.reporting.watch.live_report import LiveReport, Report
 from tests.docs.browser import measured, needs_chromium
-from tests.end_to_end.processes import ROOT
+from tests.end_to_end.processes import ROOT, Flower, stop
 
 pytestmark = needs_chromium
 
 _PAGE = "<!doctype html><style></style><body><main>{}</main></body>"
+_LINE = "document.getElementById('live').innerText"
 _HEAD = '<!doctype html><link rel="icon" href="data:,">{}<body>{}'
 _PHONE = '<meta name="viewport" content="width=device-width">'
 
@@ -68,3 +70,32 @@ def test_the_site_has_no_errors_and_fits_every_screen(tmp_path):
     assert console == []
     assert [shown for shown in found if shown.content > shown.width] == []
     assert [shown for shown in found if shown.broken] == []
+
+
+@pytest.mark.exhaustive
+def test_a_run_is_seen_in_a_browser_from_its_start_to_its_end(tmp_path):
+    flower = Flower(tmp_path / "flwr")
+    settings = f"num-server-rounds=3 local-epochs=1 output-dir='{tmp_path / 'runs'}'"
+    command = (sys.executable, "-m", "flasc_flwr.app.cli", "run", str(ROOT), "--web")
+    process = subprocess.Popen(
+        (*command, "--clients", "2", "--run-config", settings),
+        env=flower.env | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        line = process.stdout.readline()
+        (address,) = re.findall(r"Watch it at (http://127\.0\.0\.1:\d+/\S+/)", line)
+        with browser() as page:
+            page.resize(390)
+            page.open(address)
+            assert "No run yet" in page.evaluate("document.body.innerText")
+            page.wait_for(f"{_LINE}.includes(': round ')", seconds=120)
+            page.wait_for(f"{_LINE}.includes('all have ended')", seconds=120)
+            assert page.evaluate("document.querySelectorAll('main img').length") > 3
+            assert page.evaluate("document.documentElement.scrollWidth") == 390
+            assert page.console == []
+        assert process.wait(timeout=60) == 0
+    finally:
+        stop(process.pid)
+        flower.stop_local_superlink()

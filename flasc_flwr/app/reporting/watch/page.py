@@ -26,7 +26,7 @@ async function look() {
       shown = state.version;
     }
   } catch (error) {
-    text = "not connected: flasc-flwr watch has ended, or this machine was asleep";
+    text = "Not connected: the command that serves this page has ended.";
   }
   if (line.textContent !== text) line.textContent = text;
   setTimeout(look, 2000);
