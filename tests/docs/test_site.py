@@ -13,17 +13,10 @@ from flasc_flwr.core.sparsity import top_k
 from tests.end_to_end.processes import ROOT
 
 DOCS = ROOT / "docs"
-OURS = [
-    DOCS / "index.md",
-    *(
-        p
-        for name in ("tutorials", "concepts", "reference")
-        for p in DOCS.glob(f"{name}/*")
-    ),
-]
+PAGES = sorted(DOCS.rglob("*.md"))
 
 
-@pytest.mark.parametrize("page", OURS, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
 def test_a_page_says_for_whom_it_is_and_where_to_go_next(page):
     text = page.read_text()
     begin = text.split("\n## ")[0]
