@@ -13,11 +13,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from docs.tools import screenshots
 from flasc_flwr.app.cli import superlink, web
 from flasc_flwr.app.reporting.watch.live_report import LiveReport, Report
 from flasc_flwr.app.reporting.watch.page import live_page
 from flasc_flwr.app.reporting.watch.server import serving
 from tests.cli import stand_in
+from tests.docs.browser import needs_chromium
 from tests.end_to_end.processes import wait_until
 
 
@@ -190,6 +192,18 @@ def test_a_run_shows_itself_on_a_page_until_it_ends(
     assert "No run yet" in before and "1 run (1 finished)" in after
     with pytest.raises(ConnectionRefusedError):
         get(address)
+
+
+@needs_chromium
+@pytest.mark.exhaustive
+def test_the_pictures_of_the_documentation_can_be_taken_again(runs, tmp_path):
+    into = tmp_path / "pictures"
+    into.mkdir()
+    assert screenshots.pictures(runs["flasc-0"].parent, into) == []
+    assert sorted(file.name for file in into.iterdir()) == [
+        *("live-page-phone.png", "live-page.png"),
+        *("report-page-phone.png", "report-page.png"),
+    ]
 
 
 def test_a_run_without_web_opens_no_port(call, monkeypatch, out, begun, runs):

@@ -7,7 +7,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from docs.tools import screenshots
 from flasc_flwr.core.codec import encode
 from flasc_flwr.core.sparsity import top_k
 from tests.end_to_end.processes import ROOT
@@ -66,3 +68,13 @@ def test_the_readme_is_short_and_its_links_exist():
     assert len(text.splitlines()) <= 120
     for target in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", text):
         assert (ROOT / target).exists(), target
+
+
+def test_the_pictures_of_the_pages_are_those_of_the_code():
+    """Otherwise run: python -m docs.tools.screenshots."""
+    noted = json.loads(screenshots.FINGERPRINT.read_text())
+    assert noted == screenshots.fingerprint()
+    for name in ("report-page", "live-page"):
+        for suffix, size in screenshots.SIZES.items():
+            with Image.open(DOCS / "figures" / f"{name}{suffix}.png") as picture:
+                assert picture.size == size
