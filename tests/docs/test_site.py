@@ -48,6 +48,16 @@ def test_the_table_of_payloads_is_measured():
         assert found == sizes, density
 
 
+def test_what_is_said_of_others_has_a_date_and_sources():
+    text = (DOCS / "alternatives.md").read_text()
+    assert re.search(r"Written on\s20\d\d-\d\d-\d\d", text)
+    rows = [line for line in text.splitlines() if re.match(r"\| *\[", line)]
+    assert len(rows) > 15
+    for row in rows:
+        assert "](https://" in row.split("|")[1], row
+    assert "What flasc-flwr does not do" in text
+
+
 def test_every_page_is_in_the_navigation():
     nav = (ROOT / "mkdocs.yml").read_text().split("\nnav:\n")[1].split("\n\n")[0]
     listed = set(re.findall(r"([\w/-]+\.md)$", nav, re.MULTILINE))
