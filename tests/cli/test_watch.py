@@ -179,7 +179,7 @@ def test_a_run_shows_itself_on_a_page_until_it_ends(
             Thread(target=refresh, args=(address,)).start()
 
     def refresh(address):  # as an open page does
-        wait_until(lambda: "all have ended" in state(address)["text"], "the end", 20)
+        wait_until(lambda: "all have ended" in state(address)["text"], "the end", 60)
         pages.append(get(address)[2])
 
     monkeypatch.setattr(web, "serving", noted)
