@@ -6,13 +6,21 @@ import re
 import signal
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
+from threading import Thread
 from urllib.parse import urlsplit
 
 import pytest
 
+from docs.tools import screenshots
+from flasc_flwr.app.cli import superlink, web
 from flasc_flwr.app.reporting.watch.live_report import LiveReport, Report
 from flasc_flwr.app.reporting.watch.page import live_page
 from flasc_flwr.app.reporting.watch.server import serving
+from tests.cli import stand_in
+from tests.docs.browser import needs_chromium
+from tests.end_to_end.processes import wait_until
 
 
 def get(address, path="", **headers):
@@ -139,6 +147,71 @@ def test_the_command_serves_until_ctrl_c(unfinished):
         assert process.wait(timeout=20) == 0
     finally:
         process.kill()
+
+
+def test_a_run_shows_itself_on_a_page_until_it_ends(
+    call, monkeypatch, out, begun, runs
+):
+    """``run --web``: the page follows the run's folder, and gets the last report."""
+    monkeypatch.setattr(web, "_EVERY", 0.05)
+    addresses, pages = [], []
+
+    @contextmanager
+    def noted(live):
+        with serving(live) as address:
+            addresses.append(address)
+            yield address
+
+    class Watched(stand_in.Flower):
+        def lines(self, every):
+            yield from super().lines(every)
+            (address,) = addresses
+            pages.append(get(address)[2])
+            folder = begun(runs["flasc-0"])
+            ended = (folder / "summary.json").read_text()
+            (folder / "summary.json").unlink()
+            until = time.monotonic() + 60
+            while "round 3 of 3" not in state(address)["text"]:
+                assert time.monotonic() < until
+                time.sleep(0.1)
+                yield None
+            (folder / "summary.json").write_text(ended)
+            Thread(target=refresh, args=(address,)).start()
+
+    def refresh(address):  # as an open page does
+        wait_until(lambda: "all have ended" in state(address)["text"], "the end", 60)
+        pages.append(get(address)[2])
+
+    monkeypatch.setattr(web, "serving", noted)
+    monkeypatch.setattr(superlink, "FlwrRun", lambda *given: Watched())
+    result = call("run", "--web", "-c", f"output-dir='{out}'")
+    assert result.exit_code == 0
+    (address,) = addresses
+    assert result.stdout.startswith(f"Watch it at {address}\n")
+    before, after = pages
+    assert "No run yet" in before and "1 run (1 finished)" in after
+    with pytest.raises(ConnectionRefusedError):
+        get(address)
+
+
+@needs_chromium
+@pytest.mark.exhaustive
+def test_the_pictures_of_the_documentation_can_be_taken_again(runs, tmp_path):
+    into = tmp_path / "pictures"
+    into.mkdir()
+    assert screenshots.pictures(runs["flasc-0"].parent, into) == []
+    assert sorted(file.name for file in into.iterdir()) == [
+        *("live-page-phone.png", "live-page.png"),
+        *("report-page-phone.png", "report-page.png"),
+    ]
+
+
+def test_a_run_without_web_opens_no_port(call, monkeypatch, out, begun, runs):
+    monkeypatch.setattr(superlink, "FlwrRun", lambda *given: stand_in.Flower())
+    monkeypatch.setattr(web, "serving", None)
+    begun(runs["flasc-0"])
+    result = call("run", "-c", f"output-dir='{out}'")
+    assert result.exit_code == 0 and "http" not in result.output
 
 
 def test_a_file_is_not_a_folder(call, unfinished):

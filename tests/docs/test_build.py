@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from tests.docs.browser import measured, needs_chromium
 from tests.end_to_end.processes import ROOT
 
 pytest.importorskip("mkdocs", reason="the extra 'docs' is not installed")
@@ -73,19 +72,3 @@ def test_links_out_of_docs_lead_to_the_repository(site, monkeypatch):
     assert f'href="{address}"' in page
     changes = (folder / "site" / "changelog" / "index.html").read_text()
     assert 'href="../security/"' in changes
-
-
-@needs_chromium
-def test_the_browser_finds_what_is_wrong(tmp_path):
-    """The measure of test_browser.py can fail."""
-    site = tmp_path / "site"
-    for name, body in (("wide", "<div style='width:600px'>x"), ("fits", "x")):
-        (site / name).mkdir(parents=True)
-        (site / name / "index.html").write_text(f"<!doctype html><body>{body}")
-    broken = "<img src='x.png'><script>nowhere()</script>"
-    (site / "fits" / "broken.html").write_text(f"<!doctype html><body>{broken}")
-    pages = ["wide/index.html", "fits/index.html", "fits/broken.html"]
-    found, console = measured(site, pages, [390], tmp_path / "profile")
-    assert [row[2] > row[1] for row in found] == [True, False, False]
-    assert [row[3] for row in found] == [0, 0, 1]
-    assert any("nowhere" in line for line in console)

@@ -7,23 +7,18 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from docs.tools import screenshots
 from flasc_flwr.core.codec import encode
 from flasc_flwr.core.sparsity import top_k
 from tests.end_to_end.processes import ROOT
 
 DOCS = ROOT / "docs"
-OURS = [
-    DOCS / "index.md",
-    *(
-        p
-        for name in ("tutorials", "concepts", "reference")
-        for p in DOCS.glob(f"{name}/*")
-    ),
-]
+PAGES = sorted(DOCS.rglob("*.md"))
 
 
-@pytest.mark.parametrize("page", OURS, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
 def test_a_page_says_for_whom_it_is_and_where_to_go_next(page):
     text = page.read_text()
     begin = text.split("\n## ")[0]
@@ -53,6 +48,16 @@ def test_the_table_of_payloads_is_measured():
         assert found == sizes, density
 
 
+def test_what_is_said_of_others_has_a_date_and_sources():
+    text = (DOCS / "alternatives.md").read_text()
+    assert re.search(r"Written on\s20\d\d-\d\d-\d\d", text)
+    rows = [line for line in text.splitlines() if re.match(r"\| *\[", line)]
+    assert len(rows) > 15
+    for row in rows:
+        assert "](https://" in row.split("|")[1], row
+    assert "What flasc-flwr does not do" in text
+
+
 def test_every_page_is_in_the_navigation():
     nav = (ROOT / "mkdocs.yml").read_text().split("\nnav:\n")[1].split("\n\n")[0]
     listed = set(re.findall(r"([\w/-]+\.md)$", nav, re.MULTILINE))
@@ -73,3 +78,13 @@ def test_the_readme_is_short_and_its_links_exist():
     assert len(text.splitlines()) <= 120
     for target in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", text):
         assert (ROOT / target).exists(), target
+
+
+def test_the_pictures_of_the_pages_are_those_of_the_code():
+    """Otherwise run: python -m docs.tools.screenshots."""
+    noted = json.loads(screenshots.FINGERPRINT.read_text())
+    assert noted == screenshots.fingerprint()
+    for name in ("report-page", "live-page"):
+        for suffix, size in screenshots.SIZES.items():
+            with Image.open(DOCS / "figures" / f"{name}{suffix}.png") as picture:
+                assert picture.size == size

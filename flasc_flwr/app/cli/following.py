@@ -76,7 +76,8 @@ def verdict(flower: FlwrRun, progress: Progress) -> str | None:
         return None  # its folder is on another machine
     details = str(listed.get("status-details", ""))
     if status.startswith("finished"):
-        return f"it wrote no summary; Flower reports {status}: {details}"
+        log = f"flwr log {flower.run_id}"
+        return f"it wrote no summary; Flower reports {status}: {details}; see {log}"
     return (
         f"its log ended, but Flower reports that run {flower.run_id} is {status}; it "
         f"may still be running: flwr log {flower.run_id}"

@@ -41,4 +41,4 @@ def report(
             raise ValueError(f"--out must end in .html, got {str(page)!r}")
         page = page.expanduser().absolute()
         write_report(found, page, target)
-    typer.echo(f"{len(found)} runs: {page}")
+    typer.echo(f"Wrote {page} ({len(found)} run{'s' if len(found) > 1 else ''})")

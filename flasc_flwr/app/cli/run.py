@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -59,6 +59,9 @@ def run(
     show_log: Annotated[
         bool, typer.Option("--log", help="Print Flower's log instead of the live view.")
     ] = False,
+    web: Annotated[
+        bool, typer.Option("--web", help="Show the run in a browser, too; see watch.")
+    ] = False,
 ) -> None:
     """Run the app with Flower, and watch it.
 
@@ -73,6 +76,7 @@ def run(
         from flasc_flwr.app.cli.following import follow, verdict
         from flasc_flwr.app.cli.progress import Progress
         from flasc_flwr.app.cli.superlink import FlwrRun
+        from flasc_flwr.app.cli.web import page_of
 
         folder = app.expanduser().absolute()
         config = _config(folder, run_config)
@@ -97,14 +101,18 @@ def run(
                 f"{runs} may be on another machine."
             )
         flower = FlwrRun(folder, superlink, options)
-        try:
-            with _sigterm_as_ctrl_c():
-                follow(flower, progress, _title(config), show_log=show_log)
-        except KeyboardInterrupt:
-            _stop(flower, progress)
-            raise typer.Exit(_STOPPED) from None
-        reason = verdict(flower, progress)
-    _say_how_it_ended(reason, flower, progress, runs, show_log=show_log)
+        with ExitStack() as stack:
+            if web:
+                address = stack.enter_context(page_of(progress))
+                typer.echo(f"Watch it at {address}")
+            try:
+                with _sigterm_as_ctrl_c():
+                    follow(flower, progress, _title(config), show_log=show_log)
+            except KeyboardInterrupt:
+                _stop(flower, progress)
+                raise typer.Exit(_STOPPED) from None
+            reason = verdict(flower, progress)
+            _say_how_it_ended(reason, flower, progress, runs, show_log=show_log)
 
 
 def _say_how_it_ended(

@@ -34,8 +34,9 @@ _INTRODUCTION = f"""\
 
 <!-- Written by: {COMMAND} -->
 
-Every key of the run config. Set keys with `--run-config "lora-rank=8 method='dense'"`,
-with a TOML file (`--run-config conf/digits-flasc-4.toml`), or in `pyproject.toml` under
+For someone who looks for a key of the run config, its range or its default. Set keys
+with `--run-config "lora-rank=8 method='dense'"`, with a TOML file
+(`--run-config conf/digits-flasc-4.toml`), or in `pyproject.toml` under
 `[tool.flwr.app.config]`. A value that is not allowed stops the run before any client is
 contacted. `flasc-flwr check "lora-rank=8"` checks keys without running them.
 
@@ -45,6 +46,15 @@ its own `download-density`, `upload-density`, `download-bytes`, `upload-bytes` a
 
 Where a section names a class, a project that uses the library passes the same settings
 with the same ranges and defaults through that class.
+"""
+
+_NEXT = """
+## Where to go next
+
+- [Your own model and data](tasks.md) and [Methods](methods.md) explain the keys that
+  need more than a line.
+- [Command line](command-line.md#check): `flasc-flwr check` names a wrong key.
+- [Deploy on devices](deploy.md): what a device sets for itself.
 """
 
 
@@ -102,6 +112,7 @@ def page() -> str:
     parts += [f"- {kind}: {', '.join(names)}" for kind, names in _kinds().items()]
     parts.append("\n## Resuming a run\n")
     parts.append(f"A run that resumes another may change these keys only: {changing}.")
+    parts.append(_NEXT.rstrip("\n"))
     return "\n".join(parts) + "\n"
 
 

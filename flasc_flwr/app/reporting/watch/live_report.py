@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,11 +54,17 @@ class LiveReport:
     ----------
     report : Report
         The newest one. It is replaced, never changed: any thread may read it.
+    paths : Sequence[Path]
+        The folders; may be replaced while they are followed.
+    sent : int
+        Version of the last page that a browser was sent.
     """
 
     def __init__(self, paths: Sequence[Path], target: float | None = None) -> None:
         self.report = Report()
-        self._paths = [path.expanduser().absolute() for path in paths]
+        self.paths = [path.expanduser().absolute() for path in paths]
+        self.sent = 0
+        self._asked: float | None = None
         self._target = target
         self._stamp: Stamp | None = None
 
@@ -81,6 +88,14 @@ class LiveReport:
             if wait():
                 return
 
+    def note_question(self) -> None:
+        """Note that a page is open now, and asks for the state."""
+        self._asked = time.monotonic()
+
+    def is_open(self, seconds: float) -> bool:
+        """Return whether a page has asked in so many seconds."""
+        return self._asked is not None and time.monotonic() - self._asked < seconds
+
     def _look_at_files(self) -> Stamp:
         found = set()
         for run in self._runs():
@@ -94,7 +109,7 @@ class LiveReport:
 
     def _runs(self) -> list[Path]:
         found = []
-        for path in self._paths:
+        for path in self.paths:
             try:
                 found += find_runs([path])
             except (ValueError, OSError):

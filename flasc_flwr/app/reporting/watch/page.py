@@ -26,7 +26,7 @@ async function look() {
       shown = state.version;
     }
   } catch (error) {
-    text = "not connected: flasc-flwr watch has ended, or this machine was asleep";
+    text = "Not connected: the command that serves this page has ended.";
   }
   if (line.textContent !== text) line.textContent = text;
   setTimeout(look, 2000);
@@ -45,11 +45,11 @@ _EMPTY = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
-<title>flasc-flwr watch</title>
+<title>flasc-flwr</title>
 <style>body { font: 16px/1.5 system-ui, sans-serif; margin: 1rem; }</style>
 </head>
 <body>
-<main><h1>flasc-flwr watch</h1><p>No run yet. This page refreshes by itself.</p></main>
+<main><h1>flasc-flwr</h1><p>No run yet. This page refreshes by itself.</p></main>
 </body>
 </html>
 """

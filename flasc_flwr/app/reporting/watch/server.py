@@ -77,10 +77,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         what = self._asked() if self._is_ours() else None
-        report = self.server.live.report
+        live = self.server.live
+        report = live.report
         if what == "":
             self._answer(200, "text/html", live_page(report))
+            live.sent = report.version
         elif what == "state":
+            live.note_question()
             state = {"version": report.version, "text": state_text(report)}
             self._answer(200, "application/json", as_json(state))
         else:
