@@ -3,7 +3,7 @@
 Each device has a network namespace and a link of its own to the server: netem where the
 kernel has it, else packets are forwarded by this process at the link's rate. Processes,
 TLS and keys are those of docs/deploy.md. The model is a small random encoder with an
-adapter of 1,049,602 parameters, so that bytes take most of a round's time.
+adapter of 2,098,178 parameters, so that bytes take most of a round's time.
 
     OMP_NUM_THREADS=1 PYTHONPATH=. python benchmarks/links.py [--links NAME ...]
 
@@ -39,8 +39,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "flasc": {"method": "flasc"} | SPARSE,
     "flasc-ef": {"method": "flasc-ef"} | SPARSE,
 }
-HIDDEN, RANK = 512, 256
-"""Width of the encoder, and rank of its adapter: 1,049,602 parameters."""
+HIDDEN, RANK = 512, 512
+"""Width of the encoder, and rank of its adapter: 2,098,178 parameters."""
 
 CHUNK = 256 * 1024
 """Bytes of the objects in which arrays travel. Flower's default is 5 MiB, and an object

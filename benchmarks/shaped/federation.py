@@ -11,7 +11,6 @@ from typing import Any
 
 from shaped.network import Device, addresses, network
 from shaped.sets import LINK_SETS
-
 from tests.end_to_end.processes import (
     ROOT,
     Flower,

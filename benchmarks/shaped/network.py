@@ -9,6 +9,7 @@ left in the host's network.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -126,7 +127,7 @@ def network(links: Sequence[Link], *, netem: bool) -> Iterator[list[Device]]:
 
 @contextmanager
 def _device(number: int, link: Link, netem: bool) -> Iterator[Device]:
-    name, here, there = f"flasc-{number}", f"to-{number}", f"wan-{number}"
+    name, here, there = f"flasc-{os.getpid()}-{number}", f"to-{number}", f"wan-{number}"
     device = Device(name, addresses(number + 1)[number], here)
     _run("ip", "netns", "add", name)
     try:

@@ -15,6 +15,7 @@ import select
 import struct
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 _TUNSETIFF = 0x400454CA
@@ -136,7 +137,6 @@ def _packets(end: int) -> list[bytes]:
 
 
 def _write(end: int, packet: bytes) -> None:
-    try:
+    # As on a real link, what cannot be delivered is lost.
+    with suppress(OSError):
         os.write(end, packet)
-    except OSError:  # as on a real link, what cannot be delivered is lost
-        pass
