@@ -13,7 +13,9 @@ from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.clients.upload_speeds import UploadSpeeds
 from flasc_flwr.flower.compat import log
 
-_BITS = {"float32": 32, "bfloat16": 16, "int8": 8, "int4": 4}
+_BITS = {"float32": 27, "bfloat16": 11, "int8": 7.5, "int4": 4}
+"""About what the codec needs for a value (docs/performance.md)."""
+
 _FEW_BITS = 4
 
 
@@ -69,7 +71,7 @@ class Paces:
             self._said = True
             log(
                 INFO,
-                "An upload has up to %.2f MB: round-timeout (%g s) needs %.3g Mbit/s",
+                "An upload has about %.2f MB: round-timeout (%g s) needs %.3g Mbit/s",
                 expected / 1e6,
                 self._timeout,
                 expected * 8e-6 / self._timeout,
@@ -82,7 +84,7 @@ class Paces:
             self._warned.add(client.name)
             log(
                 WARNING,
-                "Client %s: an upload of up to %.2f MB takes %.0f s at its %.3g "
+                "Client %s: an upload of about %.2f MB takes %.0f s at its %.3g "
                 "Mbit/s, and round-timeout is %g s. Set its upload-bytes (or 'auto') "
                 "or a lower upload-density, or raise round-timeout",
                 client.name,
@@ -96,8 +98,8 @@ class Paces:
 def expected_upload(budget: Budget, size: int, values: str) -> int:
     """Return about how many bytes an upload's payload has.
 
-    Values in the bits of their format, and each position in the entropy of a random
-    support; the codec needs a little less where values are alike.
+    Values in the bits that the codec usually needs, and each position in the entropy
+    of a random support.
 
     Parameters
     ----------
@@ -109,7 +111,7 @@ def expected_upload(budget: Budget, size: int, values: str) -> int:
         Value format.
     """
     density = budget.upload_density
-    bits = float(_BITS.get(values, _FEW_BITS))
+    bits = _BITS.get(values, _FEW_BITS)
     if density < 1:
         other = 1 - density
         bits -= log2(density) + other / density * log2(other)
