@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from shaped.sets import LINK_SETS
-
 from flasc_flwr.app.runs.link_times import Link, round_seconds
+from shaped.sets import LINK_SETS
 
 ROUND_TRIPS = 6
 """Round trips that a message takes, either way: its list, its objects, a receipt."""

@@ -62,7 +62,8 @@ class Link:
     def seconds(self, down: int, up: int) -> float:
         """Return how long `down` bytes to the client and `up` bytes back take.
 
-        Bytes are of messages; on the link they are `ON_THE_LINK` times as many. A direction in which nothing was sent adds no latency.
+        Bytes are of messages; on the link they are `ON_THE_LINK` times as many. A
+        direction in which nothing was sent adds no latency.
         """
         return self._one_way(down, self.download) + self._one_way(up, self.upload)
 
