@@ -28,6 +28,7 @@ sys.path.insert(0, str(BENCHMARKS))
 from links import CHUNK, HIDDEN, METHODS, RESULTS  # noqa: E402
 from shaped.federation import CONNECTION, Federation  # noqa: E402
 from shaped.network import Link, network  # noqa: E402
+from shaped.table import faults  # noqa: E402
 
 from tests.end_to_end.processes import kill, wait_until  # noqa: E402
 
@@ -239,7 +240,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=list(FAULTS))
     rows = RESULTS.with_name("link-faults.jsonl")
     parser.add_argument("--rows", type=Path, default=rows)
+    parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
+    if given.table:
+        print(faults([json.loads(line) for line in given.rows.open()]))
+        return
     if os.environ.get("FLASC_NAMESPACE") != "own":
         os.environ["FLASC_NAMESPACE"] = "own"
         command = ["unshare", "--net", sys.executable, *sys.argv]

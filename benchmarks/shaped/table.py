@@ -14,14 +14,21 @@ ROUND_TRIPS = 6
 
 METHODS = ("dense", "flasc", "flasc-ef")
 
+PREDICTED = ("8 / 8", "8 / 2", "8 / 1", "8 / 0.5", "8 / 0.25", "unequal")
+"""Links of which the prediction knows everything: none loses packets."""
+
 Rows = Sequence[Mapping[str, Any]]
 
 
 def tables(rows: Rows) -> str:
     """Return the tables, as Markdown."""
-    whole = [row for row in rows if row["chunk"] < 1 << 20 and len(row["rounds"]) > 2]
-    found = {(row["links"], row["method"]): row for row in whole}
+    found = {(row["links"], row["method"]): row for row in complete(rows)}
     return "\n\n".join([_seconds(found), _bytes(found)])
+
+
+def complete(rows: Rows) -> list[Mapping[str, Any]]:
+    """Return the runs of at least two rounds whose objects were small."""
+    return [row for row in rows if row["chunk"] < 1 << 20 and len(row["rounds"]) > 2]
 
 
 def settled(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -75,13 +82,13 @@ def _seconds(found: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
             dense = found.get((links, "dense"))
             times = f"{measured(dense) / seconds:.1f} times" if dense else ""
             cells = [links, f"`{method}`", f"{seconds:.1f}"]
-            if links == "unshaped":
+            if links not in PREDICTED:
                 cells += ["", "", "", ""]
             else:
                 guess = predicted(row, floor)
                 cells += [
                     f"{seconds - floor:.1f}",
-                    f"{_bare(row):.1f}",
+                    f"{bare(row):.1f}",
                     f"{guess:.1f}",
                     f"{guess / seconds - 1:+.0%}",
                 ]
@@ -90,7 +97,7 @@ def _seconds(found: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _bare(row: Mapping[str, Any]) -> float:
+def bare(row: Mapping[str, Any]) -> float:
     """Return the slowest client's message bytes by its bandwidths, in seconds."""
     links = LINK_SETS[row["links"]](row["devices"])
     rounds = []
@@ -117,3 +124,35 @@ def _bytes(found: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
             shown = " | ".join(f"{number / count:,.0f}" for number in counts)
             lines.append(f"| `{method}` | {way} | {shown} |")
     return "\n".join(lines)
+
+
+def faults(rows: Rows) -> str:
+    """Return the table of faults, as Markdown."""
+    lines = [
+        "| fault | seconds of rounds 1, 2, ... | replies | reasons in the rows | run |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        rounds = [each for each in row["rounds"] if each["round"]]
+        reasons = {reason for each in rounds for reason in each["failures"]}
+        cells = [
+            row["fault"],
+            ", ".join(f"{each['seconds']:.0f}" for each in rounds) or "none",
+            ", ".join(str(each["replies"]) for each in rounds),
+            "; ".join(sorted(_short(reason) for reason in reasons)),
+            _ended(row),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _short(reason: str) -> str:
+    """Return Flower's reason without its explanation."""
+    return reason.removeprefix("Error: ").split(" \u2014 ")[0]
+
+
+def _ended(row: Mapping[str, Any]) -> str:
+    """Return how a run ended, with the reason but no path of the machine."""
+    status = row["status"].removeprefix("finished:")
+    reason = row["details"].split("exception: ")[-1].split(": '")[0]
+    return status if reason in ("", "N/A") else f"{status}: {reason}"

@@ -40,13 +40,13 @@ class UploadPace:
 
     upload_seconds: float = setting(
         30.0,
-        number("(0, inf)"),
+        number("(0, 86400]"),
         "seconds that an upload may take, where upload-bytes is 'auto'",
         unit="s",
     )
     upload_mbits: float | None = setting(
         None,
-        number("(0, inf)"),
+        number("(0, 1000000]"),
         "bandwidth of its uploads, if it is known",
         unit="Mbit/s",
     )
