@@ -4,8 +4,9 @@ import logging
 import math
 import re
 
+import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import Message, MessageType, RecordDict
 
 from flasc_flwr import Flasc
 from flasc_flwr.core.methods.budget import Budget
@@ -98,7 +99,7 @@ def test_an_upload_that_cannot_make_the_time_out_is_warned_of_once(known, caplog
     texts = [record.getMessage() for record in caplog.records]
     assert not any("Client 1:" in text for text in texts)
     (warning,) = [text for text in texts if "round-timeout is 10 s" in text]
-    said_so = r"Client 0: an upload of about 0.02 MB takes 2[34] s at its 0.008"
+    said_so = r"Client 0: an upload of about 0.02 MB takes 2[34] s at its 0.00[78]"
     assert re.match(said_so, warning)
     (said,) = [text for text in texts if "round-timeout (10 s) needs" in text]
     assert "needs 0.0189 Mbit/s" in said
@@ -112,7 +113,8 @@ def test_a_budget_that_makes_the_time_out_is_not_warned_of(caplog):
 
 def reply(created_at, size):
     question = Message(RecordDict(), 7, MessageType.TRAIN)
-    content = RecordDict({"config": ConfigRecord({"filling": b"x" * size})})
+    arrays = array_record({"a": np.zeros(size // 4, np.float32)})
+    content = RecordDict({"arrays": arrays})
     made = Message(content, reply_to=question)
     made.metadata.created_at = created_at
     return made

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from math import isfinite
 from statistics import median
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 
-from flasc_flwr.flower.wire import message_bytes
+from flasc_flwr.flower.envelope import payload_in
 
 _LEAST_SECONDS = 1.0
 """Differences below this are Flower's polling, not the link."""
@@ -57,7 +57,7 @@ class UploadSpeeds:
             return
         seen = self._seen[node]
         seen.least = min(seen.least, late)
-        (size,) = message_bytes([reply])
+        size = _size(reply.content)
         if size >= _FEWEST_BYTES:
             seen.speeds.append(size / max(_LEAST_SECONDS, late - seen.least))
 
@@ -69,3 +69,10 @@ class UploadSpeeds:
         """
         seen = self._seen.get(node)
         return median(seen.speeds) if seen and seen.speeds else None
+
+
+def _size(content: RecordDict) -> int:
+    """Return the bytes of a reply's arrays, or of its envelope's payload."""
+    records = content.array_records.values()
+    arrays = sum(len(array.data) for record in records for array in record.values())
+    return arrays + len(payload_in(content) or b"")
