@@ -28,6 +28,8 @@ from shaped.network import has_netem  # noqa: E402
 from shaped.sets import LINK_SETS  # noqa: E402
 from shaped.table import tables  # noqa: E402
 
+from tests.end_to_end.processes import wait_until  # noqa: E402
+
 RESULTS = BENCHMARKS / "results" / "links.jsonl"
 SPARSE = {
     "download-density": "1/4",
@@ -70,6 +72,7 @@ def measure(
             checked = time.monotonic()
             if made.ended():
                 break
+    wait_until(made.ended, "the end of the run", timeout + 60, every=1)
     rows = made.rows(output)
     traffic = _by_client(output)
     measured = []

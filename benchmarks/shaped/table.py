@@ -18,6 +18,7 @@ PREDICTED = ("8 / 8", "8 / 2", "8 / 1", "8 / 0.5", "8 / 0.25", "unequal")
 """Links of which the prediction knows everything: none loses packets."""
 
 Rows = Sequence[Mapping[str, Any]]
+Clients = dict[str, tuple[int, int]]
 
 
 def tables(rows: Rows) -> str:
@@ -61,9 +62,21 @@ def predicted(row: Mapping[str, Any], floor: float) -> float:
 
     seconds = []
     for each in settled(row):
-        clients = {name: tuple(both) for name, both in each["by_client"].items()}
+        clients = by_client(row, each)
         seconds.append(round_seconds(each["round"], clients, link_of, compute=floor))
     return mean(seconds)
+
+
+def by_client(row: Mapping[str, Any], each: Mapping[str, Any]) -> Clients:
+    """Return the message bytes down and up of each client in a round.
+
+    A round's bytes are split evenly where the row has them as a sum only: all devices
+    train the same adapter at the same densities.
+    """
+    if each["by_client"]:
+        return {name: (down, up) for name, (down, up) in each["by_client"].items()}
+    down, up = (round(both / row["devices"]) for both in each["message_bytes"])
+    return {str(number): (down, up) for number in range(row["devices"])}
 
 
 def _seconds(found: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
@@ -103,7 +116,7 @@ def bare(row: Mapping[str, Any]) -> float:
     rounds = []
     for each in settled(row):
         seconds = []
-        for client, (down, up) in each["by_client"].items():
+        for client, (down, up) in by_client(row, each).items():
             link = links[int(client)]
             seconds.append(down * 8e-6 / link.down + up * 8e-6 / link.up)
         rounds.append(max(seconds))
