@@ -16,11 +16,9 @@ from tests.end_to_end.processes import (
     Flower,
     free_port,
     history,
-    stop,
     wait_for_health,
     wait_until,
 )
-from tests.end_to_end.tiny import make_model, make_rows
 
 CONNECTION = "devices"
 ROWS = 8
@@ -41,6 +39,9 @@ class Federation:
     def __init__(
         self, base: Path, devices: Sequence[Device], *, hidden: int, chunk: int
     ) -> None:
+        # torch takes seconds to import, and only this needs it.
+        from tests.end_to_end.tiny import make_model, make_rows
+
         self.base = base
         self.devices = list(devices)
         self.flower = Flower(base / "flwr")
@@ -57,6 +58,10 @@ class Federation:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         self.model = make_model(base / "model", hidden=hidden)
         make_rows(base / "server" / "test.csv", 16, seed=9)
+        self.data = [
+            make_rows(base / f"node-{number}" / "train.csv", ROWS, seed=number)
+            for number in range(len(devices))
+        ]
 
     @contextmanager
     def server(self, *options: str, register: bool = True) -> Iterator[int]:
@@ -89,14 +94,13 @@ class Federation:
     def node(self, number: int, settings: str = "", name: str = "") -> Iterator[int]:
         """Run a device's SuperNode; yield its process id."""
         device = self.devices[number]
-        data = make_rows(self.base / f"node-{number}" / "train.csv", ROWS, seed=number)
         command = device.command(
             *("flower-supernode", "--superlink", f"{device.server}:{self.flower.port}"),
             *("--root-certificates", str(self.keys / "ca.crt")),
             *("--auth-supernode-private-key", str(self.keys / f"node-{number}")),
             *("--port", str(free_port())),
             "--node-config",
-            f'partition-id={number} data-path="{data}" {settings}',
+            f'partition-id={number} data-path="{self.data[number]}" {settings}',
         )
         with self.flower.started(name or f"node-{number}", *command) as process:
             yield process.pid
@@ -159,6 +163,3 @@ def federation(
 
 def _toml(value: object) -> str:
     return f"'{value}'" if isinstance(value, str) else str(value)
-
-
-__all__ = ["Federation", "federation", "stop"]
