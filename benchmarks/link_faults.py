@@ -210,10 +210,12 @@ def measure(name: str, base: Path) -> dict[str, Any]:
         case.superlink = superlink  # type: ignore[attr-defined]
         FAULTS[name](case)
         last = made.flower.last_run(CONNECTION)
+        listed = made.flower.run("flwr", "list", CONNECTION, "--format", "json")
         rows = getattr(case, "read", None) or made.rows(case.output)
         return {
             "fault": name,
             "status": last["status"],
+            "runs": len(json.loads(listed[listed.index("{") :])["runs"]),
             "details": str(last.get("status-details", ""))[:300],
             "rounds": [
                 {
