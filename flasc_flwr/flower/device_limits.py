@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
@@ -11,8 +11,9 @@ import numpy as np
 from flwr.app import ArrayRecord
 
 from flasc_flwr.core.layout import Layout, Role
-from flasc_flwr.core.methods.budget import BYTES, RANK
+from flasc_flwr.core.methods.budget import AUTO, BYTES, OWN_UPLOAD_BYTES, RANK
 from flasc_flwr.core.methods.least import require_upload_bytes
+from flasc_flwr.core.methods.upload_pace import UploadPace
 from flasc_flwr.core.ranges import integer, switch
 from flasc_flwr.core.settings import check, setting, settings_of
 from flasc_flwr.core.sparsity import DENSITY
@@ -44,7 +45,8 @@ class DeviceLimits:
     download_density, upload_density : float, optional
         Largest fractions of its adapter that it receives and sends; None: any.
     download_bytes, upload_bytes : int
-        Most bytes of one payload that it receives and sends; 0: any.
+        Most bytes of one payload that it receives and sends; 0: any. For uploads also
+        ``auto``: as many as the server asks for, which knows the device's bandwidth.
     lora_rank : int, optional
         Largest rank that it trains; None: any.
     max_entries : int
@@ -69,8 +71,8 @@ class DeviceLimits:
     download_bytes: int = setting(
         0, BYTES, "most bytes of a payload that it receives", unit="bytes"
     )
-    upload_bytes: int = setting(
-        0, BYTES, "most bytes of a payload that it sends", unit="bytes"
+    upload_bytes: int | str = setting(
+        0, OWN_UPLOAD_BYTES, "most bytes of a payload that it sends", unit="bytes"
     )
     lora_rank: int | None = setting(None, RANK, "largest rank that it trains")
     max_entries: int = setting(
@@ -103,7 +105,10 @@ class DeviceLimits:
         """
         keys = {name: declared.key for name, declared in settings_of(cls).items()}
         given = {n: node_config[key] for n, key in keys.items() if key in node_config}
-        return cls(**given)
+        limits, pace = cls(**given), UploadPace.of(node_config)
+        if limits.upload_bytes == AUTO and pace.bytes_per_second:
+            return replace(limits, upload_bytes=pace.most_bytes())
+        return limits
 
     def let_in_records(self, records: Iterable[ArrayRecord]) -> None:
         """Check the size of a message's arrays, as they travel.
@@ -154,8 +159,8 @@ class DeviceLimits:
         RefusedDownloadError
             If that is too few for one entry.
         """
-        limits = [limit for limit in (asked, self.upload_bytes) if limit]
-        most = min(limits, default=0)
+        own = 0 if isinstance(self.upload_bytes, str) else self.upload_bytes
+        most = min((limit for limit in (asked, own) if limit), default=0)
         try:
             require_upload_bytes(most, layout, values)
         except ValueError as error:

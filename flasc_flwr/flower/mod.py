@@ -45,6 +45,8 @@ OWN_SETTINGS = (
     "upload-density",
     "download-bytes",
     "upload-bytes",
+    "upload-seconds",
+    "upload-mbits",
     "lora-rank",
     "tier",
 )

@@ -21,6 +21,7 @@ from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.clients.cohort_bounds import with_capped_weights
 from flasc_flwr.flower.clients.exchange import exchange, lifetime
 from flasc_flwr.flower.clients.guard import Guard
+from flasc_flwr.flower.clients.paces import Paces
 from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.clients.roster import Roster
 from flasc_flwr.flower.clients.sampling import Sampling
@@ -43,6 +44,7 @@ class Waiting(TypedDict):
     meanwhile: Callable[[], None]
     away: Callable[[int], None]
     silent: Callable[[int, str], None]
+    came: Callable[[int, Message], None]
 
 
 @dataclass(kw_only=True)
@@ -96,7 +98,10 @@ class Run:
         """Begin with clients that have not introduced themselves."""
         # A run that resumes after its last round has no other.
         self.ledger = Ledger(0, Traffic(), self.server.state.layout)
-        self._roster = Roster(self.server.own_budget, self.timeout)
+        self._paces = Paces(self.timeout)
+        self._roster = Roster(
+            self.server.own_budget, self.timeout, came=self._paces.came
+        )
 
     def open_round(self, current: int) -> list[Participant]:
         """Begin a round's row, once enough clients are online; return these."""
@@ -125,6 +130,8 @@ class Run:
         for client in cohort:
             download = downloads[client.budget]
             self.ledger.downloaded(download.kept, download.dead_modules)
+            layout = server.cut(client.budget.rank).layout
+            self._paces.warn(client, layout.size, server.value_format)
         instructions = {b: server.instructions(b, clip_norm) for b in downloads}
         return self._messages(cohort, downloads, instructions, MessageType.TRAIN)
 
@@ -157,6 +164,7 @@ class Run:
             "meanwhile": partial(self._roster.listen, self.grid, self.ledger),
             "away": self._roster.away,
             "silent": self.ledger.silent,
+            "came": self._paces.came,
         }
 
     def has_enough(self, aggregator: Aggregator) -> bool:
@@ -260,7 +268,7 @@ class Run:
         Only so many distinct ones are served: each is encoded once and kept until the
         round is over, and a node chooses its own.
         """
-        own = [self.server.budget_of(one) for one in drawn]
+        own = [self.server.budget_of(self._paces.paced(one)) for one in drawn]
         plain = [replace(b, prescribed=frozenset(), segment=None) for b in own]
         instead = served(plain)
         # What the method prescribes is declared to each device by its own settings.

@@ -1,6 +1,7 @@
 """Runs that cannot succeed: they fail early, and say what to change."""
 
 import ast
+import errno
 import json
 import math
 from dataclasses import replace
@@ -13,8 +14,10 @@ from typer.testing import CliRunner
 import client_app
 from flasc_flwr.app.cli import app as commands
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.reporting import run_folder
 from flasc_flwr.app.reporting.runs import read_run
 from flasc_flwr.flower.local_grid import LocalGrid
+from flasc_flwr.flower.state.checkpoint import Checkpoint
 from flasc_flwr.flower.state.checkpoint_files import read
 from flasc_flwr.flower.state.health import DivergedError, RunFailedError
 from tests.app.test_apps import run
@@ -183,3 +186,45 @@ def test_row_11_the_command_line_exits_with_1_and_says_why(tmp_path):
     last = done.output.strip().splitlines()[-1]
     assert last.startswith("Error: the run failed: the model became NaN or infinite in")
     assert "lower server-learning-rate" in last
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """A disk that has no room for the checkpoint of round 2."""
+    whole = Checkpoint.to_bytes
+
+    def to_bytes(checkpoint):
+        if checkpoint.round == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return whole(checkpoint)
+
+    monkeypatch.setattr(Checkpoint, "to_bytes", to_bytes)
+    return monkeypatch
+
+
+def test_a_full_disk_ends_the_run_and_loses_nothing_that_was_written(
+    tmp_path, full_disk
+):
+    with pytest.raises(OSError, match="No space left .*checkpoint-000002.flasc"):
+        run(tmp_path, num_server_rounds=3, checkpoint_every=1)
+    found = only_run(tmp_path)
+    assert found.status == "failed" and "checkpoint-000002.flasc" in found.ended
+    assert found.rounds == 2 and (found.folder / "traffic.json").is_file()
+    assert not list(found.folder.rglob("*.tmp"))  # what was written of it took room
+    assert read(found.folder / "checkpoints").round == 1
+    full_disk.undo()
+    resumed = run(tmp_path, num_server_rounds=3, checkpoint_every=1, resume="latest")
+    assert [row["round"] for row in resumed.history] == [0, 1, 2, 3]
+    assert resumed.summary["ended"] == "all rounds done"
+
+
+def test_a_folder_that_became_read_only_ends_the_run_with_the_first_reason(
+    tmp_path, full_disk, caplog
+):
+    def write_text(path, content):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    full_disk.setattr(run_folder, "write_text", write_text)
+    with pytest.raises(OSError, match="No space left .*checkpoint-000002.flasc"):
+        run(tmp_path, num_server_rounds=3, checkpoint_every=1)
+    assert "summary could not be written: [Errno 30] Read-only" in caplog.text

@@ -52,18 +52,19 @@ def test_a_table_for_people(run):
     lines = [
         line.split("│")[1:-1] for line in result.output.splitlines() if "Mbit" in line
     ]
-    # 100 kB take 0.1 s at 8 Mbit/s, 0.4 s at 2.
+    # 100 kB take 0.104 s at 8 Mbit/s, with their headers, 0.416 s at 2.
     assert [[cell.strip() for cell in line[1:]] for line in lines] == [
         ["8 / 8 Mbit/s", "4", "1.60", "0.8", "0.2", "0.8"],
-        ["8 / 2 Mbit/s", "4", "1.60", "2.0", "0.5", "2.0"],
+        ["8 / 2 Mbit/s", "4", "1.60", "2.1", "0.5", "2.1"],
     ]
 
 
 def test_json_for_programs(run):
     result = invoked(run, "--up-slower", 1, "--down", 8, "--compute", 1, "--json")
     (first,) = json.loads(result.output)
-    # 0.1 s and 0.05 s of latency either way, and the second of computing.
-    assert first["by_round"]["seconds"] == pytest.approx([1.3, 2.6, 3.9, 5.2])
+    # 0.104 s and 0.05 s of latency either way, and the second of computing.
+    seconds = first["by_round"]["seconds"]
+    assert seconds == pytest.approx([1.308, 2.616, 3.924, 5.232])
     assert first["by_round"]["accuracy"] == [0.7, None, 0.6, 0.8]
     assert "first" not in first
 
@@ -88,11 +89,11 @@ def test_unequal_links_from_a_file(run, tmp_path):
     links.write_text(one + two)
     tiers = json.loads(invoked(run, "--links", links, "--json").output)
     assert [result["links"] for result in tiers] == ["links.toml"]
-    # Client 1 is of the second tier: 0.1 s down, 0.8 s up.
-    assert tiers[0]["seconds"] == pytest.approx(4 * 0.9)
+    # Client 1 is of the second tier: 0.104 s down, 0.832 s up.
+    assert tiers[0]["seconds"] == pytest.approx(4 * 0.936)
     links.write_text(f"{one}share = 1e9\n{two}share = 1e-9\n")
     drawn = json.loads(invoked(run, "--links", links, "--json").output)
-    assert drawn[0]["seconds"] == pytest.approx(4 * 0.2)
+    assert drawn[0]["seconds"] == pytest.approx(4 * 0.208)
 
 
 def test_the_links_of_the_documentation_can_be_read(tmp_path):

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flasc_flwr.app.runs.link_times import (
+    ON_THE_LINK,
     Link,
     Reached,
     by_tier,
@@ -28,21 +29,24 @@ cohorts = st.dictionaries(
 def test_a_round_by_hand():
     # 8 Mbit/s are 1,000,000 bytes a second, 0.8 Mbit/s are 100,000.
     clients = {"0": (2_000_000, 100_000), "1": (1_000_000, 300_000)}
-    assert round_seconds(1, clients, same(SLOW)) == pytest.approx(0.25 + 1 + 0.25 + 3)
-    assert round_seconds(1, clients, same(SLOW), compute=2) == pytest.approx(6.5)
-    assert round_seconds(0, clients, same(SLOW), compute=2) == pytest.approx(4.5)
+    # Headers make 4 bytes more of each 100.
+    slowest = 0.25 + 1.04 * 1 + 0.25 + 1.04 * 3
+    assert round_seconds(1, clients, same(SLOW)) == pytest.approx(slowest)
+    computed = round_seconds(1, clients, same(SLOW), compute=2)
+    assert computed == pytest.approx(slowest + 2)
+    assert round_seconds(0, clients, same(SLOW), compute=2) == pytest.approx(slowest)
 
 
 def test_a_client_that_did_not_answer_costs_its_download_alone():
     clients = {"0": (1_000_000, 0)}
-    assert round_seconds(1, clients, same(SLOW), compute=2) == pytest.approx(1.25)
+    assert round_seconds(1, clients, same(SLOW), compute=2) == pytest.approx(1.29)
     assert round_seconds(1, {}, same(SLOW), compute=2) == 0
 
 
 def test_a_run_by_hand():
     exchanges = {1: {"0": (1_000_000, 0)}, 3: {"0": (0, 100_000)}}
     assert elapsed([0, 1, 2, 3], exchanges, same(SLOW)) == pytest.approx(
-        [0, 1.25, 1.25, 2.5]
+        [0, 1.29, 1.29, 2.58]
     )
 
 
@@ -54,6 +58,13 @@ def test_a_slower_upload_is_never_faster(clients, link, factor, compute):
     assert round_seconds(1, clients, same(slower), compute=compute) >= round_seconds(
         1, clients, same(link), compute=compute
     )
+
+
+def test_a_link_carries_more_bytes_than_a_message_has():
+    bare = 1_000_000 * 8e-6
+    link = Link(download=1.0, upload=1.0)
+    assert link.seconds(1_000_000, 0) == pytest.approx(ON_THE_LINK * bare)
+    assert 1 < ON_THE_LINK < 1.1
 
 
 @given(cohorts, megabits, megabits)

@@ -1,5 +1,6 @@
-"""A device, and a whole server, killed with SIGKILL in the middle of a run."""
+"""Devices, links and a whole server that fail in the middle of a run."""
 
+import time
 from contextlib import ExitStack
 
 import numpy as np
@@ -11,11 +12,13 @@ from tests.end_to_end.federation import CONNECTION, Federation
 from tests.end_to_end.processes import (
     ROOT,
     Flower,
+    free_port,
     history,
     kill,
     results,
     wait_until,
 )
+from tests.end_to_end.relay import Relay
 from tests.end_to_end.tiny import make_model, make_rows, run_config
 
 pytestmark = pytest.mark.slow
@@ -72,6 +75,38 @@ def test_a_killed_device_is_waited_for_no_longer_than_allowed_and_comes_back(tmp
     # The server learned from the other one all the same.
     assert rows[2]["server_loss"] != rows[1]["server_loss"]
     assert [row["round"] for row in rows] == list(range(len(rows)))
+
+
+@pytest.mark.exhaustive
+def test_a_link_that_is_cut_in_an_upload_delays_the_round_and_loses_nothing(tmp_path):
+    flower, runs, cut = Flower(tmp_path / "flwr"), tmp_path / "runs", 8.0
+    settings = SETTINGS | {"output-dir": str(runs), "num-server-rounds": 1}
+    settings |= {"method": "dense", "value-format": "float32", "min-nodes": 2}
+    config = " ".join(f"{key}={value!r}" for key, value in settings.items())
+    disable = "--disable-runtime-dependency-installation"
+    with ExitStack() as stack:
+        connection = stack.enter_context(flower.superlink(disable))
+        relay = stack.enter_context(Relay(flower.port, rate=20_000))
+        for number, port in enumerate((relay.port, flower.port)):
+            address = ("--superlink", f"127.0.0.1:{port}", "--port", str(free_port()))
+            partition = f"partition-id={number} num-partitions=2"
+            command = ("flower-supernode", "--insecure", *address)
+            node = (f"node-{number}", *command, "--node-config", partition)
+            stack.enter_context(flower.started(*node))
+        flower.run("flwr", "run", ".", connection, "--run-config", config)
+        log = flower.home / "node-0.log"
+        # The first reply was its introduction.
+        wait_until(lambda: log.read_text().count("Sending:") == 2, "round 1", 300)
+        before = relay.up
+        wait_until(lambda: relay.up > before + 20_000, "the middle of the upload", 300)
+        relay.cut()
+        time.sleep(cut)
+        assert len(rows_of(runs)) == 1
+        relay.restore()
+        wait_until(lambda: len(rows_of(runs)) == 2, "the end of round 1", 300)
+    row = rows_of(runs)[1]
+    assert (row["replies"], row["failures"]) == (2, [])
+    assert row["seconds"] > cut
 
 
 def test_a_killed_server_resumes_and_ends_as_if_it_had_never_stopped(tmp_path):

@@ -67,10 +67,16 @@ def test_a_larger_download_is_refused_by_its_key():
     assert trains(beside, **{"download-bytes": size}) is True
 
 
-@pytest.mark.parametrize("key", ["upload-bytes", "download-bytes"])
+@pytest.mark.parametrize(
+    ("key", "allowed"),
+    [
+        ("upload-bytes", "'auto' or an integer >= 0"),
+        ("download-bytes", "an integer >= 0"),
+    ],
+)
 @pytest.mark.parametrize("bad", [-1, "4000", 0.5, True])
-def test_a_devices_setting_that_is_out_of_range_is_named(key, bad):
-    with pytest.raises(ValueError, match=f"{key} must be an integer >= 0, got {bad!r}"):
+def test_a_devices_setting_that_is_out_of_range_is_named(key, allowed, bad):
+    with pytest.raises(ValueError, match=f"{key} must be {allowed}, got {bad!r}"):
         ask(content(), **{key: bad})
 
 

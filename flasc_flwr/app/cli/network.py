@@ -27,10 +27,17 @@ def network(
         typer.Option(help="How many times slower uploads are; one or more values."),
     ] = "1,4,16",
     latency: Annotated[
-        float, typer.Option(help="Seconds per message, whatever its size.")
+        float,
+        typer.Option(
+            help="Seconds per message, whatever its size: about 6 round trips."
+        ),
     ] = 0.05,
     compute: Annotated[
-        float, typer.Option(help="Seconds of computation per client and round.")
+        float,
+        typer.Option(
+            help="Seconds per client and round beside its messages: those of a round "
+            "on a fast network."
+        ),
     ] = 0.0,
     target: Annotated[
         float | None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from logging import ERROR, INFO, WARNING
@@ -35,6 +34,7 @@ from flasc_flwr.core.json_lines import as_json
 from flasc_flwr.core.printable import printable, with_notes
 from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.compat import log
+from flasc_flwr.flower.state.checkpoint_files import replacing
 from flasc_flwr.flower.state.run_state import RunState
 
 _RELEASES = "releases.jsonl"
@@ -126,9 +126,16 @@ class RunFolder:
             if self._untouched:
                 log(INFO, "The finished run in this folder is as it was")
             else:
-                self._close(ended)
+                self._close_after(ended)
             log(ERROR, "The run %s", ended)
         log(INFO, "Run folder: %s", self.path)
+
+    def _close_after(self, ended: str) -> None:
+        """Write the summary of a failed run, if its disk lets that happen."""
+        try:
+            self._close(ended)
+        except OSError as error:  # the run's own error counts
+            log(ERROR, "The run's summary could not be written: %s", error)
 
     def add_row(self, row: dict[str, Any], state: RunState) -> None:
         """Add a round's row to the history, and log it; `state` is the run's."""
@@ -248,6 +255,5 @@ def _lines_of(traffic: Traffic) -> str:
 
 def write_text(path: Path, content: str) -> None:
     """Write a file atomically."""
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(content)
-    os.replace(scratch, path)
+    with replacing(path) as file:
+        file.write(content.encode())

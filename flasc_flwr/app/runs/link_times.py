@@ -16,6 +16,11 @@ from flasc_flwr.core.ranges import number
 
 BYTES_PER_MEGABIT = 1e6 / 8
 
+ON_THE_LINK = 1.04
+"""Bytes on a link for each byte of a message: of a packet's 1,500 bytes, 52 are headers
+of IP and TCP; TLS, HTTP and Flower's requests add the rest. Measured: docs/deploy.md.
+"""
+
 Exchanges = Mapping[int, Mapping[str, tuple[int, int]]]
 """Message bytes (down, up), by round and client."""
 
@@ -29,7 +34,8 @@ class Link:
     download, upload : float
         Bandwidths in Mbit/s (10^6 bits per second), > 0.
     latency : float
-        Seconds added to each message in either direction, >= 0.
+        Seconds added to each message in either direction, >= 0: Flower asks for a
+        message, then for its objects, and confirms, which takes about 6 round trips.
 
     Raises
     ------
@@ -56,12 +62,15 @@ class Link:
     def seconds(self, down: int, up: int) -> float:
         """Return how long `down` bytes to the client and `up` bytes back take.
 
-        A direction in which nothing was sent adds no latency.
+        Bytes are of messages; on the link they are `ON_THE_LINK` times as many. A
+        direction in which nothing was sent adds no latency.
         """
         return self._one_way(down, self.download) + self._one_way(up, self.upload)
 
     def _one_way(self, count: int, megabits: float) -> float:
-        return self.latency + count / (megabits * BYTES_PER_MEGABIT) if count else 0.0
+        if not count:
+            return 0.0
+        return self.latency + ON_THE_LINK * count / (megabits * BYTES_PER_MEGABIT)
 
 
 LinkOf = Callable[[str], Link]

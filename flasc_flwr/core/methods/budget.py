@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from math import floor
 from typing import Any
 
-from flasc_flwr.core.ranges import integer
+from flasc_flwr.core.methods.upload_pace import UploadPace
+from flasc_flwr.core.ranges import automatic, integer
 from flasc_flwr.core.segments import Segment
 from flasc_flwr.core.settings import check, setting
 from flasc_flwr.core.sparsity import DENSITY
@@ -23,6 +24,9 @@ AUTO = "auto"
 
 BYTES = integer(0)
 """What the most bytes of a payload may be; 0 is no limit."""
+
+OWN_UPLOAD_BYTES = automatic(BYTES)
+"""What a device may say of its uploads: also ``auto``, what fits into its seconds."""
 
 _STEPS = 4096
 """A device's own density is rounded down to a multiple of 1 / 4096."""
@@ -136,7 +140,11 @@ class Budget:
             1 / 4096 and at least that; ``download-bytes`` and ``upload-bytes`` replace
             this budget's, rounded down by up to 1/64; with bytes but no density the
             density is 1; ``lora-rank`` is the highest rank that the device can train.
+            ``upload-bytes`` may be `AUTO`: what fits at the bandwidth that the device
+            has given, and little as long as none is known.
         """
+        if own.get("upload-bytes") == AUTO:
+            own = {**own, "upload-bytes": UploadPace.of(own).most_bytes()}
         budget = Budget(
             download_density=_own_density("download", own, self.download_density),
             upload_density=_own_density("upload", own, self.upload_density),
@@ -201,5 +209,10 @@ def _own_bytes(key: str, own: Mapping[str, Any], of_run: int) -> int:
     if key not in own:
         return of_run
     most: int = BYTES.require(key, own[key])
+    return most if most == of_run else on_grid(most)
+
+
+def on_grid(most: int) -> int:
+    """Return a number of bytes rounded down by up to 1/64."""
     below = max(0, most.bit_length() - _BITS)
-    return most if most == of_run else most >> below << below
+    return most >> below << below

@@ -34,6 +34,7 @@ def exchange(
     meanwhile: Callable[[], object] = lambda: None,
     away: Callable[[int], object] = lambda node: None,
     silent: Callable[[int, str], object] = lambda node, reason: None,
+    came: Callable[[int, Message], object] = lambda node, reply: None,
 ) -> Iterator[Message]:
     """Send `messages`, and yield each reply as soon as its turn has come.
 
@@ -63,6 +64,8 @@ def exchange(
         Called with each node that the SuperLink reports as away.
     silent : Callable[[int, str], object]
         Called with each node whose reply was needed and is missing, and the reason.
+    came : Callable[[int, Message], object]
+        Called with each node and its reply as soon as it is here, before its turn.
     """
     messages = list(messages)
     if not messages:
@@ -79,8 +82,10 @@ def exchange(
         for reply in _identified(arrived, asked):
             answered = reply.metadata.reply_to_message_id
             missing.discard(answered)
+            node = asked[answered].metadata.dst_node_id
+            came(node, reply)
             if unreachable(reply):
-                away(asked[answered].metadata.dst_node_id)
+                away(node)
             if early.has(enough):
                 surplus(reply)
             else:
@@ -96,8 +101,8 @@ def exchange(
                 time.sleep(min(_LONGEST_PAUSE, pause))
     yield from early.rest()
     if not early.has(enough):
-        came = asked.keys() - missing
-        _report(sent, came, f"no reply within {timeout:g} s", silent)
+        arrived_by_now = asked.keys() - missing
+        _report(sent, arrived_by_now, f"no reply within {timeout:g} s", silent)
 
 
 def push(grid: Grid, messages: Iterable[Message]) -> list[Message]:

@@ -7,7 +7,8 @@ from typing import Any
 
 from flwr.app import Message
 
-from flasc_flwr.core.methods.budget import Budget
+from flasc_flwr.core.methods.budget import AUTO, Budget
+from flasc_flwr.core.methods.upload_pace import UPLOAD_BYTES, UploadPace
 from flasc_flwr.core.printable import printable
 from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.node_config import NODE_CONFIG
@@ -49,6 +50,8 @@ def introduced(node: int, reply: Message, budget_of: BudgetOf) -> Participant:
         name=name,
         budget=budget_of(name, dict(answer)),
         partitions=_partitions(answer.get(PARTITIONS)),
+        pace=UploadPace.of(answer),
+        paced=answer.get(UPLOAD_BYTES) == AUTO,
     )
 
 

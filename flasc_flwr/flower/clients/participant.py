@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flasc_flwr.core.methods.budget import Budget
+from flasc_flwr.core.methods.upload_pace import UploadPace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +23,15 @@ class Participant:
     partitions : int or None
         Into how many parts it splits the run's data, of which it trains on one; None
         if that is not known, or it has its own data.
+    pace : UploadPace
+        How long its uploads may take, and what it says of its bandwidth.
+    paced : bool
+        Whether its upload bytes follow from that: ``upload-bytes="auto"``.
     """
 
     node_id: int
     name: str
     budget: Budget
     partitions: int | None = None
+    pace: UploadPace = field(default_factory=UploadPace)
+    paced: bool = False

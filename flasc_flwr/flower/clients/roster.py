@@ -42,6 +42,8 @@ class Roster:
         Returns a node's budget from its name and its own settings.
     timeout : float
         Seconds to wait for enough nodes, and how long an introduction is valid.
+    came : Callable[[int, Message], object]
+        Called with each node and its answer as soon as it is here.
     clock, sleep : Callable
         The time in seconds, and a pause of so many seconds.
     """
@@ -51,10 +53,12 @@ class Roster:
         budget_of: BudgetOf,
         timeout: float,
         *,
+        came: Callable[[int, Message], object] = lambda node, reply: None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._budget_of = budget_of
+        self._came = came
         self._timeout = timeout
         self._clock = clock
         self._sleep = sleep
@@ -162,6 +166,7 @@ class Roster:
         """Take one answer; return whether the node takes part."""
         self._last_answer = self._clock()
         try:
+            self._came(node, reply)
             ledger.received(reply, self._name(node))
             if unreachable(reply):
                 reason = printable(f"unreachable ({reason_of(reply)})")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from flasc_flwr.core.ranges import integer
 from flasc_flwr.flower.state.checkpoint import Checkpoint, CheckpointError
@@ -57,16 +60,35 @@ def write(folder: Path, checkpoint: Checkpoint) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _NAME.format(checkpoint.round)
-    scratch = path.with_suffix(".tmp")
-    with scratch.open("wb") as file:
+    with replacing(path) as file:
         file.write(checkpoint.to_bytes())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, path)
     sync(folder)
     for old in found(folder)[:-_KEPT]:
         old.unlink(missing_ok=True)
     return path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Write a file atomically: it appears when all of it is on the disk.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; the message has the path, and what was written of it
+        does not stay on a disk that may be full.
+    """
+    scratch = path.with_suffix(".tmp")
+    try:
+        with scratch.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except OSError as error:
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _set_aside(folder: Path, first: int) -> None:

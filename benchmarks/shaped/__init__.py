@@ -1,0 +1,1 @@
+"""Links between namespaces, a federation on them, and what it measured."""
