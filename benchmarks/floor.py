@@ -114,7 +114,11 @@ def timed(clock: Clock, task: str) -> None:
 
         setattr(owner, last, measured)
         if phase == "probe":
-            setattr(importlib.import_module(f"flasc_flwr.app.tasks.{module}"), last, measured)
+            setattr(
+                importlib.import_module(f"flasc_flwr.app.tasks.{module}"),
+                last,
+                measured,
+            )
 
 
 def client(message_file: Path) -> None:
@@ -222,13 +226,15 @@ def command(file: Path, *options: str) -> list[str]:
 def cold(file: Path) -> dict[str, Any]:
     """Return what a new process measures of itself, and its whole time."""
     return finished(
-        lambda: subprocess.run(
-            command(file),
-            check=True,
-            capture_output=True,
-            text=True,
-            env=os.environ | {"FLOOR_STARTED": repr(time.time())},
-        ).stdout
+        lambda: (
+            subprocess.run(
+                command(file),
+                check=True,
+                capture_output=True,
+                text=True,
+                env=os.environ | {"FLOOR_STARTED": repr(time.time())},
+            ).stdout
+        )
     )
 
 
@@ -299,7 +305,7 @@ def table(results: dict[str, dict[str, Any]]) -> None:
 def main() -> None:
     chosen = [word for word in sys.argv[1:] if not word.startswith("-")]
     with tempfile.TemporaryDirectory() as scratch:
-        for number, (name, settings) in enumerate(ROWS.items()):
+        for number, name in enumerate(ROWS):
             if chosen and not any(word in name for word in chosen):
                 continue
             folder = Path(scratch) / str(number)

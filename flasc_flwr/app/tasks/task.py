@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from peft import PeftModel
 
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.training import PeftModel
 from flasc_flwr.app.training.examples import Examples
 from flasc_flwr.app.training.local import (
     EVALUATION_BATCH,

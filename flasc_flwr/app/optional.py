@@ -1,0 +1,49 @@
+"""Libraries without packages that they import where these are installed.
+
+PEFT imports bitsandbytes, and with it torch's compiler, also where nothing is
+quantized; transformers imports scipy for the losses of object detection. That is more
+than a second of the processor's time and 80 MB for each message of a device.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_REMEMBERED = (
+    ("peft.import_utils", "is_bnb_available"),
+    ("peft.import_utils", "is_bnb_4bit_available"),
+    ("transformers.utils.import_utils", "is_bitsandbytes_available"),
+    ("transformers.utils.import_utils", "is_scipy_available"),
+)
+"""Functions that remember whether a package is installed."""
+
+
+@contextmanager
+def without(package: str) -> Iterator[None]:
+    """Let libraries take a package as not installed, unless it is imported already.
+
+    Afterwards it is installed again. A model with quantized layers has imported
+    bitsandbytes, so it stays.
+    """
+    if package in sys.modules:
+        yield
+        return
+    modules: dict[str, Any] = sys.modules
+    # Python's own way to say that a module cannot be imported.
+    modules[package] = None
+    _forget()
+    try:
+        yield
+    finally:
+        del modules[package]
+        _forget()
+
+
+def _forget() -> None:
+    for module, name in _REMEMBERED:
+        function = getattr(sys.modules.get(module), name, None)
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()
