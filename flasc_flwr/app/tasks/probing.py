@@ -56,7 +56,8 @@ def check_outputs(model: Model, batch: Batch, config: RunConfig) -> None:
     if config.task in LANGUAGE_TASKS:
         _check_next_tokens(logits, batch, config.task, given)
         if not config.compile:
-            check_parts(model, on_device(batch, model), logits)
+            with without_cache(model):
+                check_parts(model, on_device(batch, model))
     elif logits.shape != (len(batch["labels"]), model.config.num_labels):
         raise ValueError(
             f"model must return one logit per class ({model.config.num_labels}), "

@@ -22,8 +22,8 @@ from flasc_flwr.app.training.score import IGNORED, Count
 _LOGITS = {"cpu": 1 << 21, "cuda": 1 << 26}
 """Most logits of a piece: 8 MB on a CPU; on a GPU larger pieces are faster."""
 
-_ROUNDING = 1e-3
-"""Largest difference of logits, relative to their deviation, that is rounding."""
+_ROUNDING = 1e-4
+"""Largest relative difference of two losses that is rounding."""
 
 _Parts = tuple[Callable[..., Any], Callable[[torch.Tensor], torch.Tensor]]
 
@@ -31,38 +31,41 @@ _PARTS: WeakKeyDictionary[Model, _Parts] = WeakKeyDictionary()
 """Of models for which it was checked: what comes before the output layer, and it."""
 
 
-def check_parts(model: Model, batch: Batch, logits: torch.Tensor) -> bool:
-    """Check that a model's logits are those of its output layer, and remember it.
+@torch.no_grad()
+def check_parts(model: Model, batch: Batch) -> bool:
+    """Check that a model's loss is that of its output layer's logits, and remember it.
 
-    Some models scale or cap them afterwards: their loss is computed as they do.
+    Some models scale or cap logits afterwards, or add to the loss: theirs is computed
+    as they do.
 
     Parameters
     ----------
     model : Model
         A language model in evaluation mode.
     batch : Batch
-        Some inputs.
-    logits : Tensor, shape (n, length, tokens)
-        What the model returns for them.
+        Some inputs and their ``labels``.
     """
     inner: Any = getattr(model, "get_base_model", lambda: model)()
     base = getattr(inner, inner.base_model_prefix, None)
     head = inner.get_output_embeddings()
-    if base is None or head is None or not callable(getattr(base, "forward", None)):
+    if base is inner or not callable(base) or not callable(head):
         return False
     try:
-        with torch.no_grad():
-            own = head(base(**_inputs(batch)).last_hidden_state).float()
+        logits = head(base(**_inputs(batch)).last_hidden_state)
+        _PARTS[model] = (base, head)
+        pieces = token_loss(model, batch)
     except torch.OutOfMemoryError:
         raise
     except Exception:  # a model of another kind, whatever its error
-        return False
-    if own.shape != logits.shape:
-        return False
-    if (own - logits).abs().max() > _ROUNDING * logits.std():
-        return False
-    _PARTS[model] = (base, head)
-    return True
+        pieces = None
+    if pieces is not None:
+        own = model(**batch)
+        close = abs(pieces[0] - own.loss.float()) <= _ROUNDING * abs(own.loss.float())
+        # The same computation, so that caps are seen where they change little.
+        if close and torch.equal(logits, own.logits):
+            return True
+    _PARTS.pop(model, None)
+    return False
 
 
 def token_loss(model: Model, batch: Batch) -> tuple[torch.Tensor, Count] | None:
