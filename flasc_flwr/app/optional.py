@@ -45,5 +45,6 @@ def without(package: str) -> Iterator[None]:
 def _forget() -> None:
     for module, name in _REMEMBERED:
         function = getattr(sys.modules.get(module), name, None)
-        if hasattr(function, "cache_clear"):
-            function.cache_clear()
+        clear = getattr(function, "cache_clear", None)
+        if clear is not None:
+            clear()

@@ -48,7 +48,15 @@ REAL = '#!/bin/sh\necho "a new process: $*"\nexit 7\n'
 
 
 @pytest.fixture
-def prepared(tmp_path):
+def folder(tmp_path):
+    """Return a folder whose modules can be imported."""
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def prepared(tmp_path, folder):
     """Run a shell script in place of a SuperNode; return what it prints."""
     real = tmp_path / "bin" / "flwr-clientapp"
     real.parent.mkdir()
@@ -56,7 +64,8 @@ def prepared(tmp_path):
     real.chmod(0o755)
     program = PROGRAM.format(path=keeper.__file__)
     environment = os.environ | {
-        "PATH": f"{real.parent}{os.pathsep}{os.environ['PATH']}"
+        "PATH": f"{real.parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(folder),
     }
 
     def run(script: str, libraries: str = "numpy") -> subprocess.CompletedProcess:
@@ -68,9 +77,13 @@ def prepared(tmp_path):
     return run
 
 
-def test_each_message_has_a_process_with_its_own_random_numbers(prepared):
-    done = prepared("flwr-clientapp draw; flwr-clientapp draw; exit 3")
-    one, other = (line.split() for line in done.stdout.splitlines())
+def test_each_message_has_a_process_with_its_own_random_numbers(prepared, folder):
+    (folder / "torch.py").write_text("def seed():\n    print('seeded', flush=True)\n")
+    done = prepared(
+        "flwr-clientapp draw; flwr-clientapp draw; exit 3", libraries="numpy,torch"
+    )
+    seeded, one, again, other = (line.split() for line in done.stdout.splitlines())
+    assert seeded == again == ["seeded"]
     assert (one[0], other[0]) == ("forked", "forked")
     # numpy's generator would be the same in both: so would the noise of privacy.
     assert one[1] != other[1] and one[2] != other[2]
@@ -116,20 +129,12 @@ def test_without_the_keeper_a_new_process_starts(prepared):
     ]
 
 
-def test_a_library_that_starts_threads_gets_new_processes(prepared, tmp_path):
-    (tmp_path / "threaded.py").write_text(
+def test_a_library_that_starts_threads_gets_new_processes(prepared, folder):
+    (folder / "threaded.py").write_text(
         "import threading, time\n"
         "threading.Thread(target=time.sleep, args=(20,), daemon=True).start()\n"
     )
-    program = PROGRAM.format(path=keeper.__file__)
-    real = os.pathsep.join([str(tmp_path / "bin"), os.environ["PATH"]])
-    done = subprocess.run(
-        [sys.executable, "-c", program, "threaded", "flwr-clientapp", "draw"],
-        env=os.environ | {"PYTHONPATH": str(tmp_path), "PATH": real},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = prepared("flwr-clientapp draw", libraries="threaded")
     assert done.stdout == "a new process: draw\n"
 
 

@@ -256,10 +256,12 @@ class Keeper:
         os.environ.update({**self._added, **request["environment"]})
         os.chdir(request["folder"])
         sys.argv = request["command"]
-        # Python's own generator seeds itself after a fork, numpy's does not: two
-        # messages would draw the same noise.
+        # Python's own generator seeds itself after a fork, these do not: two messages
+        # would draw the same noise.
         if numpy := sys.modules.get("numpy"):
             numpy.random.seed()
+        if torch := sys.modules.get("torch"):
+            torch.seed()
 
     def _call(self) -> int:
         self._target()
