@@ -249,8 +249,8 @@ class Keeper:
         self._server.close()
         for connection in self._waiting.values():
             connection.close()
-        for number, stream in enumerate(streams):
-            os.dup2(stream, number)
+        for place, stream in enumerate(streams):
+            os.dup2(stream, place)
             os.close(stream)
         os.environ.clear()
         os.environ.update({**self._added, **request["environment"]})
