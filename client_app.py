@@ -103,7 +103,7 @@ def _prepare(message: Message, context: Context) -> "tuple[RunConfig, Task, Exam
     """Load the received adapter and this node's examples."""
     from flasc_flwr.app.optional import without
 
-    with without("scipy"):
+    with without("scipy", "sklearn"):
         from flasc_flwr.app.tasks import load_task
 
     config = RunConfig.parse(context.run_config)

@@ -51,7 +51,7 @@ def client(settings: dict[str, object], folder: Path) -> Iterator[dict[str, int]
     from flasc_flwr.app.config import RunConfig
     from flasc_flwr.app.optional import without
 
-    with without("scipy"):
+    with without("scipy", "sklearn"):
         from flasc_flwr.app.tasks import load_task
     from flasc_flwr.app.training.lora import read_adapter
 

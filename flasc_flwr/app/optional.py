@@ -1,8 +1,9 @@
 """Libraries without packages that they import where these are installed.
 
 PEFT imports bitsandbytes, and with it torch's compiler, also where nothing is
-quantized; transformers imports scipy for the losses of object detection. That is more
-than a second of the processor's time and 80 MB for each message of a device.
+quantized; transformers imports scipy for the losses of object detection, and
+scikit-learn for assisted generation. That is more than a second of the processor's time
+and 80 MB for each message of a device.
 """
 
 from __future__ import annotations
@@ -17,28 +18,29 @@ _REMEMBERED = (
     ("peft.import_utils", "is_bnb_4bit_available"),
     ("transformers.utils.import_utils", "is_bitsandbytes_available"),
     ("transformers.utils.import_utils", "is_scipy_available"),
+    ("transformers.utils.import_utils", "is_sklearn_available"),
 )
 """Functions that remember whether a package is installed."""
 
 
 @contextmanager
-def without(package: str) -> Iterator[None]:
-    """Let libraries take a package as not installed, unless it is imported already.
+def without(*packages: str) -> Iterator[None]:
+    """Let libraries take packages as not installed, unless they are imported already.
 
-    Afterwards it is installed again. A model with quantized layers has imported
+    Afterwards they are installed again. A model with quantized layers has imported
     bitsandbytes, so it stays.
     """
-    if package in sys.modules:
-        yield
-        return
     modules: dict[str, Any] = sys.modules
-    # Python's own way to say that a module cannot be imported.
-    modules[package] = None
+    hidden = [name for name in packages if name not in modules]
+    for name in hidden:
+        # Python's own way to say that a module cannot be imported.
+        modules[name] = None
     _forget()
     try:
         yield
     finally:
-        del modules[package]
+        for name in hidden:
+            del modules[name]
         _forget()
 
 

@@ -12,7 +12,7 @@ from tests.app.files import text_task
 
 def test_a_package_is_hidden_only_inside_and_only_if_it_was_not_imported(monkeypatch):
     monkeypatch.delitem(sys.modules, "colorsys", raising=False)
-    with without("colorsys"):
+    with without("colorsys", "no_such_package"):
         assert find_spec("colorsys") is None
         with pytest.raises(ImportError):
             import colorsys
@@ -24,13 +24,19 @@ def test_a_package_is_hidden_only_inside_and_only_if_it_was_not_imported(monkeyp
 
 
 @pytest.mark.slow
-def test_peft_does_not_import_bitsandbytes_and_finds_it_afterwards():
-    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+def test_a_message_imports_neither_bitsandbytes_nor_scipy_and_finds_them_later():
+    if find_spec("bitsandbytes") is None:
+        pytest.skip("bitsandbytes is not installed")
     program = (
         "import sys\n"
-        "import flasc_flwr.app.tasks\n"
+        "from flasc_flwr.app.optional import without\n"
+        "with without('scipy', 'sklearn'):\n"
+        "    import flasc_flwr.app.tasks\n"
         "from peft.import_utils import is_bnb_available\n"
-        "print('bitsandbytes' in sys.modules, is_bnb_available())"
+        "from transformers.utils import is_scipy_available, is_sklearn_available\n"
+        "loaded = {'bitsandbytes', 'scipy', 'sklearn'}.intersection(sys.modules)\n"
+        "found = is_bnb_available(), is_scipy_available(), is_sklearn_available()\n"
+        "print(bool(loaded), all(found))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
