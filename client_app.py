@@ -67,9 +67,9 @@ def evaluate(message: Message, context: Context) -> Message:
 
 
 def _train(message: Message, context: Context) -> Message:
+    config, task, examples = _prepare(message, context)
     from flasc_flwr.app.training.lora import read_adapter
 
-    config, task, examples = _prepare(message, context)
     current = int(message.content["config"]["server-round"])
     seed = np.random.SeedSequence([config.seed, current, _client_number(context)])
     outcome = task.train(
@@ -101,7 +101,10 @@ def _evaluate(message: Message, context: Context) -> Message:
 
 def _prepare(message: Message, context: Context) -> "tuple[RunConfig, Task, Examples]":
     """Load the received adapter and this node's examples."""
-    from flasc_flwr.app.tasks import load_task
+    from flasc_flwr.app.optional import without
+
+    with without("scipy", "sklearn"):
+        from flasc_flwr.app.tasks import load_task
 
     config = RunConfig.parse(context.run_config)
     task = load_task(config)

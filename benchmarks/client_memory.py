@@ -49,7 +49,10 @@ def client(settings: dict[str, object], folder: Path) -> Iterator[dict[str, int]
     torch.set_num_threads(1)
     yield status()
     from flasc_flwr.app.config import RunConfig
-    from flasc_flwr.app.tasks import load_task
+    from flasc_flwr.app.optional import without
+
+    with without("scipy", "sklearn"):
+        from flasc_flwr.app.tasks import load_task
     from flasc_flwr.app.training.lora import read_adapter
 
     yield status()

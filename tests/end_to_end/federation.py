@@ -91,6 +91,7 @@ class Federation:
         places |= {
             "superlink:8000": f"127.0.0.1:{self.flower.port}",
             "0.0.0.0": "127.0.0.1",
+            "127.0.0.1:9098": f"127.0.0.1:{free_port()}",
         }
         words = []
         for word in command(service):

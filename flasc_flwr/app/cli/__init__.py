@@ -15,6 +15,7 @@ from flasc_flwr.app.cli.noise import noise
 from flasc_flwr.app.cli.report import report
 from flasc_flwr.app.cli.run import run
 from flasc_flwr.app.cli.search import search
+from flasc_flwr.app.cli.supernode import supernode
 from flasc_flwr.app.cli.sweep import sweep
 from flasc_flwr.app.cli.watch import watch
 from flasc_flwr.app.cli.wire_bytes import wire_bytes
@@ -42,6 +43,9 @@ app.command()(export)
 app.command()(evaluate)
 app.command()(chat)
 app.command()(check)
+app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)(supernode)
 app.command()(noise)
 app.command()(local_run)
 app.command()(wire_bytes)

@@ -57,7 +57,7 @@ def load_checkpoint(
         _refuse_adapter(path, config)
         model_config = _config(path, config, classes)
         auto = getattr(transformers, kind)
-        if type(model_config) not in set(auto._model_mapping.keys()):
+        if type(model_config) not in auto._model_mapping:
             other = " (or set head to 'mean')" if kind == _CLASSIFIER else ""
             raise ValueError(
                 f"model must be one that transformers loads with {kind} for task "

@@ -14,6 +14,7 @@ from flasc_flwr.app.training.device import memory_advice, on_device
 from flasc_flwr.app.training.examples import Batch
 from flasc_flwr.app.training.lora import Model
 from flasc_flwr.app.training.recomputing import without_cache
+from flasc_flwr.app.training.token_loss import check_parts
 from flasc_flwr.core.printable import why
 from flasc_flwr.flower.compat import log
 
@@ -54,6 +55,9 @@ def check_outputs(model: Model, batch: Batch, config: RunConfig) -> None:
             ) from error
     if config.task in LANGUAGE_TASKS:
         _check_next_tokens(logits, batch, config.task, given)
+        if not config.compile:
+            with without_cache(model):
+                check_parts(model, on_device(batch, model))
     elif logits.shape != (len(batch["labels"]), model.config.num_labels):
         raise ValueError(
             f"model must return one logit per class ({model.config.num_labels}), "

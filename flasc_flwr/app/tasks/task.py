@@ -11,9 +11,10 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from peft import PeftModel
 
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.training import PeftModel
+from flasc_flwr.app.training.device import return_free_memory
 from flasc_flwr.app.training.examples import Examples
 from flasc_flwr.app.training.local import (
     EVALUATION_BATCH,
@@ -202,4 +203,5 @@ _MODULES = {
 def load_task(config: RunConfig) -> Task:
     """Build the task that the run config names, once per process."""
     task: Task = import_module(_MODULES[config.task]).load(config)
+    return_free_memory()
     return task

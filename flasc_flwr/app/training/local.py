@@ -18,11 +18,12 @@ from flasc_flwr.app.training.device import (
     on_device,
     training_attention,
 )
-from flasc_flwr.app.training.examples import Examples
+from flasc_flwr.app.training.examples import Batch, Examples
 from flasc_flwr.app.training.freezing import Freezer
 from flasc_flwr.app.training.lora import Model
 from flasc_flwr.app.training.recomputing import without_cache
-from flasc_flwr.app.training.score import Count, Score, single_label
+from flasc_flwr.app.training.score import Count, Score, next_tokens, single_label
+from flasc_flwr.app.training.token_loss import token_loss
 
 EVALUATION_BATCH = 256
 """Number of examples evaluated at once, if they are small."""
@@ -116,14 +117,13 @@ def train_model(
             for chosen in batches:
                 batch = on_device(examples.batch(chosen, training=True), model)
                 with autocast(config, model):
-                    output = model(**batch)
-                count = score(output.logits.detach(), batch["labels"])
-                total.add(output.loss, count)
+                    loss, count = _loss(model, batch, score)
+                total.add(loss, count)
                 several = len(batches) > 1
-                (output.loss * count.losses if several else output.loss).backward()
+                (loss * count.losses if several else loss).backward()
                 losses = losses + count.losses
-                # The next batch's logits need the memory of these.
-                del output
+                # The next batch's activations need the memory of these.
+                del loss
             freezer.before_step()
             optimizer.step(losses if several else None)
             freezer.after_step()
@@ -162,11 +162,18 @@ def evaluate_model(
         for chosen in torch.split(torch.arange(len(examples)), batch_size):
             batch = on_device(examples.batch(chosen), model)
             with autocast(config, model):
-                output = model(**batch)
-            total.add(output.loss, score(output.logits, batch["labels"]))
+                loss, count = _loss(model, batch, score)
+            total.add(loss, count)
             total.steps += 1
-            del output
     return total.outcome(len(examples))
+
+
+def _loss(model: Model, batch: Batch, score: Score) -> tuple[torch.Tensor, Count]:
+    """Return a batch's mean loss, and the counts of its score."""
+    if score is next_tokens and (lean := token_loss(model, batch)):
+        return lean
+    output = model(**batch)
+    return output.loss, score(output.logits.detach(), batch["labels"])
 
 
 class _Total:

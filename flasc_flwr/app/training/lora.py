@@ -15,6 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from transformers import PreTrainedModel
 
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.optional import without
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.methods.method import Tunes
 from flasc_flwr.core.printable import why
@@ -77,7 +78,8 @@ def _with_adapter(
         warnings.filterwarnings("ignore", message=".*fan_in_fan_out")
         torch.manual_seed(config.seed)
         try:
-            model = get_peft_model(backbone, lora)
+            with without("bitsandbytes"):
+                model = get_peft_model(backbone, lora)
         except ValueError as error:
             raise ValueError(
                 f"lora-targets must name modules that PEFT can adapt: {why(error)}"
@@ -219,7 +221,7 @@ def activate(model: PeftModel, name: str, rank: int, alpha: float) -> None:
         lora.r, lora.lora_alpha = rank, alpha  # type: ignore[assignment]
         # A deleted adapter may have had the same name.
         _PARAMETERS.get(model, {}).pop(name, None)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), without("bitsandbytes"):
             model.add_adapter(name, lora)
     model.set_adapter(name)
 

@@ -1,0 +1,1 @@
+"""A SuperNode whose messages are handled by processes that have the libraries."""
