@@ -17,6 +17,7 @@ from flasc_flwr.app.config.node import (
     partition_of,
     private_texts,
 )
+from flasc_flwr.app.config.tuner import TUNER
 from flasc_flwr.flower.app_errors import app_errors
 from flasc_flwr.flower.clients.introduced import PARTITIONS
 from flasc_flwr.flower.privacy.local_dp import local_dp
@@ -104,7 +105,7 @@ def _prepare(message: Message, context: Context) -> "tuple[RunConfig, Task, Exam
     from flasc_flwr.app.tasks import load_task
 
     config = RunConfig.parse(context.run_config)
-    task = load_task(config)
+    task = load_task(config) if not config.peft_config else _with_tuner(message, config)
     path = context.node_config.get(OWN_DATA)
     if path is not None:
         examples = task.data.local_examples(str(path))
@@ -114,6 +115,18 @@ def _prepare(message: Message, context: Context) -> "tuple[RunConfig, Task, Exam
     merged = arrays_of(records[MERGED]) if MERGED in records else {}
     task.load_adapter(arrays_of(records["arrays"]), merged)
     return config, task, examples
+
+
+def _with_tuner(message: Message, config: RunConfig) -> "Task":
+    """Load the task, with a tuner that is the server's."""
+    from flasc_flwr.app.tasks import load_task
+    from flasc_flwr.app.training.tuners.build import require_alike, require_same
+
+    sent = message.content["config"].get(TUNER)
+    require_same(config, sent)
+    task = load_task(config)
+    require_alike(task.model, sent)
+    return task
 
 
 def _client_number(context: Context) -> int:

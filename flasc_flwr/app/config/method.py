@@ -89,6 +89,14 @@ class AdapterSettings:
         "", text(), 'PEFT folder to start from; "" is a new adapter', used_by=_LORA
     )
 
+    peft_config: str = setting(
+        "",
+        text(),
+        "PEFT config of another tuner than LoRA (docs/tuners.md): the absolute path of "
+        'a .json or .toml file, or JSON text; "" is LoRA',
+        used_by=_LORA,
+    )
+
     @property
     def adapter_scale(self) -> float:
         """The factor of B A in the model."""

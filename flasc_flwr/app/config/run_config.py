@@ -12,6 +12,7 @@ from flasc_flwr.app.config.method import AdapterSettings, MethodSettings
 from flasc_flwr.app.config.run import RunSettings
 from flasc_flwr.app.config.task import TaskSettings
 from flasc_flwr.app.config.training import LocalPrivacySettings, TrainingSettings
+from flasc_flwr.app.config.tuner import require_tuner
 from flasc_flwr.core.methods.allotment import Allotment
 from flasc_flwr.core.methods.schedules import Decay
 from flasc_flwr.core.privacy import Privacy
@@ -172,6 +173,7 @@ class RunConfig(
         )
         config.require_task()
         config.require_adapter(config.compose())
+        require_tuner(config, config.compose())
         config.require_instruction(config.task)
         config._require_honest()
         # Raises if the method cannot keep to the budget.

@@ -18,10 +18,12 @@ from flasc_flwr.app.training.card import describe
 from flasc_flwr.app.training.lora import (
     Model,
     activate,
+    adapter_tensors,
     alpha_of,
     read_tensors,
     write_tensors,
 )
+from flasc_flwr.app.training.tuners.build import tuner_of
 from flasc_flwr.core.factors import lora_modules
 from flasc_flwr.core.layout import Arrays, Layout
 from flasc_flwr.core.merged import factors_of
@@ -90,6 +92,12 @@ def load_for_evaluation(model: Model, folder: Path) -> None:
         return
     if not (folder / "adapter_config.json").is_file():
         raise ValueError(f"{str(folder)!r} is a model and not an adapter")
+    if tuner_of(model):
+        # What is saved beside the trained tensors was built already.
+        saved = load_peft_weights(str(folder), device="cpu")
+        names = adapter_tensors(model)
+        write_tensors(model, {n: t.numpy() for n, t in saved.items() if n in names})
+        return
     try:
         model.load_adapter(str(folder), _EXPORT)
     except RuntimeError as error:

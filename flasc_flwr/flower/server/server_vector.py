@@ -166,10 +166,12 @@ class ServerVector:
         """Whether the validation losses of this turn decide the ranks."""
         return self._ranks.validation is not None and self.turn == 1
 
-    def begin(self, arrays: ArrayRecord) -> None:
-        """Start from a caller's arrays."""
+    def begin(
+        self, arrays: ArrayRecord, roles: Mapping[str, Role] | None = None
+    ) -> None:
+        """Start from a caller's arrays, with roles where their names do not say."""
         initial = arrays_of(arrays)
-        layout = Layout.of(initial)
+        layout = Layout.of(initial, roles)
         vector = self._initial(layout, layout.flatten(initial))
         self.resume(RunState(layout, vector, self.optimizer.init(layout.size)))
 
