@@ -109,7 +109,7 @@ class _Server:
             upload_bytes=config.upload_bytes,
             decay=config.decay,
             feedback_decay=config.feedback_decay,
-            values=config.value_format,
+            values=config.values,
             weighting=config.weighting,
             server_optimizer=config.make_server_optimizer(),
             guard=config.guard,

@@ -76,6 +76,6 @@ def trained_task(folder: Path, overrides: Mapping[str, Any]) -> Task:
     if config.peft_config and config.head == "stock":
         # The run's file may be elsewhere by now.
         config = replace(config, peft_config=str(adapter.resolve() / _SAVED))
-    task = load_task(replace(config, adapter=""))
+    task = load_task(replace(config, adapter="", head_rank=0))
     load_for_evaluation(task.model, adapter)
     return task

@@ -23,6 +23,7 @@ from flasc_flwr.app.training.lora import (
     read_tensors,
     write_tensors,
 )
+from flasc_flwr.app.training.low_rank_head import dense_heads
 from flasc_flwr.app.training.tuners.build import tuner_of
 from flasc_flwr.core.factors import lora_modules
 from flasc_flwr.core.layout import Arrays, Layout
@@ -38,7 +39,7 @@ def save(
 
     Products that were merged into the backbone are saved as further components of the
     adapter, without loss: the saved adapter then has a larger rank, and loads on the
-    original backbone.
+    original backbone. A head in two factors is saved as their product.
 
     Parameters
     ----------
@@ -53,6 +54,13 @@ def save(
     """
     # A resumed run writes its results to the same folder.
     shutil.rmtree(path, ignore_errors=True)
+    with dense_heads(model):
+        _save(model, path, merged, scale)
+
+
+def _save(
+    model: Model, path: Path, merged: Mapping[str, NDArray[Any]], scale: float
+) -> None:
     if not isinstance(model, PeftModel):
         model.save_pretrained(path)
         describe(model, path)

@@ -15,6 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from transformers import PreTrainedModel
 
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.training.low_rank_head import factor_head
 from flasc_flwr.app.training.tuners.build import roles_of, tuner_of, with_tuner
 from flasc_flwr.core.layout import Layout, Role
 from flasc_flwr.core.methods.method import Tunes
@@ -48,6 +49,8 @@ def make_trainable(
         Modules that are trained fully, with or without factors.
     """
     tunes = config.compose().tunes
+    if config.head_rank:
+        factor_head(backbone, head, config.head_rank)
     if config.peft_config:
         tuned = with_tuner(backbone, config, target_modules, head)
         named, roles = adapter_tensors(tuned), roles_of(tuned, adapter_tensors(tuned))

@@ -24,6 +24,7 @@ _OF_THE_RUN = (
 _REFUSED = {
     "ADALORA": "it changes ranks in training by a schedule of its own",
     "POLY": "it needs a task's number in every batch",
+    "SHADOW": "it runs a second network beside the model",
     "XLORA": "it mixes adapters that were trained before",
 }
 """Tuners that cannot be federated as they are, and why."""
