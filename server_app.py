@@ -11,7 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from flasc_flwr import Flasc
 from flasc_flwr.app.config import RunConfig
-from flasc_flwr.app.config.tuner import TUNER
+from flasc_flwr.app.config.tuner import IDENTITY
 from flasc_flwr.app.reporting import RunFolder
 from flasc_flwr.app.reporting.answers import is_due
 from flasc_flwr.app.reporting.resuming import Resumed
@@ -80,18 +80,18 @@ class _Server:
         self, config: RunConfig, folder: RunFolder, resumed: Resumed | None
     ) -> None:
         from flasc_flwr.app.tasks import load_task
+        from flasc_flwr.app.training.identity import identity_of
         from flasc_flwr.app.training.lora import adapter_roles
         from flasc_flwr.app.training.start import load_into
-        from flasc_flwr.app.training.tuners.build import tuner_of
 
         self.config = config
         self.folder = folder
         self.task: Task = load_task(config)
         if config.adapter:
             load_into(self.task.model, config.adapter, config)
-        tuner = tuner_of(self.task.model)
+        identity = identity_of(self.task.model, config)
         # Devices check that theirs is the same.
-        self.tuner = {TUNER: tuner.identity} if tuner else {}
+        self.identity = {IDENTITY: identity} if identity else {}
         self.answered = folder.answered
         self.checkpoints = None
         if config.checkpoint_every:
@@ -119,7 +119,7 @@ class _Server:
             on_round=self.on_round,
             on_checkpoint=self.checkpoints,
             resume=resumed.checkpoint if resumed else None,
-            run_settings=config.shared_by_resumed() | self.tuner,
+            run_settings=config.shared_by_resumed() | self.identity,
             roles=adapter_roles(self.task.model),
             on_clients=self.check_clients,
             evaluate_every=config.evaluate_every,
@@ -137,8 +137,8 @@ class _Server:
                 initial_arrays=array_record(read_adapter(self.task.model)),
                 num_rounds=config.num_server_rounds,
                 timeout=config.round_timeout,
-                train_config=ConfigRecord(self.tuner),
-                evaluate_config=ConfigRecord(self.tuner),
+                train_config=ConfigRecord(self.identity),
+                evaluate_config=ConfigRecord(self.identity),
                 evaluate_fn=self.evaluate,
             )
         except DivergedError:

@@ -13,6 +13,7 @@ from flasc_flwr.app.tasks.digits import parts
 from flasc_flwr.app.tasks.digits_backbone import pretrained_backbone
 from flasc_flwr.app.tasks.task import load_task
 from flasc_flwr.app.training.examples import Examples
+from flasc_flwr.app.training.identity import identity_of, require_alike
 from flasc_flwr.app.training.local import evaluate_model
 from flasc_flwr.app.training.lora import adapter_tensors, read_adapter
 from flasc_flwr.app.training.low_rank_head import (
@@ -158,6 +159,24 @@ class Recording(LocalGrid):
             self._replies[i] for i in ids if "arrays" in self._replies[i].content
         ]
         return ids
+
+
+def test_a_head_with_its_own_density_travels_as_a_difference():
+    config = RunConfig.parse({"head-density": 1 / 8, "lora-rank": 2})
+    load_task.cache_clear()
+    task = load_task(config)
+    arrays = read_adapter(task.model)
+    head = [t.name for t in Layout.of(arrays).tensors if t.role is Role.HEAD]
+    assert head and not any(arrays[name].any() for name in head)
+    before = evaluate_model(task.model, task.data.validation, config).loss
+    task.load_adapter({name: np.zeros_like(a) for name, a in arrays.items()})
+    assert evaluate_model(task.model, task.data.validation, config).loss == before
+    ours = identity_of(task.model, config)
+    require_alike(task.model, config, ours)
+    for other in ([*ours[:1], *(1.01 * x for x in ours[1:])], [], None, ours[:-1]):
+        with pytest.raises(ValueError, match="head-density needs the same initial"):
+            require_alike(task.model, config, other)
+    assert identity_of(task.model, RunConfig()) == []
 
 
 @pytest.mark.parametrize("method", ["dense", "flasc"])

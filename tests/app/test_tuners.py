@@ -325,7 +325,7 @@ def test_a_device_with_another_file_or_state_does_not_take_part(tmp_path, monkey
     run(
         tmp_path / "out", grid, num_server_rounds=1, lora_rank=16, peft_config=str(file)
     )
-    assert [len(m.content["config"]["tuner"]) for m in sent] == [5, 5]
+    assert [len(m.content["config"]["identity"]) for m in sent] == [9, 9]
     message = sent[0]
     context = grid._contexts[1]
 
@@ -341,8 +341,8 @@ def test_a_device_with_another_file_or_state_does_not_take_part(tmp_path, monkey
         assert "swordfish" not in str(caught.value)
         assert "password" not in str(caught.value)
     file.write_text(text_of("VERA"))
-    state = message.content["config"]["tuner"]
-    message.content["config"]["tuner"] = [state[0], *(1.1 * s for s in state[1:])]
+    state = message.content["config"]["identity"]
+    message.content["config"]["identity"] = [state[0], *(1.1 * s for s in state[1:])]
     with pytest.raises(ValueError, match="same frozen state and initial values"):
         reply()
 

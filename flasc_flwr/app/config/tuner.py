@@ -10,8 +10,8 @@ from flasc_flwr.core.layout import Role
 from flasc_flwr.core.methods.method import Method, Tunes
 from flasc_flwr.core.settings import settings_of
 
-TUNER = "tuner"
-"""Entry of a message's config: what identifies the server's tuner."""
+IDENTITY = "identity"
+"""Entry of a message's config: what identifies the model that the server built."""
 
 _OF_LORA = {
     "lora_rank": "the file has its own rank",

@@ -54,7 +54,8 @@ def make_trainable(
     if config.peft_config:
         tuned = with_tuner(backbone, config, target_modules, head)
         named, roles = adapter_tensors(tuned), roles_of(tuned, adapter_tensors(tuned))
-        _keep_starts(tuned, [name for name in named if roles[name] == Role.OTHER])
+        kept = set(Role) if config.roles.head is not None else {Role.OTHER}
+        _keep_starts(tuned, [name for name in named if roles[name] in kept])
         return tuned
     if tunes == Tunes.LORA:
         return _with_adapter(backbone, config, target_modules, head)
@@ -95,6 +96,9 @@ def _with_adapter(
         raise TypeError(f"expected a PeftModel, got {type(model).__name__}")
     if config.use_dora:
         _keep_starts(model, [n for n in adapter_tensors(model) if _MAGNITUDE in n])
+    if config.roles.head is not None:
+        layout = Layout.of(read_tensors(model))
+        _keep_starts(model, [t.name for t in layout.tensors if t.role is Role.HEAD])
     return model
 
 
@@ -157,20 +161,26 @@ _MAGNITUDE = "lora_magnitude_vector"
 
 _STARTS: WeakKeyDictionary[Model, dict[str, torch.Tensor]] = WeakKeyDictionary()
 """Tensors of each model that travel as differences, before training: DoRA's magnitudes,
-which are the lengths of the weights' rows, and all of another tuner's but the head."""
+which are the lengths of the weights' rows; all of another tuner's; and a head with a
+density of its own."""
 
 
 def _keep_starts(model: Model, names: Iterable[str]) -> None:
-    tensors = adapter_tensors(model)
-    _STARTS[model] = {name: tensors[name].detach().clone() for name in names}
+    tensors, starts = adapter_tensors(model), _STARTS.setdefault(model, {})
+    starts |= {name: tensors[name].detach().clone() for name in names}
+
+
+def starts_of(model: Model) -> dict[str, torch.Tensor]:
+    """Return where the tensors started that travel as differences, by name."""
+    return dict(_STARTS.get(model, {}))
 
 
 def read_adapter(model: Model) -> dict[str, NDArray[Any]]:
     """Return copies of the federated tensors as arrays, by name.
 
-    DoRA's magnitudes and the tensors of other tuners are differences to where they
-    started. So zero means untrained, as for B: a sparse message that leaves one out
-    does not turn a row of weights off.
+    DoRA's magnitudes, the tensors of other tuners, and a head with a density of its
+    own are differences to where they started. So zero means untrained, as for B: a
+    sparse message that leaves one out does not turn a row of weights off.
     """
     arrays = read_tensors(model)
     for name, start in _STARTS.get(model, {}).items():
