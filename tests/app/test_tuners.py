@@ -343,7 +343,7 @@ def test_a_device_with_another_file_or_state_does_not_take_part(tmp_path, monkey
     file.write_text(text_of("VERA"))
     state = message.content["config"]["identity"]
     message.content["config"]["identity"] = [state[0], *(1.1 * s for s in state[1:])]
-    with pytest.raises(ValueError, match="same frozen state and initial values"):
+    with pytest.raises(ValueError, match="same initial values and frozen state"):
         reply()
 
 
