@@ -10,7 +10,7 @@ what older versions wrote.
 
 from flasc_flwr.core.codec.errors import PayloadError
 from flasc_flwr.core.codec.header import VERSION
-from flasc_flwr.core.codec.parts import of_formats
+from flasc_flwr.core.codec.parts import of_formats, split
 from flasc_flwr.core.codec.payload import (
     VALUE_FORMATS,
     VALUES,
@@ -30,4 +30,5 @@ __all__ = [
     "of_formats",
     "read_layout",
     "refines",
+    "split",
 ]
