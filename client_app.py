@@ -17,6 +17,7 @@ from flasc_flwr.app.config.node import (
     partition_of,
     private_texts,
 )
+from flasc_flwr.app.config.tuner import IDENTITY
 from flasc_flwr.flower.app_errors import app_errors
 from flasc_flwr.flower.clients.introduced import PARTITIONS
 from flasc_flwr.flower.privacy.local_dp import local_dp
@@ -101,13 +102,8 @@ def _evaluate(message: Message, context: Context) -> Message:
 
 def _prepare(message: Message, context: Context) -> "tuple[RunConfig, Task, Examples]":
     """Load the received adapter and this node's examples."""
-    from flasc_flwr.app.optional import without
-
-    with without("scipy", "sklearn"):
-        from flasc_flwr.app.tasks import load_task
-
     config = RunConfig.parse(context.run_config)
-    task = load_task(config)
+    task = _alike(message, config)
     path = context.node_config.get(OWN_DATA)
     if path is not None:
         examples = task.data.local_examples(str(path))
@@ -117,6 +113,24 @@ def _prepare(message: Message, context: Context) -> "tuple[RunConfig, Task, Exam
     merged = arrays_of(records[MERGED]) if MERGED in records else {}
     task.load_adapter(arrays_of(records["arrays"]), merged)
     return config, task, examples
+
+
+def _alike(message: Message, config: RunConfig) -> "Task":
+    """Load the task; where it matters, with a model that starts as the server's."""
+    from flasc_flwr.app.optional import without
+
+    with without("scipy", "sklearn"):
+        from flasc_flwr.app.tasks import load_task
+    from flasc_flwr.app.training.identity import needs_identity, require_alike
+    from flasc_flwr.app.training.tuners.build import require_same
+
+    sent = message.content["config"].get(IDENTITY)
+    if config.peft_config:
+        require_same(config, sent)
+    task = load_task(config)
+    if needs_identity(config):
+        require_alike(task.model, config, sent)
+    return task
 
 
 def _client_number(context: Context) -> int:

@@ -6,11 +6,12 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flwr.app import ArrayRecord, Context, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
 from flasc_flwr import Flasc
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.config.tuner import IDENTITY
 from flasc_flwr.app.reporting import RunFolder
 from flasc_flwr.app.reporting.answers import is_due
 from flasc_flwr.app.reporting.resuming import Resumed
@@ -79,6 +80,8 @@ class _Server:
         self, config: RunConfig, folder: RunFolder, resumed: Resumed | None
     ) -> None:
         from flasc_flwr.app.tasks import load_task
+        from flasc_flwr.app.training.identity import identity_of
+        from flasc_flwr.app.training.lora import adapter_roles
         from flasc_flwr.app.training.start import load_into
 
         self.config = config
@@ -86,6 +89,9 @@ class _Server:
         self.task: Task = load_task(config)
         if config.adapter:
             load_into(self.task.model, config.adapter, config)
+        identity = identity_of(self.task.model, config)
+        # Devices check that theirs is the same.
+        self.identity = {IDENTITY: identity} if identity else {}
         self.answered = folder.answered
         self.checkpoints = None
         if config.checkpoint_every:
@@ -103,7 +109,7 @@ class _Server:
             upload_bytes=config.upload_bytes,
             decay=config.decay,
             feedback_decay=config.feedback_decay,
-            values=config.value_format,
+            values=config.values,
             weighting=config.weighting,
             server_optimizer=config.make_server_optimizer(),
             guard=config.guard,
@@ -113,7 +119,8 @@ class _Server:
             on_round=self.on_round,
             on_checkpoint=self.checkpoints,
             resume=resumed.checkpoint if resumed else None,
-            run_settings=config.shared_by_resumed(),
+            run_settings=config.shared_by_resumed() | self.identity,
+            roles=adapter_roles(self.task.model),
             on_clients=self.check_clients,
             evaluate_every=config.evaluate_every,
             **config.sampling.arguments(),
@@ -130,6 +137,8 @@ class _Server:
                 initial_arrays=array_record(read_adapter(self.task.model)),
                 num_rounds=config.num_server_rounds,
                 timeout=config.round_timeout,
+                train_config=ConfigRecord(self.identity),
+                evaluate_config=ConfigRecord(self.identity),
                 evaluate_fn=self.evaluate,
             )
         except DivergedError:

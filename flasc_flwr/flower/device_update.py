@@ -12,6 +12,7 @@ from flasc_flwr.core.codec import read_layout
 from flasc_flwr.core.finite import require_finite_tensors
 from flasc_flwr.core.fitting import fit_payload
 from flasc_flwr.core.layout import Arrays, Layout, Vector
+from flasc_flwr.core.methods.scores import Scoring
 from flasc_flwr.core.received import received_arrays, received_vector
 from flasc_flwr.core.sparsity import Positions, SparseVector, top_k
 from flasc_flwr.flower.device_limits import DeviceLimits
@@ -114,14 +115,15 @@ def encode_update(
             values, start = update[place], place.start
     elif density < 1:
         values = update[received.support]
+    scoring = Scoring(roles=instructions.roles)
 
     def select(share: float) -> SparseVector:
         # The server knows the support: all values, without positions or layout.
-        if layout is None and share == 1:
-            return SparseVector.of_dense(values)
-        sparse = top_k(values, share)
+        if layout is None:
+            return SparseVector.of_dense(values) if share == 1 else top_k(values, share)
         if instructions.segment is None:
-            return sparse
+            return scoring.largest(layout, values, share, share / density)
+        sparse = top_k(values, share)
         return SparseVector(len(update), sparse.positions + start, sparse.values)
 
     fitted = fit_payload(

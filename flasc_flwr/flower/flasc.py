@@ -13,6 +13,7 @@ from flwr.serverapp.strategy import Result
 
 from flasc_flwr.core.aggregation import WEIGHTINGS
 from flasc_flwr.core.feedback.memory import Fading
+from flasc_flwr.core.layout import Role
 from flasc_flwr.core.methods.budget import AUTO, Budget
 from flasc_flwr.core.methods.method import Method
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
@@ -110,6 +111,8 @@ class Flasc(OwnRounds):
         Resume from this state as if the run had never stopped.
     run_settings : Mapping[str, Any], optional
         More settings, such as those of the clients, that a resumed run must share.
+    roles : Mapping[str, Role], optional
+        Roles of arrays whose names do not say (see :meth:`.Layout.of`). Default: none.
     on_clients : Callable[[list[Participant]], None], optional
         Called once with the clients that are there before the first round: what it
         raises ends the run.
@@ -168,6 +171,7 @@ class Flasc(OwnRounds):
         on_checkpoint: Callable[[Checkpoint], None] | None = None,
         resume: Checkpoint | None = None,
         run_settings: Mapping[str, Any] | None = None,
+        roles: Mapping[str, Role] | None = None,
         on_clients: Callable[[list[Participant]], None] | None = None,
         oversample: float = Sampling.oversample,
         evaluate_every: int = 1,
@@ -243,6 +247,7 @@ class Flasc(OwnRounds):
         self._release_ledger = release_ledger
         self._resume = resume
         self._run_settings = run_settings or {}
+        self._roles = roles
         self._on_clients = on_clients
         self._run: Run | None = None
         self._health = Health()
@@ -397,7 +402,7 @@ class Flasc(OwnRounds):
         """Take the arrays to start from, or the state to resume; return the round."""
         self.ended = None
         self._health = Health(self._resume)
-        self.server.begin(initial_arrays)
+        self.server.begin(initial_arrays, self._roles)
         if not self._resume:
             return 0
         self._resume.require(self.settings, self.state.layout)

@@ -240,6 +240,8 @@ def _let_in(
         place = instructions.segment.place(size)
         size = place.stop - place.start
     asked = max(1, floor(size * instructions.density))
+    if instructions.roles:
+        asked = instructions.roles.most(layout, instructions.density)
     if instructions.on_support and instructions.density < 1:
         asked = kept
     limits.let_in_upload(layout, asked, instructions.prescribed)

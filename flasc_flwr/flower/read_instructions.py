@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
-from flasc_flwr.core.codec import VALUE_FORMATS
+from flasc_flwr.core.codec import VALUES
 from flasc_flwr.core.layout import Role
 from flasc_flwr.core.methods.budget import DENSITIES
+from flasc_flwr.core.methods.role_densities import RoleDensities
 from flasc_flwr.core.methods.scores import QUOTAS
 from flasc_flwr.core.methods.trainable import Trainable
 from flasc_flwr.core.printable import printable
@@ -50,7 +52,7 @@ def read_instructions(record: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if "upload-density" in record:
         found["density"] = _take(record, "upload-density", number("(0, 1]"))
-        found["value_format"] = _take(record, "value-format", choice(*VALUE_FORMATS))
+        found["value_format"] = _take(record, "value-format", VALUES)
         if "upload-bytes" in record:
             found["upload_bytes"] = _take(record, "upload-bytes", integer(1))
     if "trains" in record:
@@ -60,6 +62,8 @@ def read_instructions(record: dict[str, Any]) -> dict[str, Any]:
     for key, allowed in _PLAIN.items():
         if key in record:
             found[key.replace("-", "_")] = _take(record, key, allowed)
+    if "role-densities" in record:
+        found["roles"] = _roles(record, "role-densities")
     if "upload-segment" in record:
         found["segment"] = _segment(record, "upload-segment")
     if "prescribed" in record:
@@ -101,6 +105,15 @@ def _names(record: dict[str, Any], key: str, known: Collection[str]) -> frozense
     ):
         raise ValueError(f"{key} must be a list of some of {', '.join(known)}")
     return frozenset(value)
+
+
+def _roles(record: dict[str, Any], key: str) -> RoleDensities:
+    """Take the densities of roles out of a record."""
+    value = record.pop(key)
+    if isinstance(value, list) and all(type(number) is float for number in value):
+        with suppress(ValueError):
+            return RoleDensities.of(value)
+    raise ValueError(f"{key} must be 4 numbers in [0, 1]")
 
 
 def _segment(record: dict[str, Any], key: str) -> Segment:

@@ -10,6 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 from numpy.typing import NDArray
 
 from flasc_flwr.core.codec import PayloadError
+from flasc_flwr.core.methods.role_densities import NONE, RoleDensities
 from flasc_flwr.core.methods.trainable import ALL, Trainable
 from flasc_flwr.core.printable import printable
 from flasc_flwr.core.segments import Segment
@@ -82,6 +83,8 @@ class Instructions:
     on_support : bool
         Send the update on the download's support (all of it at `density` 1) without
         positions: clients with the same download send the same entries.
+    roles : RoleDensities
+        Densities of roles, which replace `density` for their entries.
     segment : Segment, optional
         The part of the update to send of; None: all. `density` is a fraction of it.
     sparse : Mapping[str, tuple[int, ...]]
@@ -103,6 +106,7 @@ class Instructions:
     init_seed: int | None = None
     clip_norm: float | None = None
     on_support: bool = False
+    roles: RoleDensities = NONE
     segment: Segment | None = None
     sparse: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     prescribed: frozenset[str] = frozenset()
@@ -126,6 +130,8 @@ class Instructions:
             record["clip-norm"] = self.clip_norm
         if self.on_support:
             record["on-support"] = True
+        if self.density is not None and self.roles:
+            record["role-densities"] = self.roles.to_list()
         if self.segment is not None:
             record["upload-segment"] = [self.segment.index, self.segment.count]
         if self.prescribed:

@@ -45,3 +45,16 @@ def test_bits_are_of_measured_bytes():
     assert (a["kept_down"], b["kept_down"], b["bits_down"]) == (0.75, 0.0, 0.0)
     # Some bytes for values and positions, fewer than a whole payload with its header.
     assert 0 < a["bits_down"] < 8 * len(encode(sparse(0, 2, 3))) / 4
+
+
+def test_bits_of_a_head_are_those_of_its_own_format():
+    layout = Layout.of(
+        {"m.lora_A.weight": np.zeros((4, 50)), "head.weight": np.zeros((4, 50))}
+    )
+    values = np.random.default_rng(0).standard_normal(400).astype(np.float32)
+    download = SparseVector.of_dense(values)
+    table = by_tensor(
+        layout, download, 900, "float32+head=int4", Kept(layout), Traffic(), 1
+    )
+    factor, head = (tensor["bits_down"] for tensor in table["tensors"])
+    assert head < 6 < 28 < factor

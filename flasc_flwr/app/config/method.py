@@ -8,12 +8,18 @@ from math import sqrt
 
 from flasc_flwr.core.aggregation import AGGREGATIONS, WEIGHTINGS, Tuning
 from flasc_flwr.core.aggregation.tuning import RIDGE, RIDGE_HELP
-from flasc_flwr.core.codec import VALUE_FORMATS
+from flasc_flwr.core.codec import VALUE_FORMATS, of_formats
 from flasc_flwr.core.feedback.memory import Fading
 from flasc_flwr.core.initial import INITS
 from flasc_flwr.core.methods.budget import AUTO, RANK, Budget
-from flasc_flwr.core.methods.method import ERROR_FEEDBACK, RANK_ASSIGNMENTS, Method
+from flasc_flwr.core.methods.method import (
+    ERROR_FEEDBACK,
+    RANK_ASSIGNMENTS,
+    Method,
+    Tunes,
+)
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
+from flasc_flwr.core.methods.role_densities import NONE, RoleDensities
 from flasc_flwr.core.methods.scores import QUOTAS, SCORES
 from flasc_flwr.core.methods.table import METHODS, compose
 from flasc_flwr.core.methods.tiers import TIERS
@@ -85,8 +91,23 @@ class AdapterSettings:
         text(),
         'modules that are fully trained, such as "classifier"; auto is the head',
     )
+    head_rank: int = setting(
+        0,
+        integer(0),
+        "rank of the head's linear layers, each as two that are trained; 0 trains the "
+        "layers themselves",
+        used_by="all methods but `full`",
+    )
     adapter: str = setting(
         "", text(), 'PEFT folder to start from; "" is a new adapter', used_by=_LORA
+    )
+
+    peft_config: str = setting(
+        "",
+        text(),
+        "PEFT config of another tuner than LoRA (docs/tuners.md): the absolute path of "
+        'a .json or .toml file, or JSON text; "" is LoRA',
+        used_by=_LORA,
     )
 
     @property
@@ -107,6 +128,12 @@ class AdapterSettings:
             If it scales B by rank as plain LoRA does, or computes with products B A
             that are not what the adapter adds to the weights.
         """
+        if self.head_rank and (method.tunes == Tunes.FULL or self.adapter):
+            why = "an adapter" if self.adapter else f"method {method.name!r}"
+            raise ValueError(
+                f"head-rank must be 0 with {why}, whose head is not in two factors, "
+                f"got {self.head_rank}"
+            )
         if self.use_rslora and method.rank_scale == "own":
             raise ValueError(
                 "use-rslora must be false with rank-scale 'own', which rescales B in "
@@ -121,8 +148,12 @@ class AdapterSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSettings:
-    """The method and what replaces parts of it; ``auto`` is the method's own part."""
+    """The method and what replaces parts of it; ``auto`` is the method's own part.
 
+    `roles` are densities of roles, which have their own keys.
+    """
+
+    roles: RoleDensities = NONE
     method: str = setting(
         "flasc", choice(*METHODS), "federated method (docs/methods.md compares them)"
     )
@@ -144,6 +175,11 @@ class MethodSettings:
     upload_bytes: int = same_setting(Budget, "upload_bytes")
     value_format: str = setting(
         "auto", choice("auto", *VALUE_FORMATS), "how values are encoded in messages"
+    )
+    head_format: str = setting(
+        "auto",
+        choice("auto", *VALUE_FORMATS),
+        "how values of the head (the saved modules) are encoded; auto is value-format",
     )
     dense_rounds: int | str = setting(
         "auto",
@@ -258,6 +294,7 @@ class MethodSettings:
             self.method,
             score=self.score,
             quota=self.quota,
+            roles=self.roles,
             tuning=self._tuning(),
             init=self.init,
             dense_rounds=self.dense_rounds,
@@ -270,6 +307,13 @@ class MethodSettings:
             exact_residual=self.exact_residual,
             server_optimizer=self.server_optimizer,
         )
+
+    @property
+    def values(self) -> str:
+        """Return the value format of payloads, also the head's if that is another."""
+        own = self.compose().value_format
+        values = own if self.value_format == "auto" else self.value_format
+        return of_formats(values, self.head_format)
 
     def _tuning(self) -> Tuning:
         energy, ridge = self.aggregation_energy, self.aggregation_ridge

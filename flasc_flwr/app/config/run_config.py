@@ -12,7 +12,9 @@ from flasc_flwr.app.config.method import AdapterSettings, MethodSettings
 from flasc_flwr.app.config.run import RunSettings
 from flasc_flwr.app.config.task import TaskSettings
 from flasc_flwr.app.config.training import LocalPrivacySettings, TrainingSettings
+from flasc_flwr.app.config.tuner import require_tuner
 from flasc_flwr.core.methods.allotment import Allotment
+from flasc_flwr.core.methods.role_densities import RoleDensities
 from flasc_flwr.core.methods.schedules import Decay
 from flasc_flwr.core.privacy import Privacy
 from flasc_flwr.core.settings import Setting, check, settings_of
@@ -43,6 +45,7 @@ SECTIONS = (
     Section("Instruction tuning", InstructionSettings),
     Section("Adapter", AdapterSettings),
     Section("Method", MethodSettings),
+    Section("Densities of roles", RoleDensities, "roles"),
     Section("Density decay", Decay, "decay"),
     Section("Training on a client", TrainingSettings),
     Section("Run", RunSettings),
@@ -92,6 +95,8 @@ class RunConfig(
 
     Attributes
     ----------
+    roles : RoleDensities
+        Densities of roles of their own.
     decay : Decay
         How fast the densities decay.
     sampling : Sampling
@@ -163,6 +168,7 @@ class RunConfig(
                 target = members[place.member] if place.member else arguments
                 target[place.name] = value
         config = cls(
+            roles=RoleDensities(**_given(RoleDensities, members["roles"])),
             decay=Decay(**members["decay"]),
             sampling=Sampling(**members["sampling"]),
             guard=Guard(**members["guard"]),
@@ -172,6 +178,7 @@ class RunConfig(
         )
         config.require_task()
         config.require_adapter(config.compose())
+        require_tuner(config, config.compose())
         config.require_instruction(config.task)
         config._require_honest()
         # Raises if the method cannot keep to the budget.
@@ -223,6 +230,12 @@ class RunConfig(
         return place.setting.to_run_config(getattr(holder, place.name))
 
 
+def _given(group: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a group for what the run config says."""
+    settings = settings_of(group)
+    return {n: settings[n].from_run_config(value) for n, value in values.items()}
+
+
 def _privacy(given: Mapping[str, Any]) -> Privacy | None:
     """Return the settings of privacy; None if no key turns it on."""
     settings = settings_of(Privacy)
@@ -235,9 +248,7 @@ def _privacy(given: Mapping[str, Any]) -> Privacy | None:
                     "nothing is private: set a dp-clip-norm above 0"
                 )
         return None
-    return Privacy(
-        **{name: s.from_run_config(values[name]) for name, s in settings.items()}
-    )
+    return Privacy(**_given(Privacy, values))
 
 
 def _unknown(key: str, value: Any) -> str:

@@ -13,6 +13,9 @@ from flasc_flwr.app.config import RunConfig
 if TYPE_CHECKING:
     from flasc_flwr.app.tasks.task import Task
 
+_SAVED = "adapter_config.json"
+"""What PEFT calls the config of an adapter."""
+
 
 def evaluate_adapter(folder: Path, overrides: Mapping[str, Any]) -> dict[str, float]:
     """Evaluate an adapter, or a full model, on its run's test split.
@@ -63,16 +66,16 @@ def trained_task(folder: Path, overrides: Mapping[str, Any]) -> Task:
             f"{str(folder)!r} is not a run folder or an adapter in one: no config.toml "
             "in it or beside it"
         )
-    if (
-        not (adapter / "config.json").is_file()
-        | (adapter / "adapter_config.json").is_file()
-    ):
+    if not (adapter / "config.json").is_file() | (adapter / _SAVED).is_file():
         raise ValueError(f"{str(adapter)!r} has no adapter and no model")
     config = RunConfig.parse({**tomllib.loads(settings.read_text()), **overrides})
 
     from flasc_flwr.app.tasks import load_task
     from flasc_flwr.app.training.export import load_for_evaluation
 
-    task = load_task(replace(config, adapter=""))
+    if config.peft_config and config.head == "stock":
+        # The run's file may be elsewhere by now.
+        config = replace(config, peft_config=str(adapter.resolve() / _SAVED))
+    task = load_task(replace(config, adapter="", head_rank=0))
     load_for_evaluation(task.model, adapter)
     return task

@@ -44,7 +44,8 @@ def describe(model: Model, path: Path) -> None:
             _bind(model, base, path)
         how, code = _MEAN, _mean_code(name if lora else None)
     elif lora:
-        how, code = _ADAPTER, _adapter_code(inner, name)
+        kind = "LoRA" if base.get("peft_type") == "LORA" else base.get("peft_type")
+        how, code = _ADAPTER.format(kind=kind), _adapter_code(inner, name)
     else:
         how, code = _WHOLE, _whole_code(inner)
     front = f"---\nbase_model: {as_json(name)}\nlibrary_name: peft\n---\n\n"
@@ -58,7 +59,7 @@ Its head, a linear layer on the mean of the token vectors, is not one of transfo
 the code is in `mean_pooled_classifier.py` beside this file. The adapter does not fit
 other heads, such as that of `AutoModelForSequenceClassification`. With this folder as
 the working directory:"""
-_ADAPTER = "A LoRA adapter. With this folder as the working directory:"
+_ADAPTER = "An adapter of PEFT ({kind}). With this folder as the working directory:"
 _WHOLE = "A whole model. With this folder as the working directory:"
 
 

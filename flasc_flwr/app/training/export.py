@@ -18,10 +18,13 @@ from flasc_flwr.app.training.card import describe
 from flasc_flwr.app.training.lora import (
     Model,
     activate,
+    adapter_tensors,
     alpha_of,
     read_tensors,
     write_tensors,
 )
+from flasc_flwr.app.training.low_rank_head import dense_heads
+from flasc_flwr.app.training.tuners.build import tuner_of
 from flasc_flwr.core.factors import lora_modules
 from flasc_flwr.core.layout import Arrays, Layout
 from flasc_flwr.core.merged import factors_of
@@ -36,7 +39,7 @@ def save(
 
     Products that were merged into the backbone are saved as further components of the
     adapter, without loss: the saved adapter then has a larger rank, and loads on the
-    original backbone.
+    original backbone. A head in two factors is saved as their product.
 
     Parameters
     ----------
@@ -51,6 +54,13 @@ def save(
     """
     # A resumed run writes its results to the same folder.
     shutil.rmtree(path, ignore_errors=True)
+    with dense_heads(model):
+        _save(model, path, merged, scale)
+
+
+def _save(
+    model: Model, path: Path, merged: Mapping[str, NDArray[Any]], scale: float
+) -> None:
     if not isinstance(model, PeftModel):
         model.save_pretrained(path)
         describe(model, path)
@@ -90,6 +100,12 @@ def load_for_evaluation(model: Model, folder: Path) -> None:
         return
     if not (folder / "adapter_config.json").is_file():
         raise ValueError(f"{str(folder)!r} is a model and not an adapter")
+    if tuner_of(model):
+        # What is saved beside the trained tensors was built already.
+        saved = load_peft_weights(str(folder), device="cpu")
+        names = adapter_tensors(model)
+        write_tensors(model, {n: t.numpy() for n, t in saved.items() if n in names})
+        return
     try:
         model.load_adapter(str(folder), _EXPORT)
     except RuntimeError as error:

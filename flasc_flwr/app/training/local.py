@@ -24,6 +24,7 @@ from flasc_flwr.app.training.lora import Model
 from flasc_flwr.app.training.recomputing import without_cache
 from flasc_flwr.app.training.score import Count, Score, next_tokens, single_label
 from flasc_flwr.app.training.token_loss import token_loss
+from flasc_flwr.app.training.tuners.build import train_mode, tuner_of
 
 EVALUATION_BATCH = 256
 """Number of examples evaluated at once, if they are small."""
@@ -204,6 +205,8 @@ class _Total:
 
 def _adapter_in_train_mode(model: Model, config: RunConfig) -> None:
     model.eval()
+    if tuner_of(model):
+        train_mode(model)
     if config.lora_dropout == 0:
         return
     for name, module in model.named_modules():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import copy
 from math import sqrt
 from typing import Any, cast
@@ -16,7 +16,9 @@ from transformers import PreTrainedModel
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.optional import without
-from flasc_flwr.core.layout import Layout
+from flasc_flwr.app.training.low_rank_head import factor_head
+from flasc_flwr.app.training.tuners.build import roles_of, tuner_of, with_tuner
+from flasc_flwr.core.layout import Layout, Role
 from flasc_flwr.core.methods.method import Tunes
 from flasc_flwr.core.printable import why
 from flasc_flwr.core.ranks import rank_of
@@ -48,6 +50,14 @@ def make_trainable(
         Modules that are trained fully, with or without factors.
     """
     tunes = config.compose().tunes
+    if config.head_rank:
+        factor_head(backbone, head, config.head_rank)
+    if config.peft_config:
+        tuned = with_tuner(backbone, config, target_modules, head)
+        named, roles = adapter_tensors(tuned), roles_of(tuned, adapter_tensors(tuned))
+        kept = set(Role) if config.roles.head is not None else {Role.OTHER}
+        _keep_starts(tuned, [name for name in named if roles[name] in kept])
+        return tuned
     if tunes == Tunes.LORA:
         return _with_adapter(backbone, config, target_modules, head)
     for name, parameter in backbone.named_parameters():
@@ -87,11 +97,10 @@ def _with_adapter(
     if not isinstance(model, PeftModel):
         raise TypeError(f"expected a PeftModel, got {type(model).__name__}")
     if config.use_dora:
-        _MAGNITUDES[model] = {
-            name: tensor.detach().clone()
-            for name, tensor in adapter_tensors(model).items()
-            if _MAGNITUDE in name
-        }
+        _keep_starts(model, [n for n in adapter_tensors(model) if _MAGNITUDE in n])
+    if config.roles.head is not None:
+        layout = Layout.of(read_tensors(model))
+        _keep_starts(model, [t.name for t in layout.tensors if t.role is Role.HEAD])
     return model
 
 
@@ -125,6 +134,8 @@ def _named_by_peft(model: PeftModel) -> dict[str, torch.nn.Parameter]:
     )
     # The parameters themselves: PEFT's state holds detached aliases of them.
     trainable = {p.data_ptr(): p for p in model.parameters() if p.requires_grad}
+    if tuner_of(model):
+        tensors = _trained_once(tensors, trainable)
     if {tensor.data_ptr() for tensor in tensors.values()} != trainable.keys():
         raise ValueError(
             "the adapter must have exactly the trainable parameters, got "
@@ -134,20 +145,47 @@ def _named_by_peft(model: PeftModel) -> dict[str, torch.nn.Parameter]:
     return {name: trainable[tensor.data_ptr()] for name, tensor in tensors.items()}
 
 
+def _trained_once(
+    tensors: Mapping[str, torch.Tensor], trainable: Mapping[int, torch.nn.Parameter]
+) -> dict[str, torch.Tensor]:
+    """Return the trainable tensors, one that several modules share under one name.
+
+    PEFT saves what some tuners do not train, too.
+    """
+    first: dict[int, str] = {}
+    for name, tensor in tensors.items():
+        if tensor.data_ptr() in trainable:
+            first.setdefault(tensor.data_ptr(), name)
+    return {name: tensors[name] for name in first.values()}
+
+
 _MAGNITUDE = "lora_magnitude_vector"
 
-_MAGNITUDES: WeakKeyDictionary[Model, dict[str, torch.Tensor]] = WeakKeyDictionary()
-"""DoRA's magnitudes of each model before training: the lengths of the weights' rows."""
+_STARTS: WeakKeyDictionary[Model, dict[str, torch.Tensor]] = WeakKeyDictionary()
+"""Tensors of each model that travel as differences, before training: DoRA's magnitudes,
+which are the lengths of the weights' rows; all of another tuner's; and a head with a
+density of its own."""
+
+
+def _keep_starts(model: Model, names: Iterable[str]) -> None:
+    tensors, starts = adapter_tensors(model), _STARTS.setdefault(model, {})
+    starts |= {name: tensors[name].detach().clone() for name in names}
+
+
+def starts_of(model: Model) -> dict[str, torch.Tensor]:
+    """Return where the tensors started that travel as differences, by name."""
+    return dict(_STARTS.get(model, {}))
 
 
 def read_adapter(model: Model) -> dict[str, NDArray[Any]]:
     """Return copies of the federated tensors as arrays, by name.
 
-    DoRA's magnitudes are differences to where they started. So zero means untrained, as
-    for B: a sparse message that leaves one out does not turn a row of weights off.
+    DoRA's magnitudes, the tensors of other tuners, and a head with a density of its
+    own are differences to where they started. So zero means untrained, as for B: a
+    sparse message that leaves one out does not turn a row of weights off.
     """
     arrays = read_tensors(model)
-    for name, start in _MAGNITUDES.get(model, {}).items():
+    for name, start in _STARTS.get(model, {}).items():
         arrays[name] -= start.cpu().numpy()
     return arrays
 
@@ -160,6 +198,11 @@ def read_tensors(model: Model) -> dict[str, NDArray[Any]]:
     }
 
 
+def adapter_roles(model: Model) -> dict[str, Role] | None:
+    """Return the roles of the tensors where their names do not say; else None."""
+    return roles_of(model, adapter_tensors(model)) if tuner_of(model) else None
+
+
 def write_adapter(
     model: Model, arrays: Mapping[str, NDArray[Any]], config: RunConfig
 ) -> None:
@@ -170,11 +213,11 @@ def write_adapter(
     ValueError
         If a name is missing or unknown, or a shape differs; nothing is written then.
     """
-    if isinstance(model, PeftModel):
+    if isinstance(model, PeftModel) and not tuner_of(model):
         _use_rank(model, rank_of(Layout.of(arrays)), config)
     started = {
         name: arrays[name] + start.cpu().numpy()
-        for name, start in _MAGNITUDES.get(model, {}).items()
+        for name, start in _STARTS.get(model, {}).items()
         if name in arrays
     }
     write_tensors(model, {**arrays, **started})

@@ -4,13 +4,16 @@
 packs integers; `blocks`, `block_table` and `positions` code the support block by block;
 `formats` quantizes the values, `values` codes the resulting integers, with `entropy`
 (`lanes`, `frequencies`) where that pays; `body` and `header` put the parts together;
-`payload` writes and reads the whole; `version2` reads what older versions wrote.
+`parts` joins several formats; `payload` writes and reads the whole; `version2` reads
+what older versions wrote.
 """
 
 from flasc_flwr.core.codec.errors import PayloadError
 from flasc_flwr.core.codec.header import VERSION
+from flasc_flwr.core.codec.parts import of_formats, split
 from flasc_flwr.core.codec.payload import (
     VALUE_FORMATS,
+    VALUES,
     decode,
     encode,
     read_layout,
@@ -18,12 +21,14 @@ from flasc_flwr.core.codec.payload import (
 )
 
 __all__ = [
+    "VALUES",
     "VALUE_FORMATS",
     "VERSION",
     "PayloadError",
     "decode",
     "encode",
+    "of_formats",
     "read_layout",
     "refines",
-    "refines",
+    "split",
 ]

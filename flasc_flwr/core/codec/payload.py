@@ -21,15 +21,40 @@ from flasc_flwr.core.codec.header import (
     read_header,
     seal,
 )
+from flasc_flwr.core.codec.parts import (
+    MARK,
+    decode_parts,
+    encode_parts,
+    of_formats,
+    pieces,
+    split,
+)
 from flasc_flwr.core.codec.step.body import decode_body as decode_step
 from flasc_flwr.core.codec.step.body import encode_body as encode_step
 from flasc_flwr.core.layout import Layout
-from flasc_flwr.core.ranges import choice
+from flasc_flwr.core.ranges import Range, choice
 from flasc_flwr.core.sparsity import SparseVector
 
 BODIES = (*map(body_of, FORMATS), Body("step", encode_step, decode_step))
 """The value formats, each with its body. A payload has the index: add at the end."""
 VALUE_FORMATS = tuple(body.name for body in BODIES)
+
+_PARTS = 64
+"""Stands for several value formats in a header, each for its part of the vector."""
+
+
+def _known(values: object) -> str | None:
+    if not isinstance(values, str) or not set(split(values)) <= set(VALUE_FORMATS):
+        return None
+    # In its shortest form only.
+    return values if of_formats(*split(values)) == values else None
+
+
+VALUES = Range(
+    choice(*VALUE_FORMATS).allowed + f", or two of them such as 'int4{MARK}int8'",
+    _known,
+)
+"""What a value format may be, also with another one for the head."""
 
 _MAX_LAYOUT_BYTES = 1 << 22
 
@@ -50,12 +75,13 @@ def encode(
     sparse : SparseVector
         The vector.
     values : str
-        Value format: ``float32`` (exact), ``bfloat16`` (8 significant bits),
-        ``float16`` (11 significant bits down to 2**-29 of the largest value), ``int8``
-        or ``int4`` (127 or 7 levels up to the largest of each 1024 or 256 values), or
-        ``step``: multiples of one step, which the smallest value kept defines, so that
-        the precision follows from the density (entries that round to zero are left
-        out). Rounded to nearest, unless `seed` is given.
+        Value format, or two of them such as ``int4+head=int8``, where the second is
+        that of the layout's head: ``float32`` (exact), ``bfloat16`` (8 significant
+        bits), ``float16`` (11 significant bits down to 2**-29 of the largest value),
+        ``int8`` or ``int4`` (127 or 7 levels up to the largest of each 1024 or 256
+        values), or ``step``: multiples of one step, which the smallest value kept
+        defines, so that the precision follows from the density (entries that round to
+        zero are left out). Rounded to nearest, unless `seed` is given.
     layout : Layout, optional
         Layout of the vector. The payload carries its fingerprint, and blocks of
         positions follow its tensors, which takes fewer bytes.
@@ -79,26 +105,32 @@ def encode(
         If the value format is unknown, the layout has another size, or a value is not
         finite in that format.
     """
-    choice(*VALUE_FORMATS).require("value-format", values)
+    VALUES.require("value-format", values)
     if layout is not None and layout.size != sparse.size:
         raise ValueError(f"vector has {sparse.size} entries, its layout {layout.size}")
     if carry_layout and layout is None:
         raise ValueError("carry_layout needs a layout, got None")
     if not np.isfinite(sparse.values).all():
         raise ValueError("values are not all finite")
-    number = VALUE_FORMATS.index(values)
+    most, head = map(VALUE_FORMATS.index, split(values))
+    apart = layout is not None and most != head and len(pieces(layout)) > 1
+    number = _PARTS if apart else most
     carried = b""
     if layout is not None and carry_layout:
         carried = zlib.compress(layout.to_json().encode(), 9)
     fingerprint = layout.fingerprint if layout is not None else b""
     header = Header(number, sparse.size, fingerprint, carried)
     room = max(0, room - len(seal(header, b"")))
-    return seal(header, BODIES[number].encode(sparse, layout, seed, room))
+    if layout is not None and apart:
+        body = encode_parts(sparse, layout, (most, head), BODIES, seed, room)
+    else:
+        body = BODIES[most].encode(sparse, layout, seed, room)
+    return seal(header, body)
 
 
 def refines(values: str) -> bool:
     """Return whether a value format has a use for more bytes: see `room`."""
-    return values == "step"
+    return split(values)[0] == "step"
 
 
 def decode(
@@ -171,12 +203,21 @@ def _open(payload: bytes) -> tuple[Header, Callable[[], SparseVector]]:
             "server and client need the same version of flasc-flwr"
         )
     header, reader = read_header(payload)
-    if header.number >= len(BODIES):
-        raise PayloadError(f"payload has unknown value format {header.number}")
+    if header.number != _PARTS:
+        _body(header.number)
 
     def read() -> SparseVector:
-        sparse = BODIES[header.number].decode(reader, header.size)
+        if header.number == _PARTS:
+            sparse = decode_parts(reader, header.size, _body)
+        else:
+            sparse = _body(header.number).decode(reader, header.size)
         reader.finish("payload")
         return sparse
 
     return header, read
+
+
+def _body(number: int) -> Body:
+    if number >= len(BODIES):
+        raise PayloadError(f"payload has unknown value format {number}")
+    return BODIES[number]

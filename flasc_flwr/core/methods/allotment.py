@@ -108,6 +108,9 @@ class Allotment:
             down = 1.0  # the density is only that of the other tensors
         if self.method.uploads == "support":
             up = down
+        if self.method.scoring.roles:
+            highest = self.method.scoring.roles.highest
+            down, up = max(down, highest), max(up, highest)
         beyond = {
             "download-density": down > own.download_density,
             "upload-density": up > own.upload_density,

@@ -74,7 +74,8 @@ def _least(layout: Layout, values: str, scoring: Scoring, carry_layout: bool) ->
     for end in {largest, layout.size}:
         vector = sizes.copy()
         vector[end - 1] = np.pi
-        sparse = scoring.largest(layout, vector, min(1.5 / layout.size, 1.0))
+        density = min(1.5 / layout.size, 1.0)
+        sparse = scoring.largest(layout, vector, density, density)
         lengths.append(
             len(encode(sparse, values, layout=layout, carry_layout=carry_layout))
         )

@@ -136,6 +136,14 @@ class Method:
                 f"upload-segments must be 1 with method {self.name!r}, where all "
                 f"clients send the same entries, got {self.upload_segments}"
             )
+        if self.scoring.roles and (
+            self.upload_segments > 1 or self.uploads != "largest"
+        ):
+            raise ValueError(
+                "densities of roles (a-density, b-density, head-density, "
+                "other-density) must be 'auto' where uploads are segments, or all "
+                f"clients send the same entries (method {self.name!r})"
+            )
         choice(*TIERS).require("tiers", self.tiers)
         choice(*RANK_ASSIGNMENTS).require("rank-assignment", self.rank_assignment)
         choice(*RANK_SCALES).require("rank-scale", self.rank_scale)
@@ -234,7 +242,7 @@ class Method:
         def select(density: float) -> SparseVector:
             if density >= most:
                 return widest()
-            return scoring.largest(layout, allowed(), density)
+            return scoring.largest(layout, allowed(), density, density / most)
 
         return select
 

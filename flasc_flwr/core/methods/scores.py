@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from flasc_flwr.core.factors import Matrix, lora_modules
 from flasc_flwr.core.initial import fan_in
 from flasc_flwr.core.layout import Layout, Role, Vector
+from flasc_flwr.core.methods.role_densities import NONE, RoleDensities
 from flasc_flwr.core.ranges import choice
 from flasc_flwr.core.sparsity import Positions, SparseVector, top_k
 
@@ -36,6 +37,8 @@ class Scoring:
         One of `QUOTAS`.
     whole_head : bool
         Always keep all of the head (FLASC's code for unequal devices).
+    roles : RoleDensities
+        Roles whose entries do not compete with the others'.
     weights : NDArray[np.float32], shape (N,), optional
         The adapter that B and A are of, where what is selected from is a difference.
         Default: what is selected from.
@@ -49,6 +52,7 @@ class Scoring:
     score: str = "magnitude"
     quota: str = "none"
     whole_head: bool = False
+    roles: RoleDensities = NONE
     weights: Vector | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -56,7 +60,9 @@ class Scoring:
         choice(*SCORES).require("score", self.score)
         choice(*QUOTAS).require("quota", self.quota)
 
-    def largest(self, layout: Layout, vector: Vector, density: float) -> SparseVector:
+    def largest(
+        self, layout: Layout, vector: Vector, density: float, share: float = 1.0
+    ) -> SparseVector:
         """Keep the fraction `density` of the entries with the highest scores.
 
         Entries that are exactly zero are never kept.
@@ -69,8 +75,11 @@ class Scoring:
             What to select from.
         density : float
             Fraction to keep, in (0, 1].
+        share : float
+            Factor on the densities of roles, in (0, 1]: below 1 where fewer entries
+            are kept so that they fit into some bytes.
         """
-        if density == 1 or self == Scoring():
+        if self == Scoring() or (density == 1 and not self.roles):
             return top_k(vector, density)
         scored = vector
         if self.score == "fan-in":
@@ -80,7 +89,7 @@ class Scoring:
             scored = vector * partner_norms(layout, weights)
         if self.quota == "tensor":
             chosen = [
-                top_k(scored[place], self._density(tensor.role, density)).positions
+                _top(scored[place], *self._density(tensor.role, density, share))
                 + place.start
                 for tensor, place in layout.slices()
                 if tensor.size
@@ -88,25 +97,52 @@ class Scoring:
             positions = np.concatenate(chosen)
         else:
             chosen = [
-                places[top_k(scored[places], within).positions]
-                for places, within in self._groups(layout, density)
+                places[_top(scored[places], within, least)]
+                for places, within, least in self._groups(layout, density, share)
             ]
             positions = np.sort(np.concatenate(chosen))
+        if not len(positions):
+            # So few that no role has one of its own.
+            return SparseVector(len(vector), *_at(vector, top_k(scored, density)))
         return SparseVector(len(vector), positions, vector[positions])
 
-    def _groups(self, layout: Layout, density: float) -> list[tuple[Positions, float]]:
-        """Return groups of entries that compete, each with its density."""
+    def _groups(
+        self, layout: Layout, density: float, share: float
+    ) -> list[tuple[Positions, float, int]]:
+        """Return groups of entries that compete: density, and fewest to keep."""
+        if self.roles:
+            roles, least = self.roles, int(share == 1)
+            if self.whole_head and roles.head is None:
+                roles = replace(roles, head=1.0)
+            return [
+                (places, density if own is None else own * share, least)
+                for places, own in roles.groups(layout)
+            ]
         every = np.arange(layout.size)
         if not self.whole_head:
-            return [(every, density)]
+            return [(every, density, 1)]
         head = np.zeros(layout.size, bool)
         for tensor, place in layout.slices():
             head[place] = tensor.role == Role.HEAD
-        parts = [(every[~head], density), (every[head], 1.0)]
-        return [(places, within) for places, within in parts if len(places)]
+        parts = [(every[~head], density, 1), (every[head], 1.0, 1)]
+        return [part for part in parts if len(part[0])]
 
-    def _density(self, role: Role, density: float) -> float:
-        return 1.0 if self.whole_head and role == Role.HEAD else density
+    def _density(self, role: Role, density: float, share: float) -> tuple[float, int]:
+        own = self.roles.at(role)
+        if own is not None:
+            return own * share, int(share == 1)
+        return (1.0 if self.whole_head and role == Role.HEAD else density), 1
+
+
+def _top(scored: Vector, density: float, least: int) -> Positions:
+    """Return the positions of the largest; of none where the share is below `least`."""
+    if int(len(scored) * density) < 1 - least:
+        return np.zeros(0, np.int64)
+    return top_k(scored, density).positions
+
+
+def _at(vector: Vector, chosen: SparseVector) -> tuple[Positions, Vector]:
+    return chosen.positions, vector[chosen.positions]
 
 
 @lru_cache(maxsize=16)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from flasc_flwr.core.aggregation import AGGREGATIONS, Tuning
 from flasc_flwr.core.methods.method import Method, Tunes
+from flasc_flwr.core.methods.role_densities import NONE, RoleDensities
 from flasc_flwr.core.methods.schedules import decaying_to
 from flasc_flwr.core.methods.scores import Scoring
 from flasc_flwr.core.methods.selection import fixed_support
@@ -195,6 +196,7 @@ def compose(
     *,
     score: str = "auto",
     quota: str = "auto",
+    roles: RoleDensities = NONE,
     tuning: Tuning | None = None,
     **parts: str | int | bool,
 ) -> Method:
@@ -206,6 +208,8 @@ def compose(
         One of `METHODS`.
     score, quota : str
         Parts of its scoring; ``"auto"`` keeps the method's own.
+    roles : RoleDensities
+        Densities of roles. Default: none.
     tuning : Tuning, optional
         Numbers that some aggregation rules need. Default: the method's own.
     **parts : str, int or bool
@@ -235,6 +239,7 @@ def compose(
         method.scoring,
         score=method.scoring.score if score == "auto" else score,
         quota=method.scoring.quota if quota == "auto" else quota,
+        roles=roles,
     )
     tuning = tuning or method.tuning
     return replace(method, scoring=scoring, tuning=tuning, **chosen)  # type: ignore[arg-type]

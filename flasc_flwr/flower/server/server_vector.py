@@ -21,6 +21,7 @@ from flasc_flwr.core.methods.allotment import Allotment
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.least import require_bytes
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
+from flasc_flwr.core.methods.role_densities import RoleDensities
 from flasc_flwr.core.optimizers import ServerOptimizer
 from flasc_flwr.core.ranks import Truncation, rank_of, truncation
 from flasc_flwr.core.segments import segment_of
@@ -166,10 +167,12 @@ class ServerVector:
         """Whether the validation losses of this turn decide the ranks."""
         return self._ranks.validation is not None and self.turn == 1
 
-    def begin(self, arrays: ArrayRecord) -> None:
-        """Start from a caller's arrays."""
+    def begin(
+        self, arrays: ArrayRecord, roles: Mapping[str, Role] | None = None
+    ) -> None:
+        """Start from a caller's arrays, with roles where their names do not say."""
         initial = arrays_of(arrays)
-        layout = Layout.of(initial)
+        layout = Layout.of(initial, roles)
         vector = self._initial(layout, layout.flatten(initial))
         self.resume(RunState(layout, vector, self.optimizer.init(layout.size)))
 
@@ -222,6 +225,7 @@ class ServerVector:
             init_seed=self.init_seed,
             clip_norm=clip_norm,
             on_support=shared,
+            roles=self.method.scoring.roles,
             segment=budget.segment,
             prescribed=budget.prescribed,
         )
@@ -312,6 +316,9 @@ class ServerVector:
 
     def _reset_downloads(self) -> None:
         state, method = self.state, self.method
+        if self.turn <= method.dense_rounds:  # every entry, of every role
+            scoring = replace(method.scoring, roles=RoleDensities())
+            method = replace(method, scoring=scoring)
 
         def select(layout: Layout, vector: Vector, most: float) -> Select:
             weights = self.cut(rank_of(layout)).truncate(state.vector)

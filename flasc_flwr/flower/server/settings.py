@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from flasc_flwr.core.codec import VALUE_FORMATS
+from flasc_flwr.core.codec import VALUES
 from flasc_flwr.core.feedback.memory import Fading
+from flasc_flwr.core.layout import Role
 from flasc_flwr.core.methods.allotment import Allotment
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.method import Method
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
+from flasc_flwr.core.methods.role_densities import RoleDensities
 from flasc_flwr.core.methods.schedules import Decay
 from flasc_flwr.core.optimizers import SERVER_OPTIMIZERS, ServerOptimizer, Sgd
-from flasc_flwr.core.ranges import choice
+from flasc_flwr.core.ranges import automatic
 from flasc_flwr.core.settings import settings_of
 from flasc_flwr.flower.server.server_vector import ServerVector
 from flasc_flwr.flower.state.checkpoint import as_json
@@ -36,7 +38,7 @@ def build(
     ValueError
         If they do not fit the method.
     """
-    choice("auto", *VALUE_FORMATS).require("values", values)
+    automatic(VALUES).require("values", values)
     optimizer = optimizer or SERVER_OPTIMIZERS[method.server_optimizer]()
     if method.replaces_factors and optimizer != Sgd():
         raise ValueError(
@@ -77,6 +79,7 @@ def describe(server: ServerVector, weighting: str) -> list[str]:
         f"│\t├── Most bytes of a payload: download ({down}) | upload ({up})",
         f"│\t├── Score: {method.scoring.score}, quota {method.scoring.quota} | "
         f"Initial A: {method.init}",
+        *_roles(method.scoring.roles),
         f"│\t├── Tiers: {method.tiers} | Ranks: {method.rank_assignment}, "
         f"{method.rank_scale} scale",
         *(
@@ -91,6 +94,14 @@ def describe(server: ServerVector, weighting: str) -> list[str]:
         f"│\t├── Server optimizer: {server.optimizer}",
         f"│\t└── Mean: {weighting}",
     ]
+
+
+def _roles(roles: RoleDensities) -> list[str]:
+    """Return a line with the densities of roles, if there are any."""
+    named = [
+        f"{role.value} ({density:.4g})" for role in Role if (density := roles.at(role))
+    ]
+    return [f"│\t├── Own densities: {' | '.join(named)}"] if named else []
 
 
 def shared(server: ServerVector) -> dict[str, Any]:

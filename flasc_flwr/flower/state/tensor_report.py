@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from flasc_flwr.core.codec import encode
-from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.codec import encode, split
+from flasc_flwr.core.layout import Layout, Role
 from flasc_flwr.core.sparsity import SparseVector
 from flasc_flwr.core.traffic import Direction, Traffic
 
@@ -95,7 +95,10 @@ def by_tensor(
                 "kept_down": int(count) / max(tensor.size, 1),
                 "kept_up": kept_up,
                 "bits_down": _bits(
-                    download, slice(end - count, end), place, value_format
+                    download,
+                    slice(end - count, end),
+                    place,
+                    split(value_format)[tensor.role is Role.HEAD],
                 ),
             }
             for (tensor, place), count, end, kept_up in zip(

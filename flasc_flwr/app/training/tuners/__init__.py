@@ -1,0 +1,1 @@
+"""Tuners of PEFT other than LoRA, from a PEFT config."""
