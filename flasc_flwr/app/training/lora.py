@@ -15,6 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from transformers import PreTrainedModel
 
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.training import cores
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.methods.method import Tunes
 from flasc_flwr.core.printable import why
@@ -47,8 +48,11 @@ def make_trainable(
         Modules that are trained fully, with or without factors.
     """
     tunes = config.compose().tunes
-    if tunes == Tunes.LORA:
-        return _with_adapter(backbone, config, target_modules, head)
+    if tunes.adapts:
+        model = _with_adapter(backbone, config, target_modules, head)
+        if tunes == Tunes.CORES:
+            cores.put_into(model, config)
+        return model
     for name, parameter in backbone.named_parameters():
         in_head = any(name.startswith(f"{module}.") for module in head)
         parameter.requires_grad_(tunes == Tunes.FULL or in_head)
@@ -121,8 +125,14 @@ def _named_by_peft(model: PeftModel) -> dict[str, torch.nn.Parameter]:
     tensors: dict[str, torch.Tensor] = get_peft_model_state_dict(
         model, save_embedding_layers=False, adapter_name=model.active_adapter
     )
+    tensors = cores.in_place_of_factors(model, tensors)
     # The parameters themselves: PEFT's state holds detached aliases of them.
-    trainable = {p.data_ptr(): p for p in model.parameters() if p.requires_grad}
+    scales = {p.data_ptr() for p in cores.trained_scales(model)}
+    trainable = {
+        p.data_ptr(): p
+        for p in model.parameters()
+        if p.requires_grad and p.data_ptr() not in scales
+    }
     if {tensor.data_ptr() for tensor in tensors.values()} != trainable.keys():
         raise ValueError(
             "the adapter must have exactly the trainable parameters, got "
@@ -130,6 +140,12 @@ def _named_by_peft(model: PeftModel) -> dict[str, torch.nn.Parameter]:
             "that lora-targets and saved-modules name modules of this model"
         )
     return {name: trainable[tensor.data_ptr()] for name, tensor in tensors.items()}
+
+
+def trained_parameters(model: Model) -> list[torch.nn.Parameter]:
+    """Return what an optimizer trains: the federated parameters, and heads' scales."""
+    federated = [p for p in adapter_tensors(model).values() if p.requires_grad]
+    return federated + cores.trained_scales(model)
 
 
 _MAGNITUDE = "lora_magnitude_vector"
@@ -142,9 +158,10 @@ def read_adapter(model: Model) -> dict[str, NDArray[Any]]:
     """Return copies of the federated tensors as arrays, by name.
 
     DoRA's magnitudes are differences to where they started. So zero means untrained, as
-    for B: a sparse message that leaves one out does not turn a row of weights off.
+    for B: a sparse message that leaves one out does not turn a row of weights off. The
+    heads of a core are multiplied by the scales that were trained with them.
     """
-    arrays = read_tensors(model)
+    arrays = cores.with_scales(model, read_tensors(model))
     for name, start in _MAGNITUDES.get(model, {}).items():
         arrays[name] -= start.cpu().numpy()
     return arrays
@@ -163,12 +180,14 @@ def write_adapter(
 ) -> None:
     """Overwrite the adapter; arrays of another rank activate an adapter of that rank.
 
+    Cores change their size instead, and their heads' scales become 1.
+
     Raises
     ------
     ValueError
         If a name is missing or unknown, or a shape differs; nothing is written then.
     """
-    if isinstance(model, PeftModel):
+    if isinstance(model, PeftModel) and not cores.resize(model, arrays):
         _use_rank(model, rank_of(Layout.of(arrays)), config)
     started = {
         name: arrays[name] + start.cpu().numpy()
@@ -222,6 +241,7 @@ def activate(model: PeftModel, name: str, rank: int, alpha: float) -> None:
         with torch.random.fork_rng():
             model.add_adapter(name, lora)
     model.set_adapter(name)
+    cores.freeze_bases(model)
 
 
 def alpha_of(model: PeftModel, scale: float, rank: int) -> float:
