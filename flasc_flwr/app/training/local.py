@@ -121,7 +121,7 @@ def train_model(
                     loss, count = _loss(model, batch, score)
                 total.add(loss, count)
                 several = len(batches) > 1
-                (loss * count.losses if several else loss).backward()
+                (loss * count.losses if several else loss).backward()  # type: ignore[no-untyped-call]
                 losses = losses + count.losses
                 # The next batch's activations need the memory of these.
                 del loss

@@ -92,7 +92,8 @@ def token_loss(model: Model, batch: Batch) -> tuple[torch.Tensor, Count] | None:
     size = max(1, _LOGITS.get(hidden.device.type, 3 << 19) // _vocabulary(model))
     total = hidden.new_zeros((), dtype=torch.float32)
     right = torch.zeros((), dtype=torch.int64, device=hidden.device)
-    for piece, theirs in zip(hidden.split(size), targets.split(size), strict=True):
+    pieces = zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
+    for piece, theirs in pieces:
         if torch.is_grad_enabled():
             loss, hits = checkpoint(_piece, head, piece, theirs, use_reentrant=False)
         else:
