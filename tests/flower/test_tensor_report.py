@@ -57,4 +57,4 @@ def test_bits_of_a_head_are_those_of_its_own_format():
         layout, download, 900, "float32+head=int4", Kept(layout), Traffic(), 1
     )
     factor, head = (tensor["bits_down"] for tensor in table["tensors"])
-    assert head < 6 < 28 < factor
+    assert head < 6 < 24 < factor

@@ -14,10 +14,14 @@ from flasc_flwr.core.methods.rank_assignment import ValidationRanks
 from flasc_flwr.core.methods.role_densities import RoleDensities
 from flasc_flwr.core.methods.schedules import Decay
 from flasc_flwr.core.optimizers import SERVER_OPTIMIZERS, ServerOptimizer, Sgd
-from flasc_flwr.core.ranges import automatic
+from flasc_flwr.core.ranges import Range, automatic
 from flasc_flwr.core.settings import settings_of
 from flasc_flwr.flower.server.server_vector import ServerVector
 from flasc_flwr.flower.state.checkpoint import as_json
+
+_VALUES = Range(
+    VALUES.allowed.replace("one of ", "one of 'auto', ", 1), automatic(VALUES).check
+)
 
 
 def build(
@@ -38,7 +42,7 @@ def build(
     ValueError
         If they do not fit the method.
     """
-    automatic(VALUES).require("values", values)
+    _VALUES.require("values", values)
     optimizer = optimizer or SERVER_OPTIMIZERS[method.server_optimizer]()
     if method.replaces_factors and optimizer != Sgd():
         raise ValueError(
