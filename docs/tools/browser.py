@@ -23,7 +23,7 @@ from typing import Any
 
 NAMES = ("chromium", "google-chrome", "chromium-browser")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
-SECONDS = 20
+SECONDS = 60
 
 _OPTIONS = (
     *("--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu"),

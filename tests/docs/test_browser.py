@@ -75,7 +75,7 @@ def test_the_site_has_no_errors_and_fits_every_screen(tmp_path):
 @pytest.mark.exhaustive
 def test_a_run_is_seen_in_a_browser_from_its_start_to_its_end(tmp_path):
     flower = Flower(tmp_path / "flwr")
-    settings = f"num-server-rounds=3 local-epochs=1 output-dir='{tmp_path / 'runs'}'"
+    settings = f"num-server-rounds=2 local-epochs=1 output-dir='{tmp_path / 'runs'}'"
     command = (sys.executable, "-m", "flasc_flwr.app.cli", "run", str(ROOT), "--web")
     process = subprocess.Popen(
         (*command, "--clients", "2", "--run-config", settings),
@@ -90,8 +90,8 @@ def test_a_run_is_seen_in_a_browser_from_its_start_to_its_end(tmp_path):
             page.resize(390)
             page.open(address)
             assert "No run yet" in page.evaluate("document.body.innerText")
-            page.wait_for(f"{_LINE}.includes(': round ')", seconds=120)
-            page.wait_for(f"{_LINE}.includes('all have ended')", seconds=120)
+            page.wait_for(f"{_LINE}.includes(': round ')", seconds=300)
+            page.wait_for(f"{_LINE}.includes('all have ended')", seconds=300)
             assert page.evaluate("document.querySelectorAll('main img').length") > 3
             assert page.evaluate("document.documentElement.scrollWidth") == 390
             assert page.console == []
