@@ -19,8 +19,8 @@ from flasc_flwr.app.training.examples import Batch
 from flasc_flwr.app.training.lora import Model
 from flasc_flwr.app.training.score import IGNORED, Count
 
-_LOGITS = {"cpu": 3 << 19, "cuda": 1 << 26}
-"""Most logits of a piece: 6 MB on a CPU; on a GPU larger pieces are faster."""
+_LOGITS = {"cpu": 1 << 21, "cuda": 1 << 26}
+"""Most logits of a piece: 8 MB on a CPU; on a GPU larger pieces are faster."""
 
 _ROUNDING = 1e-4
 """Largest relative difference of two losses that is rounding."""
@@ -89,7 +89,7 @@ def token_loss(model: Model, batch: Batch) -> tuple[torch.Tensor, Count] | None:
     following = batch["labels"][:, 1:]
     counts = following != IGNORED
     hidden, targets = hidden[counts], following[counts]
-    size = max(1, _LOGITS.get(hidden.device.type, 3 << 19) // _vocabulary(model))
+    size = max(1, _LOGITS.get(hidden.device.type, 1 << 21) // _vocabulary(model))
     total = hidden.new_zeros((), dtype=torch.float32)
     right = torch.zeros((), dtype=torch.int64, device=hidden.device)
     pieces = zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
