@@ -27,6 +27,7 @@ from flasc_flwr.flower.wire import (
     MERGED,
     array_record,
     arrays_of,
+    views_of,
 )
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def evaluate(message: Message, context: Context) -> Message:
 
 def _train(message: Message, context: Context) -> Message:
     config, task, examples = _prepare(message, context)
-    from flasc_flwr.app.training.lora import read_adapter
+    from flasc_flwr.app.training.lora import adapter_views
 
     current = int(message.content["config"]["server-round"])
     seed = np.random.SeedSequence([config.seed, current, _client_number(context)])
@@ -85,7 +86,7 @@ def _train(message: Message, context: Context) -> Message:
         "loss": outcome.loss,
         "accuracy": outcome.accuracy,
     }
-    arrays = array_record(read_adapter(task.model))
+    arrays = array_record(adapter_views(task.model))
     return _reply(message, metrics, RecordDict({"arrays": arrays}))
 
 
@@ -111,7 +112,7 @@ def _prepare(message: Message, context: Context) -> "tuple[RunConfig, Task, Exam
         examples = task.data.partition(*partition_of(context.node_config))
     records = message.content.array_records
     merged = arrays_of(records[MERGED]) if MERGED in records else {}
-    task.load_adapter(arrays_of(records["arrays"]), merged)
+    task.load_adapter(views_of(records["arrays"]), merged)
     return config, task, examples
 
 

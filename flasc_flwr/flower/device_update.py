@@ -78,8 +78,11 @@ class Received:
                 raise ValueError(
                     f"array {name!r} of the reply must hold numbers, got {array.dtype}"
                 )
-        update = self.layout.flatten(trained) - self.start
-        return update if self.entries is None else np.where(self.entries, update, 0)
+        update = self.layout.flatten(trained)
+        update -= self.start
+        if self.entries is not None:
+            update[~self.entries] = 0
+        return update
 
 
 def encode_update(

@@ -34,10 +34,10 @@ from flasc_flwr.flower.wire import (
     MERGED,
     Instructions,
     array_record,
-    arrays_of,
     holds_payload,
     payload_of,
     payload_record,
+    views_of,
 )
 
 OWN_SETTINGS = (
@@ -179,7 +179,7 @@ def _encode_reply(
                     f"{', '.join(received) or 'none'}"
                 )
             payload = encode_update(
-                received[key], arrays_of(record), instructions, limits, session
+                received[key], views_of(record), instructions, limits, session
             )
             reply.content[key] = payload_record(payload)
 

@@ -16,7 +16,7 @@ Float64s = NDArray[np.float64]
 Padding = Callable[[Float64s, Vector, Float64s], Float64s]
 """A rule for components that some clients lack. Takes, by entry, the mean update with
 zeros for those clients, the server vector, and the fraction of the weight whose clients
-have the entry; returns the update."""
+have the entry; returns the update. Where that fraction is 1, it is the mean."""
 
 
 class Average:
@@ -67,9 +67,16 @@ class Average:
         # In chunks: float64 copies of everything would be many times the adapter.
         for chunk in chunks(len(update)):
             mean = self._sum[chunk] / total
-            fraction = self._owned(chunk) / total
-            update[chunk] = self._padding(mean, self._vector[chunk], fraction)
+            if not self._whole:
+                fraction = self._owned(chunk) / total
+                mean = self._padding(mean, self._vector[chunk], fraction)
+            update[chunk] = mean
         return Aggregate(update)
+
+    @property
+    def _whole(self) -> bool:
+        """Whether every client has every entry: then no rule has anything to fill."""
+        return bool(self._weight_of_rank[-1] == self._total)
 
     def _note(self, contribution: Contribution) -> None:
         """Note which entries a client has."""
