@@ -33,7 +33,6 @@ from flasc_flwr.flower.wire import (
     INTRODUCE,
     MERGED,
     Instructions,
-    array_record,
     holds_payload,
     payload_of,
     payload_record,
@@ -117,7 +116,7 @@ def flasc_mod(
             answer = cannot_use(held_version(context))
             return Message(RecordDict({CONTROL: answer}), reply_to=message)
         for key, download in received.items():
-            content[key] = array_record(download.arrays())
+            received[key], content[key] = download.handed_over()
     # An evaluation trains nothing.
     token = _TRAINABLE.set(received if instructions.density is not None else None)
     try:
@@ -172,14 +171,16 @@ def _encode_reply(
 ) -> None:
     """Replace the arrays of an app's reply by payloads."""
     with upload_errors():
-        for key, record in reply.content.array_records.items():
+        for key in list(reply.content.array_records):
             if key not in received:
                 raise ValueError(
                     f"the reply's arrays {key!r} were not in the message, which has "
                     f"{', '.join(received) or 'none'}"
                 )
+            update = received[key].update(views_of(reply.content.array_records[key]))
+            reply.content[key] = ArrayRecord()  # its arrays take memory
             payload = encode_update(
-                received[key], views_of(record), instructions, limits, session
+                received[key], update, instructions, limits, session
             )
             reply.content[key] = payload_record(payload)
 
@@ -221,7 +222,7 @@ def _follow(
     entries = None
     if not instructions.trainable.everything:
         entries = instructions.trainable.entries(layout)
-    received = Received(layout, start, np.zeros(0, np.int64), entries)
+    received = Received(layout, start, entries=entries)
     _let_in(received, instructions, limits)
     return received
 
@@ -230,7 +231,7 @@ def _let_in(
     received: Received, instructions: Instructions, limits: DeviceLimits
 ) -> None:
     """Check what a download is, and what it asks for, against the device's limits."""
-    layout, kept = received.layout, len(received.support)
+    layout, kept = received.layout, received.kept
     limits.let_in_adapter(layout, kept, instructions.prescribed)
     if instructions.density is None:
         return

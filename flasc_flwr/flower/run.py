@@ -17,6 +17,7 @@ from flasc_flwr.core.aggregation import Aggregate, Aggregator
 from flasc_flwr.core.finite import NotFiniteError
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.served import served
+from flasc_flwr.core.outliers import ENOUGH
 from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.clients.cohort_bounds import with_capped_weights
 from flasc_flwr.flower.clients.exchange import exchange, lifetime
@@ -150,9 +151,10 @@ class Run:
     def aggregator(self) -> Aggregator:
         """Return what adds up the updates; weights are capped by the cohort's median.
 
-        In a private run all weights are 1.
+        In a private run all weights are 1. Too few clients have no median.
         """
-        ratio = 0.0 if self.private else self.guard.examples_ratio
+        capped = not self.private and self.ledger.outcome.asked >= ENOUGH
+        ratio = self.guard.examples_ratio if capped else 0.0
         return self.server.aggregator(weight_ratio=ratio)
 
     def waiting(self, cohort: list[Participant] | None = None) -> Waiting:

@@ -10,6 +10,7 @@ from flwr.app import Message, RecordDict
 
 from flasc_flwr.core.aggregation import Contribution
 from flasc_flwr.core.codec import decode
+from flasc_flwr.core.outliers import ENOUGH
 from flasc_flwr.core.printable import why
 from flasc_flwr.core.sparsity import Positions, SparseVector
 from flasc_flwr.flower.clients.cohort_bounds import Update, within_norms
@@ -63,10 +64,12 @@ class Inbox:
         """Yield the updates that are let in, in the order of the replies.
 
         Not bounded by each other in a private run: the clipping norm bounds each, and
-        a rejection would depend on the other clients' data.
+        a rejection would depend on the other clients' data. Nor where too few are asked
+        for a median: none has to wait for it, decoded.
         """
         taken = filter(None, map(self.take, replies))
-        ratio = 0.0 if self.private else self.guard.norm_ratio
+        bounded = not self.private and len(self.asked) >= ENOUGH
+        ratio = self.guard.norm_ratio if bounded else 0.0
         for update in within_norms(taken, ratio, self.ledger.rejected):
             try:
                 self.server.measure(update.client, update.contribution)
@@ -81,6 +84,7 @@ class Inbox:
                 fleet.collect(update.client, self.ledger.round, payload)
             self.metrics.append(update.metrics)
             yield update.contribution
+            del update  # before the next is decoded
 
     def take(self, reply: Message) -> Update | None:
         """Decode and check a reply to a training message; None if it is rejected."""

@@ -1,0 +1,58 @@
+"""What a large adapter costs: nothing is kept that is as large and not needed."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from flasc_flwr.core.codec import encode
+from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.sparsity import top_k
+from flasc_flwr.flower.device_update import Received
+from flasc_flwr.flower.wire import Instructions, views_of
+
+SIDE = 1 << 14
+NAMES = ("q_proj.lora_A.weight", "q_proj.lora_B.weight")
+
+
+def a_download(dtype):
+    shapes = ((4, SIDE), (SIDE, 4))
+    layout = Layout.of(
+        {n: np.zeros(s, dtype) for n, s in zip(NAMES, shapes, strict=True)}
+    )
+    vector = np.random.default_rng(0).standard_normal(layout.size, np.float32)
+    payload = encode(top_k(vector, 0.5), "float32", layout=layout, carry_layout=True)
+    return Received.of(payload, Instructions(density=0.5))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_update_is_relative_to_what_the_app_received(dtype):
+    download = a_download(dtype)
+    start = download.start
+    kept, record = download.handed_over()
+
+    trained = {name: array + 1 for name, array in views_of(record).items()}
+    # An app may do what it likes with its record.
+    for name in list(record):
+        del record[name]
+
+    expected = download.layout.flatten(trained) - start
+    np.testing.assert_array_equal(kept.update(trained), expected)
+
+
+def test_while_an_app_trains_there_is_one_copy_of_what_it_received():
+    tracemalloc.start()
+    kept, record = a_download("float32").handed_over()
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert held < 1.5 * 4 * kept.layout.size
+    assert sum(len(array.data) for array in record.values()) > 4 * kept.layout.size
+
+
+def test_entries_that_may_not_change_are_zero_in_the_update():
+    download = a_download("float32")
+    frozen = np.zeros(download.layout.size, bool)
+    kept = Received(download.layout, download.start, entries=frozen)
+    ones = {n: a + 1 for n, a in download.layout.unflatten(download.start).items()}
+    assert not kept.update(ones).any()
