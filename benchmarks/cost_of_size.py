@@ -61,6 +61,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="or cuda")
     parser.add_argument("--clock", choices=("cpu", "wall"), default="cpu")
     parser.add_argument("--simulation", action="store_true")
+    parser.add_argument("--actors", type=int, default=1, help="clients at a time")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 

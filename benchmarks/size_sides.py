@@ -184,10 +184,13 @@ def serve(options: argparse.Namespace, pipe: Connection) -> None:
     TaskIdentity.task_id = TaskIdentity.run_id = 0
     client = Client(options)
     watch, base = client.watch, resident()
+    on_gpu = options.device != "cpu"
     while sent := pipe.recv():
         node, key, *content = sent
         gc.collect()
         forget_peak()
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
         watch.take()
         message = parsed(watch, tuple(content))  # type: ignore[arg-type]
         del sent, content
@@ -201,7 +204,8 @@ def serve(options: argparse.Namespace, pipe: Connection) -> None:
         data = serialized(watch, reply)
         del reply
         TaskIdentity.node_id = SUPERLINK_NODE_ID
-        pipe.send((data, watch.take(), peak(), base))
+        gpu = torch.cuda.max_memory_allocated() / 1e6 if on_gpu else 0.0
+        pipe.send((data, watch.take(), peak() - base, gpu))
 
 
 class PipeGrid(LocalGrid):
@@ -359,7 +363,8 @@ def summed(options, rounds, base, grid) -> dict[str, Any]:
         "client_seconds": client,
         "round_seconds": sum(server.values()) + options.clients * sum(client.values()),
         "server_mb": max(row["peak"] for row in rounds) - base,
-        "client_mb": max(m - b for _, m, b in clients),
+        "client_mb": max(grown for _, grown, _ in clients),
+        "client_gpu_mb": max(gpu for *_, gpu in clients),
         "bytes_down": grid.bytes["down"] // options.clients,
         "bytes_up": grid.bytes["up"] // options.clients,
     }

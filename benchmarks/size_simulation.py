@@ -22,7 +22,7 @@ _KEYS = ("parameters", "pattern", "device", "density", "values", "optimizer", "c
 
 
 def simulate(about: dict[str, Any]) -> dict[str, Any]:
-    """Run a simulation, one client at a time; return medians over its rounds."""
+    """Run a simulation; return medians over its rounds."""
     with tempfile.TemporaryDirectory() as scratch:
         rows = Path(scratch) / "rows.jsonl"
         config = {key: about[key] for key in _KEYS}
@@ -31,9 +31,10 @@ def simulate(about: dict[str, Any]) -> dict[str, Any]:
         flower = Flower(Path(scratch) / "flwr")
         path = f"{HERE}:{HERE.parent}"
         flower.env |= {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        gpus = 0.0 if about["device"] == "cpu" else 1.0
+        actors = about["actors"]
+        gpus = 0.0 if about["device"] == "cpu" else 1.0 / actors
         federation = (
-            f"num-supernodes={about['clients']} init-args-num-cpus=1 "
+            f"num-supernodes={about['clients']} init-args-num-cpus={actors} "
             f"client-resources-num-cpus=1 client-resources-num-gpus={gpus}"
         )
         if gpus:
@@ -57,7 +58,7 @@ def simulate(about: dict[str, Any]) -> dict[str, Any]:
     if len(found) != about["rounds"] + 1:
         raise RuntimeError(f"the run went wrong:\n{said}")
     return {
-        **{key: about[key] for key in _KEYS},
+        **{key: about[key] for key in (*_KEYS, "actors")},
         "seconds": [row["seconds"] for row in found[1:]],
         "round_seconds": median(row["seconds"] for row in found[1:]),
         "round_cpu": processor.per_round(1, about["rounds"]),
