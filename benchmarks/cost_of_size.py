@@ -18,13 +18,11 @@ replies every 3 seconds, so its seconds are multiples of that.
 import argparse
 import json
 import os
-import subprocess
-import sys
 from fractions import Fraction
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
 PATTERNS = {"flasc": "flasc-flwr", "plain": "FlowerTune"}
 SIDES = ("server_seconds", "client_seconds")
 
@@ -67,11 +65,20 @@ def arguments() -> argparse.Namespace:
 
 
 def measured(about: dict[str, Any]) -> dict[str, Any]:
-    """Run the two sides in processes of their own."""
-    told = {name: value for name, value in about.items() if name != "json"}
-    command = [sys.executable, str(HERE / "size_sides.py"), json.dumps(told)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    """Run the two sides in processes of their own, which share what was imported."""
+    from size_sides import run_server
+
+    context = get_context("fork")
+    result, sender = context.Pipe(duplex=False)
+
+    def run() -> None:
+        sender.send(run_server(argparse.Namespace(**about)))
+
+    process = context.Process(target=run)
+    process.start()
+    sender.close()  # so that a server that fails ends this, too
+    row: dict[str, Any] = result.recv()
+    process.join()
     return row
 
 

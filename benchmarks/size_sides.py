@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import logging
-import sys
 import tempfile
 import time
 from collections.abc import Iterable
@@ -254,7 +252,7 @@ class PipeGrid(LocalGrid):
 def run_server(options: argparse.Namespace) -> dict[str, Any]:
     """Be the server's process: run the rounds; return medians over them."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    context = get_context("spawn")
+    context = get_context("fork")
     pipe, other = context.Pipe()
     client = context.Process(target=serve, args=(options, other), daemon=True)
     client.start()
@@ -368,8 +366,3 @@ def summed(options, rounds, base, grid) -> dict[str, Any]:
         "bytes_down": grid.bytes["down"] // options.clients,
         "bytes_up": grid.bytes["up"] // options.clients,
     }
-
-
-if __name__ == "__main__":
-    given = argparse.Namespace(**json.loads(sys.argv[1]))
-    print(json.dumps(run_server(given)))

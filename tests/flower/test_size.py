@@ -4,12 +4,17 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from flwr.app import Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
 
+from flasc_flwr import Flasc, flasc_mod
 from flasc_flwr.core.codec import encode
 from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.optimizers import Sgd
 from flasc_flwr.core.sparsity import top_k
 from flasc_flwr.flower.device_update import Received
-from flasc_flwr.flower.wire import Instructions, views_of
+from flasc_flwr.flower.local_grid import LocalGrid
+from flasc_flwr.flower.wire import Instructions, array_record, views_of
 
 SIDE = 1 << 14
 NAMES = ("q_proj.lora_A.weight", "q_proj.lora_B.weight")
@@ -48,6 +53,43 @@ def test_while_an_app_trains_there_is_one_copy_of_what_it_received():
 
     assert held < 1.5 * 4 * kept.layout.size
     assert sum(len(array.data) for array in record.values()) > 4 * kept.layout.size
+
+
+def peak_of_a_round(clients):
+    """Return the most bytes that are held in a round, as multiples of N."""
+    size = 1 << 18
+    rng = np.random.default_rng(0)
+    moves = rng.standard_normal((clients, size), np.float32)
+
+    def train(message, context):
+        start = views_of(message.content["arrays"])["w"]
+        arrays = array_record({"w": start + moves[context.node_id - 1]})
+        content = RecordDict({"arrays": arrays})
+        content["metrics"] = MetricRecord({"num-examples": 1})
+        return Message(content, reply_to=message)
+
+    app = ClientApp(mods=[flasc_mod])
+    app.train()(train)
+    strategy = Flasc(
+        download_density=1.0,
+        upload_density=0.25,
+        fraction_train=1.0,
+        min_available_nodes=clients,
+        min_train_nodes=clients,
+        server_optimizer=Sgd(),
+    )
+    initial = array_record({"w": np.ones(size, np.float32)})
+    tracemalloc.start()
+    strategy.start(LocalGrid(app, clients), initial, num_rounds=1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert strategy.state.history[-1]["replies"] == clients
+    return peak / size
+
+
+def test_no_update_of_a_small_cohort_waits_decoded_for_a_median():
+    # A payload takes less than one byte for each of N; decoded it would take three.
+    assert peak_of_a_round(4) - peak_of_a_round(1) < 3 * 2
 
 
 def test_entries_that_may_not_change_are_zero_in_the_update():

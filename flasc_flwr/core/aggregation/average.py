@@ -59,14 +59,16 @@ class Average:
         self.count += 1
 
     def result(self) -> Aggregate:
-        """Return the average update, shape (N,)."""
+        """Return the average update, shape (N,). Nothing can be added afterwards."""
         if self.count == 0:
             raise ValueError("there are no updates to average")
+        sums, self._sum = self._sum, np.zeros(0, np.float64)
         total = self._total
-        update = np.empty(self._layout.size, np.float32)
-        # In chunks: float64 copies of everything would be many times the adapter.
+        # In chunks, and in the memory of the sums: the update of a chunk takes half as
+        # much and never reaches the sums that are still needed.
+        update = sums.view(np.float32)[: len(sums)]
         for chunk in chunks(len(update)):
-            mean = self._sum[chunk] / total
+            mean = sums[chunk] / total
             if not self._whole:
                 fraction = self._owned(chunk) / total
                 mean = self._padding(mean, self._vector[chunk], fraction)
