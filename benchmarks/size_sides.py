@@ -77,6 +77,8 @@ CLIENT = {
     "flasc_flwr.core.received:decode": "decode",
     "flasc_flwr.flower.mod:Received.of": "decode",
     "flasc_flwr.flower.mod:Received.arrays": "to the app",
+    "flasc_flwr.flower.mod:Received.handed_over": "to the app",
+    "flasc_flwr.flower.mod:Received.update": "update",
     "flasc_flwr.flower.mod:arrays_of": "from the app",
     "flasc_flwr.flower.mod:views_of": "from the app",
     "flasc_flwr.flower.mod:encode_update": "update",
@@ -303,7 +305,6 @@ def flasc(options, model, grid, watch, folder, finished):
             lora.write_tensors(model, read(arrays))
         return MetricRecord({"loss": 1.0})
 
-    initial = array_record(lora.read_adapter(model))
     strategy = Flasc(
         method="flasc",
         download_density=options.density,
@@ -314,7 +315,13 @@ def flasc(options, model, grid, watch, folder, finished):
         fraction_train=1.0,
         on_checkpoint=closed,
     )
-    strategy.start(grid, initial, num_rounds=options.rounds + 1, evaluate_fn=evaluate)
+    # As the app does, which keeps no reference to the first arrays either.
+    strategy.start(
+        grid,
+        array_record(lora.read_adapter(model)),
+        num_rounds=options.rounds + 1,
+        evaluate_fn=evaluate,
+    )
 
 
 def flowertune(options, model, grid, watch, folder, finished):

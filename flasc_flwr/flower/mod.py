@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from flasc_flwr.core.codec import read_layout
 from flasc_flwr.core.feedback.catching_up import UnknownVersionError
 from flasc_flwr.core.settings import settings_of
+from flasc_flwr.flower.compat import records_of
 from flasc_flwr.flower.device_errors import download_errors, upload_errors
 from flasc_flwr.flower.device_limits import DeviceLimits
 from flasc_flwr.flower.device_update import Received, encode_update, most_bytes
@@ -96,10 +97,10 @@ def flasc_mod(
     in_envelope = is_sealed(message.content)
     with download_errors():
         content = message.content = opened(message.content)
-    control = content.config_records.pop(CONTROL, None)
+    control = _taken_out(content)
     if control and INTRODUCE in control:
         return _introduce(message, context)
-    records = content.array_records
+    records = records_of(content, ArrayRecord)
     session = DeviceSession.of(context, control)
     sessions = sessions_of(context, control, records)
     instructions = Instructions.from_record(control) if control else Instructions()
@@ -162,6 +163,14 @@ def trainable_entries(key: str = "arrays") -> dict[str, NDArray[np.bool_]] | Non
     return received[key].trainable() if received else None
 
 
+def _taken_out(content: RecordDict) -> ConfigRecord | None:
+    """Take the control record out of a content; None if it has none."""
+    control = records_of(content, ConfigRecord).get(CONTROL)
+    if control is not None:
+        del content[CONTROL]
+    return control
+
+
 def _encode_reply(
     reply: Message,
     received: Mapping[str, Received],
@@ -171,13 +180,14 @@ def _encode_reply(
 ) -> None:
     """Replace the arrays of an app's reply by payloads."""
     with upload_errors():
-        for key in list(reply.content.array_records):
+        records = records_of(reply.content, ArrayRecord)
+        for key in list(records):
             if key not in received:
                 raise ValueError(
                     f"the reply's arrays {key!r} were not in the message, which has "
                     f"{', '.join(received) or 'none'}"
                 )
-            update = received[key].update(views_of(reply.content.array_records[key]))
+            update = received[key].update(views_of(records.pop(key)))
             reply.content[key] = ArrayRecord()  # its arrays take memory
             payload = encode_update(
                 received[key], update, instructions, limits, session

@@ -88,8 +88,10 @@ def peak_of_a_round(clients):
 
 
 def test_no_update_of_a_small_cohort_waits_decoded_for_a_median():
+    peak_of_a_round(1)  # what is imported does not count
+    alone = peak_of_a_round(1)
     # A payload takes less than one byte for each of N; decoded it would take three.
-    assert peak_of_a_round(4) - peak_of_a_round(1) < 3 * 2
+    assert peak_of_a_round(4) - alone < 3 * 2
 
 
 def test_entries_that_may_not_change_are_zero_in_the_update():

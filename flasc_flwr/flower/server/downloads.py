@@ -56,7 +56,10 @@ class Download:
     @property
     def start(self) -> Vector:
         """What a client starts from: masked and rounded, shape (n,)."""
-        return self._decoded()[1]
+        sparse, start = self._decoded()
+        # Noted now, so that it is not decoded again for that.
+        vars(self).setdefault("_noted", self._note(sparse, start))
+        return start
 
     @cached_property
     def support(self) -> Positions:
@@ -81,7 +84,9 @@ class Download:
     @cached_property
     def _noted(self) -> tuple[int, int]:
         """How many entries are kept, and the number of dead modules."""
-        sparse, start = self._decoded()
+        return self._note(*self._decoded())
+
+    def _note(self, sparse: SparseVector, start: Vector) -> tuple[int, int]:
         return sparse.kept, dead_modules(self.cut.layout, start)
 
     def _decoded(self) -> tuple[SparseVector, Vector]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from flwr.app import Message, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 
 from flasc_flwr.core.aggregation import Contribution
 from flasc_flwr.core.codec import decode
@@ -16,6 +16,7 @@ from flasc_flwr.core.sparsity import Positions, SparseVector
 from flasc_flwr.flower.clients.cohort_bounds import Update, within_norms
 from flasc_flwr.flower.clients.guard import Guard, RejectedReplyError
 from flasc_flwr.flower.clients.participant import Participant
+from flasc_flwr.flower.compat import records_of
 from flasc_flwr.flower.envelope import opened
 from flasc_flwr.flower.privacy.private import Private
 from flasc_flwr.flower.server.reply_metrics import metrics_of
@@ -79,7 +80,7 @@ class Inbox:
             self.ledger.uploaded(update.contribution)
             if self.server.remembers:
                 fleet = self.server.state.fleet
-                records = update.reply.content.array_records.values()
+                records = records_of(update.reply.content, ArrayRecord).values()
                 payload = payload_of(next(iter(records)))
                 fleet.collect(update.client, self.ledger.round, payload)
             self.metrics.append(update.metrics)
@@ -159,7 +160,7 @@ class Inbox:
 
     def _decode(self, reply: Message, client: Participant) -> tuple[SparseVector, int]:
         """Return the update in terms of the whole adapter, and the client's rank."""
-        records = reply.content.array_records
+        records = records_of(reply.content, ArrayRecord)
         if len(records) != 1:
             raise RejectedReplyError(f"expected one ArrayRecord, got {len(records)}")
         cut = self.server.cut(client.budget.rank)
