@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
+from dataclasses import replace
 from math import floor
 
 import numpy as np
@@ -116,14 +117,10 @@ def flasc_mod(
         except UnknownVersionError:
             answer = cannot_use(held_version(context))
             return Message(RecordDict({CONTROL: answer}), reply_to=message)
-        for key, download in received.items():
-            received[key], content[key] = download.handed_over()
+        arrays = _hand_over(received)
     # An evaluation trains nothing.
-    token = _TRAINABLE.set(received if instructions.density is not None else None)
-    try:
-        reply = call_next(message, context)
-    finally:
-        _TRAINABLE.reset(token)
+    trained = received if instructions.density is not None else None
+    reply = _asked(message, context, call_next, arrays, trained)
     if reply.has_error():
         return reply
     if instructions.density is not None:
@@ -163,6 +160,39 @@ def trainable_entries(key: str = "arrays") -> dict[str, NDArray[np.bool_]] | Non
     return received[key].trainable() if received else None
 
 
+def _asked(
+    message: Message,
+    context: Context,
+    call_next: ClientAppCallable,
+    arrays: dict[str, ArrayRecord],
+    trained: dict[str, Received] | None,
+) -> Message:
+    """Return the app's reply to dense arrays in place of the payloads of a message.
+
+    Afterwards the message has its payloads again, unless it is the reply: dense arrays
+    take memory, and mods around this one have not seen them. `arrays` is empty then.
+    """
+    payloads = {key: message.content[key] for key in arrays}
+    message.content.update(arrays)
+    arrays.clear()
+    token = _TRAINABLE.set(trained)
+    try:
+        reply = call_next(message, context)
+    finally:
+        _TRAINABLE.reset(token)
+    if reply.has_error() or reply.content is not message.content:
+        message.content.update(payloads)
+    return reply
+
+
+def _hand_over(received: dict[str, Received]) -> dict[str, ArrayRecord]:
+    """Return the arrays that the app sees; `received` is compared with them then."""
+    arrays = {}
+    for key, download in received.items():
+        received[key], arrays[key] = download.handed_over()
+    return arrays
+
+
 def _taken_out(content: RecordDict) -> ConfigRecord | None:
     """Take the control record out of a content; None if it has none."""
     control = records_of(content, ConfigRecord).get(CONTROL)
@@ -173,25 +203,25 @@ def _taken_out(content: RecordDict) -> ConfigRecord | None:
 
 def _encode_reply(
     reply: Message,
-    received: Mapping[str, Received],
+    received: dict[str, Received],
     instructions: Instructions,
     limits: DeviceLimits,
     session: DeviceSession | None,
 ) -> None:
-    """Replace the arrays of an app's reply by payloads."""
+    """Replace the arrays of an app's reply by payloads; empties `received`."""
     with upload_errors():
-        records = records_of(reply.content, ArrayRecord)
+        records, known = records_of(reply.content, ArrayRecord), list(received)
         for key in list(records):
-            if key not in received:
+            if key not in known:
                 raise ValueError(
                     f"the reply's arrays {key!r} were not in the message, which has "
-                    f"{', '.join(received) or 'none'}"
+                    f"{', '.join(known) or 'none'}"
                 )
-            update = received[key].update(views_of(records.pop(key)))
-            reply.content[key] = ArrayRecord()  # its arrays take memory
-            payload = encode_update(
-                received[key], update, instructions, limits, session
-            )
+            origin = received.pop(key)
+            update = origin.update(views_of(records.pop(key)))
+            # What is not needed any more takes memory while the update is encoded.
+            reply.content[key], origin = ArrayRecord(), replace(origin, start={})
+            payload = encode_update(origin, update, instructions, limits, session)
             reply.content[key] = payload_record(payload)
 
 

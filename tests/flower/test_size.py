@@ -55,20 +55,23 @@ def test_while_an_app_trains_there_is_one_copy_of_what_it_received():
     assert sum(len(array.data) for array in record.values()) > 4 * kept.layout.size
 
 
-def peak_of_a_round(clients):
+def peak_of_a_round(clients, *mods, echo=False):
     """Return the most bytes that are held in a round, as multiples of N."""
     size = 1 << 18
     rng = np.random.default_rng(0)
     moves = rng.standard_normal((clients, size), np.float32)
 
     def train(message, context):
+        if echo:
+            message.content["metrics"] = MetricRecord({"num-examples": 1})
+            return Message(message.content, reply_to=message)
         start = views_of(message.content["arrays"])["w"]
         arrays = array_record({"w": start + moves[context.node_id - 1]})
         content = RecordDict({"arrays": arrays})
         content["metrics"] = MetricRecord({"num-examples": 1})
         return Message(content, reply_to=message)
 
-    app = ClientApp(mods=[flasc_mod])
+    app = ClientApp(mods=[*mods, flasc_mod])
     app.train()(train)
     strategy = Flasc(
         download_density=1.0,
@@ -85,6 +88,25 @@ def peak_of_a_round(clients):
     tracemalloc.stop()
     assert strategy.state.history[-1]["replies"] == clients
     return peak / size
+
+
+def test_a_mod_around_sees_the_payload_again_when_the_app_is_done():
+    seen = []
+
+    def around(message, context, call_next):
+        before = dict(message.content.get("arrays", {}))
+        reply = call_next(message, context)
+        if before:
+            seen.append((before, dict(message.content["arrays"])))
+        return reply
+
+    peak_of_a_round(1, around)
+    ((before, after),) = [pair for pair in seen if pair[0]]
+    assert list(before) == ["payload"] and after == before
+
+
+def test_an_app_may_reply_with_the_content_it_received():
+    assert peak_of_a_round(1, echo=True) > 0
 
 
 def test_no_update_of_a_small_cohort_waits_decoded_for_a_median():
