@@ -67,7 +67,7 @@ class Checkpoint:
         """
         file.write(_MAGIC + bytes(_DIGEST))
         content = HashedFile(file)
-        np.savez(content, allow_pickle=False, **self._arrays())  # type: ignore[arg-type]
+        np.savez(content, allow_pickle=False, **self._arrays())
         file.seek(len(_MAGIC))
         file.write(content.digest.digest())
 
