@@ -5,7 +5,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.app import (
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Message,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
@@ -20,6 +27,7 @@ from flasc_flwr.app.config.node import (
 from flasc_flwr.app.config.tuner import IDENTITY
 from flasc_flwr.flower.app_errors import app_errors
 from flasc_flwr.flower.clients.introduced import PARTITIONS
+from flasc_flwr.flower.compat import records_of
 from flasc_flwr.flower.privacy.local_dp import local_dp
 from flasc_flwr.flower.wire import (
     CONTROL,
@@ -27,6 +35,7 @@ from flasc_flwr.flower.wire import (
     MERGED,
     array_record,
     arrays_of,
+    views_of,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +49,7 @@ def known_settings(
     """Refuse to take part with a key in ``--node-config`` that nobody reads."""
     settings = context.node_config
     check_node_config(settings)
-    introduces = INTRODUCE in message.content.config_records.get(CONTROL, {})
+    introduces = INTRODUCE in records_of(message.content, ConfigRecord).get(CONTROL, {})
     reply = call_next(message, context)
     if introduces and OWN_DATA not in settings and PARTITIONS in settings:
         reply.content[CONTROL][PARTITIONS] = settings[PARTITIONS]
@@ -69,7 +78,7 @@ def evaluate(message: Message, context: Context) -> Message:
 
 def _train(message: Message, context: Context) -> Message:
     config, task, examples = _prepare(message, context)
-    from flasc_flwr.app.training.lora import read_adapter
+    from flasc_flwr.app.training.lora import adapter_views
 
     current = int(message.content["config"]["server-round"])
     seed = np.random.SeedSequence([config.seed, current, _client_number(context)])
@@ -85,7 +94,7 @@ def _train(message: Message, context: Context) -> Message:
         "loss": outcome.loss,
         "accuracy": outcome.accuracy,
     }
-    arrays = array_record(read_adapter(task.model))
+    arrays = array_record(adapter_views(task.model))
     return _reply(message, metrics, RecordDict({"arrays": arrays}))
 
 
@@ -109,9 +118,9 @@ def _prepare(message: Message, context: Context) -> "tuple[RunConfig, Task, Exam
         examples = task.data.local_examples(str(path))
     else:
         examples = task.data.partition(*partition_of(context.node_config))
-    records = message.content.array_records
+    records = records_of(message.content, ArrayRecord)
     merged = arrays_of(records[MERGED]) if MERGED in records else {}
-    task.load_adapter(arrays_of(records["arrays"]), merged)
+    task.load_adapter(views_of(records["arrays"]), merged)
     return config, task, examples
 
 

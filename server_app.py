@@ -25,7 +25,7 @@ from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.privacy.release_ledger import ReleaseLedger
 from flasc_flwr.flower.state.checkpoint_files import Checkpoints
 from flasc_flwr.flower.state.health import DivergedError, RunFailedError
-from flasc_flwr.flower.wire import array_record, arrays_of
+from flasc_flwr.flower.wire import array_record, arrays_of, views_of
 
 if TYPE_CHECKING:
     from flasc_flwr.app.tasks import Task
@@ -231,7 +231,7 @@ class _Server:
         RuntimeError
             If the loss before the first round is not finite.
         """
-        self.task.load_adapter(arrays_of(arrays), self.strategy.server.merged())
+        self.task.load_adapter(views_of(arrays), self.strategy.server.merged())
         measured = self.task.measure(self.task.data.test)
         if server_round == 0 and not isfinite(measured["loss"]):
             raise RuntimeError(

@@ -52,7 +52,7 @@ def require_finite_tensors(layout: Layout, vector: Vector) -> None:
     ValueError
         Names the first that is not, and none of its values.
     """
-    if np.isfinite(vector).all():
+    if all(np.isfinite(vector[chunk]).all() for chunk in chunks(len(vector))):
         return
     for tensor, place in layout.slices():
         if not np.isfinite(vector[place]).all():

@@ -166,12 +166,24 @@ class Layout:
         ValueError
             If the shape of the vector is not (N,).
         """
+        return {name: np.array(array) for name, array in self.views(vector).items()}
+
+    def views(self, vector: Vector) -> Arrays:
+        """Cut `vector` as :meth:`unflatten`, but share its memory where dtypes agree.
+
+        Raises
+        ------
+        ValueError
+            If the shape of the vector is not (N,).
+        """
         if vector.shape != (self.size,):
             raise ValueError(
                 f"vector has shape {vector.shape}, the layout needs ({self.size},)"
             )
         return {
-            tensor.name: vector[place].reshape(tensor.shape).astype(tensor.dtype)
+            tensor.name: vector[place]
+            .reshape(tensor.shape)
+            .astype(tensor.dtype, copy=False)
             for tensor, place in self.slices()
         }
 

@@ -44,13 +44,15 @@ def received_vector(
 def received_arrays(layout: Layout, vector: Vector) -> Arrays:
     """Return a received vector as the arrays that a ClientApp sees.
 
+    They share its memory where dtypes agree.
+
     Raises
     ------
     PayloadError
         If a value is too large for the dtype of its array.
     """
     with np.errstate(over="ignore"):
-        arrays = layout.unflatten(vector)
+        arrays = layout.views(vector)
     for name, array in arrays.items():
         # A finite float32 is finite in the other dtypes.
         if array.dtype == np.float16 and not np.isfinite(array).all():

@@ -122,10 +122,15 @@ def top_k(vector: Vector, density: float) -> SparseVector:
             f"vector holds {vector[first]} at position {first}: all entries must be "
             "finite"
         )
-    if len(magnitudes) > k:
-        runs = list(_largest(runs, magnitudes, k))
-    positions = np.concatenate([positions for positions, _ in runs])
-    kept = np.concatenate([kept for _, kept in runs])
+    k = min(k, len(magnitudes))
+    chosen = _largest(runs, magnitudes, k)
+    del magnitudes
+    positions, kept = np.empty(k, np.int64), np.empty(k, np.uint32)
+    done = 0
+    for places, found in chosen:
+        positions[done : done + len(places)] = places
+        kept[done : done + len(places)] = found
+        done += len(places)
     return SparseVector(size, positions, kept.view(np.float32))
 
 
@@ -178,15 +183,33 @@ def _true_at(flags: NDArray[np.bool_]) -> Positions:
 def _largest(
     runs: list[_Run], magnitudes: NDArray[np.uint32], k: int
 ) -> Iterator[_Run]:
-    """Yield what remains of each run if only the k largest entries are kept.
+    """Return what remains of each run if only the k largest entries are kept.
 
-    Reorders `magnitudes`, those of all runs.
+    Reorders `magnitudes`, those of all runs, and empties `runs` on the way: they take
+    as much memory as the result.
     """
+    if len(magnitudes) == k:
+        return _emptied(runs)
     cut = len(magnitudes) - k
     magnitudes.partition(cut)
     threshold = magnitudes[cut]
     equal = k - int(np.count_nonzero(magnitudes[cut:] > threshold))
-    for positions, kept in runs:
+    return _from(runs, threshold, equal)
+
+
+def _emptied(runs: list[_Run]) -> Iterator[_Run]:
+    """Yield the runs in order, and take them out of the list."""
+    runs.reverse()
+    while runs:
+        yield runs.pop()
+
+
+def _from(runs: list[_Run], threshold: np.uint32, equal: int) -> Iterator[_Run]:
+    """Yield of each run what is above a magnitude, and the first `equal` that have it.
+
+    It empties the list.
+    """
+    for positions, kept in _emptied(runs):
         own = kept & _SIGN
         chosen = own >= threshold
         level = np.flatnonzero(own == threshold)

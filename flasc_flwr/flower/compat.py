@@ -10,9 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from logging import WARNING
-from typing import Any
+from typing import Any, TypeVar
 
-from flwr.app import Error, Message, MessageType, RecordDict
+from flwr.app import (
+    ArrayRecord,
+    ConfigRecord,
+    Error,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.config import parse_config_args
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode, SType
@@ -49,10 +57,13 @@ __all__ = [
     "no_object_id_recompute",
     "nodes_online",
     "parse_config_args",
+    "records_of",
     "set_metadata",
     "skip_unreadable_replies",
     "travel",
 ]
+
+Kind = TypeVar("Kind", ArrayRecord, ConfigRecord, MetricRecord)
 
 READS_REPLIES = ("aggregate_train", "_check_and_log_replies")
 """Methods of FedAvg that read the clients' replies."""
@@ -69,6 +80,16 @@ def nodes_online(grid: Grid) -> dict[int, NodeInfo]:
     A grid that does not know more than their ids returns empty fields.
     """
     return {node.node_id: node for node in grid.get_nodes()}
+
+
+def records_of(content: RecordDict, kind: type[Kind]) -> dict[str, Kind]:
+    """Return the records of one kind in a content, by key.
+
+    ``content.array_records`` and the like are dictionaries that refer to themselves and
+    to the content: Python keeps all of it, with its arrays, until it next collects
+    garbage, which may be several messages later.
+    """
+    return {key: one for key, one in content.items() if isinstance(one, kind)}
 
 
 def set_metadata(message: Message, name: str, value: Any) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 
 from flasc_flwr.core.clipping import clip_to_norm
@@ -17,7 +18,7 @@ from flasc_flwr.core.received import received_arrays, received_vector
 from flasc_flwr.core.sparsity import Positions, SparseVector, top_k
 from flasc_flwr.flower.device_limits import DeviceLimits
 from flasc_flwr.flower.feedback.device_session import DeviceSession
-from flasc_flwr.flower.wire import Instructions
+from flasc_flwr.flower.wire import Instructions, array_record, views_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,18 +29,21 @@ class Received:
     ----------
     layout : Layout
         Its layout, of size N.
-    start : NDArray[np.float32], shape (N,)
-        The vector that training starts from.
-    support : NDArray[np.int64]
-        Which entries travelled.
+    start : NDArray[np.float32], shape (N,), or Arrays
+        What training starts from: a vector, or the arrays of the app's record.
+    kept : int
+        Number of entries that travelled.
+    support : NDArray[np.int64], optional
+        Which they are, where the update is to have the same.
     entries : NDArray[np.bool_], shape (N,), optional
         Which entries may change; None: all.
     """
 
     layout: Layout
-    start: Vector
-    support: Positions
-    entries: NDArray[np.bool_] | None
+    start: Vector | Arrays
+    kept: int = 0
+    support: Positions | None = None
+    entries: NDArray[np.bool_] | None = None
 
     @classmethod
     def of(cls, payload: bytes, instructions: Instructions) -> Received:
@@ -55,11 +59,19 @@ class Received:
         entries = None
         if not instructions.trainable.everything:
             entries = instructions.trainable.entries(layout, sparse.positions)
-        return cls(layout, start, sparse.positions, entries)
+        support = sparse.positions if instructions.on_support else None
+        return cls(layout, start, sparse.kept, support, entries)
 
-    def arrays(self) -> Arrays:
-        """Return the arrays that the app sees."""
-        return received_arrays(self.layout, self.start)
+    def handed_over(self) -> tuple[Received, ArrayRecord]:
+        """Return the arrays that the app sees, and this, which is compared with them.
+
+        Where these hold the same numbers, the vector is not kept beside them: while the
+        app trains, a device needs all the memory that it has.
+        """
+        assert isinstance(self.start, np.ndarray)
+        record = array_record(received_arrays(self.layout, self.start))
+        exact = all(tensor.dtype == "float32" for tensor in self.layout.tensors)
+        return (replace(self, start=views_of(record)) if exact else self), record
 
     def trainable(self) -> dict[str, NDArray[np.bool_]] | None:
         """Return for each array which entries may change; None where all may."""
@@ -71,35 +83,46 @@ class Received:
         }
 
     def update(self, trained: Arrays) -> Vector:
-        """Return trained minus received, zero in frozen entries."""
+        """Return trained minus received, zero in frozen entries.
+
+        Raises
+        ------
+        ValueError
+            If the arrays do not fit those received, or hold no numbers.
+        """
         for name, array in trained.items():
             # numpy would read text as numbers, and quote what it cannot read.
             if array.dtype.kind not in "fiub":
                 raise ValueError(
                     f"array {name!r} of the reply must hold numbers, got {array.dtype}"
                 )
-        update = self.layout.flatten(trained) - self.start
-        return update if self.entries is None else np.where(self.entries, update, 0)
+        update = self.layout.flatten(trained)
+        if isinstance(self.start, np.ndarray):
+            update -= self.start
+        else:
+            for tensor, place in self.layout.slices():
+                update[place] -= self.start[tensor.name].ravel()
+        if self.entries is not None:
+            update[~self.entries] = 0
+        return update
 
 
 def encode_update(
     received: Received,
-    trained: Arrays,
+    update: Vector,
     instructions: Instructions,
     limits: DeviceLimits,
     session: DeviceSession | None = None,
 ) -> bytes:
-    """Select and encode what is sent back of an app's arrays.
+    """Select and encode what is sent back of an update, shape (N,).
 
     With error feedback, that is also of what earlier replies left out.
 
     Raises
     ------
     ValueError
-        If the arrays do not fit those received, or hold NaN or infinity, or no entry
-        fits into the bytes.
+        If it holds NaN or infinity, or no entry fits into the bytes.
     """
-    update = received.update(trained)
     require_finite_tensors(received.layout, update)
     if session:
         update = session.owed(received.layout, update, received.entries)
@@ -114,6 +137,7 @@ def encode_update(
             place = instructions.segment.place(layout.size)
             values, start = update[place], place.start
     elif density < 1:
+        assert received.support is not None
         values = update[received.support]
     scoring = Scoring(roles=instructions.roles)
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from flwr.app import ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from flasc_flwr.core.codec import PayloadError
+from flasc_flwr.flower.compat import records_of
 from flasc_flwr.flower.wire import (
     CONTROL,
     holds_payload,
@@ -35,19 +36,19 @@ def sealed(content: RecordDict) -> RecordDict:
     It is possible if its only arrays are a payload of at most `MOST_BYTES`, and if no
     record is empty or has a slash in its key.
     """
-    arrays = content.array_records
+    arrays = records_of(content, ArrayRecord)
     if len(arrays) != 1 or not all(content.values()) or any("/" in k for k in content):
         return content
     ((key, record),) = arrays.items()
     if not holds_payload(record) or len(payload_of(record)) > MOST_BYTES:
         return content
-    envelope: dict[str, Any] = dict(content.config_records.get(CONTROL, {}))
+    envelope: dict[str, Any] = dict(records_of(content, ConfigRecord).get(CONTROL, {}))
     envelope[_PAYLOAD] = payload_of(record)
     if key != _USUAL_KEY:
         envelope[_KEY] = key
     for prefix, records in (
-        (_METRIC, content.metric_records),
-        (_CONFIG, content.config_records),
+        (_METRIC, records_of(content, MetricRecord)),
+        (_CONFIG, records_of(content, ConfigRecord)),
     ):
         for name, entries in records.items():
             if name != CONTROL:

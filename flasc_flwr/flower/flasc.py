@@ -342,6 +342,7 @@ class Flasc(OwnRounds):
         if self.server.remembers:
             warn_if_seldom(self.sampling.fraction_train)
         first = self._begin(initial_arrays)
+        del initial_arrays  # as large as the server vector
         private = None
         if self.privacy:
             ledger = self._release_ledger

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
+from dataclasses import replace
 from math import floor
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from flasc_flwr.core.codec import read_layout
 from flasc_flwr.core.feedback.catching_up import UnknownVersionError
 from flasc_flwr.core.settings import settings_of
+from flasc_flwr.flower.compat import records_of
 from flasc_flwr.flower.device_errors import download_errors, upload_errors
 from flasc_flwr.flower.device_limits import DeviceLimits
 from flasc_flwr.flower.device_update import Received, encode_update, most_bytes
@@ -33,11 +35,10 @@ from flasc_flwr.flower.wire import (
     INTRODUCE,
     MERGED,
     Instructions,
-    array_record,
-    arrays_of,
     holds_payload,
     payload_of,
     payload_record,
+    views_of,
 )
 
 OWN_SETTINGS = (
@@ -97,10 +98,10 @@ def flasc_mod(
     in_envelope = is_sealed(message.content)
     with download_errors():
         content = message.content = opened(message.content)
-    control = content.config_records.pop(CONTROL, None)
+    control = _taken_out(content)
     if control and INTRODUCE in control:
         return _introduce(message, context)
-    records = content.array_records
+    records = records_of(content, ArrayRecord)
     session = DeviceSession.of(context, control)
     sessions = sessions_of(context, control, records)
     instructions = Instructions.from_record(control) if control else Instructions()
@@ -116,14 +117,10 @@ def flasc_mod(
         except UnknownVersionError:
             answer = cannot_use(held_version(context))
             return Message(RecordDict({CONTROL: answer}), reply_to=message)
-        for key, download in received.items():
-            content[key] = array_record(download.arrays())
+        arrays = _hand_over(received)
     # An evaluation trains nothing.
-    token = _TRAINABLE.set(received if instructions.density is not None else None)
-    try:
-        reply = call_next(message, context)
-    finally:
-        _TRAINABLE.reset(token)
+    trained = received if instructions.density is not None else None
+    reply = _asked(message, context, call_next, arrays, trained)
     if reply.has_error():
         return reply
     if instructions.density is not None:
@@ -163,24 +160,68 @@ def trainable_entries(key: str = "arrays") -> dict[str, NDArray[np.bool_]] | Non
     return received[key].trainable() if received else None
 
 
+def _asked(
+    message: Message,
+    context: Context,
+    call_next: ClientAppCallable,
+    arrays: dict[str, ArrayRecord],
+    trained: dict[str, Received] | None,
+) -> Message:
+    """Return the app's reply to dense arrays in place of the payloads of a message.
+
+    Afterwards the message has its payloads again, unless it is the reply: dense arrays
+    take memory, and mods around this one have not seen them. `arrays` is empty then.
+    """
+    payloads = {key: message.content[key] for key in arrays}
+    message.content.update(arrays)
+    arrays.clear()
+    token = _TRAINABLE.set(trained)
+    try:
+        reply = call_next(message, context)
+    finally:
+        _TRAINABLE.reset(token)
+    if reply.has_error() or reply.content is not message.content:
+        message.content.update(payloads)
+    return reply
+
+
+def _hand_over(received: dict[str, Received]) -> dict[str, ArrayRecord]:
+    """Return the arrays that the app sees; `received` is compared with them then."""
+    arrays = {}
+    for key, download in received.items():
+        received[key], arrays[key] = download.handed_over()
+    return arrays
+
+
+def _taken_out(content: RecordDict) -> ConfigRecord | None:
+    """Take the control record out of a content; None if it has none."""
+    control = records_of(content, ConfigRecord).get(CONTROL)
+    if control is not None:
+        del content[CONTROL]
+    return control
+
+
 def _encode_reply(
     reply: Message,
-    received: Mapping[str, Received],
+    received: dict[str, Received],
     instructions: Instructions,
     limits: DeviceLimits,
     session: DeviceSession | None,
 ) -> None:
-    """Replace the arrays of an app's reply by payloads."""
+    """Replace the arrays of an app's reply by payloads; empties `received`."""
     with upload_errors():
-        for key, record in reply.content.array_records.items():
-            if key not in received:
+        records, known = records_of(reply.content, ArrayRecord), list(received)
+        for key in list(records):
+            if key not in known:
                 raise ValueError(
                     f"the reply's arrays {key!r} were not in the message, which has "
-                    f"{', '.join(received) or 'none'}"
+                    f"{', '.join(known) or 'none'}"
                 )
-            payload = encode_update(
-                received[key], arrays_of(record), instructions, limits, session
-            )
+            origin = received.pop(key)
+            update = origin.update(views_of(records.pop(key)))
+            # What is not needed any more takes memory while the update is encoded.
+            reply.content[key], origin = ArrayRecord(), replace(origin, start={})
+            payload = encode_update(origin, update, instructions, limits, session)
             reply.content[key] = payload_record(payload)
 
 
@@ -221,7 +262,7 @@ def _follow(
     entries = None
     if not instructions.trainable.everything:
         entries = instructions.trainable.entries(layout)
-    received = Received(layout, start, np.zeros(0, np.int64), entries)
+    received = Received(layout, start, entries=entries)
     _let_in(received, instructions, limits)
     return received
 
@@ -230,7 +271,7 @@ def _let_in(
     received: Received, instructions: Instructions, limits: DeviceLimits
 ) -> None:
     """Check what a download is, and what it asks for, against the device's limits."""
-    layout, kept = received.layout, len(received.support)
+    layout, kept = received.layout, received.kept
     limits.let_in_adapter(layout, kept, instructions.prescribed)
     if instructions.density is None:
         return

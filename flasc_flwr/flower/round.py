@@ -26,10 +26,12 @@ def run_round(run: Run, current: int) -> None:
         replies = exchange(run.grid, messages, run.timeout, **run.waiting(cohort))
         for update in inbox.updates(replies):
             aggregator.add(update)
+            del update  # before the next is decoded
         # Step: the aggregate is the negative gradient of the server optimizer. Nothing
         # is stepped along that is not finite.
         if run.has_enough(aggregator) and run.step(run.release(aggregator)):
             run.report_training(inbox.metrics)
+        del aggregator  # its sum takes more memory than the server vector
     # Evaluate what clients receive now: at some of them, and at the server.
     run.evaluate_at_clients(current)
     run.evaluate_at_server(current)

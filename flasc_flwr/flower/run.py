@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypedDict
 
@@ -16,10 +16,10 @@ from flwr.serverapp.strategy import Result
 from flasc_flwr.core.aggregation import Aggregate, Aggregator
 from flasc_flwr.core.finite import NotFiniteError
 from flasc_flwr.core.methods.budget import Budget
-from flasc_flwr.core.methods.served import served
+from flasc_flwr.core.outliers import ENOUGH
 from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.clients.cohort_bounds import with_capped_weights
-from flasc_flwr.flower.clients.exchange import exchange, lifetime
+from flasc_flwr.flower.clients.exchange import exchange
 from flasc_flwr.flower.clients.guard import Guard
 from flasc_flwr.flower.clients.paces import Paces
 from flasc_flwr.flower.clients.participant import Participant
@@ -29,10 +29,11 @@ from flasc_flwr.flower.privacy.private import Private
 from flasc_flwr.flower.server.downloads import Download
 from flasc_flwr.flower.server.evaluation import EvaluateFn, evaluate_received
 from flasc_flwr.flower.server.inbox import Inbox
+from flasc_flwr.flower.server.outbox import Outbox, with_budgets
 from flasc_flwr.flower.server.records import Records
 from flasc_flwr.flower.server.server_vector import ServerVector
 from flasc_flwr.flower.state.ledger import Ledger
-from flasc_flwr.flower.wire import CONTROL, MERGED, Instructions
+from flasc_flwr.flower.wire import Instructions
 
 
 class Waiting(TypedDict):
@@ -118,7 +119,7 @@ class Run:
         drawn = sampling.training(online, current, everyone=self.server.assigns_ranks)
         if private:
             private.open_round(current, len(drawn), sampling.fraction_train)
-        return self._with_budgets(drawn)
+        return with_budgets(map(self._paces.paced, drawn), self.server)
 
     def training_messages(
         self, cohort: list[Participant], downloads: Mapping[Budget, Download]
@@ -133,7 +134,7 @@ class Run:
             layout = server.cut(client.budget.rank).layout
             self._paces.warn(client, layout.size, server.value_format)
         instructions = {b: server.instructions(b, clip_norm) for b in downloads}
-        return self._messages(cohort, downloads, instructions, MessageType.TRAIN)
+        return self._sent(cohort, downloads, instructions, MessageType.TRAIN)
 
     def inbox(self, cohort: Iterable[Participant]) -> Inbox:
         """Return what reads the replies of a cohort."""
@@ -150,9 +151,10 @@ class Run:
     def aggregator(self) -> Aggregator:
         """Return what adds up the updates; weights are capped by the cohort's median.
 
-        In a private run all weights are 1.
+        In a private run all weights are 1. Too few clients have no median.
         """
-        ratio = 0.0 if self.private else self.guard.examples_ratio
+        capped = not self.private and self.ledger.outcome.asked >= ENOUGH
+        ratio = self.guard.examples_ratio if capped else 0.0
         return self.server.aggregator(weight_ratio=ratio)
 
     def waiting(self, cohort: list[Participant] | None = None) -> Waiting:
@@ -213,7 +215,7 @@ class Run:
         server = self.server
         with self.ledger.phase("select"):
             drawn = self.sampling.evaluating(self._online(), current)
-            cohort = self._with_budgets(drawn)
+            cohort = with_budgets(map(self._paces.paced, drawn), self.server)
             downloads = {one.budget: server.encode(one.budget) for one in cohort}
             instructions = {
                 budget: Instructions(
@@ -221,9 +223,7 @@ class Run:
                 )
                 for budget in downloads
             }
-            messages = self._messages(
-                cohort, downloads, instructions, MessageType.EVALUATE
-            )
+            messages = self._sent(cohort, downloads, instructions, MessageType.EVALUATE)
         with self.ledger.phase("aggregate"):
             replies = exchange(self.grid, messages, self.timeout, **self.waiting())
             metrics = self.inbox(cohort).metrics_in(replies)
@@ -262,65 +262,23 @@ class Run:
             self.grid, self.ledger, at_least=self.sampling.min_available_nodes
         )
 
-    def _with_budgets(self, drawn: list[Participant]) -> list[Participant]:
-        """Return the clients, each with its budget of this turn.
-
-        Only so many distinct ones are served: each is encoded once and kept until the
-        round is over, and a node chooses its own.
-        """
-        own = [self.server.budget_of(self._paces.paced(one)) for one in drawn]
-        plain = [replace(b, prescribed=frozenset(), segment=None) for b in own]
-        instead = served(plain)
-        # What the method prescribes is declared to each device by its own settings.
-        # Segments share a download.
-        return [
-            replace(
-                one,
-                budget=replace(
-                    instead[key], prescribed=budget.prescribed, segment=budget.segment
-                ),
-            )
-            for one, budget, key in zip(drawn, own, plain, strict=True)
-        ]
-
-    def _messages(
+    def _sent(
         self,
         cohort: list[Participant],
         downloads: Mapping[Budget, Download],
         instructions: Mapping[Budget, Instructions],
         message_type: str,
     ) -> list[Message]:
-        """Return one message for each client, one content for each budget.
-
-        Clients with the same budget share a content, which is serialized once.
-        """
+        """Return one message for each client, counted as sent."""
         trains = message_type == MessageType.TRAIN
-        config = self.train_config if trains else self.evaluate_config
-        settings = ConfigRecord({**config, "server-round": self.ledger.round})
-        merged = self.server.downloads.merged_record
-        key = self.records.arrayrecord_key
-        contents: dict[Budget, RecordDict] = {}
-        for budget, download in downloads.items():
-            content = RecordDict(
-                {
-                    key: download.record,
-                    self.records.configrecord_key: settings,
-                }
-            )
-            if merged:
-                content[MERGED] = merged
-            if control := instructions[budget].to_record():
-                content[CONTROL] = control
-            contents[budget] = content
-        messages = [
-            Message(
-                self.server.personal(one, contents[one.budget], key, self.ledger.round),
-                one.node_id,
-                message_type,
-                ttl=lifetime(self.timeout),
-                group_id=str(self.ledger.round),
-            )
-            for one in cohort
-        ]
+        outbox = Outbox(
+            server=self.server,
+            records=self.records,
+            config=self.train_config if trains else self.evaluate_config,
+            message_type=message_type,
+            round=self.ledger.round,
+            timeout=self.timeout,
+        )
+        messages = outbox.messages(cohort, downloads, instructions)
         self.ledger.sent(messages, [one.name for one in cohort])
         return messages

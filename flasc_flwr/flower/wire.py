@@ -18,6 +18,7 @@ from flasc_flwr.flower.compat import (
     get_all_nested_objects,
     no_object_id_recompute,
 )
+from flasc_flwr.flower.npy import read, written
 from flasc_flwr.flower.read_instructions import REPLIES, SPARSE, read_instructions
 
 STYPE = "flasc.payload"
@@ -196,13 +197,18 @@ def holds_payload(record: ArrayRecord) -> bool:
 
 
 def array_record(arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
-    """Return plain arrays as an ArrayRecord."""
-    return ArrayRecord({name: Array(array) for name, array in arrays.items()})
+    """Return copies of plain arrays as an ArrayRecord."""
+    return ArrayRecord({name: written(array) for name, array in arrays.items()})
 
 
 def arrays_of(record: ArrayRecord) -> dict[str, NDArray[Any]]:
-    """Return the plain arrays in an ArrayRecord."""
+    """Return copies of the plain arrays in an ArrayRecord."""
     return {name: array.numpy() for name, array in record.items()}
+
+
+def views_of(record: ArrayRecord) -> dict[str, NDArray[Any]]:
+    """Return the plain arrays in an ArrayRecord, read-only and without a copy."""
+    return {name: read(array) for name, array in record.items()}
 
 
 def reason_of(message: Message) -> str:

@@ -9,7 +9,7 @@ from flasc_flwr.core.aggregation import (
     aggregator,
 )
 from flasc_flwr.core.layout import Layout
-from flasc_flwr.core.sparsity import top_k
+from flasc_flwr.core.sparsity import SparseVector, top_k
 from tests.core.cohort import (
     AVERAGES,
     CLIENTS,
@@ -134,6 +134,21 @@ def test_an_entry_that_was_not_sent_is_a_zero_update():
         rule.add(Contribution(update, RANK))
     expected = np.mean([u.densify() for u in updates], axis=0)
     np.testing.assert_allclose(rule.result().update, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["zero-padded-updates", "zero-padding", "replication"])
+def test_the_mean_of_a_vector_of_several_chunks_replaces_its_sums(name):
+    size = 2 * (1 << 18) + 7
+    layout = Layout.of({"x": np.zeros(size, np.float32)})
+    rng = np.random.default_rng(2)
+    start, one, other = (rng.standard_normal(size, np.float32) for _ in range(3))
+    rule = aggregator(name)(layout, start)
+    for values, weight in ((one, 1.0), (other, 3.0)):
+        rule.add(Contribution(SparseVector.of_dense(values), 0, weight))
+    expected = (one.astype(np.float64) + 3 * other.astype(np.float64)) / 4
+    np.testing.assert_array_equal(rule.result().update, expected.astype(np.float32))
+    with pytest.raises(ValueError, match="the mean has 0"):
+        rule.add(Contribution(SparseVector.of_dense(one), 0))
 
 
 def test_small_updates_survive_among_many():

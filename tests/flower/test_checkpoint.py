@@ -3,17 +3,22 @@ import os
 import random
 import signal
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from flasc_flwr import Flasc
+from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
 from flasc_flwr.core.methods.schedules import Decay
+from flasc_flwr.core.optimizers import OptimizerState
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.state import checkpoint_files as module
 from flasc_flwr.flower.state.checkpoint import Checkpoint, CheckpointError
 from flasc_flwr.flower.state.checkpoint_files import Checkpoints, found, read, write
+from flasc_flwr.flower.state.hashed_file import HashedFile
+from flasc_flwr.flower.state.run_state import RunState
 from flasc_flwr.flower.wire import array_record
 from tests.flower.apps import adapter, client_app
 
@@ -79,6 +84,25 @@ def test_what_is_read_is_what_was_written(tmp_path):
     for key, positions in original.state.supports.items():
         np.testing.assert_array_equal(again.state.supports[key], positions)
     again.require(original.settings, original.state.layout)
+
+
+def test_a_file_has_the_bytes_of_its_checkpoint(tmp_path):
+    original = a_checkpoint()
+    assert write(tmp_path, original).read_bytes() == original.to_bytes()
+
+
+def test_writing_takes_no_memory_of_the_size_of_the_state(tmp_path):
+    size = 1 << 21
+    layout = Layout.of({"classifier.weight": np.zeros((2, size // 2), np.float32)})
+    vector = np.ones(size, np.float32)
+    state = RunState(layout, vector, OptimizerState(1, {"m": vector, "v": vector}))
+    tracemalloc.start()
+    path = write(tmp_path, Checkpoint(1, {}, state))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert path.stat().st_size > 3 * vector.nbytes
+    assert peak < 3 * vector.nbytes  # numpy writes an array by 16 MB at most
+    np.testing.assert_array_equal(read(path).state.optimizer.moments["v"], vector)
 
 
 def test_the_newest_two_are_kept_as_often_as_asked(tmp_path):
@@ -190,7 +214,7 @@ def test_a_failure_at_any_step_leaves_a_whole_checkpoint(tmp_path, monkeypatch, 
 
     with monkeypatch.context() as patch:
         if step == "write":
-            patch.setattr(Checkpoint, "to_bytes", fail)
+            patch.setattr(HashedFile, "write", fail)
         elif step == "unlink":
             patch.setattr(module.Path, "unlink", fail)
         else:

@@ -9,6 +9,7 @@ from math import sqrt
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
@@ -200,18 +201,27 @@ def read_adapter(model: Model) -> dict[str, NDArray[Any]]:
     for B: a sparse message that leaves one out does not turn a row of weights off. The
     heads of a core are multiplied by the scales that were trained with them.
     """
-    arrays = cores.with_scales(model, read_tensors(model))
+    return {name: np.array(array) for name, array in adapter_views(model).items()}
+
+
+def adapter_views(model: Model) -> dict[str, NDArray[Any]]:
+    """Return the arrays of :func:`read_adapter`, which change as the model trains.
+
+    They share the memory of the model's tensors where these are on the CPU.
+    """
+    arrays = cores.with_scales(model, _views(model))
     for name, start in _STARTS.get(model, {}).items():
-        arrays[name] -= start.cpu().numpy()
+        arrays[name] = arrays[name] - start.cpu().numpy()
     return arrays
 
 
 def read_tensors(model: Model) -> dict[str, NDArray[Any]]:
     """Return copies of the federated tensors as PEFT saves them, by name."""
-    return {
-        name: tensor.detach().cpu().numpy().copy()
-        for name, tensor in adapter_tensors(model).items()
-    }
+    return {name: np.array(array) for name, array in _views(model).items()}
+
+
+def _views(model: Model) -> dict[str, NDArray[Any]]:
+    return {n: t.detach().cpu().numpy() for n, t in adapter_tensors(model).items()}
 
 
 def adapter_roles(model: Model) -> dict[str, Role] | None:
@@ -263,7 +273,9 @@ def write_tensors(model: Model, arrays: Mapping[str, NDArray[Any]]) -> None:
             )
     with torch.no_grad():
         for name, array in arrays.items():
-            tensors[name].copy_(torch.from_numpy(array))
+            # torch has no read-only tensors: those are copied one at a time.
+            own = array if array.flags.writeable else array.copy()
+            tensors[name].copy_(torch.from_numpy(own))
 
 
 def _use_rank(model: PeftModel, rank: int, config: RunConfig) -> None:

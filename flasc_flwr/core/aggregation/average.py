@@ -16,7 +16,7 @@ Float64s = NDArray[np.float64]
 Padding = Callable[[Float64s, Vector, Float64s], Float64s]
 """A rule for components that some clients lack. Takes, by entry, the mean update with
 zeros for those clients, the server vector, and the fraction of the weight whose clients
-have the entry; returns the update."""
+have the entry; returns the update. Where that fraction is 1, it is the mean."""
 
 
 class Average:
@@ -59,17 +59,26 @@ class Average:
         self.count += 1
 
     def result(self) -> Aggregate:
-        """Return the average update, shape (N,)."""
+        """Return the average update, shape (N,). Nothing can be added afterwards."""
         if self.count == 0:
             raise ValueError("there are no updates to average")
+        sums, self._sum = self._sum, np.zeros(0, np.float64)
         total = self._total
-        update = np.empty(self._layout.size, np.float32)
-        # In chunks: float64 copies of everything would be many times the adapter.
+        # In chunks, and in the memory of the sums: the update of a chunk takes half as
+        # much and never reaches the sums that are still needed.
+        update = sums.view(np.float32)[: len(sums)]
         for chunk in chunks(len(update)):
-            mean = self._sum[chunk] / total
-            fraction = self._owned(chunk) / total
-            update[chunk] = self._padding(mean, self._vector[chunk], fraction)
+            mean = sums[chunk] / total
+            if not self._whole:
+                fraction = self._owned(chunk) / total
+                mean = self._padding(mean, self._vector[chunk], fraction)
+            update[chunk] = mean
         return Aggregate(update)
+
+    @property
+    def _whole(self) -> bool:
+        """Whether every client has every entry: then no rule has anything to fill."""
+        return bool(self._weight_of_rank[-1] == self._total)
 
     def _note(self, contribution: Contribution) -> None:
         """Note which entries a client has."""

@@ -53,34 +53,49 @@ class Download:
     density: float
     init_seed: int | None
 
-    @cached_property
-    def _decoded(self) -> tuple[SparseVector, Vector]:
-        return received_vector(self.cut.layout, self.payload, self.init_seed)
-
     @property
     def start(self) -> Vector:
         """What a client starts from: masked and rounded, shape (n,)."""
-        return self._decoded[1]
+        sparse, start = self._decoded()
+        # Noted now, so that it is not decoded again for that.
+        vars(self).setdefault("_noted", self._note(sparse, start))
+        return start
 
-    @property
+    @cached_property
     def support(self) -> Positions:
         """Which entries of the cut adapter it has."""
-        return self._decoded[0].positions
+        return self._decoded()[0].positions
 
     @property
     def sparse(self) -> SparseVector:
         """The entries kept, rounded, in terms of the whole adapter."""
-        return self.cut.pad_sparse(self._decoded[0])
+        return self.cut.pad_sparse(self._decoded()[0])
 
     @property
     def kept(self) -> float:
         """Fraction of the whole adapter's entries kept."""
-        return self._decoded[0].kept / self.cut.full.size
+        return self._noted[0] / self.cut.full.size
 
-    @cached_property
+    @property
     def dead_modules(self) -> int:
         """Number of modules that arrive with both factors zero: they cannot train."""
-        return dead_modules(self.cut.layout, self.start)
+        return self._noted[1]
+
+    @cached_property
+    def _noted(self) -> tuple[int, int]:
+        """How many entries are kept, and the number of dead modules."""
+        return self._note(*self._decoded())
+
+    def _note(self, sparse: SparseVector, start: Vector) -> tuple[int, int]:
+        return sparse.kept, dead_modules(self.cut.layout, start)
+
+    def _decoded(self) -> tuple[SparseVector, Vector]:
+        """Return the entries, and what a client starts from.
+
+        Decoded each time: as long as they were kept, they would take as much memory as
+        the server vector and more, for each budget.
+        """
+        return received_vector(self.cut.layout, self.payload, self.init_seed)
 
 
 Follow = Callable[[Budget, Truncation, Vector], Download]
@@ -133,10 +148,10 @@ class Downloads:
         self._follow = follow
         self._made: dict[tuple[int, float, int], Download] = {}
 
-    @cached_property
+    @property
     def arrays(self) -> ArrayRecord:
         """The dense server vector as plain arrays."""
-        return array_record(self.layout.unflatten(self.vector))
+        return self.plain(self.vector)
 
     def at(self, budget: Budget) -> Download:
         """Return the download of a budget, encoded once for its rank and limits."""
@@ -183,9 +198,16 @@ class Downloads:
         Masked, rounded by the value format, and zero in the components that the budget
         lacks: the same model as the client's smaller one.
         """
+        return self.plain(self.whole(budget))
+
+    def whole(self, budget: Budget) -> Vector:
+        """Return what a budget receives, as :meth:`received`, as one vector (N,)."""
         download = self.at(budget)
-        whole = download.cut.pad(download.start)
-        return array_record(self.layout.unflatten(whole))
+        return download.cut.pad(download.start)
+
+    def plain(self, vector: Vector) -> ArrayRecord:
+        """Return a vector of the whole adapter as plain arrays, which are copies."""
+        return array_record(self.layout.views(vector))
 
     @cached_property
     def _merged_payload(self) -> bytes | None:

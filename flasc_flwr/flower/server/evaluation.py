@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.app.typing import MetricRecordValues
 
+from flasc_flwr.core.layout import Vector
 from flasc_flwr.flower.server.server_vector import ServerVector
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
@@ -36,14 +38,16 @@ def evaluate_received(
         All metrics, by prefixed name.
     """
     budgets = server.allotment.standard(server.turn)
-    arrays = {name: server.downloads.received(b) for name, b in budgets.items()}
-    arrays["server_"] = server.downloads.arrays
+    downloads = server.downloads
+    vectors = {name: downloads.whole(budget) for name, budget in budgets.items()}
+    vectors["server_"] = downloads.vector
     metrics: dict[str, MetricRecordValues] = {}
-    seen: list[tuple[ArrayRecord, dict[str, MetricRecordValues]]] = []
-    for prefix, record in arrays.items():
-        found = next((result for other, result in seen if other == record), None)
+    seen: list[tuple[Vector, dict[str, MetricRecordValues]]] = []
+    for prefix, vector in vectors.items():
+        # Of the plain arrays, there is only one copy at a time.
+        found = next((r for other, r in seen if np.array_equal(other, vector)), None)
         if found is None:
-            found = dict(evaluate_fn(server_round, record) or {})
-            seen.append((record, found))
+            found = dict(evaluate_fn(server_round, downloads.plain(vector)) or {})
+            seen.append((vector, found))
         metrics |= {prefix + name: value for name, value in found.items()}
     return metrics

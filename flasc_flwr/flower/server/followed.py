@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
-from flasc_flwr.core.codec import encode
+from flasc_flwr.core.codec import decode, encode
 from flasc_flwr.core.feedback.stream import Compress, Stream
 from flasc_flwr.core.fitting import TooFewBytesError, fit_payload
 from flasc_flwr.core.initial import seeded_factors
 from flasc_flwr.core.layout import Layout, Vector
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.ranks import Truncation
-from flasc_flwr.core.sparsity import top_k
+from flasc_flwr.core.sparsity import SparseVector, top_k
 from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.envelope import sealed
 from flasc_flwr.flower.feedback.fleet_memory import FleetMemory
@@ -49,6 +49,10 @@ class FollowedDownload(Download):
         if self.init_seed is None:
             return self.reference
         return self.reference + seeded_factors(self.cut.layout, self.init_seed)
+
+    def _decoded(self) -> tuple[SparseVector, Vector]:
+        """Return the entries of the newest payload, and the reference after it."""
+        return decode(self.payload, self.cut.layout.size), self.start
 
     def way(self, held: bytes | None) -> tuple[Reminder, ArrayRecord]:
         """Return how a device gets here from the reference that it holds.

@@ -6,15 +6,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from flwr.app import Message, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 
 from flasc_flwr.core.aggregation import Contribution
 from flasc_flwr.core.codec import decode
+from flasc_flwr.core.outliers import ENOUGH
 from flasc_flwr.core.printable import why
 from flasc_flwr.core.sparsity import Positions, SparseVector
 from flasc_flwr.flower.clients.cohort_bounds import Update, within_norms
 from flasc_flwr.flower.clients.guard import Guard, RejectedReplyError
 from flasc_flwr.flower.clients.participant import Participant
+from flasc_flwr.flower.compat import records_of
 from flasc_flwr.flower.envelope import opened
 from flasc_flwr.flower.privacy.private import Private
 from flasc_flwr.flower.server.reply_metrics import metrics_of
@@ -63,10 +65,12 @@ class Inbox:
         """Yield the updates that are let in, in the order of the replies.
 
         Not bounded by each other in a private run: the clipping norm bounds each, and
-        a rejection would depend on the other clients' data.
+        a rejection would depend on the other clients' data. Nor where too few are asked
+        for a median: none has to wait for it, decoded.
         """
         taken = filter(None, map(self.take, replies))
-        ratio = 0.0 if self.private else self.guard.norm_ratio
+        bounded = not self.private and len(self.asked) >= ENOUGH
+        ratio = self.guard.norm_ratio if bounded else 0.0
         for update in within_norms(taken, ratio, self.ledger.rejected):
             try:
                 self.server.measure(update.client, update.contribution)
@@ -76,11 +80,12 @@ class Inbox:
             self.ledger.uploaded(update.contribution)
             if self.server.remembers:
                 fleet = self.server.state.fleet
-                records = update.reply.content.array_records.values()
+                records = records_of(update.reply.content, ArrayRecord).values()
                 payload = payload_of(next(iter(records)))
                 fleet.collect(update.client, self.ledger.round, payload)
             self.metrics.append(update.metrics)
             yield update.contribution
+            del update  # before the next is decoded
 
     def take(self, reply: Message) -> Update | None:
         """Decode and check a reply to a training message; None if it is rejected."""
@@ -155,7 +160,7 @@ class Inbox:
 
     def _decode(self, reply: Message, client: Participant) -> tuple[SparseVector, int]:
         """Return the update in terms of the whole adapter, and the client's rank."""
-        records = reply.content.array_records
+        records = records_of(reply.content, ArrayRecord)
         if len(records) != 1:
             raise RejectedReplyError(f"expected one ArrayRecord, got {len(records)}")
         cut = self.server.cut(client.budget.rank)

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.optimizers import OptimizerState
 from flasc_flwr.core.traffic import Direction, Sent, Traffic
 from flasc_flwr.flower.feedback.fleet_memory import FleetMemory
+from flasc_flwr.flower.state.hashed_file import HashedFile
 from flasc_flwr.flower.state.run_state import RunState
 
 _MAGIC = b"flasc-checkpoint-1\n"
@@ -48,7 +49,30 @@ class Checkpoint:
     state: RunState
 
     def to_bytes(self) -> bytes:
-        """Return the bytes of the file: magic, checksum, content."""
+        """Return the bytes that :meth:`write_to` writes."""
+        file = io.BytesIO()
+        self.write_to(file)
+        return file.getvalue()
+
+    def write_to(self, file: BinaryIO) -> None:
+        """Write the file: magic, checksum, content.
+
+        Array by array: the whole content would take as much memory as the server
+        vector and all moments.
+
+        Parameters
+        ----------
+        file : BinaryIO
+            An empty file, open for writing.
+        """
+        file.write(_MAGIC + bytes(_DIGEST))
+        content = HashedFile(file)
+        np.savez(content, allow_pickle=False, **self._arrays())
+        file.seek(len(_MAGIC))
+        file.write(content.digest.digest())
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        """Return everything that is stored, as arrays by name."""
         state = self.state
         arrays: dict[str, NDArray[Any]] = {"vector": state.vector}
         arrays |= {f"moment/{n}": m for n, m in state.optimizer.moments.items()}
@@ -72,10 +96,7 @@ class Checkpoint:
         }
         text = text_of(known).encode()
         arrays["known"] = np.frombuffer(text, np.uint8)
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **arrays)
-        content = buffer.getvalue()
-        return _MAGIC + hashlib.sha256(content).digest() + content
+        return arrays
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Checkpoint:
@@ -88,11 +109,13 @@ class Checkpoint:
         """
         if not data.startswith(_MAGIC):
             raise CheckpointError("it does not start like a checkpoint")
-        digest = data[len(_MAGIC) : len(_MAGIC) + _DIGEST]
-        content = data[len(_MAGIC) + _DIGEST :]
-        if hashlib.sha256(content).digest() != digest:
+        start = len(_MAGIC) + _DIGEST
+        digest = hashlib.sha256(memoryview(data)[start:]).digest()
+        if digest != data[len(_MAGIC) : start]:
             raise CheckpointError("its checksum is wrong")
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        content = io.BytesIO(data)  # no copy: it shares the bytes
+        content.seek(start)
+        with np.load(content, allow_pickle=False) as file:
             arrays = dict(file)
         known = json.loads(arrays["known"].tobytes())
         supports = {

@@ -61,7 +61,7 @@ def write(folder: Path, checkpoint: Checkpoint) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _NAME.format(checkpoint.round)
     with replacing(path) as file:
-        file.write(checkpoint.to_bytes())
+        checkpoint.write_to(file)
     sync(folder)
     for old in found(folder)[:-_KEPT]:
         old.unlink(missing_ok=True)

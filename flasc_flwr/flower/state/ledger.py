@@ -9,14 +9,14 @@ from logging import WARNING
 from typing import Any
 
 import numpy as np
-from flwr.app import Message, Metadata, RecordDict
+from flwr.app import ArrayRecord, Message, Metadata, RecordDict
 
 from flasc_flwr.core.aggregation import Contribution
 from flasc_flwr.core.json_lines import json_safe
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.printable import printable
 from flasc_flwr.core.traffic import Direction, Sent, Traffic
-from flasc_flwr.flower.compat import log
+from flasc_flwr.flower.compat import log, records_of
 from flasc_flwr.flower.envelope import payload_in
 from flasc_flwr.flower.state.outcome import Outcome
 from flasc_flwr.flower.state.phases import Phases
@@ -242,7 +242,7 @@ class Ledger:
         content = message.content if message.has_content() else RecordDict()
         payloads = [
             len(payload_of(record))
-            for record in content.array_records.values()
+            for record in records_of(content, ArrayRecord).values()
             if holds_payload(record)
         ]
         if payload := payload_in(content):

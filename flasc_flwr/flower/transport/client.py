@@ -19,6 +19,7 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from flasc_flwr.core.feedback.catching_up import UnknownVersionError
 from flasc_flwr.core.layout import Layout
+from flasc_flwr.flower.compat import records_of
 from flasc_flwr.flower.device_errors import download_errors, upload_errors
 from flasc_flwr.flower.device_limits import DeviceLimits
 from flasc_flwr.flower.feedback.device_session import DeviceSession
@@ -120,7 +121,7 @@ def _encode_records(
     """Replace the records of a reply by parcels; return what is to be said of them."""
     control: dict[str, Any] = {}
     unchanged = []
-    records = reply.content.array_records
+    records = records_of(reply.content, ArrayRecord)
     for key, record in records.items():
         origin = match_sent(received, key, len(records))
         if origin is None:
@@ -141,7 +142,7 @@ def _encode_records(
 def _leave_out(reply: Message, received: Mapping[str, Origin]) -> dict[str, Any]:
     """Empty the records that an evaluation returns as it received them; name them."""
     same = []
-    records = reply.content.array_records
+    records = records_of(reply.content, ArrayRecord)
     for key, record in records.items():
         origin = match_sent(received, key, len(records))
         if origin is not None and equal_arrays(origin.arrays, record):
@@ -154,7 +155,7 @@ def _layouts(
     message: Message, instructions: Instructions, sessions: Mapping[str, DeviceSession]
 ) -> Iterator[Layout]:
     """Yield the layouts of the arrays that this side will hold as one vector each."""
-    for key, record in message.content.array_records.items():
+    for key, record in records_of(message.content, ArrayRecord).items():
         if is_parcel(record, DOWNLOAD):
             session = sessions.get(key)
             if session is None or not session.follows:
@@ -176,7 +177,7 @@ def _decode_records(
     That is every parcel, and every record whose update is to come as a parcel.
     """
     received = {}
-    for key, record in message.content.array_records.items():
+    for key, record in records_of(message.content, ArrayRecord).items():
         session = sessions.get(key)
         if is_parcel(record, DOWNLOAD):
             if session is not None and session.follows:

@@ -10,6 +10,7 @@ import numpy as np
 from flwr.app import ArrayRecord
 
 from flasc_flwr.core.ranges import choice
+from flasc_flwr.flower.npy import read
 from flasc_flwr.flower.read_instructions import WORDS
 
 AUTO, WEIGHTS, UPDATES = WORDS
@@ -73,7 +74,7 @@ def are_trained(
     """
     size = distance = 0.0
     for name in names:
-        old, new = received[name].numpy(), returned[name].numpy()
+        old, new = read(received[name]), read(returned[name])
         wide = np.result_type(np.float32, old, new)
         step = np.subtract(new, old, dtype=wide).ravel()
         flat = old.astype(wide, copy=False).ravel()

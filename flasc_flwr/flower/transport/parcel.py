@@ -15,6 +15,7 @@ from flasc_flwr.core.printable import printable
 from flasc_flwr.core.received import received_arrays
 from flasc_flwr.core.sparsity import SparseVector
 from flasc_flwr.flower.device_limits import DeviceLimits
+from flasc_flwr.flower.npy import read, written
 from flasc_flwr.flower.transport.bundle import bundled, unbundled
 from flasc_flwr.flower.transport.form import Form
 from flasc_flwr.flower.transport.selection import encode_largest
@@ -114,7 +115,7 @@ def vector_of(form: Form, record: ArrayRecord) -> Vector:
         If one holds NaN or infinity; the message names it.
     """
     tensors = form.layout.tensors
-    vector = form.layout.flatten({t.name: record[t.name].numpy() for t in tensors})
+    vector = form.layout.flatten({t.name: read(record[t.name]) for t in tensors})
     require_finite_tensors(form.layout, vector)
     return vector
 
@@ -179,7 +180,7 @@ def with_payload(
     whole = _whole_of(parcel)
     form = Form(_names([t.name for t in layout.tensors], whole), layout)
     dense = received_arrays(layout, vector)
-    arrays = {name: Array(array) for name, array in dense.items()}
+    arrays = {name: written(array) for name, array in dense.items()}
     return form, form.in_order(arrays | dict(whole.values()))
 
 

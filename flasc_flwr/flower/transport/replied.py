@@ -11,6 +11,7 @@ from flasc_flwr.core.finite import FINITE, require_finite_tensors
 from flasc_flwr.core.layout import Vector
 from flasc_flwr.core.printable import printable
 from flasc_flwr.flower.feedback.device_session import DeviceSession
+from flasc_flwr.flower.npy import read
 from flasc_flwr.flower.transport.evidence import AUTO, UPDATES, are_trained
 from flasc_flwr.flower.transport.form import Form
 from flasc_flwr.flower.transport.parcel import pack_upload
@@ -76,7 +77,7 @@ def encoded_reply(
     part = form.part_in(reply)
     names = [form.layout.tensors[index].name for index in part]
     for name in names:
-        if not np.isfinite(reply[name].numpy()).all():
+        if not np.isfinite(read(reply[name])).all():
             raise ValueError(f"array {printable(name, 100)!r} {FINITE}")
     if not names or (
         origin.word == AUTO and not are_trained(origin.arrays, reply, names)
@@ -114,11 +115,11 @@ def _update(origin: Origin, reply: ArrayRecord, names: list[str]) -> Vector:
     for tensor, place in layout.slices():
         if tensor.name not in names:
             continue
-        new = reply[tensor.name].numpy()
+        new = read(reply[tensor.name])
         if origin.word == UPDATES:
             update[place] = new.ravel()
             continue
-        old = origin.arrays[tensor.name].numpy()
+        old = read(origin.arrays[tensor.name])
         # A small step of a float64 would be lost if it were rounded first.
         wide = np.result_type(np.float32, new, old)
         update[place] = np.subtract(new, old, dtype=wide).ravel()

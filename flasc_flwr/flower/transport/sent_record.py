@@ -14,6 +14,7 @@ from flasc_flwr.core.feedback.reference import Reference
 from flasc_flwr.core.feedback.stream import Stream
 from flasc_flwr.core.layout import Vector
 from flasc_flwr.flower.feedback.reminder import Reminder
+from flasc_flwr.flower.npy import read, written
 from flasc_flwr.flower.transport.evidence import AUTO, UPDATES, are_trained
 from flasc_flwr.flower.transport.form import Form
 from flasc_flwr.flower.transport.parcel import (
@@ -156,7 +157,7 @@ class SentRecord:
             return trained
         record = ArrayRecord(dict(trained))
         for name in names:
-            new, old = trained[name].numpy(), self.received[name].numpy()
+            new, old = read(trained[name]), read(self.received[name])
             wide = np.result_type(np.float32, new, old)
             step = np.subtract(new, old, dtype=wide)
             record[name] = _add(self.arrays[name], step)
@@ -169,7 +170,7 @@ class SentRecord:
 
 
 def _add(array: Array, step: NDArray[Any], word: str = AUTO) -> Array:
-    current = array.numpy()
+    current = read(array)
     if word == UPDATES:
-        return Array(step.astype(current.dtype))
-    return Array(np.asarray(current + step, current.dtype))
+        return written(step.astype(current.dtype))
+    return written(np.asarray(current + step, current.dtype))
