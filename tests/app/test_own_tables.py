@@ -200,7 +200,6 @@ def test_a_column_of_a_type_that_cannot_be_read_is_named(tmp_path):
 
 
 def test_a_server_needs_no_training_rows_where_the_devices_have_them(tmp_path, bert):
-    (tmp_path / "server").mkdir()
     write_text(tmp_path / "server" / "test.csv", GOOD)
     task = text_task(bert, tmp_path / "server", classes=2)
     assert len(task.data.test) == 2
