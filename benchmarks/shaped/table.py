@@ -161,7 +161,7 @@ def faults(rows: Rows) -> str:
 
 def _short(reason: str) -> str:
     """Return Flower's reason without its explanation."""
-    return reason.removeprefix("Error: ").split(" \u2014 ")[0]
+    return reason.removeprefix("Error: ").split(" \u2014 ")[0].split(". ")[0]
 
 
 def _ended(row: Mapping[str, Any]) -> str:
