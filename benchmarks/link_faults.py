@@ -216,7 +216,9 @@ def measure(name: str, base: Path) -> dict[str, Any]:
             "fault": name,
             "status": last["status"],
             "runs": len(json.loads(listed[listed.index("{") :])["runs"]),
-            "details": str(last.get("status-details", ""))[:300],
+            "details": str(last.get("status-details", "")).replace(f"{base}/", "")[
+                :300
+            ],
             "rounds": [
                 {
                     "round": row["round"],

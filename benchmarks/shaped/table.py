@@ -125,17 +125,23 @@ def bare(row: Mapping[str, Any]) -> float:
 
 def _bytes(found: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
     lines = [
-        "| method | way | payload | message | at the link |",
-        "|---|---|---|---|---|",
+        "| method | way | payload | message | at the link | whole run: messages | "
+        "counted by the SuperLink |",
+        "|---|---|---|---|---|---|---|",
     ]
     for method in METHODS:
         row = found["8 / 1", method]
         for index, way in enumerate(("down", "up")):
-            last, count = settled(row)[-1], row["devices"]
-            link = sum(each[index] for each in last["link_bytes"])
-            counts = (last["payload_bytes"][index], last["message_bytes"][index], link)
-            shown = " | ".join(f"{number / count:,.0f}" for number in counts)
-            lines.append(f"| `{method}` | {way} | {shown} |")
+            last = settled(row)[-1]
+            counts = (
+                last["payload_bytes"][index],
+                last["message_bytes"][index],
+                sum(each[index] for each in last["link_bytes"]),
+                sum(each["message_bytes"][index] for each in row["rounds"]),
+                row["superlink_bytes"][index],
+            )
+            shown = (f"{count / row['devices']:,.0f}" for count in counts)
+            lines.append("| " + " | ".join([f"`{method}`", way, *shown]) + " |")
     return "\n".join(lines)
 
 
@@ -161,7 +167,7 @@ def faults(rows: Rows) -> str:
 
 def _short(reason: str) -> str:
     """Return Flower's reason without its explanation."""
-    return reason.removeprefix("Error: ").split(" \u2014 ")[0]
+    return reason.removeprefix("Error: ").split(" \u2014 ")[0].split(". ")[0]
 
 
 def _ended(row: Mapping[str, Any]) -> str:

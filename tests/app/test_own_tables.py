@@ -197,3 +197,9 @@ def test_a_column_of_a_type_that_cannot_be_read_is_named(tmp_path):
     expected = "(?s)got one of .*interval.*: leave it out.*the column is 'age'"
     with pytest.raises(ValueError, match=expected):
         own_pairs(tmp_path / "x.parquet", classes=2)
+
+
+def test_a_server_needs_no_training_rows_where_the_devices_have_them(tmp_path, bert):
+    write_text(tmp_path / "server" / "test.csv", GOOD)
+    task = text_task(bert, tmp_path / "server", classes=2)
+    assert len(task.data.test) == 2

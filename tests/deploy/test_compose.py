@@ -110,7 +110,8 @@ def test_flower_takes_every_option_of_the_guide():
         options = parsed(line)
         if getattr(options, "node_config", None):
             assert parse_config_args([options.node_config]).keys() <= ALLOWED
-    prepared = [line for line in lines if "flasc-flwr supernode" in line]
+    stripped = map(str.strip, lines)  # a block in a list is indented
+    prepared = [line for line in stripped if line.startswith("flasc-flwr supernode")]
     for line in prepared:
         options = PARSERS["flower-supernode"]().parse_args(shlex.split(line)[2:])
         assert parse_config_args([options.node_config]).keys() <= ALLOWED

@@ -9,6 +9,10 @@ import typer
 LIBRARIES = ("torch", "transformers.modeling_utils", "peft", "datasets")
 """What a ClientApp of flasc-flwr imports that takes long."""
 
+SMALL_OBJECTS = {"FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE": str(256 * 1024)}
+"""Flower sends arrays in objects of 5 MiB, and each must be written within 30 seconds:
+docs/deploy.md, "How large a message may be"."""
+
 
 def supernode(
     context: typer.Context,
@@ -25,7 +29,8 @@ def supernode(
 
     All other options are those of flower-supernode, which this starts. A process that
     has imported torch and the other libraries stays beside it and forks for each
-    message, instead of a new process that imports them again. Linux only.
+    message, instead of a new process that imports them again. Uploads travel in pieces
+    that also slow links carry. Linux only.
     """
     import os
     import sys
@@ -40,4 +45,5 @@ def supernode(
         fail("supernode needs flasc-flwr to be installed in a folder")
     # By its path: a fork that had imported this package would not import the run's.
     words = [sys.executable, spec.origin, libraries, "flower-supernode", *context.args]
+    os.environ |= SMALL_OBJECTS | os.environ  # what is set already counts
     os.execv(sys.executable, words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
@@ -116,9 +117,11 @@ class Tables:
         rows = load_rows(config.dataset, config.test_split, config.dataset_config)
         self._check_names(rows)
         prepared = self._prepared(rows, f"test-split {config.test_split!r}")
-        # Without validation rows, a server needs no training rows.
+        # Without validation rows, a server needs no training rows; where all are on
+        # devices, it has none to compare with.
         if config.validation_fraction > 0:
-            say_shared_rows(self._split["train"], prepared)
+            with suppress(DataError, OSError):
+                say_shared_rows(self._split["train"], prepared)
         return self._examples(prepared)
 
     @cached_property
