@@ -21,7 +21,6 @@ from flasc_flwr.app.training.lora import (
     activate,
     adapter_tensors,
     alpha_of,
-    read_adapter,
     read_tensors,
     write_tensors,
 )
@@ -41,8 +40,8 @@ def save(
 
     Products that were merged into the backbone are saved as further components of the
     adapter, without loss: the saved adapter then has a larger rank, and loads on the
-    original backbone. A head in two factors is saved as their product. Cores are
-    saved as LoRA factors of their rank.
+    original backbone. A head in two factors is saved as their product, and cores as
+    LoRA factors of their rank.
 
     Parameters
     ----------
@@ -69,7 +68,7 @@ def _save(
         describe(model, path)
         return
     name = model.active_adapter
-    arrays = cores.as_lora(model, read_adapter(model))
+    arrays = cores.as_lora(model)
     if merged:
         arrays = _with_merged(read_tensors(model), merged)
     if arrays is not None:

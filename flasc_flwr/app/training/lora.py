@@ -61,10 +61,7 @@ def make_trainable(
         _keep_starts(tuned, [name for name in named if roles[name] in kept])
         return tuned
     if tunes.adapts:
-        model = _with_adapter(backbone, config, target_modules, head)
-        if tunes == Tunes.CORES:
-            cores.put_into(model, config)
-        return model
+        return _with_adapter(backbone, config, target_modules, head)
     for name, parameter in backbone.named_parameters():
         in_head = any(name.startswith(f"{module}.") for module in head)
         parameter.requires_grad_(tunes == Tunes.FULL or in_head)
@@ -101,6 +98,8 @@ def _with_adapter(
             ) from error
     if not isinstance(model, PeftModel):
         raise TypeError(f"expected a PeftModel, got {type(model).__name__}")
+    if config.compose().tunes == Tunes.CORES:
+        cores.put_into(model, config)
     if config.use_dora:
         _keep_starts(model, [n for n in adapter_tensors(model) if _MAGNITUDE in n])
     if config.roles.head is not None:
@@ -197,9 +196,10 @@ def starts_of(model: Model) -> dict[str, torch.Tensor]:
 def read_adapter(model: Model) -> dict[str, NDArray[Any]]:
     """Return copies of the federated tensors as arrays, by name.
 
-    DoRA's magnitudes are differences to where they started. So zero means untrained, as
-    for B: a sparse message that leaves one out does not turn a row of weights off. The
-    heads of a core are multiplied by the scales that were trained with them.
+    DoRA's magnitudes, the tensors of other tuners, and a head with a density of its
+    own are differences to where they started. So zero means untrained, as for B: a
+    sparse message that leaves one out does not turn a row of weights off. The heads of
+    a core are multiplied by the scales that were trained with them.
     """
     return {name: np.array(array) for name, array in adapter_views(model).items()}
 
@@ -241,10 +241,8 @@ def write_adapter(
     ValueError
         If a name is missing or unknown, or a shape differs; nothing is written then.
     """
-    # A tuner's tensors have one size; cores are resized in place.
-    if isinstance(model, PeftModel) and not (
-        tuner_of(model) or cores.resize(model, arrays)
-    ):
+    own_ranks = tuner_of(model) or cores.resize(model, arrays)
+    if isinstance(model, PeftModel) and not own_ranks:
         _use_rank(model, rank_of(Layout.of(arrays)), config)
     started = {
         name: arrays[name] + start.cpu().numpy()
