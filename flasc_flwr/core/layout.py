@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from flasc_flwr.core.cores import is_core
 from flasc_flwr.core.json_lines import as_json
 
 Vector = NDArray[np.float32]
@@ -31,6 +32,7 @@ _MAGNITUDE = "lora_magnitude_vector"
 _MOST_AXES = 32
 _LONGEST_AXIS = 1 << 48
 _LORA = re.compile(r"(^|[._])lora_(?:embedding_)?(?P<factor>[AB])([._]|$)")
+_CORE = re.compile(r"(^|[._])lora_core$")
 _CHUNK = 1 << 18
 
 
@@ -48,6 +50,7 @@ class Role(StrEnum):
 
     A = "A"
     B = "B"
+    CORE = "core"
     HEAD = "head"
     OTHER = "other"
 
@@ -89,9 +92,9 @@ class Layout:
             Name to array; any shape, dtype float16, float32 or float64.
         roles : Mapping[str, Role], optional
             Roles by name, where PEFT's naming does not say. By default, ``lora_A`` and
-            ``lora_B`` in a name mean the factors, and DoRA's magnitudes are ``other``;
-            any other tensor is ``head`` if there are LoRA factors (PEFT's saved
-            modules), else ``other``.
+            ``lora_B`` in a name mean the factors, ``lora_core`` at its end a core, and
+            DoRA's magnitudes are ``other``; any other tensor is ``head`` if there are
+            factors or cores (PEFT's saved modules), else ``other``.
 
         Raises
         ------
@@ -100,7 +103,7 @@ class Layout:
         """
         if not arrays:
             raise ValueError("a layout needs at least one array, got none")
-        has_lora = any(_LORA.search(name) for name in arrays)
+        has_lora = any(_LORA.search(name) or _CORE.search(name) for name in arrays)
         tensors = []
         for name, value in arrays.items():
             array = np.asarray(value)
@@ -109,7 +112,7 @@ class Layout:
                     f"array {name!r} has dtype {array.dtype}, allowed are "
                     + ", ".join(FLOATING)
                 )
-            role = (roles or {}).get(name) or _role_of(name, has_lora)
+            role = (roles or {}).get(name) or _role_of(name, array.shape, has_lora)
             tensors.append(Tensor(name, array.shape, array.dtype.name, role))
         return cls(tuple(tensors))
 
@@ -206,9 +209,11 @@ class Layout:
             )
 
 
-def _role_of(name: str, has_lora: bool) -> Role:
+def _role_of(name: str, shape: tuple[int, ...], has_lora: bool) -> Role:
     if match := _LORA.search(name):
         return Role(match["factor"])
+    if _CORE.search(name):
+        return Role.CORE if is_core(shape) else Role.OTHER
     if _MAGNITUDE in name:
         return Role.OTHER
     return Role.HEAD if has_lora else Role.OTHER
@@ -223,4 +228,7 @@ def _tensor_of(name: Any, shape: Any, dtype: Any, role: Any) -> Tensor:
         raise ValueError(f"{name!r} has an invalid shape: {shape!r}")
     if dtype not in FLOATING:
         raise ValueError(f"{name!r} has dtype {dtype!r}")
-    return Tensor(name, tuple(shape), dtype, Role(role))
+    tensor = Tensor(name, tuple(shape), dtype, Role(role))
+    if tensor.role == Role.CORE and not is_core(tensor.shape):
+        raise ValueError(f"{name!r} is not a stack of square heads: {shape!r}")
+    return tensor

@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from flasc_flwr.core.cores import core_components, cut_core
 from flasc_flwr.core.layout import Layout, Role, Tensor, Vector
 from flasc_flwr.core.ranges import choice, integer
 from flasc_flwr.core.sparsity import Positions, SparseVector
@@ -18,24 +19,29 @@ client (FLASC's code). ``own``: by alpha / r (FlexLoRA, arXiv 2402.11505); B is 
 in transit, so that the product is the same on both sides."""
 
 _RANK_AXES = {Role.A: 0, Role.B: 1}
+_RANKED = (Role.A, Role.CORE)
+"""Tensors of which the first axis has the rank's length."""
 
 
 def rank_of(layout: Layout) -> int:
-    """Return the largest rank in an adapter; 0 if it has no LoRA factors."""
-    return max((t.shape[0] for t in layout.tensors if t.role == Role.A), default=0)
+    """Return the largest rank in an adapter; 0 if it has no factors and no cores."""
+    return max((t.shape[0] for t in layout.tensors if t.role in _RANKED), default=0)
 
 
 @lru_cache(maxsize=64)
 def components(layout: Layout) -> NDArray[np.uint16]:
     """Return the component, 0 to r - 1, that each entry of the vector belongs to.
 
-    Component j is row j of every A and column j of every B. Entries outside the
-    factors count as component 0, which every client has. Shape (N,), read-only.
+    Component j is row j of every A and column j of every B; of a core, what clients of
+    rank j + 1 have and those of rank j do not. Entries outside the factors and cores
+    count as component 0, which every client has. Shape (N,), read-only.
     """
     result = np.zeros(layout.size, np.uint16)
     for tensor, place in layout.slices():
         axis = _RANK_AXES.get(tensor.role)
-        if axis is not None:
+        if tensor.role == Role.CORE:
+            result[place] = core_components(tensor.shape).ravel()
+        elif axis is not None:
             index = np.arange(tensor.shape[axis], dtype=np.uint16)
             along = [1] * len(tensor.shape)
             along[axis] = -1
@@ -113,8 +119,9 @@ def truncation(layout: Layout, rank: int | None, scale: str = "common") -> Trunc
     layout : Layout
         The full adapter.
     rank : int or None
-        How many rows of every A and columns of every B are kept; None keeps all, as
-        does any number that is not below the adapter's rank.
+        How many rows of every A and columns of every B are kept, and what of a core
+        stands between them; None keeps all, as does any number that is not below the
+        adapter's rank.
     scale : str
         One of `RANK_SCALES`.
 
@@ -135,6 +142,8 @@ def truncation(layout: Layout, rank: int | None, scale: str = "common") -> Trunc
 
 
 def _truncated(tensor: Tensor, rank: int) -> Tensor:
+    if tensor.role == Role.CORE:
+        return replace(tensor, shape=cut_core(tensor.shape, rank))
     axis = _RANK_AXES.get(tensor.role)
     if axis is None:
         return tensor

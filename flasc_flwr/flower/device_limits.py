@@ -24,7 +24,7 @@ _GRID = 1 / 4096
 _MOST_TENSORS = 1 << 16
 """More than any model has: bounds the memory that a layout takes."""
 
-_RANK_AXES = {Role.A: 0, Role.B: 1}
+_RANK_AXES = {Role.A: 0, Role.B: 1, Role.CORE: 0}
 
 
 class RefusedDownloadError(ValueError):

@@ -9,6 +9,7 @@ from math import sqrt
 from flasc_flwr.core.aggregation import AGGREGATIONS, WEIGHTINGS, Tuning
 from flasc_flwr.core.aggregation.tuning import RIDGE, RIDGE_HELP
 from flasc_flwr.core.codec import VALUE_FORMATS, of_formats
+from flasc_flwr.core.cores import CORE_BASES
 from flasc_flwr.core.feedback.memory import Fading
 from flasc_flwr.core.initial import INITS
 from flasc_flwr.core.methods.budget import AUTO, RANK, Budget
@@ -139,10 +140,26 @@ class AdapterSettings:
                 "use-rslora must be false with rank-scale 'own', which rescales B in "
                 f"transit by alpha / rank (method {method.name!r}), got true"
             )
+        if method.tunes == Tunes.CORES:
+            self._require_cores(method)
         if self.use_dora and method.replaces_factors:
             raise ValueError(
                 f"use-dora must be false with method {method.name!r}, which computes "
                 "with the products B A: DoRA's weights are not their sum, got true"
+            )
+
+    def _require_cores(self, method: Method) -> None:
+        if self.use_dora or self.adapter:
+            key, wanted = ("use-dora", "false") if self.use_dora else ("adapter", "''")
+            given = "true" if self.use_dora else repr(self.adapter)
+            raise ValueError(
+                f"{key} must be {wanted} with method {method.name!r}, which trains "
+                f"cores between fixed bases, got {given}"
+            )
+        if self.lora_rank % method.core_heads:
+            raise ValueError(
+                f"lora-rank must be a multiple of core-heads {method.core_heads} with "
+                f"method {method.name!r}, got {self.lora_rank}"
             )
 
 
@@ -199,6 +216,20 @@ class MethodSettings:
         choice("auto", *QUOTAS),
         "rank entries over the whole adapter, or within each tensor",
         used_by=_SPARSE,
+    )
+    core_heads: int | str = setting(
+        "auto",
+        automatic(integer(1)),
+        "heads of a core, of lora-rank / core-heads components each; auto is 1 for "
+        "`fed-sb` and 4 for `ravan`",
+        used_by="`fed-sb` and `ravan`",
+    )
+    core_basis: str = setting(
+        "auto",
+        choice("auto", *CORE_BASES),
+        "fixed bases of a core: drawn from the seed, or singular vectors of the frozen "
+        "weights",
+        used_by="`fed-sb` and `ravan`",
     )
     init: str = setting(
         "auto",
@@ -296,6 +327,8 @@ class MethodSettings:
             quota=self.quota,
             roles=self.roles,
             tuning=self._tuning(),
+            core_heads=self.core_heads,
+            core_basis=self.core_basis,
             init=self.init,
             dense_rounds=self.dense_rounds,
             tiers=self.tiers,

@@ -10,7 +10,6 @@ from typing import Any
 from flasc_flwr.app.reporting.runs import SavedRun
 from flasc_flwr.app.tasks.sources import local_path, looks_local
 from flasc_flwr.core.json_lines import as_json
-from flasc_flwr.core.methods.method import Tunes
 from flasc_flwr.core.printable import printable
 
 _FRONT = re.compile(r"\A---\n.*?\n---\n+", re.DOTALL)
@@ -54,7 +53,7 @@ def as_front_matter(run: SavedRun, *, merged: bool) -> str:
     config = run.config
     lines = {
         "library_name": "transformers" if merged else "peft",
-        "tags": _TAGS if config.compose().tunes != Tunes.LORA else [*_TAGS, "lora"],
+        "tags": [*_TAGS, "lora"] if config.compose().tunes.adapts else _TAGS,
     }
     for field, source in (("base_model", config.model), ("datasets", config.dataset)):
         if _is_on_hub(source):

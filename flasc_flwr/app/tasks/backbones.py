@@ -16,7 +16,6 @@ from flasc_flwr.app.training.precision import keep_at, kept_precision, train_in_
 from flasc_flwr.app.training.quantizing import keep_differentiable, quantization
 from flasc_flwr.app.training.recomputing import recompute_layers
 from flasc_flwr.app.training.targets import head_of, targets_of
-from flasc_flwr.core.methods.method import Tunes
 
 _DTYPE = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
 """What transformers calls the precision to load in; 4.56 was the first with both."""
@@ -72,7 +71,7 @@ def add_adapter(
     ValueError
         If the model is not one for the task.
     """
-    lora = config.compose().tunes == Tunes.LORA
+    lora = config.compose().tunes.adapts
     head = head_of(backbone, config.saved_modules)
     train_in_float32(backbone, head)
     model = make_trainable(

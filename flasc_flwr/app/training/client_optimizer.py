@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from flasc_flwr.app.config import RunConfig
-from flasc_flwr.app.training.lora import Model, adapter_tensors
+from flasc_flwr.app.training.lora import Model, trained_parameters
 from flasc_flwr.app.training.schedule import client_learning_rate
 
 _ADAMW_DECAY = 0.01
@@ -27,8 +27,7 @@ class ClientOptimizer:
 
     def __init__(self, model: Model, config: RunConfig, current: int) -> None:
         self._most = config.client_max_gradient_norm
-        tensors = adapter_tensors(model).values()
-        self._parameters = [p for p in tensors if p.requires_grad]
+        self._parameters = trained_parameters(model)
         rate, decay = client_learning_rate(config, current), config.client_weight_decay
         self._optimizer: torch.optim.Optimizer
         if config.client_optimizer == "sgd":

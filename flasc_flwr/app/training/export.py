@@ -14,12 +14,14 @@ from peft import PeftModel
 from peft.utils.save_and_load import load_peft_weights
 from transformers import AutoConfig
 
+from flasc_flwr.app.training import cores
 from flasc_flwr.app.training.card import describe
 from flasc_flwr.app.training.lora import (
     Model,
     activate,
     adapter_tensors,
     alpha_of,
+    read_adapter,
     read_tensors,
     write_tensors,
 )
@@ -39,7 +41,8 @@ def save(
 
     Products that were merged into the backbone are saved as further components of the
     adapter, without loss: the saved adapter then has a larger rank, and loads on the
-    original backbone. A head in two factors is saved as their product.
+    original backbone. A head in two factors is saved as their product, and cores as
+    LoRA factors of their rank.
 
     Parameters
     ----------
@@ -66,8 +69,10 @@ def _save(
         describe(model, path)
         return
     name = model.active_adapter
+    arrays = cores.as_lora(model, read_adapter(model))
     if merged:
         arrays = _with_merged(read_tensors(model), merged)
+    if arrays is not None:
         rank = max(a.shape[0] for key, a in arrays.items() if ".lora_A." in key)
         activate(model, _EXPORT, rank, alpha_of(model, scale, rank))
         write_tensors(model, arrays)
@@ -80,8 +85,9 @@ def _save(
         saved = Path(scratch) if active == "default" else Path(scratch) / active
         shutil.copytree(saved, path)
     describe(model, path)
-    if merged:
+    if arrays is not None:
         model.set_adapter(name)
+        cores.freeze_bases(model)
         model.delete_adapter(_EXPORT)
 
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.optional import without
+from flasc_flwr.app.training import cores
 from flasc_flwr.app.training.low_rank_head import factor_head
 from flasc_flwr.app.training.tuners.build import roles_of, tuner_of, with_tuner
 from flasc_flwr.core.layout import Layout, Role
@@ -58,7 +59,7 @@ def make_trainable(
         kept = set(Role) if config.roles.head is not None else {Role.OTHER}
         _keep_starts(tuned, [name for name in named if roles[name] in kept])
         return tuned
-    if tunes == Tunes.LORA:
+    if tunes.adapts:
         return _with_adapter(backbone, config, target_modules, head)
     for name, parameter in backbone.named_parameters():
         in_head = any(name.startswith(f"{module}.") for module in head)
@@ -96,6 +97,8 @@ def _with_adapter(
             ) from error
     if not isinstance(model, PeftModel):
         raise TypeError(f"expected a PeftModel, got {type(model).__name__}")
+    if config.compose().tunes == Tunes.CORES:
+        cores.put_into(model, config)
     if config.use_dora:
         _keep_starts(model, [n for n in adapter_tensors(model) if _MAGNITUDE in n])
     if config.roles.head is not None:
@@ -132,8 +135,14 @@ def _named_by_peft(model: PeftModel) -> dict[str, torch.nn.Parameter]:
     tensors: dict[str, torch.Tensor] = get_peft_model_state_dict(
         model, save_embedding_layers=False, adapter_name=model.active_adapter
     )
+    tensors = cores.in_place_of_factors(model, tensors)
     # The parameters themselves: PEFT's state holds detached aliases of them.
-    trainable = {p.data_ptr(): p for p in model.parameters() if p.requires_grad}
+    scales = {p.data_ptr() for p in cores.trained_scales(model)}
+    trainable = {
+        p.data_ptr(): p
+        for p in model.parameters()
+        if p.requires_grad and p.data_ptr() not in scales
+    }
     if tuner_of(model):
         tensors = _trained_once(tensors, trainable)
     if {tensor.data_ptr() for tensor in tensors.values()} != trainable.keys():
@@ -159,6 +168,12 @@ def _trained_once(
     return {name: tensors[name] for name in first.values()}
 
 
+def trained_parameters(model: Model) -> list[torch.nn.Parameter]:
+    """Return what an optimizer trains: the federated parameters, and heads' scales."""
+    federated = [p for p in adapter_tensors(model).values() if p.requires_grad]
+    return federated + cores.trained_scales(model)
+
+
 _MAGNITUDE = "lora_magnitude_vector"
 
 _STARTS: WeakKeyDictionary[Model, dict[str, torch.Tensor]] = WeakKeyDictionary()
@@ -182,9 +197,10 @@ def read_adapter(model: Model) -> dict[str, NDArray[Any]]:
 
     DoRA's magnitudes, the tensors of other tuners, and a head with a density of its
     own are differences to where they started. So zero means untrained, as for B: a
-    sparse message that leaves one out does not turn a row of weights off.
+    sparse message that leaves one out does not turn a row of weights off. The heads of
+    a core are multiplied by the scales that were trained with them.
     """
-    arrays = read_tensors(model)
+    arrays = cores.with_scales(model, read_tensors(model))
     for name, start in _STARTS.get(model, {}).items():
         arrays[name] -= start.cpu().numpy()
     return arrays
@@ -208,12 +224,15 @@ def write_adapter(
 ) -> None:
     """Overwrite the adapter; arrays of another rank activate an adapter of that rank.
 
+    Cores change their size instead, and their heads' scales become 1.
+
     Raises
     ------
     ValueError
         If a name is missing or unknown, or a shape differs; nothing is written then.
     """
-    if isinstance(model, PeftModel) and not tuner_of(model):
+    own_ranks = tuner_of(model) or cores.resize(model, arrays)
+    if isinstance(model, PeftModel) and not own_ranks:
         _use_rank(model, rank_of(Layout.of(arrays)), config)
     started = {
         name: arrays[name] + start.cpu().numpy()
@@ -267,6 +286,7 @@ def activate(model: PeftModel, name: str, rank: int, alpha: float) -> None:
         with torch.random.fork_rng(), without("bitsandbytes"):
             model.add_adapter(name, lora)
     model.set_adapter(name)
+    cores.freeze_bases(model)
 
 
 def alpha_of(model: PeftModel, scale: float, rank: int) -> float:

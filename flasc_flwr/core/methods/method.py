@@ -7,6 +7,7 @@ from enum import StrEnum
 from functools import cache
 
 from flasc_flwr.core.aggregation import AGGREGATIONS, Tuning
+from flasc_flwr.core.cores import CORE_BASES
 from flasc_flwr.core.fitting import Select
 from flasc_flwr.core.initial import INITS
 from flasc_flwr.core.layout import Layout, Vector
@@ -42,8 +43,14 @@ class Tunes(StrEnum):
     """Which parameters of the model are federated."""
 
     LORA = "lora"
+    CORES = "cores"
     HEAD = "head"
     FULL = "full"
+
+    @property
+    def adapts(self) -> bool:
+        """Whether modules of a frozen backbone are adapted, through PEFT's LoRA."""
+        return self in (Tunes.LORA, Tunes.CORES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +65,11 @@ class Method:
         The paper or code that the method is from.
     tunes : Tunes
         Which parameters of the model are federated.
+    core_heads : int
+        With cores: heads of each module, between which its rank is divided. With
+        several, each has a scale that is trained, too.
+    core_basis : str
+        With cores: where the fixed bases come from, one of `CORE_BASES`.
     init : str
         Where clients get the initial A from, one of `INITS`.
     download : DownloadRule
@@ -105,6 +117,8 @@ class Method:
     name: str
     source: str
     tunes: Tunes = Tunes.LORA
+    core_heads: int = 1
+    core_basis: str = "seed"
     init: str = "sent"
     download: DownloadRule = largest
     scoring: Scoring = Scoring()
@@ -163,8 +177,30 @@ class Method:
                 f"meaningless, got {self.server_optimizer!r}"
             )
 
+        integer(1).require("core-heads", self.core_heads)
+        choice(*CORE_BASES).require("core-basis", self.core_basis)
+        if self.tunes == Tunes.CORES:
+            self._require_cores_fit()
         if self.error_feedback != "none":
             self._require_memory_fits()
+
+    def _require_cores_fit(self) -> None:
+        """Check that nothing is computed with factors B and A, which do not change."""
+        for key, wanted, given in (
+            ("exact-residual", False, self.exact_residual),
+            ("init", "sent", self.init),
+            ("rank-scale", "common", self.rank_scale),
+        ):
+            if given != wanted:
+                raise ValueError(
+                    f"{key} must be {wanted!r} with method {self.name!r}, which trains "
+                    f"cores between fixed bases, got {given!r}"
+                )
+        if self.replaces_factors:
+            raise ValueError(
+                f"aggregation must average with method {self.name!r}, whose averages "
+                f"are exact, got {self.aggregation!r}"
+            )
 
     def _require_memory_fits(self) -> None:
         """Check that what is left out of a message can be sent later."""

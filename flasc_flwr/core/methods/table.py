@@ -187,6 +187,23 @@ METHODS = {
             upload_segments=4,
             aggregation="senders",
         ),
+        replace(
+            _DENSE,
+            name="fed-sb",
+            source="Fed-SB: Singhal et al., arXiv 2502.15436",
+            tunes=Tunes.CORES,
+            aggregation="replication",
+            server_optimizer="sgd",
+        ),
+        replace(
+            _DENSE,
+            name="ravan",
+            source="RAVAN: Raje et al., arXiv 2506.05568",
+            tunes=Tunes.CORES,
+            core_heads=4,
+            aggregation="replication",
+            server_optimizer="sgd",
+        ),
     )
 }
 
@@ -213,9 +230,10 @@ def compose(
     tuning : Tuning, optional
         Numbers that some aggregation rules need. Default: the method's own.
     **parts : str, int or bool
-        Any of ``init``, ``dense_rounds``, ``tiers``, ``rank_assignment``,
-        ``rank_scale``, ``upload_segments``, ``aggregation``, ``error_feedback``,
-        ``exact_residual`` and ``server_optimizer``. ``"auto"`` keeps the method's own.
+        Any of ``core_heads``, ``core_basis``, ``init``, ``dense_rounds``, ``tiers``,
+        ``rank_assignment``, ``rank_scale``, ``upload_segments``, ``aggregation``,
+        ``error_feedback``, ``exact_residual`` and ``server_optimizer``. ``"auto"``
+        keeps the method's own.
         If another part requires a certain server optimizer, ``"auto"`` becomes that
         one; with segments and without error feedback, averaging becomes ``senders``.
 
