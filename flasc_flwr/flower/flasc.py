@@ -210,6 +210,7 @@ class Flasc(OwnRounds):
                 upload_density=upload_density,
                 download_bytes=download_bytes,
                 upload_bytes=upload_bytes,
+                usual=chosen.usual_density,
             ),
             decay=decay or Decay(),
             values=values,

@@ -1,6 +1,5 @@
 """The device does not trust the server: what flasc_mod refuses."""
 
-import json
 import tracemalloc
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from flwr.app import ConfigRecord
 from flasc_flwr import Flasc
 from flasc_flwr.core.codec import PayloadError, decode, encode
 from flasc_flwr.core.codec.bits import varint
-from flasc_flwr.core.layout import Layout, Role
+from flasc_flwr.core.layout import Layout, Role, Tensor
 from flasc_flwr.core.methods.table import METHODS
 from flasc_flwr.core.methods.trainable import SUPPORT
 from flasc_flwr.core.settings import settings_of
@@ -249,8 +248,8 @@ def test_another_version_is_refused():
 @pytest.mark.parametrize("shape", [(), (0, 1 << 40, 1 << 40), (1, 1, 0)])
 @pytest.mark.parametrize("role", [*Role])
 def test_odd_shapes_are_refused_or_read(shape, role):
-    layout = Layout.from_json(
-        json.dumps([["x", list(shape), "float16", role], ["y", [3], "float16", role]])
+    layout = Layout(
+        (Tensor("x", shape, "float16", role), Tensor("y", (3,), "float16", role))
     )
     seeded = order(init_seed=3, trainable=SUPPORT)
     try:

@@ -178,14 +178,14 @@ class MethodSettings:
         AUTO,
         automatic(DENSITY),
         "largest fraction of the adapter's entries that a client receives; auto is "
-        f"{Budget.download_density:g}, or 1 with download-bytes",
+        f"{Budget.download_density:g}, or 1 with download-bytes and for cores",
         used_by="methods with a sparse download",
     )
     upload_density: float | str = setting(
         AUTO,
         automatic(DENSITY),
         "largest fraction of the update's entries that a client sends; auto is "
-        f"{Budget.upload_density:g}, or 1 with upload-bytes",
+        f"{Budget.upload_density:g}, or 1 with upload-bytes and for cores",
         used_by="methods with a sparse upload",
     )
     download_bytes: int = same_setting(Budget, "download_bytes")
@@ -311,6 +311,7 @@ class MethodSettings:
             upload_density=self.upload_density,
             download_bytes=self.download_bytes,
             upload_bytes=self.upload_bytes,
+            usual=METHODS[self.method].usual_density,
         )
 
     def compose(self) -> Method:

@@ -107,8 +107,11 @@ class Budget:
         upload_density: float | str,
         download_bytes: int,
         upload_bytes: int,
+        usual: float | None = None,
     ) -> Budget:
         """Return a run's budget, whose densities may be `AUTO`.
+
+        Without a limit in bytes that is `usual`, by default those of a budget.
 
         Raises
         ------
@@ -119,11 +122,14 @@ class Budget:
             download_density=density_or_auto(
                 "download-density",
                 download_density,
-                cls.download_density,
+                usual or cls.download_density,
                 download_bytes,
             ),
             upload_density=density_or_auto(
-                "upload-density", upload_density, cls.upload_density, upload_bytes
+                "upload-density",
+                upload_density,
+                usual or cls.upload_density,
+                upload_bytes,
             ),
             download_bytes=download_bytes,
             upload_bytes=upload_bytes,

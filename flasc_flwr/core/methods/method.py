@@ -78,6 +78,8 @@ class Method:
         How the rule orders the entries.
     download_density, upload_density : float, optional
         Density that the method prescribes; it replaces the run's and the node's.
+    usual_density : float
+        Density of a run that gives none, where the method prescribes none.
     schedule : Schedule
         How densities change with the rounds.
     dense_rounds : int
@@ -124,6 +126,7 @@ class Method:
     scoring: Scoring = Scoring()
     download_density: float | None = None
     upload_density: float | None = None
+    usual_density: float = Budget.download_density
     schedule: Schedule = decaying
     dense_rounds: int = 0
     uploads: str = "largest"

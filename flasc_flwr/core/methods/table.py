@@ -20,6 +20,15 @@ _DENSE = Method(
     upload_density=1.0,
     value_format="float32",
 )
+_CORES = Method(
+    name="fed-sb",
+    source="Fed-SB: Singhal et al., arXiv 2502.15436",
+    tunes=Tunes.CORES,
+    usual_density=1.0,
+    aggregation="replication",
+    server_optimizer="sgd",
+    value_format="float32",
+)
 
 METHODS = {
     method.name: method
@@ -187,22 +196,12 @@ METHODS = {
             upload_segments=4,
             aggregation="senders",
         ),
+        _CORES,
         replace(
-            _DENSE,
-            name="fed-sb",
-            source="Fed-SB: Singhal et al., arXiv 2502.15436",
-            tunes=Tunes.CORES,
-            aggregation="replication",
-            server_optimizer="sgd",
-        ),
-        replace(
-            _DENSE,
+            _CORES,
             name="ravan",
             source="RAVAN: Raje et al., arXiv 2506.05568",
-            tunes=Tunes.CORES,
             core_heads=4,
-            aggregation="replication",
-            server_optimizer="sgd",
         ),
     )
 }
