@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cores_runs import CORES_DIGITS, CORES_NEWS
 from silo_runs import SILO_DIGITS, SILO_NEWS
 
 Settings = Mapping[str, Any]
@@ -253,6 +254,13 @@ EXPERIMENTS = {
         clients=350,
     ),
     "digits": Experiment(DIGITS, common={"num-server-rounds": 20}),
+    "cores-digits": Experiment(CORES_DIGITS, common={"num-server-rounds": 20}),
+    "cores-news": Experiment(
+        CORES_NEWS,
+        common={"checkpoint-every": 10},
+        profile="small-20newsgroups.toml",
+        clients=50,
+    ),
     "silo-digits": Experiment(SILO_DIGITS, common={"fraction-train": 1.0}, clients=10),
     "silo-news": Experiment(
         SILO_NEWS,

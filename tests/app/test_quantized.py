@@ -58,7 +58,12 @@ def linear_types(task):
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("bits", "settings"),
-    [("4bit", {}), ("8bit", {}), ("4bit", {"use_dora": True, "use_rslora": True})],
+    [
+        ("4bit", {}),
+        ("8bit", {}),
+        ("4bit", {"use_dora": True, "use_rslora": True}),
+        ("4bit", {"method": "fed-sb", "lora_rank": 8}),
+    ],
 )
 def test_a_quantized_backbone_is_trained_and_its_adapter_fits_the_whole_one(
     folder, tmp_path, bits, settings

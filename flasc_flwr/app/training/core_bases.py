@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from peft.tuners.lora import LoraLayer
 from platformdirs import user_cache_path
 from safetensors.numpy import load_file, save_file
-from sklearn.utils.extmath import randomized_svd
 from torch import Tensor
 
 from flasc_flwr.app.config import RunConfig
@@ -96,6 +95,9 @@ def weight_bases(
     rank : int
         Number of singular vectors.
     """
+    # Imported late: with bases from the seed, nothing here needs it.
+    from sklearn.utils.extmath import randomized_svd
+
     u, s, vt = randomized_svd(
         weight.astype(np.float64),
         rank,

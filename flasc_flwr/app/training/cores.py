@@ -43,6 +43,7 @@ class Core(nn.Linear):
         super().__init__(inputs, rank, bias=False)
         self.weight = nn.Parameter(a, requires_grad=False)
         self.full = (rank, size)
+        self.scaled = scaled
         self.heads = nn.Parameter(torch.zeros(rank, size))
         # PEFT warns of vectors among the factors.
         self.scales = nn.Parameter(torch.ones(rank // size, 1), requires_grad=scaled)
@@ -160,9 +161,10 @@ def resize(model: nn.Module, arrays: Mapping[str, NDArray[Any]]) -> bool:
 
 def freeze_bases(model: PeftModel) -> None:
     """Freeze the bases again, which PEFT makes trainable with their adapter."""
-    for layer in _CORED.get(model, {}).values():
-        layer.lora_A[_NAME].weight.requires_grad_(False)
-        layer.lora_B[_NAME].weight.requires_grad_(False)
+    for name, core in _cores(model).items():
+        core.weight.requires_grad_(False)
+        core.scales.requires_grad_(core.scaled)
+        cast(nn.Linear, _CORED[model][name].lora_B[_NAME]).weight.requires_grad_(False)
 
 
 def as_lora(model: PeftModel, arrays: Arrays) -> Arrays | None:

@@ -87,8 +87,8 @@ def _save(
     describe(model, path)
     if arrays is not None:
         model.set_adapter(name)
-        cores.freeze_bases(model)
         model.delete_adapter(_EXPORT)
+        cores.freeze_bases(model)
 
 
 def load_for_evaluation(model: Model, folder: Path) -> None:
