@@ -209,8 +209,10 @@ def test_the_export_is_a_lora_for_plain_peft(root, tmp_path, kind, settings):
     torch.testing.assert_close(logits(again.model), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_head_is_exported_beside_the_cores(root, tmp_path):
-    task = text_task(root, "bert", method="ravan", lora_rank=4)
+@pytest.mark.parametrize("head_rank", [0, 1])
+def test_a_head_is_exported_beside_the_cores(root, tmp_path, head_rank):
+    settings = {"method": "ravan", "lora_rank": 4, "head_rank": head_rank}
+    task = text_task(root, "bert", **settings)
     task.train(task.data.partition(0, 4), seed=0)
     expected = logits(task.model)
     save(task.model, tmp_path / "adapter", {}, task.scale)

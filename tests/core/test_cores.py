@@ -182,6 +182,7 @@ def test_parts_that_compute_with_factors_are_refused():
     assert {n for n, m in METHODS.items() if m.tunes == Tunes.CORES} == set(HEADS)
     for parts, message in (
         ({"aggregation": "svd"}, "aggregation must average .*'ravan', .* got 'svd'"),
+        ({"aggregation": "frobenius"}, "aggregation must average .*got 'frobenius'"),
         ({"exact_residual": True}, "exact-residual must be False .* got True"),
         ({"init": "shared-seed"}, "init must be 'sent' .* got 'shared-seed'"),
         ({"rank_scale": "own"}, "rank-scale must be 'common' .* got 'own'"),

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from numpy.typing import NDArray
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
@@ -167,27 +167,28 @@ def freeze_bases(model: PeftModel) -> None:
         cast(nn.Linear, _CORED[model][name].lora_B[_NAME]).weight.requires_grad_(False)
 
 
-def as_lora(model: PeftModel, arrays: Arrays) -> Arrays | None:
+@torch.no_grad()
+def as_lora(model: PeftModel) -> Arrays | None:
     """Return an adapter with cores as one of LoRA factors; None if it has no cores.
 
-    Parameters
-    ----------
-    model : PeftModel
-        The model, for the bases.
-    arrays : dict[str, NDArray]
-        Its adapter.
+    Its head is as the model has it now: an export puts one in two factors together.
     """
     found = _cores(model)
     if not found:
         return None
-    factors: Arrays = {n: array for n, array in arrays.items() if n not in found}
-    for name in found:
+    saved: dict[str, Tensor] = get_peft_model_state_dict(
+        model, save_embedding_layers=False, adapter_name=_NAME
+    )
+    factors: Arrays = {
+        name: t.cpu().numpy() for name, t in saved.items() if ".lora_" not in name
+    }
+    for name, core in found.items():
         layer = _CORED[model][name]
         b, a = (
             cast(Tensor, factor[_NAME].weight).cpu().numpy()
             for factor in (layer.lora_B, layer.lora_A)
         )
-        columns, rows = as_factors(b, arrays[name], a)
+        columns, rows = as_factors(b, core.scaled_heads.cpu().numpy(), a)
         module = name.removesuffix(".lora_core")
         factors[f"{module}.lora_B.weight"] = columns.astype(b.dtype)
         factors[f"{module}.lora_A.weight"] = rows.astype(a.dtype)

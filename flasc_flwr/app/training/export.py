@@ -21,7 +21,6 @@ from flasc_flwr.app.training.lora import (
     activate,
     adapter_tensors,
     alpha_of,
-    read_adapter,
     read_tensors,
     write_tensors,
 )
@@ -69,7 +68,7 @@ def _save(
         describe(model, path)
         return
     name = model.active_adapter
-    arrays = cores.as_lora(model, read_adapter(model))
+    arrays = cores.as_lora(model)
     if merged:
         arrays = _with_merged(read_tensors(model), merged)
     if arrays is not None:

@@ -199,10 +199,10 @@ class Method:
                     f"{key} must be {wanted!r} with method {self.name!r}, which trains "
                     f"cores between fixed bases, got {given!r}"
                 )
-        if self.replaces_factors:
+        if self.replaces_factors or AGGREGATIONS[self.aggregation].weigh:
             raise ValueError(
                 f"aggregation must average with method {self.name!r}, whose averages "
-                f"are exact, got {self.aggregation!r}"
+                f"are exact, without products B A, got {self.aggregation!r}"
             )
 
     def _require_memory_fits(self) -> None:
