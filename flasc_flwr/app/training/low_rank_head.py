@@ -53,7 +53,8 @@ class LowRankLinear(nn.Module):
         linear.weight.copy_(self.up.weight @ self.down.weight)
         if bias is not None:
             linear.bias.copy_(bias)
-        return linear
+        # Trained are its factors.
+        return linear.requires_grad_(False)
 
 
 def factor_head(model: nn.Module, head: list[str], rank: int) -> None:

@@ -86,8 +86,8 @@ class RoleDensities:
         return max(self.to_list())
 
     def at(self, role: Role) -> float | None:
-        """Return the density of a role."""
-        density: float | None = getattr(self, role.value.lower())
+        """Return the density of a role; cores have none of their own."""
+        density: float | None = getattr(self, role.value.lower(), None)
         return density
 
     def groups(self, layout: Layout) -> Iterator[tuple[Positions, float | None]]:
