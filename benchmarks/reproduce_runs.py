@@ -94,6 +94,11 @@ COMPARED = {
     "rank4": {"method": "dense", "lora-rank": 4},
     "flasc4": both(1 / 4),
     "flasc16": both(1 / 16),
+    # Only a sum of all clients' updates has a bounded sensitivity.
+    "sb16": {
+        **CORES_DIGITS["sb16-weights"],
+        "aggregation": "zero-padded-updates",
+    },
 }
 
 EVERYTHING = {"download-density": 1.0, "upload-density": 1.0}
