@@ -56,9 +56,9 @@ def sparse(density: str, values: str, **more: Any) -> Mapping[str, Any]:
 
 
 # Rates and server optimizers are from a search of 2 to 4 settings a run, by the loss of
-# test rows: 3 clients, 10 steps a round, seed 0, stopped after 4 to 6 rounds. Of dense's
-# client rates 0.0005, 0.001 and 0.002 only 0.001 got to round 6; at round 4 it was at
-# 1.367, and 0.002 at 1.362.
+# test rows: 3 clients, 10 steps a round, seed 0, stopped after 4 to 6 rounds. Of the
+# dense client rates 0.0005, 0.001, 0.002 only 0.001 got to round 6; at round 4 its loss
+# was 1.367, and that of 0.002 was 1.362.
 NO_FEEDBACK = {"error-feedback": "none"}
 FEEDBACK = {"error-feedback": "both", "feedback-decay": 1.0}
 RUNS: Mapping[str, Mapping[str, Any]] = {
