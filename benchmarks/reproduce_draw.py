@@ -5,8 +5,10 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
+import chat_tables
 from reproduce_results import Curve, Point, Setting, at, first, read, stays
 from reproduce_runs import ALPHAS
+from reproduce_tables import percent, table
 
 from flasc_flwr.app.reporting.figures import curves, save
 from flasc_flwr.app.runs.link_times import Link
@@ -38,21 +40,6 @@ SHOWN = {
 
 Settings = Mapping[str, Setting]
 Reach = Callable[[Curve, float], Point | None]
-
-
-def percent(values: Sequence[float]) -> str:
-    """Return the mean in per cent, and the values where there are several."""
-    each = ", ".join(f"{value:.1%}"[:-1] for value in values)
-    mean = f"{fmean(values):.1%}"[:-1]
-    return f"{mean} ({each})" if len(values) > 1 else mean
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
-    """Print a table in Markdown."""
-    print(f"**{title}**\n")
-    for row in (head, ["---"] * len(head), *rows):
-        print("| " + " | ".join(row) + " |")
-    print()
 
 
 def bytes_table(
@@ -242,3 +229,4 @@ def draw(results: Path, figures: Path) -> None:
         if runs := read(results, experiment):
             print(f"## {experiment}\n")
             make(runs, figures)
+    chat_tables.draw(results / "chat-model.jsonl", figures)

@@ -10,6 +10,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 MODULES = sorted(BENCHMARKS.rglob("*.py"))
+SIZES = ("", "-phone")
 TINY = {
     "aggregation": "--parameters 20000 --replies 2 --more 3 --repeats 1",
     "codec_speed": "--size 10000 --rounds 1",
@@ -82,7 +83,9 @@ def test_the_figures_of_the_docs_come_from_the_committed_results(
     reproduce["draw"](BENCHMARKS / "results", tmp_path)
     docs = BENCHMARKS.parent / "docs"
     drawn = {path.name for path in tmp_path.iterdir()}
-    others = {"live-page.png", "one-round.json", "one-round.svg"}  # of docs/tools
+    # Of docs/tools.
+    pictures = {f"{page}-page{of}.png" for page in ("live", "report") for of in SIZES}
+    others = pictures | {"one-round.json", "one-round.svg", "pages.json"}
     assert drawn | others == {path.name for path in (docs / "figures").iterdir()}
     tables = [line for line in capsys.readouterr().out.splitlines() if "|" in line]
     pages = (docs / "results.md").read_text() + (docs / "privacy.md").read_text()
