@@ -109,6 +109,8 @@ def test_row_11_all_json_is_written_by_one_function():
         # Cells of a table as bytes, and as text to look at: nothing is written.
         "app/tasks/formats/cells.py",
         "app/tasks/formats/json_file.py",
+        # A script on its own, whose request has text only.
+        "app/prepared/stand_in.py",
     }
     root = Path(client_app.__file__).parent / "flasc_flwr"
     for path in root.rglob("*.py"):
@@ -191,14 +193,15 @@ def test_row_11_the_command_line_exits_with_1_and_says_why(tmp_path):
 @pytest.fixture
 def full_disk(monkeypatch):
     """A disk that has no room for the checkpoint of round 2."""
-    whole = Checkpoint.to_bytes
+    whole = Checkpoint.write_to
 
-    def to_bytes(checkpoint):
+    def write_to(checkpoint, file):
         if checkpoint.round == 2:
+            file.write(b"a part of it")
             raise OSError(errno.ENOSPC, "No space left on device")
-        return whole(checkpoint)
+        whole(checkpoint, file)
 
-    monkeypatch.setattr(Checkpoint, "to_bytes", to_bytes)
+    monkeypatch.setattr(Checkpoint, "write_to", write_to)
     return monkeypatch
 
 

@@ -28,7 +28,7 @@ SIZES = {Role.A: 200, Role.B: 120, Role.OTHER: 30, Role.HEAD: 210}
 
 def kept(sparse):
     """Return the number of entries kept of each role."""
-    counts = dict.fromkeys(Role, 0)
+    counts = dict.fromkeys(SIZES, 0)
     for tensor, count in zip(
         LAYOUT.tensors, LAYOUT.counts(sparse.positions), strict=True
     ):
