@@ -170,14 +170,14 @@ def heterogeneity(runs: Settings, figures: Path) -> None:
     )
 
 
-def tiers(runs: Settings, figures: Path) -> None:
-    """Devices of three tiers, by density or by rank."""
+def ends(title: str, digits: int, runs: Settings, figures: Path) -> None:
+    """Last accuracy and MB of runs of equal length, with some digits of the MB."""
     rows = [
-        [name, percent(setting.last), f"{setting.curve[-1].megabytes:.1f}"]
+        [name, percent(setting.last), f"{setting.curve[-1].megabytes:.{digits}f}"]
         for name, setting in runs.items()
     ]
     head = ["method", "last accuracy, %", "MB, both ways"]
-    table(head, rows, "Digits: devices of three tiers")
+    table(head, rows, title)
 
 
 def ranks(stem: str, targets: Sequence[float], runs: Settings, figures: Path) -> None:
@@ -215,7 +215,8 @@ DRAWN = {
     "news": news,
     "digits": digits,
     "heterogeneity": heterogeneity,
-    "tiers": tiers,
+    "tiers": partial(ends, "Digits: devices of three tiers", 1),
+    "cores-digits": partial(ends, "Digits: small cores between fixed bases", 2),
     "agnews": partial(ranks, "agnews-rounds", (0.7, 0.8, 0.85)),
     "dbpedia": partial(ranks, "dbpedia-rounds", (0.5, 0.8, 0.9)),
     "privacy": privacy,
