@@ -21,7 +21,8 @@ async function look() {
       const fresh = new DOMParser().parseFromString(page, "text/html");
       // The details that are open stay open, and the page stays where it is.
       const open = [...document.querySelectorAll("details")].map((d) => d.open);
-      document.querySelector("main").replaceWith(fresh.querySelector("main"));
+      for (const part of ["style", "main"])
+        document.querySelector(part).replaceWith(fresh.querySelector(part));
       document.querySelectorAll("details").forEach((d, i) => { d.open = !!open[i]; });
       shown = state.version;
     }
@@ -58,7 +59,8 @@ _EMPTY = """<!doctype html>
 def live_page(report: Report) -> str:
     """Return the page of a report, with the line and the script.
 
-    The script replaces ``main``; the line is outside of it.
+    The script replaces ``main``, and the style, which a page without runs has not; the
+    line is outside of both.
     """
     page = report.page or _EMPTY
     line = (
