@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import threading
 from contextlib import suppress
+from math import nan
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -96,8 +97,15 @@ class _Processor:
         self._thread.join()
 
     def per_round(self, first: int, rounds: int) -> float:
-        """Return the seconds of each round between two of them, on average."""
-        return (self._taken[first + rounds] - self._taken[first]) / rounds
+        """Return the seconds of each round between two of them, on average.
+
+        Rounds that ended between two looks are not known by themselves.
+        """
+        known = [n for n in sorted(self._taken) if first <= n <= first + rounds]
+        if len(known) < 2:
+            return nan
+        taken = self._taken[known[-1]] - self._taken[known[0]]
+        return taken / (known[-1] - known[0])
 
     def _watch(self) -> None:
         while not self._stop.wait(0.2):
