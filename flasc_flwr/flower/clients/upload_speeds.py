@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from math import isfinite
 from statistics import median
 
-from flwr.app import Message, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 
+from flasc_flwr.flower.compat import records_of
 from flasc_flwr.flower.envelope import payload_in
 
 _LEAST_SECONDS = 1.0
@@ -73,6 +74,6 @@ class UploadSpeeds:
 
 def _size(content: RecordDict) -> int:
     """Return the bytes of a reply's arrays, or of its envelope's payload."""
-    records = content.array_records.values()
+    records = records_of(content, ArrayRecord).values()
     arrays = sum(len(array.data) for record in records for array in record.values())
     return arrays + len(payload_in(content) or b"")

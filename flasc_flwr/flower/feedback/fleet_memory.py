@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flwr.app import Message
+from flwr.app import ConfigRecord, Message
 
 from flasc_flwr.core.feedback.memory import Receipts
 from flasc_flwr.core.feedback.reference import Reference
@@ -15,6 +15,7 @@ from flasc_flwr.core.feedback.stream import Compress, Stream
 from flasc_flwr.core.layout import Layout, Vector
 from flasc_flwr.core.methods.served import MOST_SERVED
 from flasc_flwr.core.ranks import truncation
+from flasc_flwr.flower.compat import records_of
 from flasc_flwr.flower.feedback.reminder import HELD, SUM, held_in, of_record
 from flasc_flwr.flower.wire import CONTROL
 
@@ -126,7 +127,8 @@ class FleetMemory:
         OtherReferenceError
             If the device could not use its message, or holds other values.
         """
-        control: Mapping[str, Any] = reply.content.config_records.get(CONTROL, {})
+        controls = records_of(reply.content, ConfigRecord)
+        control: Mapping[str, Any] = controls.get(CONTROL, {})
         if of_record(HELD, record) in control:
             self.held[name] = held_in(control, record)
             raise OtherReferenceError(

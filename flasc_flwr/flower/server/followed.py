@@ -17,7 +17,7 @@ from flasc_flwr.core.layout import Layout, Vector
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.ranks import Truncation
 from flasc_flwr.core.sparsity import SparseVector, top_k
-from flasc_flwr.flower.compat import log
+from flasc_flwr.flower.compat import log, records_of
 from flasc_flwr.flower.envelope import sealed
 from flasc_flwr.flower.feedback.fleet_memory import FleetMemory
 from flasc_flwr.flower.feedback.reminder import Reminder
@@ -181,7 +181,8 @@ def personal(
         reminder = replace(
             way, round=reminder.round, taken=reminder.taken, fading=reminder.fading
         )
-    control: dict[str, Any] = dict(content.config_records.get(CONTROL, {}))
+    controls = records_of(content, ConfigRecord)
+    control: dict[str, Any] = dict(controls.get(CONTROL, {}))
     reminder.add_to(control)
     own[CONTROL] = ConfigRecord(control)
     return sealed(own)

@@ -10,7 +10,7 @@ from flwr.app import Message, MetricRecord, RecordDict
 
 from flasc_flwr.core.printable import printable
 from flasc_flwr.flower.clients.guard import RejectedReplyError
-from flasc_flwr.flower.compat import log
+from flasc_flwr.flower.compat import log, records_of
 from flasc_flwr.flower.wire import reason_of
 
 MOST_METRICS = 100
@@ -32,7 +32,7 @@ def metrics_of(reply: Message, weighted_by_key: str) -> tuple[RecordDict, float]
     """
     if reply.has_error():
         raise RejectedReplyError(reason_of(reply))
-    records = reply.content.metric_records
+    records = records_of(reply.content, MetricRecord)
     if len(records) != 1:
         raise RejectedReplyError(f"expected one MetricRecord, got {len(records)}")
     ((key, record),) = records.items()
