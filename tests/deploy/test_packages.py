@@ -1,15 +1,13 @@
 """What is in the wheel and in the sdist. The build needs a package index."""
 
 import re
-import shutil
-import subprocess
 import tarfile
 import zipfile
 from email import message_from_bytes
 
 import pytest
 
-from tests.deploy.test_wheels import OFFLINE
+from tests.deploy.uv import uv
 from tests.end_to_end.processes import ROOT
 
 pytestmark = pytest.mark.exhaustive
@@ -18,13 +16,8 @@ pytestmark = pytest.mark.exhaustive
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """The folder with both."""
-    if not shutil.which("uv"):
-        pytest.skip("uv is not installed")
     folder = tmp_path_factory.mktemp("dist")
-    command = ("uv", "build", "--quiet", "--out-dir", str(folder), str(ROOT))
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    if done.returncode and any(sign in done.stderr for sign in OFFLINE):
-        pytest.skip(f"the package index cannot be reached: {done.stderr[-300:]}")
+    done = uv("build", "--quiet", "--out-dir", str(folder), str(ROOT))
     assert done.returncode == 0, done.stderr
     return folder
 

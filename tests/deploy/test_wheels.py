@@ -3,23 +3,13 @@
 Resolved by ``uv pip compile`` for each platform, which needs a package index.
 """
 
-import shutil
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-OFFLINE = (
-    "Failed to fetch",
-    "error sending request",
-    "offline",
-    "Network",
-    "dns error",
-)
+from tests.deploy.uv import uv
 
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 ARM = "aarch64-unknown-linux-gnu"
 OTHERS = (
     "x86_64-unknown-linux-gnu",
@@ -31,17 +21,11 @@ MUSL = ("x86_64-unknown-linux-musl", "aarch64-unknown-linux-musl")
 
 def resolve(platform: str, python: str, extra: str) -> str:
     """Return the error of a resolution, or an empty text."""
-    if not shutil.which("uv"):
-        pytest.skip("uv is not installed")
-    command = ["uv", "pip", "compile", "pyproject.toml", "--quiet", "--no-header"]
+    command = ["pip", "compile", "pyproject.toml", "--quiet", "--no-header"]
     command += ["--python-platform", platform, "--python-version", python]
     command += ["--only-binary", ":all:"]
     command += ["--extra", extra] if extra else []
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
-    )
-    if done.returncode and any(sign in done.stderr for sign in OFFLINE):
-        pytest.skip(f"the package index cannot be reached: {done.stderr[-300:]}")
+    done = uv(*command)
     return done.stderr if done.returncode else ""
 
 
