@@ -87,7 +87,7 @@ class Device:
         return counts["tx"]["bytes"], counts["rx"]["bytes"]
 
     def cut(self, down: bool = True) -> None:
-        """Cut the link, or connect it again: packets are lost, nobody is told."""
+        """Cut the link, or connect it again. Packets are dropped silently."""
         if self.wire:
             self.wire.cut = down
         else:

@@ -112,7 +112,7 @@ def require_same(config: RunConfig, sent: object) -> None:
     Raises
     ------
     ValueError
-        If it is not. Of the file, which may be any on this device, nothing is said.
+        If it is not. The message quotes nothing of the file, which may be any file.
     """
     try:
         given = as_json(read(config.peft_config), compact=True)
