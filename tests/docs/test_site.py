@@ -27,6 +27,44 @@ def test_a_page_says_for_whom_it_is_and_where_to_go_next(page):
     assert last.startswith("Where to go next\n") and "](" in last
 
 
+ITEM = re.compile(r" *(?:[-*] |\d+\. |\|)")
+FENCE = re.compile(r"^( *)```.*?^\1```", re.MULTILINE | re.DOTALL)
+
+
+def not_rendered(text):
+    """Return lines that GitHub shows as a list or table, and the site as plain text.
+
+    The site's Markdown wants an empty line before a list, and four spaces before what
+    else belongs to an item.
+    """
+    blocks = re.split(r"\n\s*\n", FENCE.sub(r"\1code", text))
+    found = []
+    for block in blocks:
+        lines = [line for line in block.splitlines() if not re.match(r"#+ |<", line)]
+        if not lines or lines[0].startswith("    "):
+            continue
+        if lines[0].startswith(" "):
+            found.append(lines[0])
+        if not ITEM.match(lines[0]):
+            found += [line for line in lines[1:] if ITEM.match(line)]
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_lists_and_tables_are_shown_as_such(page):
+    assert not_rendered(page.read_text()) == []
+
+
+def test_a_list_that_the_site_would_not_show_is_found():
+    assert not_rendered("Each has\n- one;\n- two.\n") == ["- one;", "- two."]
+    assert not_rendered("Seen:\n| a |\n|---|\n") == ["| a |", "|---|"]
+    assert not_rendered("- One.\n\n  ```sh\n  ls\n  ```\n- Two.\n") == [
+        "  code",
+        "- Two.",
+    ]
+    assert not_rendered("- One:\n\n    ```sh\n    ls\n    ```\n\n- Two.\n") == []
+
+
 def test_the_drawing_of_a_round_is_that_of_its_numbers():
     draw = runpy.run_path(str(DOCS / "tools" / "one_round.py"))["draw"]
     shown = json.loads((DOCS / "figures" / "one-round.json").read_text())
