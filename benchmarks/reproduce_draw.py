@@ -8,12 +8,14 @@ from statistics import fmean
 import chat_tables
 from reproduce_results import Curve, Point, Setting, at, first, read, stays
 from reproduce_runs import ALPHAS
+from reproduce_seeds import budgets, costs
 from reproduce_tables import percent, table
 
 from flasc_flwr.app.reporting.figures import curves, save
 from flasc_flwr.app.runs.link_times import Link
 
 MARGIN = 0.005
+MEGABYTES = "MB of messages, both ways"
 # In the figures: with all of them these cannot be read.
 SHOWN = {
     "news": (
@@ -71,11 +73,16 @@ def bytes_figure(runs: Settings, shown: Sequence[str], stem: Path) -> None:
     accuracy_figure(
         {name: runs[name] for name in runs if name in shown},
         stem,
-        "MB of messages, both ways",
-        lambda point: point.megabytes,
+        MEGABYTES,
+        in_megabytes,
         since=1,
         log_x=True,
     )
+
+
+def in_megabytes(point: Point) -> float:
+    """Return where a point is on the axis of bytes."""
+    return point.megabytes
 
 
 def accuracy_figure(
@@ -199,6 +206,18 @@ def ranks(stem: str, targets: Sequence[float], runs: Settings, figures: Path) ->
     accuracy_figure(runs, figures / stem, "round", lambda point: point.round)
 
 
+def cores_news(runs: Settings, figures: Path) -> None:
+    """Small cores on 20NewsGroups beside rank 2: what wins at how many MB."""
+    budgets(runs, (2.5, 5, 10, 20, 30))
+    bytes_figure(runs, tuple(runs), figures / "cores-news-bytes")
+
+
+def unequal(runs: Settings, figures: Path) -> None:
+    """Byun & Lee with every seed: a tenth of the clients at rank 20, the rest at 5."""
+    costs(runs, (0.8, 0.85))
+    accuracy_figure(runs, figures / "agnews-unequal-bytes", MEGABYTES, in_megabytes)
+
+
 def privacy(runs: Settings, figures: Path) -> None:
     """Accuracy at the same epsilon."""
     epsilons = ("inf", "8", "2")
@@ -217,7 +236,9 @@ DRAWN = {
     "heterogeneity": heterogeneity,
     "tiers": partial(ends, "Digits: devices of three tiers", 1),
     "cores-digits": partial(ends, "Digits: small cores between fixed bases", 2),
+    "cores-news": cores_news,
     "agnews": partial(ranks, "agnews-rounds", (0.7, 0.8, 0.85)),
+    "agnews-unequal": unequal,
     "dbpedia": partial(ranks, "dbpedia-rounds", (0.5, 0.8, 0.9)),
     "privacy": privacy,
 }

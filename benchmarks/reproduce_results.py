@@ -92,9 +92,16 @@ class Setting:
 def read(results: Path, experiment: str) -> dict[str, Setting]:
     """Return an experiment's settings by name, in the order of its table.
 
-    What has no result yet is left out.
+    Those of another experiment that stand beside them come first. What has no result
+    yet is left out.
     """
     spec = EXPERIMENTS[experiment]
+    beside = {
+        name: setting
+        for other, names in spec.beside.items()
+        for name, setting in read(results, other).items()
+        if name in names
+    }
     found = {
         name: [
             json.loads(file.read_text())
@@ -103,7 +110,7 @@ def read(results: Path, experiment: str) -> dict[str, Setting]:
         ]
         for name in spec.settings
     }
-    return {name: Setting(runs) for name, runs in found.items() if runs}
+    return beside | {name: Setting(runs) for name, runs in found.items() if runs}
 
 
 def first(curve: Curve, target: float) -> Point | None:
