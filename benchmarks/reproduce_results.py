@@ -110,7 +110,8 @@ def read(results: Path, experiment: str) -> dict[str, Setting]:
         ]
         for name in spec.settings
     }
-    return beside | {name: Setting(runs) for name, runs in found.items() if runs}
+    own = {name: Setting(runs) for name, runs in found.items() if runs}
+    return beside | own if own else {}
 
 
 def first(curve: Curve, target: float) -> Point | None:
