@@ -47,29 +47,28 @@ CORES_DIGITS = {
 }
 
 
-def news(method: str, rank: int, basis: str, client: float, server: float) -> Settings:
-    """Return a core whose clients and server both step by AdamW."""
+def news(method: str, rank: int, server: float) -> Settings:
+    """Return a core with bases of weights, whose server steps by AdamW.
+
+    Everything is sent, as ``step``, in 100 rounds.
+    """
     return {
-        **core(method, rank, basis, client),
-        "server-optimizer": "adamw",
+        **core(method, rank, "weights", 0.0025),
         "server-learning-rate": server,
+        "init": "auto",
+        "download-density": 1.0,
+        "upload-density": 1.0,
+        "value-format": "step",
+        "num-server-rounds": 100,
     }
 
 
-# Rates that move the weights about as far as the profile's do with LoRA. Not tuned.
-SB16_SEED = news("fed-sb", 16, "seed", 0.002, 0.015)
-SB16_WEIGHTS = news("fed-sb", 16, "weights", 0.0005, 0.003)
-RAVAN64 = news("ravan", 64, "seed", 0.002, 0.015)
+SB16, SB32 = news("fed-sb", 16, 0.015), news("fed-sb", 32, 0.01)
+RAVAN64 = news("ravan", 64, 0.01)
 CORES_NEWS = {
-    "rank2": {"method": "dense", "lora-rank": 2},
-    "rank2-int4": RANK2_INT4,
-    "flasc4": {},
-    "sb16-seed": SB16_SEED,
-    "sb16-seed-int4": {**SB16_SEED, **INT4},
-    "sb16-weights": SB16_WEIGHTS,
-    "sb16-weights-int4": {**SB16_WEIGHTS, **INT4},
-    "sb16-weights-step4": {**SB16_WEIGHTS, **SPARSE},
-    "sb32-weights": news("fed-sb", 32, "weights", 0.0005, 0.003),
-    "ravan64-seed": RAVAN64,
-    "ravan64-seed-step4": {**RAVAN64, **SPARSE},
+    "sb16-step": SB16,
+    "sb16-step4": {**SB16, **SPARSE},
+    "sb32-step": SB32,
+    "sb32-step4": {**SB32, **SPARSE},
+    "ravan64-step4": {**RAVAN64, **SPARSE},
 }
