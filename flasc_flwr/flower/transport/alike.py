@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from flwr.app import Array
+from flwr.app import Array, ArrayRecord, MetricRecord
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import FedAvg, Strategy
 
 from flasc_flwr.core.printable import printable, why
-from flasc_flwr.flower.compat import aggregate_metricrecords
+from flasc_flwr.flower.compat import aggregate_metricrecords, records_of
 from flasc_flwr.flower.transport.incoming_reply import IncomingReply
 from flasc_flwr.flower.transport.parcel import EMPTY
 
@@ -122,7 +122,8 @@ class Reader:
         if reply.error is not None or reply.message.has_error():
             return reply, None
         try:
-            for record in reply.message.content.metric_records.values():
+            content = reply.message.content
+            for record in records_of(content, MetricRecord).values():
                 weight: Any = record.get(self.weighted_by_key, 0)
                 if not isinstance(weight, list) and not 0 <= weight <= _MOST_EXAMPLES:
                     raise ValueError(
@@ -137,14 +138,14 @@ class Reader:
         """Return every name in a reply, with what kind of thing it names."""
         content = reply.message.content
         form: set[Part] = set()
-        for key, record in content.metric_records.items():
+        for key, record in records_of(content, MetricRecord).items():
             form.add(("record of metrics", key, None))
             for name, value in record.items():
                 kind = type(value) is list, self.values and _length(value)
                 form.add((f"metric {printable(name, 50)!r}", (key, name), kind))
         if not self.arrays:
             return frozenset(form)
-        for key in content.array_records:
+        for key in records_of(content, ArrayRecord):
             form.add(("record of arrays", key, None))
             for name, array in reply.arrays(key).items():
                 if array is EMPTY:

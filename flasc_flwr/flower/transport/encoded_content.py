@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MessageType, RecordDict
 from flasc_flwr.core.feedback.memory import Fading
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.least import require_bytes
+from flasc_flwr.flower.compat import records_of
 from flasc_flwr.flower.transport.evidence import AUTO, Replies, word_of
 from flasc_flwr.flower.transport.form import Form
 from flasc_flwr.flower.transport.parcel import pack_download
@@ -173,9 +174,10 @@ def encode_content(
         If an array holds NaN or infinity, or the bytes are too few for any payload.
     """
     asked = category(message_type)
+    arrays = records_of(content, ArrayRecord)
     records: dict[str, SentRecord] = {}
     if asked in (MessageType.TRAIN, MessageType.EVALUATE):
-        for key, record in content.array_records.items():
+        for key, record in arrays.items():
             if sent := _encode_record(key, record, settings, follow):
                 records[key] = sent
     encoded = RecordDict(dict(content))
@@ -187,7 +189,7 @@ def encode_content(
     expects_parcels = bool(records) and not settings.lossless_upload
     if expects_parcels:
         encoded[CONTROL] = _instructions(records, settings).to_record()
-    whole = {k: r for k, r in content.array_records.items() if k not in records}
+    whole = {k: r for k, r in arrays.items() if k not in records}
     return EncodedContent(content, encoded, records, expects_parcels, True, whole)
 
 
@@ -259,5 +261,7 @@ def with_memory(
     for key, parcel in ways.items():
         own[key] = parcel
     if control:
-        own[CONTROL] = ConfigRecord(dict(own.config_records.get(CONTROL, {})) | control)
+        own[CONTROL] = ConfigRecord(
+            dict(records_of(own, ConfigRecord).get(CONTROL, {})) | control
+        )
     return own

@@ -12,7 +12,7 @@ from math import prod
 from flwr.app import ArrayRecord, Message, MessageType
 
 from flasc_flwr.core.printable import printable
-from flasc_flwr.flower.compat import log
+from flasc_flwr.flower.compat import log, records_of
 from flasc_flwr.flower.transport.encoded_content import TransportSettings
 from flasc_flwr.flower.transport.rule import why_whole
 from flasc_flwr.flower.wire import category
@@ -108,7 +108,11 @@ class Fates:
             training.
         """
         contents = {id(m.content): m.content for m in messages if _is_encoded(m)}
-        records = [r for c in contents.values() for r in c.array_records.items()]
+        records = [
+            item
+            for content in contents.values()
+            for item in records_of(content, ArrayRecord).items()
+        ]
         if records and not self._checked:
             self._checked = True
             names = [name for _, record in records for name in record]

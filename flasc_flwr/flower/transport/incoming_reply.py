@@ -9,6 +9,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
 
 from flasc_flwr.core.printable import why
 from flasc_flwr.core.sparsity import SparseVector
+from flasc_flwr.flower.compat import records_of
 from flasc_flwr.flower.read_instructions import indices_in
 from flasc_flwr.flower.transport.encoded_content import EncodedContent
 from flasc_flwr.flower.transport.parcel import (
@@ -113,7 +114,7 @@ class IncomingReply:
         PayloadError
             If it is a corrupt parcel.
         """
-        record = self.message.content.array_records[key]
+        record = records_of(self.message.content, ArrayRecord)[key]
         if key not in self.parcels:
             return record
         return arrays_in(record, self.parcels[key].form, self.parts.get(key))
@@ -124,10 +125,10 @@ def inspect_reply(message: Message, content: EncodedContent) -> IncomingReply:
 
     A record that corresponds to none that was sent is left to the inner strategy.
     """
-    control = message.content.config_records.get(CONTROL, ConfigRecord())
+    control = records_of(message.content, ConfigRecord).get(CONTROL, ConfigRecord())
     listed = control.get(UNCHANGED)
     unchanged = listed if isinstance(listed, list) else []
-    records = message.content.array_records
+    records = records_of(message.content, ArrayRecord)
     same = _left_out(message, content)
     parcels, dense, plain_bytes, error = {}, {}, 0, None
     whole, parts, untouched = {}, {}, set()
@@ -173,11 +174,11 @@ def _left_out(message: Message, content: EncodedContent) -> dict[str, SentRecord
     ValueError
         If one is named that was not sent, or is not empty.
     """
-    control = message.content.config_records.get(CONTROL, ConfigRecord())
+    control = records_of(message.content, ConfigRecord).get(CONTROL, ConfigRecord())
     listed = control.get(SAME)
     if content.trains or not isinstance(listed, list):
         return {}
-    records, same = message.content.array_records, {}
+    records, same = records_of(message.content, ArrayRecord), {}
     for name in listed:
         key = str(name)
         sent = match_sent(content.sent, key, len(records))
@@ -198,8 +199,9 @@ def decode_parcels(reply: IncomingReply) -> tuple[int, dict[str, ParcelUpdate] |
         if reply.error or reply.message.has_error():
             return size, reply.error or {}
         updates = {}
+        records = records_of(reply.message.content, ArrayRecord)
         for key, sent in reply.parcels.items():
-            parcel = reply.message.content.array_records[key]
+            parcel = records[key]
             opened = open_upload(parcel, sent.form, reply.parts.get(key))
             updates[key] = ParcelUpdate(sent, *opened, parcel[PAYLOAD].data)
     except Exception as error:
@@ -218,7 +220,7 @@ def check_arrays(reply: IncomingReply, updates: Mapping[str, ParcelUpdate]) -> N
     ValueError
         If one cannot be read, or should be finite and is not.
     """
-    for key, record in reply.message.content.array_records.items():
+    for key, record in records_of(reply.message.content, ArrayRecord).items():
         if key in updates:
             check_readable(updates[key].whole, updates[key].sent.arrays)
         else:

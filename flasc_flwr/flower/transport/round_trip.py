@@ -8,11 +8,18 @@ from functools import cached_property, partial
 from logging import INFO, WARNING
 from typing import Any
 
-from flwr.app import ArrayRecord, Error, Message, MessageType, RecordDict
+from flwr.app import (
+    ArrayRecord,
+    ConfigRecord,
+    Error,
+    Message,
+    MessageType,
+    RecordDict,
+)
 
 from flasc_flwr.core.printable import why
 from flasc_flwr.core.traffic import Direction, Sent, Traffic
-from flasc_flwr.flower.compat import ErrorCode, log
+from flasc_flwr.flower.compat import ErrorCode, log, records_of
 from flasc_flwr.flower.transport.encoded_content import (
     EncodedContent,
     TransportSettings,
@@ -109,7 +116,8 @@ class RoundTrip:
         for message, made, size in zip(
             self.messages, self._contents, sizes, strict=True
         ):
-            plain_bytes = sum(map(data_bytes, made.original.array_records.values()))
+            records = records_of(made.original, ArrayRecord)
+            plain_bytes = sum(map(data_bytes, records.values()))
             self._count(message, size, plain_bytes, Direction.DOWN)
 
     def inspect(self, replies: Iterable[Message]) -> list[IncomingReply]:
@@ -267,7 +275,7 @@ class RoundTrip:
             node = message.metadata.src_node_id
         payload_bytes = 0
         if message.has_content():
-            for record in message.content.array_records.values():
+            for record in records_of(message.content, ArrayRecord).values():
                 if PAYLOAD in record and record[PAYLOAD].stype.startswith(STYPE):
                     payload_bytes += len(record[PAYLOAD].data)
         sent = Sent(
@@ -285,9 +293,11 @@ class RoundTrip:
 def _put_on_sent(reply: IncomingReply) -> None:
     """Put the arrays that came dense on those of the inner strategy."""
     content = reply.message.content
-    content.config_records.pop(CONTROL, None)
+    if CONTROL in records_of(content, ConfigRecord):
+        del content[CONTROL]
+    records = records_of(content, ArrayRecord)
     for key, sent in reply.dense.items():
-        content[key] = sent.plus_training(content.array_records[key])
+        content[key] = sent.plus_training(records[key])
     for key, sent in reply.same.items():
         content[key] = ArrayRecord(dict(sent.received))
 

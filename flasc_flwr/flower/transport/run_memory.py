@@ -17,6 +17,7 @@ from flasc_flwr.core.codec import decode, encode
 from flasc_flwr.core.feedback.stream import Compress
 from flasc_flwr.core.layout import Vector
 from flasc_flwr.core.sparsity import top_k
+from flasc_flwr.flower.compat import records_of
 from flasc_flwr.flower.feedback.fleet_memory import FleetMemory
 from flasc_flwr.flower.feedback.reminder import RUN_BYTES, Reminder
 from flasc_flwr.flower.transport.encoded_content import TransportSettings
@@ -249,7 +250,7 @@ def common_records(contents: Iterable[RecordDict], whole_round: bool) -> set[str
     first: dict[str, ArrayRecord] = {}
     unequal = set()
     for content in contents:
-        for key, record in content.array_records.items():
+        for key, record in records_of(content, ArrayRecord).items():
             counts[key] += 1
             if not equal_arrays(first.setdefault(key, record), record):
                 unequal.add(key)

@@ -16,7 +16,7 @@ from flwr.serverapp.strategy import (
     Strategy,
 )
 
-from flasc_flwr.flower.compat import READS_REPLIES, aggregate_metricrecords
+from flasc_flwr.flower.compat import READS_REPLIES, aggregate_metricrecords, records_of
 from flasc_flwr.flower.transport.incoming_reply import IncomingReply, ParcelUpdate
 from flasc_flwr.flower.transport.parcel import EMPTY
 from flasc_flwr.flower.transport.sent_record import SentRecord
@@ -51,17 +51,18 @@ def common_sent_record(replies: Sequence[IncomingReply]) -> SentRecord | None:
     Replies with an error do not count. Any other has to be a single parcel, with the
     arrays that were sent.
     """
-    records = {}
+    updated = {}
     for reply in replies:
         if reply.message.has_error() or reply.error:
             continue
-        if len(reply.parcels) != 1 or len(reply.message.content.array_records) != 1:
+        records = records_of(reply.message.content, ArrayRecord)
+        if len(reply.parcels) != 1 or len(records) != 1:
             return None
         if reply.parts:
             return None
         (sent,) = reply.parcels.values()
-        records[id(sent)] = sent
-    return next(iter(records.values())) if len(records) == 1 else None
+        updated[id(sent)] = sent
+    return next(iter(updated.values())) if len(updated) == 1 else None
 
 
 class StreamingMean:
@@ -106,11 +107,24 @@ class StreamingMean:
 
     def _weight_of(self, reply: Message) -> float:
         """Return a reply's weight; FedAvg itself rejects a reply without one."""
-        for record in reply.content.metric_records.values():
+        for record in records_of(reply.content, MetricRecord).values():
             weight = record.get(self._key)
             if isinstance(weight, int | float):
                 return float(weight)
         return 0.0
+
+
+class _FillsIn(FedAvg):
+    """FedAvg whose mean of the emptied replies gets the mean of their updates."""
+
+    __slots__ = ()
+    _mean: StreamingMean
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        arrays, metrics = super().aggregate_train(server_round, replies)
+        return (self._mean.fill_in(arrays) if arrays else arrays), metrics
 
 
 def with_mean(strategy: FedAvg, mean: StreamingMean) -> FedAvg:
@@ -122,17 +136,13 @@ def with_mean(strategy: FedAvg, mean: StreamingMean) -> FedAvg:
     in the class made here, ``super().aggregate_train`` finds that step in place of
     :class:`FedAvg`.
     """
-
-    class Averaged(FedAvg):
-        def aggregate_train(
-            self, server_round: int, replies: Iterable[Message]
-        ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-            arrays, metrics = super().aggregate_train(server_round, replies)
-            return (mean.fill_in(arrays) if arrays else arrays), metrics
-
     kind = type(strategy)
-    parents: tuple[type, ...] = (Averaged,) if kind is FedAvg else (kind, Averaged)
-    twin: Any = object.__new__(type(kind.__name__, parents, {}))
+    parents: tuple[type, ...] = (_FillsIn,) if kind is FedAvg else (kind, _FillsIn)
+    # A slot: the attributes are the strategy's. A function of the class could refer to
+    # the mean as well, but a class, and all that it refers to, is only freed when
+    # Python collects garbage.
+    twin: Any = object.__new__(type(kind.__name__, parents, {"__slots__": ("_mean",)}))
     twin.__dict__ = strategy.__dict__
+    object.__setattr__(twin, "_mean", mean)
     averaging: FedAvg = twin
     return averaging
