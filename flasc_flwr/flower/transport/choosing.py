@@ -18,9 +18,9 @@ from flasc_flwr.core.methods.budget import AUTO, BYTES, density_or_auto
 from flasc_flwr.core.methods.scores import QUOTAS
 from flasc_flwr.core.printable import printable
 from flasc_flwr.core.ranges import choice
-from flasc_flwr.flower.transport.encoded_content import TransportSettings
 from flasc_flwr.flower.transport.evidence import Replies, check_replies
 from flasc_flwr.flower.transport.robust import comparing
+from flasc_flwr.flower.transport.transport_settings import TransportSettings
 from flasc_flwr.flower.transport.wrappable import require_names
 
 DIFFERENCES = 1 / 2

@@ -25,15 +25,13 @@ from flasc_flwr.flower.device_limits import DeviceLimits
 from flasc_flwr.flower.feedback.device_session import DeviceSession
 from flasc_flwr.flower.feedback.kept_memory import held_version
 from flasc_flwr.flower.feedback.reminder import cannot_use, holding
-from flasc_flwr.flower.transport.form import Form, equal_arrays
-from flasc_flwr.flower.transport.parcel import (
-    DOWNLOAD,
-    is_parcel,
+from flasc_flwr.flower.transport.download_parcel import (
     layout_of,
-    match_sent,
     open_download,
     with_payload,
 )
+from flasc_flwr.flower.transport.form import Form, equal_arrays
+from flasc_flwr.flower.transport.parcel import DOWNLOAD, is_parcel, match_sent
 from flasc_flwr.flower.transport.private_mods import is_private
 from flasc_flwr.flower.transport.replied import Origin, encoded_reply
 from flasc_flwr.flower.wire import (

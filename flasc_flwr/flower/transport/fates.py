@@ -13,8 +13,8 @@ from flwr.app import ArrayRecord, Message, MessageType
 
 from flasc_flwr.core.printable import printable
 from flasc_flwr.flower.compat import log, records_of
-from flasc_flwr.flower.transport.encoded_content import TransportSettings
 from flasc_flwr.flower.transport.rule import why_whole
+from flasc_flwr.flower.transport.transport_settings import TransportSettings
 from flasc_flwr.flower.wire import category
 
 _MOST_NAMES = 3

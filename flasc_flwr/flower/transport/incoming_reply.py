@@ -2,44 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 
 from flasc_flwr.core.printable import why
 from flasc_flwr.core.sparsity import SparseVector
 from flasc_flwr.flower.compat import records_of
 from flasc_flwr.flower.read_instructions import indices_in
+from flasc_flwr.flower.transport.advice import ADD_THE_MOD
 from flasc_flwr.flower.transport.encoded_content import EncodedContent
-from flasc_flwr.flower.transport.parcel import (
-    EMPTY,
-    UPLOAD,
-    arrays_in,
-    is_parcel,
-    match_sent,
-    open_upload,
-)
+from flasc_flwr.flower.transport.parcel import EMPTY, UPLOAD, is_parcel, match_sent
 from flasc_flwr.flower.transport.readable import check_readable
 from flasc_flwr.flower.transport.sent_record import SentRecord
+from flasc_flwr.flower.transport.trip_traffic import data_bytes
+from flasc_flwr.flower.transport.upload_parcel import arrays_in, open_upload
 from flasc_flwr.flower.wire import (
     CONTROL,
     PART,
     PAYLOAD,
     SAME,
-    STYPE,
     UNCHANGED,
     message_bytes,
 )
-
-ADD_THE_MOD = (
-    "add flasc_mod to the ClientApp, before its other mods: "
-    "ClientApp(mods=[flasc_mod, ...])"
-)
-
-
-_KEY_ERROR = "<class 'KeyError'>:<'"
-"""How Flower begins the reason of an app that did not find an array."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,25 +216,13 @@ def check_arrays(reply: IncomingReply, updates: Mapping[str, ParcelUpdate]) -> N
             check_readable(record, sent)
 
 
-def advice_on(error: Error, in_payloads: Collection[str]) -> str | None:
-    """Return what to change about a client's error; None if that is not known.
-
-    Parameters
-    ----------
-    error : Error
-        What the client replied.
-    in_payloads : Collection[str]
-        Names of arrays that it did not find if its app runs without flasc_mod.
-    """
-    reason = error.reason or ""
-    quoted = reason.removeprefix(_KEY_ERROR).removesuffix("'>").strip().strip("\"'")
-    if STYPE in reason or quoted in in_payloads:
-        return f"its ClientApp cannot read payloads: {ADD_THE_MOD}"
-    if "expects exactly one ConfigRecord" in reason:
-        return f"flasc_mod must be the first of its mods: {ADD_THE_MOD}"
-    return None
-
-
-def data_bytes(record: ArrayRecord) -> int:
-    """Return the size of a record's arrays, in bytes."""
-    return sum(len(array.data) for array in record.values())
+def put_on_sent(reply: IncomingReply) -> None:
+    """Put the arrays that came dense on those of the inner strategy."""
+    content = reply.message.content
+    if CONTROL in records_of(content, ConfigRecord):
+        del content[CONTROL]
+    records = records_of(content, ArrayRecord)
+    for key, sent in reply.dense.items():
+        content[key] = sent.plus_training(records[key])
+    for key, sent in reply.same.items():
+        content[key] = ArrayRecord(dict(sent.received))

@@ -10,27 +10,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 from flwr.app import ArrayRecord, Message, RecordDict
 
-from flasc_flwr.core.codec import decode, encode
 from flasc_flwr.core.feedback.stream import Compress
-from flasc_flwr.core.layout import Vector
-from flasc_flwr.core.sparsity import top_k
 from flasc_flwr.flower.compat import records_of
 from flasc_flwr.flower.feedback.fleet_memory import FleetMemory
 from flasc_flwr.flower.feedback.reminder import RUN_BYTES, Reminder
-from flasc_flwr.flower.transport.encoded_content import TransportSettings
+from flasc_flwr.flower.transport.download_parcel import vector_of
 from flasc_flwr.flower.transport.form import Form, equal_arrays
-from flasc_flwr.flower.transport.parcel import vector_of
+from flasc_flwr.flower.transport.reference_payloads import (
+    payload_towards,
+    whole_payload,
+)
 from flasc_flwr.flower.transport.remarks import Remarks
-from flasc_flwr.flower.transport.selection import encode_largest
 from flasc_flwr.flower.transport.sent_record import Following
-
-JUMP = 0.5
-"""If a sparse difference would leave a reference farther than this from the strategy's
-arrays, relative to their norm, all of the difference is sent: they are other arrays
-than before, or moved in one step as far as a new model is away."""
+from flasc_flwr.flower.transport.transport_settings import TransportSettings
 
 MOST_FORMS = 4
 """Forms of one record whose references are kept: each takes up to 6 bytes an entry."""
@@ -133,14 +127,14 @@ class RunMemory:
             target.checksum, target.trained = checksum, 0
         if trains:
             target.trained = self.round
-        stream = fleet.followed(
-            place,
-            layout,
-            turn,
-            vector,
-            lambda first: self._whole(form) if first else self._sparse(form, vector),
-            self._settings.grid,
-        )
+        grid = self._settings.grid
+
+        def compress(first: bool) -> Compress:
+            if first:
+                return partial(whole_payload, layout, grid)
+            return partial(payload_towards, vector, layout, self._settings)
+
+        stream = fleet.followed(place, layout, turn, vector, compress, grid)
         return Following(stream, stream.reference, form, record)
 
     def reminders(
@@ -206,33 +200,6 @@ class RunMemory:
         """Forget replies that were collected and not taken."""
         for fleet in self._fleets.values():
             fleet.open_round()
-
-    def _whole(self, form: Form) -> Compress:
-        """Return how the first download of a stream is encoded: with every entry."""
-        layout, grid = form.layout, self._settings.grid
-        return lambda vector: encode(top_k(vector, 1.0), grid, layout=layout)
-
-    def _sparse(self, form: Form, target: Vector) -> Compress:
-        return partial(self._encoded, form, target)
-
-    def _encoded(self, form: Form, target: Vector, difference: Vector) -> bytes:
-        """Return the payload with the largest part of a difference to a target."""
-        settings, layout = self._settings, form.layout
-        payload = encode_largest(
-            difference,
-            layout,
-            density=settings.download_density,
-            values=settings.value_format,
-            most=settings.download_bytes,
-            key="download-bytes",
-            quota=settings.quota,
-        )
-        sent = decode(payload, layout.size)
-        left = difference.copy()
-        left[sent.positions] -= sent.values
-        if np.linalg.norm(left) <= JUMP * np.linalg.norm(target):
-            return payload
-        return self._whole(form)(difference)
 
 
 def common_records(contents: Iterable[RecordDict], whole_round: bool) -> set[str]:

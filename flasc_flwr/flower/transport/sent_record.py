@@ -15,14 +15,14 @@ from flasc_flwr.core.feedback.stream import Stream
 from flasc_flwr.core.layout import Vector
 from flasc_flwr.flower.feedback.reminder import Reminder
 from flasc_flwr.flower.npy import read, written
-from flasc_flwr.flower.transport.evidence import AUTO, UPDATES, are_trained
-from flasc_flwr.flower.transport.form import Form
-from flasc_flwr.flower.transport.parcel import (
-    EMPTY,
+from flasc_flwr.flower.transport.download_parcel import (
     open_download,
     packed_download,
     with_payload,
 )
+from flasc_flwr.flower.transport.evidence import AUTO, UPDATES, are_trained
+from flasc_flwr.flower.transport.form import Form
+from flasc_flwr.flower.transport.parcel import EMPTY
 
 
 @dataclass(frozen=True, eq=False)
