@@ -1,4 +1,4 @@
-"""The client mod: decodes what comes in, encodes what goes out."""
+"""The client mod: decodes what a device receives, and encodes what it sends."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from flasc_flwr.flower.wire import (
 def flasc_mod(
     message: Message, context: Context, call_next: ClientAppCallable
 ) -> Message:
-    """Let a ClientApp take part with sparse messages, untouched.
+    """Let an unchanged ClientApp take part with sparse messages.
 
     The app behind this mod sees plain dense arrays. What it returns is compared
     with what it received, and the largest entries of the difference are sent back:
     ``top_k(trained - received)``. `received` is the masked download: an entry that was
-    not downloaded counts from zero (FLASC's code: ``x0 - x``).
+    not downloaded starts from zero (FLASC's code: ``x0 - x``).
 
     Messages without a payload pass unchanged. What the server sends is checked before
     the app sees it, also against the device's own limits
@@ -117,7 +117,7 @@ def trainable_entries(key: str = "arrays") -> dict[str, NDArray[np.bool_]] | Non
     """Return which entries the running train function may change.
 
     Methods that freeze a part of the adapter need the ClientApp's help: it must not
-    change the other entries while it trains. Changes to them are not sent.
+    change frozen entries while it trains. Changes to them are not sent.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def trainable_entries(key: str = "arrays") -> dict[str, NDArray[np.bool_]] | Non
     Returns
     -------
     dict[str, NDArray[np.bool_]] or None
-        For each array its mask, or None where all entries may change.
+        The mask of each array; None if all entries may change.
     """
     received = _TRAINABLE.get()
     return received[key].trainable() if received else None
@@ -140,10 +140,11 @@ def _asked(
     arrays: dict[str, ArrayRecord],
     trained: dict[str, Received] | None,
 ) -> Message:
-    """Return the app's reply to dense arrays in place of the payloads of a message.
+    """Return the app's reply to a message with dense arrays instead of payloads.
 
-    Afterwards the message has its payloads again, unless it is the reply: dense arrays
-    take memory, and mods around this one have not seen them. `arrays` is empty then.
+    Afterwards the message has its payloads again, unless the reply has the same
+    content: dense arrays take memory, and mods around this one have not seen them.
+    `arrays` is emptied, so that the app can free them.
     """
     payloads = {key: message.content[key] for key in arrays}
     message.content.update(arrays)
@@ -159,7 +160,7 @@ def _asked(
 
 
 def _hand_over(received: dict[str, Received]) -> dict[str, ArrayRecord]:
-    """Return the arrays that the app sees; `received` is compared with them then."""
+    """Return the arrays for the app; `received` then refers to these, too."""
     arrays = {}
     for key, download in received.items():
         received[key], arrays[key] = download.handed_over()
@@ -181,7 +182,7 @@ def _encode_reply(
     limits: DeviceLimits,
     session: DeviceSession | None,
 ) -> None:
-    """Replace the arrays of an app's reply by payloads; empties `received`."""
+    """Replace the arrays of an app's reply by payloads, and empty `received`."""
     with upload_errors():
         records, known = records_of(reply.content, ArrayRecord), list(received)
         for key in list(records):
@@ -192,7 +193,7 @@ def _encode_reply(
                 )
             origin = received.pop(key)
             update = origin.update(views_of(records.pop(key)))
-            # What is not needed any more takes memory while the update is encoded.
+            # Arrays are dropped as soon as possible: encoding takes memory, too.
             reply.content[key], origin = ArrayRecord(), replace(origin, start={})
             payload = encode_update(origin, update, instructions, limits, session)
             reply.content[key] = payload_record(payload)

@@ -1,4 +1,4 @@
-"""What becomes of each record's arrays, in one line of the log."""
+"""How the arrays of each record travel, as one line of the log."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def fate(key: str, record: ArrayRecord, why_whole: Mapping[str, str], how: str) 
     why_whole : Mapping[str, str]
         For each array why it travels whole; empty text where it is in the payload.
     how : str
-        How arrays in the payload travel: ``sparse``, ``rounded``, or ``""`` where
-        nothing is lost and all arrays travel as they are.
+        How arrays in the payload travel: ``sparse``, ``rounded``, or ``""`` if nothing
+        is lost and all arrays travel as they are.
     """
     shown = repr(printable(key, _LONGEST_NAME))
     by_reason: dict[str, list[str]] = defaultdict(list)
@@ -85,7 +85,7 @@ def require_known(key: str, patterns: Iterable[str], names: Iterable[str]) -> No
 
 
 class Fates:
-    """Logs once what becomes of each record, when it is first sent.
+    """Logs how the arrays of each record travel, when it is first sent.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ class Fates:
         self._checked = False
 
     def log(self, messages: Sequence[Message]) -> None:
-        """Log what becomes of the records of some messages, if they are new.
+        """Log how the arrays of some messages travel, for each new record.
 
         Raises
         ------

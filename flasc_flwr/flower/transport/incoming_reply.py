@@ -65,19 +65,19 @@ class IncomingReply:
     message : Message
         The reply as it came.
     parcels, dense : dict[str, SentRecord]
-        Its records of trained arrays by key, as parcels or as dense arrays; each with
-        the record that it is an update of.
+        By key of its records of trained arrays, as parcels or as dense arrays: the
+        record that was sent.
     whole : dict[str, ArrayRecord]
-        By the key of a record in which every array travelled whole: what was sent.
+        By key of its records in which every array travelled whole: what was sent.
     parts : dict[str, tuple[int, ...]]
-        By the key of a parcel that has other arrays than those sent: which of the
-        tensors sent its payload has.
+        By key of its parcels that do not have exactly the arrays sent: which of the
+        tensors sent are in the payload.
     untouched : frozenset[str]
-        Keys of the records that could have been parcels, and came as they are.
+        Keys of the records that came unencoded, as they do not hold trained arrays.
     same : dict[str, SentRecord]
-        Records that an evaluation left out, as they came back as they were received.
+        Records that an evaluation left out, as it returned them unchanged.
     plain_bytes : int
-        Bytes that Flower's plain arrays would have needed for its arrays.
+        Bytes of its arrays as Flower's plain arrays.
     error : str, optional
         Why it is rejected.
     """
@@ -141,19 +141,19 @@ def inspect_reply(message: Message, content: EncodedContent) -> IncomingReply:
             error = f"its arrays did not go through flasc_mod: {ADD_THE_MOD}"
     return IncomingReply(
         message,
-        parcels,
-        dense,
-        whole,
-        parts,
-        frozenset(untouched),
-        same,
-        plain_bytes,
-        error,
+        parcels=parcels,
+        dense=dense,
+        whole=whole,
+        parts=parts,
+        untouched=frozenset(untouched),
+        same=same,
+        plain_bytes=plain_bytes,
+        error=error,
     )
 
 
 def _left_out(message: Message, content: EncodedContent) -> dict[str, SentRecord]:
-    """Return the records of an evaluation that are as they were received, by key.
+    """Return the records that an evaluation returned unchanged, by key.
 
     Raises
     ------
@@ -177,7 +177,7 @@ def _left_out(message: Message, content: EncodedContent) -> dict[str, SentRecord
 def decode_parcels(reply: IncomingReply) -> tuple[int, dict[str, ParcelUpdate] | str]:
     """Return a reply's size in bytes, and its updates by key or why it is rejected.
 
-    Whatever exception reading a reply raises, it rejects that reply.
+    Any exception while a reply is read rejects that reply.
     """
     size = 0
     try:
@@ -198,8 +198,8 @@ def decode_parcels(reply: IncomingReply) -> tuple[int, dict[str, ParcelUpdate] |
 def check_arrays(reply: IncomingReply, updates: Mapping[str, ParcelUpdate]) -> None:
     """Check the plain arrays of a reply and of its parcels.
 
-    Not in a thread: numpy reads the head of an array with :mod:`ast`, which in Python
-    3.11 fails now and then where two threads do so at a time.
+    This must not run in several threads: numpy reads the header of an array with
+    :mod:`ast`, which in Python 3.11 sometimes fails if two threads use it at a time.
 
     Raises
     ------
@@ -217,7 +217,10 @@ def check_arrays(reply: IncomingReply, updates: Mapping[str, ParcelUpdate]) -> N
 
 
 def put_on_sent(reply: IncomingReply) -> None:
-    """Put the arrays that came dense on those of the inner strategy."""
+    """Replace the arrays that came dense by those of the strategy plus their change.
+
+    Records that an evaluation left out are put back as it received them.
+    """
     content = reply.message.content
     if CONTROL in records_of(content, ConfigRecord):
         del content[CONTROL]

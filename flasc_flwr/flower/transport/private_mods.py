@@ -16,10 +16,10 @@ CLIPPING_NORM = "clipping_norm"
 
 
 def is_private(message: Message, call_next: ClientAppCallable) -> bool:
-    """Return whether an update must not have anything of earlier rounds.
+    """Return whether an update must not contain anything of earlier rounds.
 
-    It must not where a mod clips it or adds noise to it, or the server asks for that:
-    what the device adds afterwards would be beyond the bound, and without noise.
+    It must not if a mod clips it or adds noise to it, or if the server asks for that. A
+    residual is added afterwards: it would be beyond the bound, and without noise.
 
     Parameters
     ----------

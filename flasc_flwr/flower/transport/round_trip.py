@@ -1,4 +1,4 @@
-"""All messages of one round: encoded when they are sent, decoded when replies come."""
+"""One exchange with clients: messages are encoded, and replies are decoded."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from flasc_flwr.flower.wire import category, message_bytes, reason_of
 
 
 class RoundTrip:
-    """One exchange of messages with clients.
+    """The messages of one exchange, and their replies.
 
     Parameters
     ----------
     messages : Iterable[Message]
-        What the inner strategy wants to send; not changed.
+        What the inner strategy sends; not changed.
     settings : TransportSettings
         How arrays are sent.
     server_round : int
@@ -47,13 +47,13 @@ class RoundTrip:
     memory : RunMemory
         What is remembered of the devices.
     whole_round : bool
-        Whether these are all messages of a round: what they have in common is then the
-        model of this round, even if there is but one.
+        Whether these are all messages of a round. What they have in common is then the
+        model of the round, even if there is only one message.
 
     Attributes
     ----------
     messages : list[Message]
-        What is to be sent instead. Messages that share a content share its encoding.
+        What is sent instead. Messages that share a content share its encoding.
     """
 
     def __init__(
@@ -132,9 +132,9 @@ class RoundTrip:
     ) -> Iterator[tuple[Message, dict[str, ParcelUpdate]]]:
         """Yield each reply with the updates in its parcels, and count its bytes.
 
-        A rejected reply becomes an error, whatever exception reading it raised. The
-        reason of an error is cut to one printable line. Arrays that came dense are put
-        on those of the inner strategy.
+        If reading a reply raises any exception, the reply is rejected: it becomes an
+        error. Reasons of errors are cut to one printable line. Arrays that came dense
+        are replaced by those of the inner strategy plus their change.
         """
         self._memory.drop()
         results = parallel_map(decode_parcels, replies)
@@ -157,7 +157,7 @@ class RoundTrip:
             yield message, updates
 
     def restore(self, replies: Sequence[IncomingReply]) -> list[Message]:
-        """Return replies as the inner strategy is to see them: with dense arrays."""
+        """Return replies as the inner strategy sees them: with dense arrays."""
         messages = []
         for message, updates in self.decode(replies):
             for key, parcel in updates.items():
@@ -171,17 +171,17 @@ class RoundTrip:
         self._memory.confirm()
 
     def close(self) -> None:
-        """Note that replies that have not come will not be taken."""
+        """Note that replies that have not come yet will not be taken."""
         self._memory.waiting -= {m.metadata.dst_node_id for m in self.messages}
 
     def report(self) -> None:
-        """Log what the exchange cost, after all its replies."""
+        """Log the bytes of the exchange, after all its replies."""
         if self.messages:
             log(INFO, "\t%s", self._traffic.in_words(len(self.messages)))
 
     @cached_property
     def _indices(self) -> dict[str, int]:
-        """Index of each message, by the id that it got when it was sent."""
+        """Index of each message, by the id that the grid gave it."""
         return {m.metadata.message_id: i for i, m in enumerate(self.messages)}
 
     @cached_property

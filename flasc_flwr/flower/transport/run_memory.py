@@ -1,4 +1,4 @@
-"""What a SparseTransport remembers in one run: references, and what was taken in."""
+"""What a SparseTransport remembers in a run: references, and which replies it took."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from flasc_flwr.flower.transport.sent_record import Following
 from flasc_flwr.flower.transport.transport_settings import TransportSettings
 
 MOST_FORMS = 4
-"""Forms of one record whose references are kept: each takes up to 6 bytes an entry."""
+"""Most forms of a record whose references are kept, at up to 6 bytes an entry each."""
 
 
 @dataclass
 class _Target:
-    """What a stream was moved to last, and the round in which it was trained from."""
+    """The arrays that a stream was last moved to, and the round that trained from them."""
 
     checksum: int | None = None
     trained: int = 0
@@ -51,10 +51,9 @@ class RunMemory:
     round : int
         Number of exchanges that asked for training.
     waiting : set[int]
-        Nodes that were asked to train and have not replied: what becomes of their
-        replies is not known.
+        Nodes that were asked to train and have not replied yet.
     remarks : Remarks
-        What is said in the log of records.
+        Warnings about records.
     """
 
     def __init__(self, settings: TransportSettings) -> None:
@@ -71,8 +70,8 @@ class RunMemory:
     def begin(self, trained: Iterable[int]) -> set[int]:
         """Begin an exchange; return which nodes can use their memory in it.
 
-        Those that have replied to what they were asked before: of any other it is not
-        known what it will have in its memory.
+        A node can if it has replied to every earlier message. Otherwise the server does
+        not know what the node's memory will hold.
 
         Parameters
         ----------
@@ -93,11 +92,11 @@ class RunMemory:
         form: Form,
         record: ArrayRecord,
     ) -> Following | None:
-        """Return how a record travels as the way to a reference; None if it does not.
+        """Return the way to a reference that a record travels as; None if it does not.
 
-        The reference moves once for each new record; for one that stays the same, once
-        for each round of training. A record that is not the same for all devices has no
-        reference, unless it is the one that the reference was moved to last.
+        The reference moves once for each new record. If the record stays the same, it
+        moves once for each round of training. A record that differs between devices has
+        no reference, unless the reference was last moved to this very record.
 
         Parameters
         ----------
@@ -140,7 +139,7 @@ class RunMemory:
     def reminders(
         self, node: int, followed: Mapping[str, Following], asked: Mapping[str, Any]
     ) -> dict[str, Reminder]:
-        """Return what a message says about a device's memory, by key of its records.
+        """Return what a message tells a device about its memory, by key of its records.
 
         Parameters
         ----------
@@ -165,7 +164,7 @@ class RunMemory:
         }
 
     def held(self, node: int, key: str) -> bytes | None:
-        """Return which reference a device holds, as far as the server knows."""
+        """Return the version of the reference that a device holds; None if unknown."""
         return self._fleets[key].held.get(str(node))
 
     def heard(self, reply: Message, followed: Mapping[str, Following]) -> None:
@@ -187,7 +186,7 @@ class RunMemory:
             raise problem
 
     def collect(self, node: int, key: str, round: int, payload: bytes) -> None:
-        """Note a payload that is taken in if the strategy takes its reply."""
+        """Note the payload of a reply that the strategy may take."""
         self._fleets[key].collect(str(node), round, payload)
 
     def confirm(self) -> None:
@@ -210,8 +209,8 @@ def common_records(contents: Iterable[RecordDict], whole_round: bool) -> set[str
     contents : Iterable[RecordDict]
         The contents of messages, one for each device.
     whole_round : bool
-        Whether a content that is sent to one device only is common, too: where a
-        strategy sends message by message, that one may be for this device.
+        Whether these are all messages of a round. If not, a record must be in two of
+        them: a strategy that sends message by message may have made it for one device.
     """
     counts: dict[str, int] = defaultdict(int)
     first: dict[str, ArrayRecord] = {}

@@ -15,14 +15,14 @@ class TransportSettings:
     Attributes
     ----------
     download_density, upload_density : float
-        Largest fractions of the entries that are sent each way, in (0, 1]; of a
-        download that travels as differences, of the difference.
+        Largest fractions of the entries that are sent each way, in (0, 1]. If a
+        download is a difference, of the entries of the difference.
     download_bytes, upload_bytes : int
         Most bytes of a payload each way; 0 is no limit.
     value_format : str
         Value format of both payloads.
     whole, sparse : tuple[str, ...]
-        Names or patterns of arrays beside the rule of
+        Names or patterns of arrays that are exceptions to the rule,
         :func:`~flasc_flwr.flower.transport.rule.why_whole`.
     error_feedback : str
         What is remembered: ``none``, ``up`` (at the devices) or ``both``.
@@ -48,12 +48,12 @@ class TransportSettings:
 
     @property
     def lossless_download(self) -> bool:
-        """Whether nothing is lost on the way down: arrays then travel unencoded."""
+        """Whether downloads lose nothing: arrays then travel unencoded."""
         return self._is_lossless(self.download_density, self.download_bytes)
 
     @property
     def lossless_upload(self) -> bool:
-        """Whether nothing is lost on the way up: arrays then travel unencoded."""
+        """Whether uploads lose nothing: arrays then travel unencoded."""
         return self._is_lossless(self.upload_density, self.upload_bytes)
 
     @property
@@ -84,7 +84,7 @@ class TransportSettings:
 
     @property
     def grid(self) -> str:
-        """Value format in which whole arrays travel that are not masked."""
+        """Value format of downloads that have every entry, and of references."""
         return "float32" if self.value_format == "float32" else "bfloat16"
 
     def _is_lossless(self, density: float, most_bytes: int) -> bool:
