@@ -57,8 +57,8 @@ class Remarks:
         log(
             WARNING,
             "Record %r of replies: untouched, as it does not look like the sent arrays "
-            "after training. Set replies='weights' if it is, or replies='updates' if "
-            "it is to be added to them",
+            "after training. Set replies='weights' if it holds them, or "
+            "replies='updates' if it is to be added to them",
             printable(key, 50),
         )
 

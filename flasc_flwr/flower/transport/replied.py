@@ -32,7 +32,7 @@ class Origin:
     most_bytes : int
         Most bytes of the payload of its update; 0 is no limit.
     word : str
-        What is said about replies: one of :data:`~.evidence.WORDS`.
+        What replies hold: one of :data:`~.evidence.WORDS`.
     session : DeviceSession or None
         Where the device keeps what its replies leave out; None if it does not.
     """

@@ -32,7 +32,7 @@ MOST_FORMS = 4
 
 @dataclass
 class _Target:
-    """The arrays that a stream was last moved to, and the round that trained from them."""
+    """What a stream was last moved to, and the round that trained from it."""
 
     checksum: int | None = None
     trained: int = 0
