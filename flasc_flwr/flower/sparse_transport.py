@@ -40,15 +40,15 @@ from flasc_flwr.flower.transport.wrappable import require_strategy
 class SparseTransport(Transparent):
     """Wrap a Flower strategy so that it sends and receives sparse messages.
 
-    Only what travels changes. Clients need ``ClientApp(mods=[flasc_mod])``: the app
-    trains on dense arrays, and the largest entries of trained minus received travel
+    Only the messages change. Clients need ``ClientApp(mods=[flasc_mod])``: the app
+    trains on dense arrays, and the largest entries of trained minus received are sent
     back. The inner strategy sees each reply as its own current arrays plus that
     difference. Both sides remember what a message leaves out, and send it later: the
-    first download has every entry, later ones are differences.
+    first download has every entry, and later ones are differences.
 
-    Attributes and methods that the wrapper does not have are those of `inner`, to read,
-    to call and to set. It has only `inner`, `traffic`, the methods of a Flower
-    Strategy, `encoding_grid`, and private names.
+    The wrapper's own names are `inner`, `traffic`, `encoding_grid`, the methods of a
+    Flower Strategy, and private names. All other attributes and methods are those of
+    `inner`: they can be read, called and set through the wrapper.
 
     If the inner strategy needs only the weighted mean of FedAvg, replies are averaged
     one by one, in memory that does not grow with their number.
@@ -60,48 +60,50 @@ class SparseTransport(Transparent):
         around these. SparseTransport must be the outermost wrapper.
     download_density : float or str (default: "auto")
         Largest fraction of the entries that clients receive, in (0, 1], or text such as
-        ``"1/4"``; with error feedback both ways, of the differences that follow the
-        first download, which has every entry. ``"auto"`` is 1/2 for differences, else
-        1 (but it is 1, too, with `download_bytes`).
+        ``"1/4"``. With error feedback both ways, the first download has every entry,
+        and the fraction is of each later difference. ``"auto"`` is 1/2 for differences
+        without `download_bytes`, and otherwise 1.
     upload_density : float or str (default: "auto")
         Largest fraction of the entries that clients send, in (0, 1], or text such as
-        ``"1/16"``. ``"auto"`` is 1/2; or 1 with `upload_bytes`, and for strategies that
-        compare replies (median, trimmed mean, Krum, Bulyan).
+        ``"1/16"``. ``"auto"`` is 1/2, but 1 with `upload_bytes`, and for strategies
+        that compare replies (median, trimmed mean, Krum, Bulyan).
     download_bytes, upload_bytes : int (default: 0)
         Most bytes of a payload each way; 0 is no limit. Of the entries that the density
         allows, the largest that fit are sent. Arrays that travel whole do not count.
     values : str (default: "auto")
         Value format of payloads: ``float32``, ``bfloat16``, ``float16``, ``int8``,
         ``int4`` or ``step``. ``"auto"`` is ``int4``, or ``int8`` without error
-        feedback. Whole downloads are in ``bfloat16`` in place of the coarser ones. With
-        ``float32`` and density 1, arrays travel unencoded in that direction, in their
-        own dtypes, and nothing is lost.
+        feedback. Downloads with every entry are in ``bfloat16`` instead of a coarser
+        format. With ``float32`` and density 1, arrays travel unencoded in that
+        direction, in their own dtypes, and nothing is lost.
     whole : Sequence[str] (default: ())
-        Names, or shell patterns such as ``head.*``, of arrays that travel whole, beside
-        those that always do: arrays that are not floating point, not finite, of fewer
-        than two axes, a layer's statistics by name, or of a record with fewer than
-        1,024 such entries. One that fits no array is refused at the first round.
+        Names, or shell patterns such as ``head.*``, of more arrays that travel whole.
+        These always do: arrays that are not floating point, not finite, of fewer than
+        two axes, a layer's statistics by name, or of a record with fewer than 1,024
+        other entries. A name or pattern that fits no array is refused in the first
+        round.
     sparse : Sequence[str] (default: ())
-        Names or patterns of floating-point arrays that do not travel whole though they
-        have fewer than two axes, are statistics or of a record with few entries.
+        Names or patterns of floating-point arrays that do not travel whole, though they
+        have fewer than two axes, are statistics, or are of a record with few entries.
     error_feedback : str (default: "auto")
         What is remembered of what messages leave out. ``"both"``: a download is the
         difference to what the device holds, and a device adds what it has not sent to
-        its next update; what is left out is sent later. ``"up"``: downloads are whole,
-        rounded. ``"none"``: what an upload leaves out is lost; downloads are whole,
-        or, with a `download_density` below 1, masked: entries that are not sent are
-        zero on the device (FLASC). ``"auto"`` is ``"both"``, or ``"none"`` inside of
-        which a strategy adds noise (differential privacy).
+        its next update. ``"up"``: only devices remember; downloads have every entry,
+        rounded. ``"none"``: what an upload leaves out is lost. Downloads have every
+        entry, or with a `download_density` below 1 they are masked: entries that are
+        not sent are zero on the device (FLASC). ``"auto"`` is ``"both"``, or ``"none"``
+        if `inner` adds noise (differential privacy).
     feedback_decay : float (default: 1)
         Factor on what a device has not sent, for each round since.
     quota : str (default: "tensor")
         Where entries compete to be sent: ``"tensor"``, within each array; ``"none"``,
         over all arrays of a record.
     replies : str or Mapping[str, str] (default: "auto")
-        What replies hold: ``"weights"``, the arrays received, trained; ``"updates"``,
-        what is to be added to them (deltas, gradients); or ``"auto"``: arrays that are
-        close to those received are trained ones, and anything else travels as it is.
-        One word for all, or one by key of the ArrayRecord or shell pattern.
+        What replies hold. ``"weights"``: the received arrays after training.
+        ``"updates"``: what is to be added to them (deltas, gradients). ``"auto"``:
+        arrays that are close to those received count as trained ones, and all others
+        travel as they are. One word for all, or one by key of the ArrayRecord or shell
+        pattern.
 
     Attributes
     ----------
@@ -123,7 +125,7 @@ class SparseTransport(Transparent):
     -----
     Top-k of the download and of the update as in FLASC (Kuo et al., 2024, Algorithm 1),
     https://arxiv.org/abs/2406.05233; error feedback: ``docs/error-feedback.md``. Wraps
-    a strategy in the way of Flower's ``DifferentialPrivacyServerSideFixedClipping``.
+    a strategy as Flower's ``DifferentialPrivacyServerSideFixedClipping`` does.
 
     Examples
     --------
@@ -258,7 +260,7 @@ class SparseTransport(Transparent):
     def _make_round_trip(
         self, messages: Iterable[Message], server_round: int, *, whole_round: bool
     ) -> RoundTrip:
-        """Encode messages: all of a round, or some that a loop of its own sends."""
+        """Encode messages: all of a round, or some of a strategy's own loop."""
         messages = list(messages)
         self._fates.log(messages)
         return RoundTrip(
@@ -271,7 +273,7 @@ class SparseTransport(Transparent):
         )
 
     def _begin(self, messages: Iterable[Message], server_round: int) -> list[Message]:
-        """Encode all messages of a round; no other replies will be taken in."""
+        """Encode all messages of a round; replies to earlier ones are not taken."""
         if self._open_trip is not None:
             self._open_trip.close()
         trip = self._make_round_trip(messages, server_round, whole_round=True)
@@ -281,7 +283,7 @@ class SparseTransport(Transparent):
     def _inspected(
         self, replies: Iterable[Message], *, trains: bool
     ) -> list[IncomingReply]:
-        """Return the replies, without the odd ones if Flower's own code reads them."""
+        """Return the replies; odd ones have an error if only Flower reads them."""
         inspected = self._current_trip().inspect(replies)
         reader = Reader.of(self.inner, trains=trains)
         return reader.without_odd_ones(inspected) if reader else inspected

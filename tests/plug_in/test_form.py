@@ -73,6 +73,11 @@ def test_arrays_that_are_not_floating_point_travel_whole():
     assert names(arrays) == ["float16"]
 
 
+@pytest.mark.filterwarnings("error")
+def test_float16_arrays_are_read_without_a_warning():
+    assert names(array_record({"half": np.ones((8, 8), np.float16)})) == ["half"]
+
+
 def test_a_record_of_a_few_entries_travels_whole_unless_its_arrays_are_named():
     assert names(record(coef=(3, 4), intercept=(3,))) == []
     assert names(record(coef=(3, 4), intercept=(3,)), sparse=["coef"]) == ["coef"]

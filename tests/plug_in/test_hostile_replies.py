@@ -14,7 +14,8 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
 from flasc_flwr import SparseTransport
 from flasc_flwr.core.codec import PayloadError
 from flasc_flwr.flower.transport.form import Form
-from flasc_flwr.flower.transport.parcel import UPLOAD, open_upload
+from flasc_flwr.flower.transport.parcel import UPLOAD
+from flasc_flwr.flower.transport.upload_parcel import open_upload
 from flasc_flwr.flower.wire import PAYLOAD, array_record
 from tests.hostile import copied
 from tests.plug_in.numpy_app import MASKS, NotingFedAvg, apart, client_app, mixed

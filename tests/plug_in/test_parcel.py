@@ -7,15 +7,11 @@ from flwr.app import Array, ArrayRecord
 from flasc_flwr.core.codec import PayloadError, encode
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.sparsity import top_k
+from flasc_flwr.flower.transport.download_parcel import open_download, pack_download
 from flasc_flwr.flower.transport.form import Form
-from flasc_flwr.flower.transport.parcel import (
-    DOWNLOAD,
-    open_download,
-    open_upload,
-    pack_download,
-    pack_upload,
-)
+from flasc_flwr.flower.transport.parcel import DOWNLOAD
 from flasc_flwr.flower.transport.rule import in_payload
+from flasc_flwr.flower.transport.upload_parcel import open_upload, pack_upload
 from flasc_flwr.flower.wire import PAYLOAD, array_record
 from tests.plug_in.numpy_app import SPARSE, apart, mixed
 

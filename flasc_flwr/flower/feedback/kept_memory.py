@@ -12,12 +12,12 @@ from typing import Any, Protocol
 from zipfile import BadZipFile
 
 import numpy as np
-from flwr.app import Context
+from flwr.app import ArrayRecord, Context
 from numpy.typing import NDArray
 
 from flasc_flwr.core.feedback.memory import DeviceMemory
 from flasc_flwr.core.feedback.stored import Stored, restore_memory
-from flasc_flwr.flower.compat import log
+from flasc_flwr.flower.compat import log, records_of
 from flasc_flwr.flower.feedback.reminder import of_record
 from flasc_flwr.flower.wire import array_record, arrays_of
 
@@ -65,7 +65,7 @@ class InState:
 
     def read(self) -> Mapping[str, NDArray[Any]] | None:
         """Return what is in the state."""
-        record = self._state.array_records.get(self._place)
+        record = records_of(self._state, ArrayRecord).get(self._place)
         return None if record is None else arrays_of(record)
 
     def write(self, stored: Stored) -> None:

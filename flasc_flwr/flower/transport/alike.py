@@ -1,8 +1,9 @@
-"""Replies that a strategy of Flower's can aggregate together: alike in form.
+"""Replies that a strategy of Flower's can aggregate together: alike in structure.
 
-Flower's strategies stop the run if one client's records have other names than those of
-the rest, and fail on lists or shapes that differ. So a reply unlike most is rejected
-before they see it. Where all are equally wrong, Flower's own error says so.
+Flower's strategies stop the run if one client's records have different names from the
+others', and they fail on lists or shapes that differ. So a reply that differs from most
+is rejected before they see it. If all are wrong in the same way, Flower's own error
+says so.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from flwr.app import Array
+from flwr.app import Array, ArrayRecord, MetricRecord
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import FedAvg, Strategy
 
 from flasc_flwr.core.printable import printable, why
-from flasc_flwr.flower.compat import aggregate_metricrecords
+from flasc_flwr.flower.compat import aggregate_metricrecords, records_of
 from flasc_flwr.flower.transport.incoming_reply import IncomingReply
 from flasc_flwr.flower.transport.parcel import EMPTY
 
@@ -35,18 +36,18 @@ _AVERAGE_REPLIES = {
     flower.MultiKrum,
     flower.QFedAvg,
 }
-"""Those that combine replies entry by entry: not those that collect trees."""
+"""Strategies that combine replies entry by entry; others collect trees."""
 
 _MOST_EXAMPLES = 2.0**53
-"""Beyond it a number of examples is not exact, and sums of them overflow."""
+"""Largest number of examples: beyond it numbers are not exact, and sums overflow."""
 
 _NUMBERS = "biufc"
 
 Part = tuple[str, Hashable, Hashable]
-"""What it is, where, and of which kind."""
+"""One name in a reply: what it stands for, where it is, and of which kind."""
 
-Form = frozenset[Part]
-"""All names in a reply, and what they name."""
+Structure = frozenset[Part]
+"""All names in a reply."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +61,8 @@ class Reader:
     arrays : bool
         Whether it reads arrays.
     values : bool
-        Whether it averages metrics itself: a function of the user's may take lists of
-        any length.
+        Whether Flower averages the metrics. A user's function may take lists of any
+        length.
     """
 
     weighted_by_key: str
@@ -70,7 +71,7 @@ class Reader:
 
     @classmethod
     def of(cls, strategy: Strategy, *, trains: bool) -> Reader | None:
-        """Return what a strategy reads; None if code of the user's reads it.
+        """Return what a strategy reads of replies; None if user code reads them.
 
         Parameters
         ----------
@@ -104,55 +105,56 @@ class Reader:
         )
 
     def without_odd_ones(self, replies: Sequence[IncomingReply]) -> list[IncomingReply]:
-        """Return the replies, with the reason where one is unlike most others."""
+        """Return the replies; those that differ from most have an error."""
         checked = [self._checked(reply) for reply in replies]
-        counts = Counter(form for _, form in checked if form is not None)
+        counts = Counter(structure for _, structure in checked if structure is not None)
         if len(counts) < 2:
             return [reply for reply, _ in checked]
-        usual = max(counts, key=lambda form: counts[form])
+        usual = max(counts, key=lambda structure: counts[structure])
         return [
             reply
-            if form is None or form == usual
-            else replace(reply, error=_difference(form, usual))
-            for reply, form in checked
+            if structure is None or structure == usual
+            else replace(reply, error=_difference(structure, usual))
+            for reply, structure in checked
         ]
 
-    def _checked(self, reply: IncomingReply) -> tuple[IncomingReply, Form | None]:
-        """Return a reply and its form; rejected and None if it has no valid weight."""
+    def _checked(self, reply: IncomingReply) -> tuple[IncomingReply, Structure | None]:
+        """Return a reply and its structure; with an error, and None, if it is bad."""
         if reply.error is not None or reply.message.has_error():
             return reply, None
         try:
-            for record in reply.message.content.metric_records.values():
+            content = reply.message.content
+            for record in records_of(content, MetricRecord).values():
                 weight: Any = record.get(self.weighted_by_key, 0)
                 if not isinstance(weight, list) and not 0 <= weight <= _MOST_EXAMPLES:
                     raise ValueError(
                         f"{self.weighted_by_key!r} must be a number from 0 to 2^53, "
                         f"got {weight!r}"
                     )
-            return reply, self._form(reply)
+            return reply, self._structure(reply)
         except Exception as error:
             return replace(reply, error=why(error)), None
 
-    def _form(self, reply: IncomingReply) -> Form:
-        """Return every name in a reply, with what kind of thing it names."""
+    def _structure(self, reply: IncomingReply) -> Structure:
+        """Return every name in a reply, and the kind of what it names."""
         content = reply.message.content
-        form: set[Part] = set()
-        for key, record in content.metric_records.items():
-            form.add(("record of metrics", key, None))
+        structure: set[Part] = set()
+        for key, record in records_of(content, MetricRecord).items():
+            structure.add(("record of metrics", key, None))
             for name, value in record.items():
                 kind = type(value) is list, self.values and _length(value)
-                form.add((f"metric {printable(name, 50)!r}", (key, name), kind))
+                structure.add((f"metric {printable(name, 50)!r}", (key, name), kind))
         if not self.arrays:
-            return frozenset(form)
-        for key in content.array_records:
-            form.add(("record of arrays", key, None))
+            return frozenset(structure)
+        for key in records_of(content, ArrayRecord):
+            structure.add(("record of arrays", key, None))
             for name, array in reply.arrays(key).items():
                 if array is EMPTY:
-                    # As if it had not travelled in a payload: some may, and some not.
+                    # Compared by what was sent: in other replies it may travel whole.
                     array = reply.parcels[key].arrays[name]
                 what = f"array {printable(name, 50)!r}"
-                form.add((what, (key, name), _kind_of_array(array)))
-        return frozenset(form)
+                structure.add((what, (key, name), _kind_of_array(array)))
+        return frozenset(structure)
 
 
 def _kind_of_array(array: Array) -> Hashable:
@@ -167,7 +169,7 @@ def _length(value: Any) -> int:
     return len(value) if isinstance(value, list) else 0
 
 
-def _difference(form: Form, usual: Form) -> str:
-    """Return what is the first difference of a reply's form from the usual one."""
-    what = min(part[0] for part in form ^ usual)
+def _difference(structure: Structure, usual: Structure) -> str:
+    """Return what is the first difference of a reply's structure from the usual one."""
+    what = min(part[0] for part in structure ^ usual)
     return f"its {what} is missing, added or of another kind than in most replies"

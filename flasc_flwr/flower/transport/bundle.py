@@ -1,11 +1,11 @@
 """Small arrays that travel whole, as the bytes of one array.
 
 Flower adds about 500 bytes to each array of a message: a name, digests, and numpy's
-head. A model has two biases or scales a layer, which are often no larger than that.
+header. The biases and scales of a layer are often no larger than that.
 
-The bytes are the length of a head (4 bytes, little-endian); the head, which is deflated
-JSON with a row ``[index, name, dtype, shape]`` for each array; and the arrays' numbers,
-one array after the other, little-endian and in C order.
+The bytes have three parts: the length of a head (4 bytes, little-endian); the head,
+deflated JSON with a row ``[index, name, dtype, shape]`` for each array; and the arrays'
+numbers, one array after the other, little-endian and in C order.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from flasc_flwr.core.json_lines import as_json
 from flasc_flwr.flower.compat import SType
 
 MOST_BYTES = 1 << 16
-"""Larger arrays travel as Flower's arrays."""
+"""Most bytes of an array in a bundle; larger ones travel as Flower's arrays."""
 
 _DTYPES = frozenset(
     ["bool", "float16", "float32", "float64", "complex64", "complex128"]
@@ -65,7 +65,7 @@ def _small(array: Array) -> NDArray[Any] | None:
     try:
         values = array.numpy()
     except Exception:
-        return None  # it goes as it is: whoever reads it may say so
+        return None  # sent as it is: its reader reports the error
     as_claimed = (values.dtype.name, values.shape) == (array.dtype, tuple(array.shape))
     return values if as_claimed and array.dtype in _DTYPES else None
 
@@ -85,7 +85,9 @@ def unbundled(data: bytes) -> Beside:
         kind = np.dtype(dtype).newbyteorder("<")
         size = prod(shape) * kind.itemsize
         if index in arrays or start + size > len(data):
-            raise PayloadError("bundle: an index twice, or too few bytes")
+            raise PayloadError(
+                "bundle: two arrays have one index, or bytes are missing"
+            )
         values = np.frombuffer(data[start : start + size], kind).reshape(shape)
         arrays[index] = name, Array(values.astype(dtype))
         start += size
@@ -104,7 +106,7 @@ def _rows(head: bytes) -> list[tuple[int, str, str, list[int]]]:
     if not isinstance(rows, list) or len(rows) > _MOST_ARRAYS:
         raise PayloadError("bundle: the head cannot be read")
     if not all(isinstance(row, list) and len(row) == 4 for row in rows):
-        raise PayloadError("bundle: a row of the head has not four entries")
+        raise PayloadError("bundle: a row of the head must have 4 entries")
     return [_row(*row) for row in rows]
 
 
@@ -122,5 +124,5 @@ def _row(
         and all(type(n) is int and 0 <= n <= MOST_BYTES for n in shape)
     )
     if not fits:
-        raise PayloadError("bundle: a row of the head is of other types")
+        raise PayloadError("bundle: a row of the head has wrong types or sizes")
     return index, name, dtype, shape

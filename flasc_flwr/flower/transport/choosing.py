@@ -1,4 +1,4 @@
-"""Choosing a transport's settings: what is not given, and what does not go together."""
+"""Choosing a transport's settings: defaults, and which do not go together."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from flasc_flwr.core.methods.budget import AUTO, BYTES, density_or_auto
 from flasc_flwr.core.methods.scores import QUOTAS
 from flasc_flwr.core.printable import printable
 from flasc_flwr.core.ranges import choice
-from flasc_flwr.flower.transport.encoded_content import TransportSettings
 from flasc_flwr.flower.transport.evidence import Replies, check_replies
 from flasc_flwr.flower.transport.robust import comparing
+from flasc_flwr.flower.transport.transport_settings import TransportSettings
 from flasc_flwr.flower.transport.wrappable import require_names
 
 DIFFERENCES = 1 / 2
-"""Density of differences to a reference, if it is not given."""
+"""Default density of differences to a reference."""
 
 UPLOADS = 1 / 2
-"""Density of uploads, if it is not given."""
+"""Default density of uploads."""
 
 _PRIVATE = (
     DifferentialPrivacyClientSideAdaptiveClipping,
@@ -73,7 +73,7 @@ def chosen_settings(
     follows = error_feedback == "both"
     value_format = choice(AUTO, *VALUE_FORMATS).require("values", values)
     if value_format == AUTO:
-        # What 4 bits round off has to be sent later.
+        # Error feedback sends later what 4 bits round off.
         value_format = "int8" if error_feedback == "none" else "int4"
     settings = TransportSettings(
         download_density=density_or_auto(
@@ -144,8 +144,8 @@ def notices(inner: Strategy, settings: TransportSettings) -> list[str]:
     if settings.masks_weights:
         lines.append(
             "SparseTransport masks weights, as error_feedback is 'none' and the "
-            "download is limited: what is not sent is zero on the devices. A "
-            "pretrained model breaks by that; error_feedback='both' does not"
+            "download is limited: entries that are not sent are zero on the devices. "
+            "This breaks a pretrained model; error_feedback='both' does not"
         )
     return lines
 

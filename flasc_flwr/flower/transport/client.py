@@ -25,15 +25,13 @@ from flasc_flwr.flower.device_limits import DeviceLimits
 from flasc_flwr.flower.feedback.device_session import DeviceSession
 from flasc_flwr.flower.feedback.kept_memory import held_version
 from flasc_flwr.flower.feedback.reminder import cannot_use, holding
-from flasc_flwr.flower.transport.form import Form, equal_arrays
-from flasc_flwr.flower.transport.parcel import (
-    DOWNLOAD,
-    is_parcel,
+from flasc_flwr.flower.transport.download_parcel import (
     layout_of,
-    match_sent,
     open_download,
     with_payload,
 )
+from flasc_flwr.flower.transport.form import Form, equal_arrays
+from flasc_flwr.flower.transport.parcel import DOWNLOAD, is_parcel, match_sent
 from flasc_flwr.flower.transport.private_mods import is_private
 from flasc_flwr.flower.transport.replied import Origin, encoded_reply
 from flasc_flwr.flower.wire import (
@@ -58,9 +56,9 @@ def run_client_app(
     """Run a ClientApp on dense arrays, and encode the arrays it returns.
 
     Each ArrayRecord of the reply is compared with the one received under the same key,
-    or with the only one if there is one each way. Records that are not those received,
-    trained, are sent unchanged, and the reply lists their keys. Records that correspond
-    to none received are sent unchanged as well.
+    or with the only one if there is one each way. A record that corresponds to none is
+    sent unchanged. So is a record that does not hold the received arrays after
+    training: the reply lists its key.
 
     Parameters
     ----------
@@ -118,7 +116,7 @@ def run_client_app(
 def _encode_records(
     reply: Message, received: Mapping[str, Origin], instructions: Instructions
 ) -> dict[str, Any]:
-    """Replace the records of a reply by parcels; return what is to be said of them."""
+    """Replace the records of a reply by parcels; return entries about them."""
     control: dict[str, Any] = {}
     unchanged = []
     records = records_of(reply.content, ArrayRecord)
@@ -140,7 +138,7 @@ def _encode_records(
 
 
 def _leave_out(reply: Message, received: Mapping[str, Origin]) -> dict[str, Any]:
-    """Empty the records that an evaluation returns as it received them; name them."""
+    """Empty the records that an evaluation returns unchanged; return their keys."""
     same = []
     records = records_of(reply.content, ArrayRecord)
     for key, record in records.items():
@@ -154,7 +152,7 @@ def _leave_out(reply: Message, received: Mapping[str, Origin]) -> dict[str, Any]
 def _layouts(
     message: Message, instructions: Instructions, sessions: Mapping[str, DeviceSession]
 ) -> Iterator[Layout]:
-    """Yield the layouts of the arrays that this side will hold as one vector each."""
+    """Yield the layout of each record that this device will hold as one vector."""
     for key, record in records_of(message.content, ArrayRecord).items():
         if is_parcel(record, DOWNLOAD):
             session = sessions.get(key)
@@ -174,7 +172,7 @@ def _decode_records(
 ) -> dict[str, Origin]:
     """Replace the parcels of a message by dense arrays; return what updates start from.
 
-    That is every parcel, and every record whose update is to come as a parcel.
+    Updates start from every parcel, and from every record whose update is to be one.
     """
     received = {}
     for key, record in records_of(message.content, ArrayRecord).items():

@@ -21,7 +21,7 @@ class EncodingGrid(Grid):
     grid : Grid
         The grid that sends the messages.
     make_round_trip : Callable[[Iterable[Message], int], RoundTrip]
-        Encodes messages, given the round that their bytes are counted in.
+        Encodes messages. It is given the round that their bytes are counted in.
     """
 
     def __init__(

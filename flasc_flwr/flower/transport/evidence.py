@@ -14,18 +14,20 @@ from flasc_flwr.flower.npy import read
 from flasc_flwr.flower.read_instructions import WORDS
 
 AUTO, WEIGHTS, UPDATES = WORDS
-"""What a reply's arrays are: to be decided by evidence; the arrays received, trained;
-what is to be added to them (deltas, gradients)."""
+"""What a reply's arrays are. `AUTO`: decided by their distance from those received.
+`WEIGHTS`: the received arrays after training. `UPDATES`: what is to be added to them
+(deltas, gradients)."""
 
 Replies = str | Mapping[str, str]
 """One word for all ArrayRecords, or a word by key or shell pattern."""
 
 CLOSE = 0.7
-"""Trained weights are at most this far from those received, relative to their norm.
+"""Largest distance of trained weights from those received, relative to their norm.
 
-What is not related to the weights is about as far from them as zero is: a gradient or a
-difference of norm q and correlation c with the weights, both in units of the weights'
-norm, is at the distance sqrt(1 + q^2 - 2 q c), which is below 0.7 only if c > 0.71.
+Arrays that are not related to the weights are about as far from them as zero is. Take a
+gradient or a difference whose norm is q times that of the weights, and whose
+correlation with them is c. Its distance is sqrt(1 + q^2 - 2 q c), which is below 0.7
+only if c > 0.71.
 """
 
 
@@ -46,7 +48,7 @@ def check_replies(replies: Replies) -> Replies:
 
 
 def word_of(replies: Replies, key: str) -> str:
-    """Return what is said about the ArrayRecord of a key; `AUTO` if nothing is."""
+    """Return the word for the ArrayRecord of a key; `AUTO` if there is none."""
     if isinstance(replies, str):
         return replies
     if key in replies:
@@ -60,10 +62,10 @@ def word_of(replies: Replies, key: str) -> str:
 def are_trained(
     received: ArrayRecord, returned: ArrayRecord, names: Sequence[str]
 ) -> bool:
-    """Return whether the arrays of some names are those received, trained.
+    """Return whether some arrays are those that were received, after training.
 
-    They are if they are close to them, all together. Where nothing but zeros was
-    received, nothing can be said.
+    They are if all of them together are close to those received (:data:`CLOSE`). If
+    only zeros were received, that cannot be decided, and they are not.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What becomes of each record's arrays, in one line of the log."""
+"""How the arrays of each record travel, as one line of the log."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from math import prod
 from flwr.app import ArrayRecord, Message, MessageType
 
 from flasc_flwr.core.printable import printable
-from flasc_flwr.flower.compat import log
-from flasc_flwr.flower.transport.encoded_content import TransportSettings
+from flasc_flwr.flower.compat import log, records_of
 from flasc_flwr.flower.transport.rule import why_whole
+from flasc_flwr.flower.transport.transport_settings import TransportSettings
 from flasc_flwr.flower.wire import category
 
 _MOST_NAMES = 3
@@ -33,8 +33,8 @@ def fate(key: str, record: ArrayRecord, why_whole: Mapping[str, str], how: str) 
     why_whole : Mapping[str, str]
         For each array why it travels whole; empty text where it is in the payload.
     how : str
-        How arrays in the payload travel: ``sparse``, ``rounded``, or ``""`` where
-        nothing is lost and all arrays travel as they are.
+        How arrays in the payload travel: ``sparse``, ``rounded``, or ``""`` if nothing
+        is lost and all arrays travel as they are.
     """
     shown = repr(printable(key, _LONGEST_NAME))
     by_reason: dict[str, list[str]] = defaultdict(list)
@@ -85,7 +85,7 @@ def require_known(key: str, patterns: Iterable[str], names: Iterable[str]) -> No
 
 
 class Fates:
-    """Logs once what becomes of each record, when it is first sent.
+    """Logs how the arrays of each record travel, when it is first sent.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ class Fates:
         self._checked = False
 
     def log(self, messages: Sequence[Message]) -> None:
-        """Log what becomes of the records of some messages, if they are new.
+        """Log how the arrays of some messages travel, for each new record.
 
         Raises
         ------
@@ -108,7 +108,11 @@ class Fates:
             training.
         """
         contents = {id(m.content): m.content for m in messages if _is_encoded(m)}
-        records = [r for c in contents.values() for r in c.array_records.items()]
+        records = [
+            item
+            for content in contents.values()
+            for item in records_of(content, ArrayRecord).items()
+        ]
         if records and not self._checked:
             self._checked = True
             names = [name for _, record in records for name in record]

@@ -2,43 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 
 from flasc_flwr.core.printable import why
 from flasc_flwr.core.sparsity import SparseVector
+from flasc_flwr.flower.compat import records_of
 from flasc_flwr.flower.read_instructions import indices_in
+from flasc_flwr.flower.transport.advice import ADD_THE_MOD
 from flasc_flwr.flower.transport.encoded_content import EncodedContent
-from flasc_flwr.flower.transport.parcel import (
-    EMPTY,
-    UPLOAD,
-    arrays_in,
-    is_parcel,
-    match_sent,
-    open_upload,
-)
+from flasc_flwr.flower.transport.parcel import EMPTY, UPLOAD, is_parcel, match_sent
 from flasc_flwr.flower.transport.readable import check_readable
 from flasc_flwr.flower.transport.sent_record import SentRecord
+from flasc_flwr.flower.transport.trip_traffic import data_bytes
+from flasc_flwr.flower.transport.upload_parcel import arrays_in, open_upload
 from flasc_flwr.flower.wire import (
     CONTROL,
     PART,
     PAYLOAD,
     SAME,
-    STYPE,
     UNCHANGED,
     message_bytes,
 )
-
-ADD_THE_MOD = (
-    "add flasc_mod to the ClientApp, before its other mods: "
-    "ClientApp(mods=[flasc_mod, ...])"
-)
-
-
-_KEY_ERROR = "<class 'KeyError'>:<'"
-"""How Flower begins the reason of an app that did not find an array."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,19 +65,19 @@ class IncomingReply:
     message : Message
         The reply as it came.
     parcels, dense : dict[str, SentRecord]
-        Its records of trained arrays by key, as parcels or as dense arrays; each with
-        the record that it is an update of.
+        By key of its records of trained arrays, as parcels or as dense arrays: the
+        record that was sent.
     whole : dict[str, ArrayRecord]
-        By the key of a record in which every array travelled whole: what was sent.
+        By key of its records in which every array travelled whole: what was sent.
     parts : dict[str, tuple[int, ...]]
-        By the key of a parcel that has other arrays than those sent: which of the
-        tensors sent its payload has.
+        By key of its parcels that do not have exactly the arrays sent: which of the
+        tensors sent are in the payload.
     untouched : frozenset[str]
-        Keys of the records that could have been parcels, and came as they are.
+        Keys of the records that came unencoded, as they do not hold trained arrays.
     same : dict[str, SentRecord]
-        Records that an evaluation left out, as they came back as they were received.
+        Records that an evaluation left out, as it returned them unchanged.
     plain_bytes : int
-        Bytes that Flower's plain arrays would have needed for its arrays.
+        Bytes of its arrays as Flower's plain arrays.
     error : str, optional
         Why it is rejected.
     """
@@ -113,7 +100,7 @@ class IncomingReply:
         PayloadError
             If it is a corrupt parcel.
         """
-        record = self.message.content.array_records[key]
+        record = records_of(self.message.content, ArrayRecord)[key]
         if key not in self.parcels:
             return record
         return arrays_in(record, self.parcels[key].form, self.parts.get(key))
@@ -124,10 +111,10 @@ def inspect_reply(message: Message, content: EncodedContent) -> IncomingReply:
 
     A record that corresponds to none that was sent is left to the inner strategy.
     """
-    control = message.content.config_records.get(CONTROL, ConfigRecord())
+    control = records_of(message.content, ConfigRecord).get(CONTROL, ConfigRecord())
     listed = control.get(UNCHANGED)
     unchanged = listed if isinstance(listed, list) else []
-    records = message.content.array_records
+    records = records_of(message.content, ArrayRecord)
     same = _left_out(message, content)
     parcels, dense, plain_bytes, error = {}, {}, 0, None
     whole, parts, untouched = {}, {}, set()
@@ -154,30 +141,30 @@ def inspect_reply(message: Message, content: EncodedContent) -> IncomingReply:
             error = f"its arrays did not go through flasc_mod: {ADD_THE_MOD}"
     return IncomingReply(
         message,
-        parcels,
-        dense,
-        whole,
-        parts,
-        frozenset(untouched),
-        same,
-        plain_bytes,
-        error,
+        parcels=parcels,
+        dense=dense,
+        whole=whole,
+        parts=parts,
+        untouched=frozenset(untouched),
+        same=same,
+        plain_bytes=plain_bytes,
+        error=error,
     )
 
 
 def _left_out(message: Message, content: EncodedContent) -> dict[str, SentRecord]:
-    """Return the records of an evaluation that are as they were received, by key.
+    """Return the records that an evaluation returned unchanged, by key.
 
     Raises
     ------
     ValueError
         If one is named that was not sent, or is not empty.
     """
-    control = message.content.config_records.get(CONTROL, ConfigRecord())
+    control = records_of(message.content, ConfigRecord).get(CONTROL, ConfigRecord())
     listed = control.get(SAME)
     if content.trains or not isinstance(listed, list):
         return {}
-    records, same = message.content.array_records, {}
+    records, same = records_of(message.content, ArrayRecord), {}
     for name in listed:
         key = str(name)
         sent = match_sent(content.sent, key, len(records))
@@ -190,7 +177,7 @@ def _left_out(message: Message, content: EncodedContent) -> dict[str, SentRecord
 def decode_parcels(reply: IncomingReply) -> tuple[int, dict[str, ParcelUpdate] | str]:
     """Return a reply's size in bytes, and its updates by key or why it is rejected.
 
-    Whatever exception reading a reply raises, it rejects that reply.
+    Any exception while a reply is read rejects that reply.
     """
     size = 0
     try:
@@ -198,8 +185,9 @@ def decode_parcels(reply: IncomingReply) -> tuple[int, dict[str, ParcelUpdate] |
         if reply.error or reply.message.has_error():
             return size, reply.error or {}
         updates = {}
+        records = records_of(reply.message.content, ArrayRecord)
         for key, sent in reply.parcels.items():
-            parcel = reply.message.content.array_records[key]
+            parcel = records[key]
             opened = open_upload(parcel, sent.form, reply.parts.get(key))
             updates[key] = ParcelUpdate(sent, *opened, parcel[PAYLOAD].data)
     except Exception as error:
@@ -210,15 +198,15 @@ def decode_parcels(reply: IncomingReply) -> tuple[int, dict[str, ParcelUpdate] |
 def check_arrays(reply: IncomingReply, updates: Mapping[str, ParcelUpdate]) -> None:
     """Check the plain arrays of a reply and of its parcels.
 
-    Not in a thread: numpy reads the head of an array with :mod:`ast`, which in Python
-    3.11 fails now and then where two threads do so at a time.
+    This must not run in several threads: numpy reads the header of an array with
+    :mod:`ast`, which in Python 3.11 sometimes fails if two threads use it at a time.
 
     Raises
     ------
     ValueError
         If one cannot be read, or should be finite and is not.
     """
-    for key, record in reply.message.content.array_records.items():
+    for key, record in records_of(reply.message.content, ArrayRecord).items():
         if key in updates:
             check_readable(updates[key].whole, updates[key].sent.arrays)
         else:
@@ -228,25 +216,16 @@ def check_arrays(reply: IncomingReply, updates: Mapping[str, ParcelUpdate]) -> N
             check_readable(record, sent)
 
 
-def advice_on(error: Error, in_payloads: Collection[str]) -> str | None:
-    """Return what to change about a client's error; None if that is not known.
+def put_on_sent(reply: IncomingReply) -> None:
+    """Replace the arrays that came dense by those of the strategy plus their change.
 
-    Parameters
-    ----------
-    error : Error
-        What the client replied.
-    in_payloads : Collection[str]
-        Names of arrays that it did not find if its app runs without flasc_mod.
+    Records that an evaluation left out are put back as it received them.
     """
-    reason = error.reason or ""
-    quoted = reason.removeprefix(_KEY_ERROR).removesuffix("'>").strip().strip("\"'")
-    if STYPE in reason or quoted in in_payloads:
-        return f"its ClientApp cannot read payloads: {ADD_THE_MOD}"
-    if "expects exactly one ConfigRecord" in reason:
-        return f"flasc_mod must be the first of its mods: {ADD_THE_MOD}"
-    return None
-
-
-def data_bytes(record: ArrayRecord) -> int:
-    """Return the size of a record's arrays, in bytes."""
-    return sum(len(array.data) for array in record.values())
+    content = reply.message.content
+    if CONTROL in records_of(content, ConfigRecord):
+        del content[CONTROL]
+    records = records_of(content, ArrayRecord)
+    for key, sent in reply.dense.items():
+        content[key] = sent.plus_training(records[key])
+    for key, sent in reply.same.items():
+        content[key] = ArrayRecord(dict(sent.received))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from logging import WARNING
 
-from flwr.app import Message
+from flwr.app import ConfigRecord, Message
 from flwr.clientapp.mod import LocalDpMod, adaptiveclipping_mod, fixedclipping_mod
 from flwr.clientapp.typing import ClientAppCallable
 
-from flasc_flwr.flower.compat import log, mods_behind
+from flasc_flwr.flower.compat import log, mods_behind, records_of
 from flasc_flwr.flower.privacy.local_dp import local_dp
 
 CLIPPING_NORM = "clipping_norm"
@@ -16,10 +16,10 @@ CLIPPING_NORM = "clipping_norm"
 
 
 def is_private(message: Message, call_next: ClientAppCallable) -> bool:
-    """Return whether an update must not have anything of earlier rounds.
+    """Return whether an update must not contain anything of earlier rounds.
 
-    It must not where a mod clips it or adds noise to it, or the server asks for that:
-    what the device adds afterwards would be beyond the bound, and without noise.
+    It must not if a mod clips it or adds noise to it, or if the server asks for that. A
+    residual is added afterwards: it would be beyond the bound, and without noise.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def is_private(message: Message, call_next: ClientAppCallable) -> bool:
     call_next : ClientAppCallable
         The next mod, or the app.
     """
-    configs = message.content.config_records.values()
+    configs = records_of(message.content, ConfigRecord).values()
     private = any(CLIPPING_NORM in config for config in configs) or any(
         isinstance(mod, LocalDpMod) or mod in _PRIVATE for mod in mods_behind(call_next)
     )

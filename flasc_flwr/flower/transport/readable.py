@@ -19,13 +19,13 @@ _NUMBERS = "biufc"
 def check_readable(arrays: Mapping[str, Array], sent: Mapping[str, Array]) -> None:
     """Check that plain arrays hold what they claim to hold.
 
-    Arrays of another serialization type are for whoever knows it.
+    Arrays of another serialization type than numpy's are not checked.
 
     Raises
     ------
     ValueError
-        If one cannot be read, or has another shape or dtype than it claims; if it is
-        not of finite numbers, though the array sent under its name is.
+        If one cannot be read, does not have the shape and dtype that it claims, or does
+        not hold finite numbers though the array sent under its name does.
     """
     for name, array in arrays.items():
         if array.stype != SType.NUMPY:
@@ -39,7 +39,9 @@ def check_readable(arrays: Mapping[str, Array], sent: Mapping[str, Array]) -> No
             reason = printable(error, 100)
             raise ValueError(f"array {shown!r} cannot be read: {reason}") from None
         if not as_claimed:
-            raise ValueError(f"array {shown!r} has not the shape and dtype it claims")
+            raise ValueError(
+                f"array {shown!r} does not have its claimed shape and dtype"
+            )
         if name in sent and not _is_finite(values) and _is_finite(sent[name].numpy()):
             raise ValueError(f"array {shown!r} {FINITE}")
 

@@ -1,4 +1,4 @@
-"""What is said in the log of records whose arrays do not travel as one would expect."""
+"""Warnings about arrays that do not travel as a user may expect."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from flasc_flwr.core.sparsity import SparseVector
 from flasc_flwr.flower.compat import log
 
 SOME_ROUNDS = 3
-"""After so many rounds arrays are named of which hardly anything has travelled."""
+"""Rounds after which a warning names the arrays that starve."""
 
 STARVING = 0.01
-"""Fraction of an array's entries that hardly is anything, in all replies together."""
+"""An array starves if all replies together had less than this part of its entries."""
 
 _MOST_SHOWN = 5
 
 
 class Remarks:
-    """Says each thing once.
+    """Logs each warning once.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class Remarks:
         self._counts: dict[tuple[str, Layout], NDArray[np.int64]] = {}
 
     def name_not_finite(self, key: str, names: Iterable[str]) -> None:
-        """Log once which arrays travel whole because they are not finite."""
+        """Warn once which arrays travel whole because they are not finite."""
         new = [name for name in names if (key, name) not in self._named]
         self._named |= {(key, name) for name in new}
         if new:
@@ -50,35 +50,35 @@ class Remarks:
             )
 
     def say_untouched(self, key: str) -> None:
-        """Log once that replies of a key do not hold trained weights."""
+        """Warn once that replies of a key do not hold trained weights."""
         if (key, "") in self._named:
             return
         self._named.add((key, ""))
         log(
             WARNING,
-            "Record %r of replies: untouched, as it is not the arrays that were sent, "
-            "trained. Say replies='updates' if it is to be added to them, or "
-            "replies='weights'",
+            "Record %r of replies: untouched, as it does not look like the sent arrays "
+            "after training. Set replies='weights' if it holds them, or "
+            "replies='updates' if it is to be added to them",
             printable(key, 50),
         )
 
     def travelled(self, key: str, layout: Layout, update: SparseVector) -> None:
-        """Count the entries of each array that a reply has."""
+        """Count the entries of each array that a reply holds."""
         counts = layout.counts(update.positions)
         before = self._counts.get((key, layout), np.zeros_like(counts))
         self._counts[key, layout] = before + counts
 
     def after_round(self, round: int) -> None:
-        """Name the arrays of which hardly anything has travelled, after some rounds."""
+        """Warn of arrays that starve, after :data:`SOME_ROUNDS` rounds."""
         if round == SOME_ROUNDS and ("", "") not in self._named:
             self._named.add(("", ""))
             for key, layout in self._counts:
                 self._warn_of_starving(key, layout)
 
     def _warn_of_starving(self, key: str, layout: Layout) -> None:
-        """Name the arrays of which hardly anything has travelled."""
+        """Warn of the arrays of a record of which hardly anything has travelled."""
         sizes = [tensor.size for tensor in layout.tensors]
-        # Within its own array, what changes at all is sent.
+        # If entries compete within their array, zero means that it does not change.
         least = 1 if self._quota == "tensor" else 0
         starving = [
             tensor.name

@@ -1,4 +1,4 @@
-"""What a device sends of the arrays that its app returned."""
+"""What a device sends of the arrays that its app returns."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from flasc_flwr.flower.feedback.device_session import DeviceSession
 from flasc_flwr.flower.npy import read
 from flasc_flwr.flower.transport.evidence import AUTO, UPDATES, are_trained
 from flasc_flwr.flower.transport.form import Form
-from flasc_flwr.flower.transport.parcel import pack_upload
 from flasc_flwr.flower.transport.selection import encode_largest
+from flasc_flwr.flower.transport.upload_parcel import pack_upload
 from flasc_flwr.flower.wire import Instructions
 
 
 @dataclass(frozen=True, eq=False)
 class Origin:
-    """A record that was received, which a reply's record is compared with.
+    """A received record, with which a record of the reply is compared.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class Origin:
     most_bytes : int
         Most bytes of the payload of its update; 0 is no limit.
     word : str
-        What is said about replies: one of :data:`~.evidence.WORDS`.
+        What replies hold: one of :data:`~.evidence.WORDS`.
     session : DeviceSession or None
         Where the device keeps what its replies leave out; None if it does not.
     """
@@ -49,8 +49,8 @@ def encoded_reply(
 ) -> tuple[ArrayRecord, tuple[int, ...] | None] | None:
     """Return the parcel of an app's record; None if it is to travel as it is.
 
-    The arrays that were received in the payload, matched by name and shape, go into the
-    payload; what else the reply has travels whole.
+    Arrays with the name and shape of one received in the payload go into the payload.
+    The reply's other arrays travel whole.
 
     Parameters
     ----------
@@ -64,8 +64,8 @@ def encoded_reply(
     Returns
     -------
     (ArrayRecord, tuple[int, ...] or None) or None
-        The parcel, and which tensors are in its payload where the reply has other
-        arrays than those received.
+        The parcel. If the reply does not have exactly the arrays received, also which
+        tensors are in its payload.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def encoded_reply(
 
 
 def _update(origin: Origin, reply: ArrayRecord, names: list[str]) -> Vector:
-    """Return what the server is to add, shape (N,); 0 in arrays that are not named."""
+    """Return what the server is to add, shape (N,); 0 for arrays that are not named."""
     layout = origin.form.layout
     update = np.zeros(layout.size, np.float32)
     for tensor, place in layout.slices():
@@ -120,7 +120,7 @@ def _update(origin: Origin, reply: ArrayRecord, names: list[str]) -> Vector:
             update[place] = new.ravel()
             continue
         old = read(origin.arrays[tensor.name])
-        # A small step of a float64 would be lost if it were rounded first.
+        # Subtracted before rounding, which would lose a small step of a float64.
         wide = np.result_type(np.float32, new, old)
         update[place] = np.subtract(new, old, dtype=wide).ravel()
     require_finite_tensors(layout, update)

@@ -1,8 +1,8 @@
 """Strategies that compare the clients' replies entry by entry, or by distance.
 
-A median of updates of which each client sends 1/16 of the entries is a median of zeros:
-an entry that most clients did not send does not move. So their uploads travel at
-density 1, rounded to the value format.
+If each client sends 1/16 of the entries, most values of an entry are zero, and so is
+their median: the entry does not move. So uploads for these strategies have density 1,
+rounded to the value format.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _COMPARE = (Bulyan, FedMedian, FedTrimmedAvg, MultiKrum)
 def comparing(strategy: Strategy) -> str | None:
     """Return the name of the strategy that compares replies; None if none does.
 
-    It is looked for inside of wrappers, too.
+    Strategies inside wrappers count, too.
     """
     pending, seen = [strategy], set[int]()
     while pending:

@@ -1,4 +1,4 @@
-"""All messages of one round: encoded when they are sent, decoded when replies come."""
+"""One exchange with clients: messages are encoded, and replies are decoded."""
 
 from __future__ import annotations
 
@@ -6,48 +6,38 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from logging import INFO, WARNING
-from typing import Any
 
-from flwr.app import ArrayRecord, Error, Message, MessageType, RecordDict
+from flwr.app import Error, Message, MessageType
 
 from flasc_flwr.core.printable import why
-from flasc_flwr.core.traffic import Direction, Sent, Traffic
+from flasc_flwr.core.traffic import Direction, Traffic
 from flasc_flwr.flower.compat import ErrorCode, log
-from flasc_flwr.flower.transport.encoded_content import (
-    EncodedContent,
-    TransportSettings,
-    encode_content,
-    with_memory,
-)
+from flasc_flwr.flower.transport.advice import advice_on
+from flasc_flwr.flower.transport.device_content import device_content
+from flasc_flwr.flower.transport.encoded_content import EncodedContent, encode_content
 from flasc_flwr.flower.transport.incoming_reply import (
     IncomingReply,
     ParcelUpdate,
-    advice_on,
     check_arrays,
-    data_bytes,
     decode_parcels,
     inspect_reply,
+    put_on_sent,
 )
 from flasc_flwr.flower.transport.parallel_map import parallel_map
 from flasc_flwr.flower.transport.run_memory import RunMemory, common_records
 from flasc_flwr.flower.transport.sent_record import Following
-from flasc_flwr.flower.wire import (
-    CONTROL,
-    PAYLOAD,
-    STYPE,
-    category,
-    message_bytes,
-    reason_of,
-)
+from flasc_flwr.flower.transport.transport_settings import TransportSettings
+from flasc_flwr.flower.transport.trip_traffic import TripTraffic
+from flasc_flwr.flower.wire import category, message_bytes, reason_of
 
 
 class RoundTrip:
-    """One exchange of messages with clients.
+    """The messages of one exchange, and their replies.
 
     Parameters
     ----------
     messages : Iterable[Message]
-        What the inner strategy wants to send; not changed.
+        What the inner strategy sends; not changed.
     settings : TransportSettings
         How arrays are sent.
     server_round : int
@@ -57,13 +47,13 @@ class RoundTrip:
     memory : RunMemory
         What is remembered of the devices.
     whole_round : bool
-        Whether these are all messages of a round: what they have in common is then the
-        model of this round, even if there is but one.
+        Whether these are all messages of a round. What they have in common is then the
+        model of the round, even if there is only one message.
 
     Attributes
     ----------
     messages : list[Message]
-        What is to be sent instead. Messages that share a content share its encoding.
+        What is sent instead. Messages that share a content share its encoding.
     """
 
     def __init__(
@@ -79,9 +69,7 @@ class RoundTrip:
         self.messages: list[Message] = []
         self._contents: list[EncodedContent] = []
         self._followed: list[Mapping[str, Following]] = []
-        self._round = server_round
-        self._traffic = traffic
-        self._own_traffic = Traffic()
+        self._traffic = TripTraffic(server_round, traffic)
         self._memory = memory
         messages = list(messages)
         self._remembering = memory.begin(
@@ -98,7 +86,13 @@ class RoundTrip:
                 encoded[key] = encode_content(content, message_type, settings, follow)
             # The copy shares the metadata, where the grid notes the message's id.
             travelling = copy.copy(message)
-            travelling.content, followed = self._own_content(message, encoded[key])
+            node = message.metadata.dst_node_id
+            travelling.content, followed = device_content(
+                encoded[key],
+                memory,
+                node,
+                remembers=not _is_training(message) or node in self._remembering,
+            )
             self._followed.append(followed)
             self.messages.append(travelling)
             self._contents.append(encoded[key])
@@ -109,8 +103,8 @@ class RoundTrip:
         for message, made, size in zip(
             self.messages, self._contents, sizes, strict=True
         ):
-            plain_bytes = sum(map(data_bytes, made.original.array_records.values()))
-            self._count(message, size, plain_bytes, Direction.DOWN)
+            plain = made.plain_bytes
+            self._traffic.count(message, Direction.DOWN, size=size, plain=plain)
 
     def inspect(self, replies: Iterable[Message]) -> list[IncomingReply]:
         """Return what each reply holds, without decoding it.
@@ -138,19 +132,21 @@ class RoundTrip:
     ) -> Iterator[tuple[Message, dict[str, ParcelUpdate]]]:
         """Yield each reply with the updates in its parcels, and count its bytes.
 
-        A rejected reply becomes an error, whatever exception reading it raised. The
-        reason of an error is cut to one printable line. Arrays that came dense are put
-        on those of the inner strategy.
+        If reading a reply raises any exception, the reply is rejected: it becomes an
+        error. Reasons of errors are cut to one printable line. Arrays that came dense
+        are replaced by those of the inner strategy plus their change.
         """
         self._memory.drop()
         results = parallel_map(decode_parcels, replies)
         for reply, (size, updates) in zip(replies, results, strict=True):
             message = reply.message
-            self._count(message, size, reply.plain_bytes, Direction.UP)
+            self._traffic.count(
+                message, Direction.UP, size=size, plain=reply.plain_bytes
+            )
             if not isinstance(updates, str) and not message.has_error():
                 try:
                     check_arrays(reply, updates)
-                    _put_on_sent(reply)
+                    put_on_sent(reply)
                 except Exception as error:
                     updates = why(error)
             if isinstance(updates, str):
@@ -161,7 +157,7 @@ class RoundTrip:
             yield message, updates
 
     def restore(self, replies: Sequence[IncomingReply]) -> list[Message]:
-        """Return replies as the inner strategy is to see them: with dense arrays."""
+        """Return replies as the inner strategy sees them: with dense arrays."""
         messages = []
         for message, updates in self.decode(replies):
             for key, parcel in updates.items():
@@ -175,33 +171,23 @@ class RoundTrip:
         self._memory.confirm()
 
     def close(self) -> None:
-        """Note that replies that have not come will not be taken."""
+        """Note that replies that have not come yet will not be taken."""
         self._memory.waiting -= {m.metadata.dst_node_id for m in self.messages}
 
     def report(self) -> None:
-        """Log what the exchange cost, after all its replies."""
-        if not self.messages:
-            return
-        asked = len(self.messages)
-        came = len(self._own_traffic.sent) - asked
-        cost = self._own_traffic.in_words()
-        log(INFO, "\t%d messages, %d replies: %s", asked, came, cost)
+        """Log the bytes of the exchange, after all its replies."""
+        if self.messages:
+            log(INFO, "\t%s", self._traffic.in_words(len(self.messages)))
 
     @cached_property
     def _indices(self) -> dict[str, int]:
-        """Index of each message, by the id that it got when it was sent."""
+        """Index of each message, by the id that the grid gave it."""
         return {m.metadata.message_id: i for i, m in enumerate(self.messages)}
 
     @cached_property
     def _in_payloads(self) -> set[str]:
         """Names of the arrays that clients cannot read without flasc_mod."""
-        return {
-            tensor.name
-            for content in self._contents
-            for record in content.sent.values()
-            if record.is_encoded
-            for tensor in record.form.layout.tensors
-        }
+        return {name for content in self._contents for name in content.in_payloads}
 
     def _index(self, reply: Message) -> int:
         try:
@@ -226,24 +212,6 @@ class RoundTrip:
             return IncomingReply(reply, error=why(error))
         return inspected
 
-    def _own_content(
-        self, message: Message, made: EncodedContent
-    ) -> tuple[RecordDict, Mapping[str, Following]]:
-        """Return what travels to the device of a message, and the ways in it."""
-        node, followed = message.metadata.dst_node_id, made.followed
-        if _is_training(message) and node not in self._remembering:
-            alone = {key: following.alone for key, following in followed.items()}
-            return with_memory(made.encoded, {}, alone), {}
-        control: dict[str, Any] = {}
-        ways = {}
-        asked = made.sent if made.expects_parcels else {}
-        for key, reminder in self._memory.reminders(node, followed, asked).items():
-            if key in followed:
-                held = self._memory.held(node, key)
-                reminder, ways[key] = followed[key].way(reminder, held)
-            reminder.add_to(control, key)
-        return with_memory(made.encoded, control, ways), followed
-
     def _note(self, message: Message, updates: Mapping[str, ParcelUpdate]) -> None:
         """Note the payloads of a reply, to confirm them to a device that remembers."""
         node = message.metadata.src_node_id
@@ -258,38 +226,6 @@ class RoundTrip:
         log(WARNING, "Rejected the reply of node %d: %s", node, reason)
         error = Error(code=ErrorCode.MOD_FAILED_PRECONDITION, reason=reason)
         return Message(error, reply_to=self.messages[self._index(reply)])
-
-    def _count(
-        self, message: Message, size: int, plain_bytes: int, direction: Direction
-    ) -> None:
-        node = message.metadata.dst_node_id
-        if direction == Direction.UP:
-            node = message.metadata.src_node_id
-        payload_bytes = 0
-        if message.has_content():
-            for record in message.content.array_records.values():
-                if PAYLOAD in record and record[PAYLOAD].stype.startswith(STYPE):
-                    payload_bytes += len(record[PAYLOAD].data)
-        sent = Sent(
-            round=self._round,
-            client=str(node),
-            direction=direction,
-            payload=payload_bytes,
-            message=size,
-            plain=plain_bytes,
-        )
-        self._traffic.record(sent)
-        self._own_traffic.record(sent)
-
-
-def _put_on_sent(reply: IncomingReply) -> None:
-    """Put the arrays that came dense on those of the inner strategy."""
-    content = reply.message.content
-    content.config_records.pop(CONTROL, None)
-    for key, sent in reply.dense.items():
-        content[key] = sent.plus_training(content.array_records[key])
-    for key, sent in reply.same.items():
-        content[key] = ArrayRecord(dict(sent.received))
 
 
 def _is_training(message: Message) -> bool:

@@ -21,13 +21,13 @@ _STATISTICS = {
     "inv_freq",
     "position_ids",
 }
-"""Last parts of the names of buffers that layers keep beside their weights."""
+"""Last parts of names: buffers that layers keep beside their weights."""
 
 _LONGEST_STATISTIC = 4096
-"""An array of one axis is taken for a flattened model only if it is longer."""
+"""A longer array of one axis may be a flattened model."""
 
 _FEWEST = 1024
-"""Fewest entries of a record that is made sparse by itself."""
+"""Fewest entries of a record that is made sparse by default."""
 
 NOT_FINITE = "not finite"
 """Why an array with NaN, infinity or numbers beyond `LIMIT` travels whole."""
@@ -38,14 +38,14 @@ _FEW_AXES = "of fewer than two axes"
 def why_whole(
     record: ArrayRecord, whole: Sequence[str] = (), sparse: Sequence[str] = ()
 ) -> dict[str, str]:
-    """Return why each array of a record travels whole; "" where it does not.
+    """Return why each array of a record travels whole; "" if it does not.
 
-    Not in the payload are arrays that are not floating point, hold no finite numbers,
-    are named in `whole`, or have fewer than two axes or the name of a layer's
-    statistics: these are small, and where they are not exact they do harm, as a model
-    divides by its running variance. In a record without matrices, an array of one axis
-    that is long enough to be a flattened model is in the payload. A record of a few
-    hundred entries travels whole: it could save less than a message has around it.
+    An array travels whole if it is not floating point, is not finite, or is named in
+    `whole`. So do arrays with fewer than two axes, and a layer's statistics by name:
+    they are small, and inexact ones do harm, as a model divides by its running
+    variance. If a record has no matrices, an array of one axis that is long enough to
+    be a flattened model is in the payload. A record of a few hundred entries travels
+    whole, as it could save less than the rest of its message takes.
 
     Parameters
     ----------
@@ -54,8 +54,8 @@ def why_whole(
     whole : Sequence[str]
         Names of more arrays that travel whole, or shell patterns such as ``head.*``.
     sparse : Sequence[str]
-        Names or patterns of arrays for which the number of axes, the name and the size
-        of the record do not count.
+        Names or patterns of arrays that are in the payload whatever their number of
+        axes, their name, and the size of the record.
     """
     reasons = {name: _why(name, a, whole, sparse) for name, a in record.items()}
     if "" not in reasons.values():
@@ -116,8 +116,9 @@ def _is_flattened_model(array: Array) -> bool:
 def _is_finite(array: Array) -> bool:
     """Return whether all numbers are finite, and in the range of the value formats.
 
-    An infinity (a causal mask) or NaN has no place among the largest entries. Neither
-    has a number near the end of float32's range (a mask, too).
+    NaN and infinity (as in a causal mask) cannot be among the largest entries. Nor can
+    numbers near the end of float32's range, which are masks, too.
     """
-    with np.errstate(invalid="ignore"):
+    # The limit is beyond the range of float16, whose comparison then warns.
+    with np.errstate(invalid="ignore", over="ignore"):
         return bool(np.abs(array.numpy()).max(initial=0) < LIMIT)

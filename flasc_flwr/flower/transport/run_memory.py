@@ -1,4 +1,4 @@
-"""What a SparseTransport remembers in one run: references, and what was taken in."""
+"""What a SparseTransport remembers in a run: references, and which replies it took."""
 
 from __future__ import annotations
 
@@ -10,34 +10,29 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 from flwr.app import ArrayRecord, Message, RecordDict
 
-from flasc_flwr.core.codec import decode, encode
 from flasc_flwr.core.feedback.stream import Compress
-from flasc_flwr.core.layout import Vector
-from flasc_flwr.core.sparsity import top_k
+from flasc_flwr.flower.compat import records_of
 from flasc_flwr.flower.feedback.fleet_memory import FleetMemory
 from flasc_flwr.flower.feedback.reminder import RUN_BYTES, Reminder
-from flasc_flwr.flower.transport.encoded_content import TransportSettings
+from flasc_flwr.flower.transport.download_parcel import vector_of
 from flasc_flwr.flower.transport.form import Form, equal_arrays
-from flasc_flwr.flower.transport.parcel import vector_of
+from flasc_flwr.flower.transport.reference_payloads import (
+    payload_towards,
+    whole_payload,
+)
 from flasc_flwr.flower.transport.remarks import Remarks
-from flasc_flwr.flower.transport.selection import encode_largest
 from flasc_flwr.flower.transport.sent_record import Following
-
-JUMP = 0.5
-"""If a sparse difference would leave a reference farther than this from the strategy's
-arrays, relative to their norm, all of the difference is sent: they are other arrays
-than before, or moved in one step as far as a new model is away."""
+from flasc_flwr.flower.transport.transport_settings import TransportSettings
 
 MOST_FORMS = 4
-"""Forms of one record whose references are kept: each takes up to 6 bytes an entry."""
+"""Most forms of a record whose references are kept, at up to 6 bytes an entry each."""
 
 
 @dataclass
 class _Target:
-    """What a stream was moved to last, and the round in which it was trained from."""
+    """What a stream was last moved to, and the round that trained from it."""
 
     checksum: int | None = None
     trained: int = 0
@@ -56,10 +51,9 @@ class RunMemory:
     round : int
         Number of exchanges that asked for training.
     waiting : set[int]
-        Nodes that were asked to train and have not replied: what becomes of their
-        replies is not known.
+        Nodes that were asked to train and have not replied yet.
     remarks : Remarks
-        What is said in the log of records.
+        Warnings about records.
     """
 
     def __init__(self, settings: TransportSettings) -> None:
@@ -76,8 +70,8 @@ class RunMemory:
     def begin(self, trained: Iterable[int]) -> set[int]:
         """Begin an exchange; return which nodes can use their memory in it.
 
-        Those that have replied to what they were asked before: of any other it is not
-        known what it will have in its memory.
+        A node can if it has replied to every earlier message. Otherwise the server does
+        not know what the node's memory will hold.
 
         Parameters
         ----------
@@ -98,11 +92,11 @@ class RunMemory:
         form: Form,
         record: ArrayRecord,
     ) -> Following | None:
-        """Return how a record travels as the way to a reference; None if it does not.
+        """Return the way to a reference that a record travels as; None if it does not.
 
-        The reference moves once for each new record; for one that stays the same, once
-        for each round of training. A record that is not the same for all devices has no
-        reference, unless it is the one that the reference was moved to last.
+        The reference moves once for each new record. If the record stays the same, it
+        moves once for each round of training. A record that differs between devices has
+        no reference, unless the reference was last moved to this very record.
 
         Parameters
         ----------
@@ -132,20 +126,20 @@ class RunMemory:
             target.checksum, target.trained = checksum, 0
         if trains:
             target.trained = self.round
-        stream = fleet.followed(
-            place,
-            layout,
-            turn,
-            vector,
-            lambda first: self._whole(form) if first else self._sparse(form, vector),
-            self._settings.grid,
-        )
+        grid = self._settings.grid
+
+        def compress(first: bool) -> Compress:
+            if first:
+                return partial(whole_payload, layout, grid)
+            return partial(payload_towards, vector, layout, self._settings)
+
+        stream = fleet.followed(place, layout, turn, vector, compress, grid)
         return Following(stream, stream.reference, form, record)
 
     def reminders(
         self, node: int, followed: Mapping[str, Following], asked: Mapping[str, Any]
     ) -> dict[str, Reminder]:
-        """Return what a message says about a device's memory, by key of its records.
+        """Return what a message tells a device about its memory, by key of its records.
 
         Parameters
         ----------
@@ -170,7 +164,7 @@ class RunMemory:
         }
 
     def held(self, node: int, key: str) -> bytes | None:
-        """Return which reference a device holds, as far as the server knows."""
+        """Return the version of the reference that a device holds; None if unknown."""
         return self._fleets[key].held.get(str(node))
 
     def heard(self, reply: Message, followed: Mapping[str, Following]) -> None:
@@ -192,7 +186,7 @@ class RunMemory:
             raise problem
 
     def collect(self, node: int, key: str, round: int, payload: bytes) -> None:
-        """Note a payload that is taken in if the strategy takes its reply."""
+        """Note the payload of a reply that the strategy may take."""
         self._fleets[key].collect(str(node), round, payload)
 
     def confirm(self) -> None:
@@ -206,33 +200,6 @@ class RunMemory:
         for fleet in self._fleets.values():
             fleet.open_round()
 
-    def _whole(self, form: Form) -> Compress:
-        """Return how the first download of a stream is encoded: with every entry."""
-        layout, grid = form.layout, self._settings.grid
-        return lambda vector: encode(top_k(vector, 1.0), grid, layout=layout)
-
-    def _sparse(self, form: Form, target: Vector) -> Compress:
-        return partial(self._encoded, form, target)
-
-    def _encoded(self, form: Form, target: Vector, difference: Vector) -> bytes:
-        """Return the payload with the largest part of a difference to a target."""
-        settings, layout = self._settings, form.layout
-        payload = encode_largest(
-            difference,
-            layout,
-            density=settings.download_density,
-            values=settings.value_format,
-            most=settings.download_bytes,
-            key="download-bytes",
-            quota=settings.quota,
-        )
-        sent = decode(payload, layout.size)
-        left = difference.copy()
-        left[sent.positions] -= sent.values
-        if np.linalg.norm(left) <= JUMP * np.linalg.norm(target):
-            return payload
-        return self._whole(form)(difference)
-
 
 def common_records(contents: Iterable[RecordDict], whole_round: bool) -> set[str]:
     """Return the keys of the ArrayRecords that are the same in all contents.
@@ -242,14 +209,14 @@ def common_records(contents: Iterable[RecordDict], whole_round: bool) -> set[str
     contents : Iterable[RecordDict]
         The contents of messages, one for each device.
     whole_round : bool
-        Whether a content that is sent to one device only is common, too: where a
-        strategy sends message by message, that one may be for this device.
+        Whether these are all messages of a round. If not, a record must be in two of
+        them: a strategy that sends message by message may have made it for one device.
     """
     counts: dict[str, int] = defaultdict(int)
     first: dict[str, ArrayRecord] = {}
     unequal = set()
     for content in contents:
-        for key, record in content.array_records.items():
+        for key, record in records_of(content, ArrayRecord).items():
             counts[key] += 1
             if not equal_arrays(first.setdefault(key, record), record):
                 unequal.add(key)

@@ -1,4 +1,4 @@
-"""Which entries of a vector travel, and their payload."""
+"""The payload with the largest entries of a vector."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def encode_largest(
         The setting that `most` is from, for the error.
     quota : str
         Where entries compete: one of :data:`~flasc_flwr.core.methods.scores.QUOTAS`.
-        If the bytes are too few for an entry of each tensor, over all of them.
+        If the bytes are too few for an entry of each tensor, entries of all tensors
+        compete.
     carry_layout : bool
         Whether the payload carries the layout.
 

@@ -1,4 +1,4 @@
-"""An ArrayRecord that was sent to clients, and the same plus a client's update."""
+"""An ArrayRecord that was sent to clients, which their updates are added to."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from flasc_flwr.core.feedback.stream import Stream
 from flasc_flwr.core.layout import Vector
 from flasc_flwr.flower.feedback.reminder import Reminder
 from flasc_flwr.flower.npy import read, written
-from flasc_flwr.flower.transport.evidence import AUTO, UPDATES, are_trained
-from flasc_flwr.flower.transport.form import Form
-from flasc_flwr.flower.transport.parcel import (
-    EMPTY,
+from flasc_flwr.flower.transport.download_parcel import (
     open_download,
     packed_download,
     with_payload,
 )
+from flasc_flwr.flower.transport.evidence import AUTO, UPDATES, are_trained
+from flasc_flwr.flower.transport.form import Form
+from flasc_flwr.flower.transport.parcel import EMPTY
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +52,9 @@ class Following:
     def way(
         self, reminder: Reminder, held: bytes | None
     ) -> tuple[Reminder, ArrayRecord]:
-        """Return how a device gets here from the reference that it holds.
+        """Return the way from the reference that a device holds to the newest one.
 
-        Made once for all devices that hold the same.
+        It is encoded once for all devices that hold the same.
 
         Parameters
         ----------
@@ -89,14 +89,14 @@ class SentRecord:
     form : Form
         Which of them the payload holds.
     parcel : ArrayRecord, optional
-        What travelled instead; None if the arrays did, or the way to a reference.
+        What travelled instead; None if the arrays or the way to a reference travelled.
     following : Following, optional
         The way to a reference, if that travelled.
     word : str
-        What the user says about replies: one of :data:`~.evidence.WORDS`.
+        What replies hold: one of :data:`~.evidence.WORDS`.
     not_finite : tuple[str, ...]
-        Names of the arrays that travel whole because they hold NaN, infinity or
-        numbers near the end of float32's range.
+        Names of the arrays that travel whole as they hold NaN, infinity or numbers near
+        the end of float32's range.
     """
 
     arrays: ArrayRecord
@@ -108,7 +108,7 @@ class SentRecord:
 
     @property
     def is_encoded(self) -> bool:
-        """Whether something else travelled than the arrays themselves."""
+        """Whether the arrays did not travel as they are."""
         return self.parcel is not None or self.following is not None
 
     @cached_property
@@ -123,16 +123,15 @@ class SentRecord:
     def plus(self, update: Vector, reply: ArrayRecord | None = None) -> ArrayRecord:
         """Return the strategy's arrays plus an update, in their own dtypes.
 
-        Where replies are updates themselves, only the update.
+        If replies are updates themselves, return only the update.
 
         Parameters
         ----------
         update : NDArray[np.float32], shape (N,)
             Added to the arrays in the payload.
         reply : ArrayRecord, optional
-            The names of the arrays to return, in this order, and the arrays that
-            travelled whole, which replace those that were sent. By default all arrays
-            that were sent.
+            Arrays to return, by name and in this order (default: those sent). Arrays
+            that travelled whole replace those that were sent.
         """
         record = ArrayRecord()
         places = {t.name: (t, place) for t, place in self.form.layout.slices()}
@@ -148,7 +147,8 @@ class SentRecord:
     def plus_training(self, trained: ArrayRecord) -> ArrayRecord:
         """Return the strategy's arrays plus trained minus received.
 
-        Arrays that are not those received, trained, are returned unchanged.
+        A record that does not hold the received arrays after training is returned
+        unchanged.
         """
         names = self.part_in(trained)
         if not self.is_encoded or not names:
@@ -164,7 +164,7 @@ class SentRecord:
         return record
 
     def part_in(self, trained: ArrayRecord) -> list[str]:
-        """Return the names of the payload's arrays that a reply has, too."""
+        """Return the names of the payload's arrays that a reply also has."""
         tensors = self.form.layout.tensors
         return [tensors[index].name for index in self.form.part_in(trained)]
 

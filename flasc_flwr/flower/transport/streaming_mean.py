@@ -1,4 +1,4 @@
-"""FedAvg's weighted mean of parcels, one reply at a time, in bounded memory."""
+"""FedAvg's weighted mean of updates, one reply at a time, in bounded memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flwr.serverapp.strategy import (
     Strategy,
 )
 
-from flasc_flwr.flower.compat import READS_REPLIES, aggregate_metricrecords
+from flasc_flwr.flower.compat import READS_REPLIES, aggregate_metricrecords, records_of
 from flasc_flwr.flower.transport.incoming_reply import IncomingReply, ParcelUpdate
 from flasc_flwr.flower.transport.parcel import EMPTY
 from flasc_flwr.flower.transport.sent_record import SentRecord
@@ -27,8 +27,8 @@ _READS_ONLY_THE_MEAN = {FedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi}
 def needs_only_the_mean(strategy: Strategy) -> bool:
     """Return whether a strategy uses the replies' arrays only in FedAvg's mean.
 
-    True where all code that reads replies is Flower's: FedAvg, FedProx, FedAdam and
-    the like, and subclasses of them that do not override it. A user's function for
+    It does if all code that reads replies is Flower's: in FedAvg, FedProx, FedAdam and
+    the like, and in subclasses that do not override that code. A user's function for
     metrics is given whole replies, so it may read arrays, too.
     """
     if not isinstance(strategy, FedAvg):
@@ -46,22 +46,23 @@ def needs_only_the_mean(strategy: Strategy) -> bool:
 
 
 def common_sent_record(replies: Sequence[IncomingReply]) -> SentRecord | None:
-    """Return the record that all replies update; None if there is not just one.
+    """Return the record that all replies update; None if there is not exactly one.
 
-    Replies with an error do not count. Any other has to be a single parcel, with the
-    arrays that were sent.
+    Replies with an error do not count. Every other reply must have one ArrayRecord: a
+    parcel with the arrays that were sent.
     """
-    records = {}
+    updated = {}
     for reply in replies:
         if reply.message.has_error() or reply.error:
             continue
-        if len(reply.parcels) != 1 or len(reply.message.content.array_records) != 1:
+        records = records_of(reply.message.content, ArrayRecord)
+        if len(reply.parcels) != 1 or len(records) != 1:
             return None
         if reply.parts:
             return None
         (sent,) = reply.parcels.values()
-        records[id(sent)] = sent
-    return next(iter(records.values())) if len(records) == 1 else None
+        updated[id(sent)] = sent
+    return next(iter(updated.values())) if len(updated) == 1 else None
 
 
 class StreamingMean:
@@ -82,15 +83,15 @@ class StreamingMean:
         self._weight = 0.0
 
     def add(self, reply: Message, updates: Mapping[str, ParcelUpdate]) -> Message:
-        """Add a reply's update, and return the reply with empty arrays in its place.
+        """Add a reply's update; return the reply with empty arrays in its place.
 
-        They keep their names, and arrays that travelled whole keep their values.
+        The arrays keep their names. Arrays that travelled whole keep their values.
         Entries that were not sent count as zero updates.
         """
         for key, parcel in updates.items():
             weight = self._weight_of(reply)
             weighted = parcel.update.values * np.float32(weight)
-            # Faster than ``+=``; the same, as positions never repeat.
+            # Faster than ``+=``, with the same result: positions never repeat.
             np.add.at(self._sum, parcel.update.positions, weighted)
             self._weight += weight
             reply.content[key] = parcel.arrays
@@ -106,33 +107,41 @@ class StreamingMean:
 
     def _weight_of(self, reply: Message) -> float:
         """Return a reply's weight; FedAvg itself rejects a reply without one."""
-        for record in reply.content.metric_records.values():
+        for record in records_of(reply.content, MetricRecord).values():
             weight = record.get(self._key)
             if isinstance(weight, int | float):
                 return float(weight)
         return 0.0
 
 
+class _FillsIn(FedAvg):
+    """FedAvg whose mean of the emptied replies gets the mean of their updates."""
+
+    __slots__ = ()
+    _flasc_mean: StreamingMean
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        arrays, metrics = super().aggregate_train(server_round, replies)
+        return (self._flasc_mean.fill_in(arrays) if arrays else arrays), metrics
+
+
 def with_mean(strategy: FedAvg, mean: StreamingMean) -> FedAvg:
     """Return a strategy whose ``aggregate_train`` takes the emptied replies.
 
-    Apart from that it is the given strategy, and shares its state. FedAvg's own code
-    reads the errors, weights, metrics and whole arrays of the replies. Then `mean`
-    fills in the other arrays, before the code of the strategy's own class sees them:
-    in the class made here, ``super().aggregate_train`` finds that step in place of
-    :class:`FedAvg`.
+    It is the given strategy otherwise, and shares its state. FedAvg's own code reads
+    the errors, weights, metrics and whole arrays of the replies. Then `mean` fills in
+    the other arrays, before the strategy's own class sees them: there,
+    ``super().aggregate_train`` is that of :class:`_FillsIn`, not of FedAvg.
     """
-
-    class Averaged(FedAvg):
-        def aggregate_train(
-            self, server_round: int, replies: Iterable[Message]
-        ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-            arrays, metrics = super().aggregate_train(server_round, replies)
-            return (mean.fill_in(arrays) if arrays else arrays), metrics
-
     kind = type(strategy)
-    parents: tuple[type, ...] = (Averaged,) if kind is FedAvg else (kind, Averaged)
-    twin: Any = object.__new__(type(kind.__name__, parents, {}))
+    parents: tuple[type, ...] = (_FillsIn,) if kind is FedAvg else (kind, _FillsIn)
+    # The mean is in a slot, as the other attributes are the strategy's. The class must
+    # not refer to it: Python frees classes only when it collects garbage.
+    slot = "_flasc_mean"
+    twin: Any = object.__new__(type(kind.__name__, parents, {"__slots__": (slot,)}))
     twin.__dict__ = strategy.__dict__
+    object.__setattr__(twin, slot, mean)
     averaging: FedAvg = twin
     return averaging

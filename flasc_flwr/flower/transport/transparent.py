@@ -1,4 +1,4 @@
-"""A wrapper with the attributes of the strategy inside it, to read and to set."""
+"""A wrapper whose attributes are those of the strategy inside it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from flwr.serverapp.strategy import Strategy
 
 
 class Transparent(Strategy):
-    """A wrapped strategy, used as if it were not wrapped.
+    """A wrapped strategy that is used as if it were not wrapped.
 
     Attributes and methods that the wrapper does not have are those of `inner`. What is
-    set on the wrapper is set on `inner`: a method that is replaced is replaced there.
-    Own attributes of the wrapper are those that its constructor sets before `inner`.
+    set on the wrapper is set on `inner`, methods as well. The wrapper's own attributes
+    are those that its constructor sets before `inner`.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Transparent(Strategy):
         return value
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute of the inner strategy, or one of the few of the wrapper."""
+        """Set an attribute of the inner strategy, or one of the wrapper's own."""
         if "inner" not in vars(self) or name in vars(self):
             object.__setattr__(self, name, value)
         else:
@@ -56,7 +56,7 @@ class Transparent(Strategy):
         delattr(self.inner, name)
 
     def __dir__(self) -> list[str]:
-        """Return the names of both."""
+        """Return the names of the wrapper's and the inner strategy's attributes."""
         return sorted({*super().__dir__(), *dir(self.inner)})
 
     def encoding_grid(self, grid: Grid) -> Grid:

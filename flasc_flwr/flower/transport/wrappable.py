@@ -1,4 +1,4 @@
-"""The arguments of SparseTransport: what can be wrapped, and names of arrays."""
+"""Checks of SparseTransport's arguments: a strategy, and names of arrays."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _PAGE = "docs/plug-in.md, section 'Apps on Flower's old API'"
 
 
 def require_strategy(inner: Any, sends_sparse: tuple[type, ...]) -> None:
-    """Check that something is a strategy that can be wrapped.
+    """Check that an argument is a strategy that can be wrapped.
 
     Parameters
     ----------
     inner : Any
-        What a user wants to wrap.
+        The argument.
     sends_sparse : tuple[type, ...]
         Strategies that send sparse messages themselves.
 
     Raises
     ------
     ValueError
-        If it cannot; the message says what to do.
+        If it is not; the message says what to do.
     """
     kind = inner if isinstance(inner, type) else type(inner)
     if any(parent.__module__.startswith(_OLD_API) for parent in kind.__mro__):
