@@ -70,7 +70,7 @@ TIMED = {
     "tokenizer": ("flasc_flwr.app.tasks.{task}", "load_tokenizer"),
     "weights": ("flasc_flwr.app.tasks.backbones", "load_checkpoint"),
     "probe": ("flasc_flwr.app.tasks.probing", "check_outputs"),
-    "adapter": ("flasc_flwr.app.training.lora", "get_peft_model"),
+    "adapter": ("flasc_flwr.app.training.adapting", "get_peft_model"),
     "data": ("flasc_flwr.app.tasks.tables", "Tables.local_examples"),
     "step": ("flasc_flwr.app.tasks.task", "train_model"),
 }
