@@ -15,6 +15,7 @@ from flasc_flwr.app.training.lora import (
     Model,
     adapter_tensors,
     keep_starts,
+    mark_head,
     read_tensors,
 )
 from flasc_flwr.app.training.low_rank_head import factor_head
@@ -59,9 +60,16 @@ def make_trainable(
         return tuned
     if tunes.adapts:
         return _with_adapter(backbone, config, target_modules, head)
+    of_head = []
     for name, parameter in backbone.named_parameters():
-        in_head = any(name.startswith(f"{module}.") for module in head)
+        if in_head := any(name.startswith(f"{module}.") for module in head):
+            of_head.append(name)
         parameter.requires_grad_(tunes == Tunes.FULL or in_head)
+    if config.roles or config.head_format != "auto":
+        # Without these settings all tensors travel alike, and need no roles.
+        mark_head(backbone, of_head)
+    if config.roles.head is not None:
+        keep_starts(backbone, of_head)
     return backbone
 
 

@@ -140,8 +140,25 @@ def _views(model: Model) -> dict[str, NDArray[Any]]:
     return {n: t.detach().cpu().numpy() for n, t in adapter_tensors(model).items()}
 
 
+_HEADS: WeakKeyDictionary[Model, frozenset[str]] = WeakKeyDictionary()
+"""The head's tensors in models without an adapter, where roles have own settings."""
+
+
+def mark_head(model: Model, names: Iterable[str]) -> None:
+    """Give the named tensors the role of the head, and all others that of others.
+
+    For a model without an adapter, where names do not say which tensors are the head's.
+    """
+    _HEADS[model] = frozenset(names)
+
+
 def adapter_roles(model: Model) -> dict[str, Role] | None:
     """Return the roles of the tensors where their names do not say; else None."""
+    if model in _HEADS:
+        head = _HEADS[model]
+        return {
+            n: Role.HEAD if n in head else Role.OTHER for n in adapter_tensors(model)
+        }
     return roles_of(model, adapter_tensors(model)) if tuner_of(model) else None
 
 

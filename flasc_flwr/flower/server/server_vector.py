@@ -11,6 +11,7 @@ import numpy as np
 from flwr.app import ArrayRecord
 
 from flasc_flwr.core.aggregation import Aggregate, Aggregator, Contribution, aggregator
+from flasc_flwr.core.codec import require_head
 from flasc_flwr.core.feedback.memory import Fading
 from flasc_flwr.core.finite import require_finite
 from flasc_flwr.core.fitting import Select
@@ -125,9 +126,17 @@ class ServerVector:
     def begin(
         self, arrays: ArrayRecord, roles: Mapping[str, Role] | None = None
     ) -> None:
-        """Start from a caller's arrays, with roles where their names do not say."""
+        """Start from a caller's arrays, with roles where their names do not say.
+
+        Raises
+        ------
+        ValueError
+            If a role has a density or a format and no tensors, or as :meth:`resume`.
+        """
         initial = arrays_of(arrays)
         layout = Layout.of(initial, roles)
+        self.method.scoring.roles.require_tensors(layout)
+        require_head(self.value_format, layout)
         vector = self._initial(layout, layout.flatten(initial))
         self.resume(RunState(layout, vector, self.optimizer.init(layout.size)))
 
