@@ -340,7 +340,8 @@ class Flasc(OwnRounds):
             If the model became NaN or infinite, or no client can train. `state` is then
             the last good one.
         ValueError
-            If `evaluate_fn` names a metric as another field of the history.
+            If `evaluate_fn` names a metric as another field of the history, or the
+            head or another role has a density or a format of its own and no tensors.
         """
         log(INFO, "Starting %s strategy, %d rounds:", type(self).__name__, num_rounds)
         self.summary()
