@@ -203,6 +203,8 @@ def test_what_travels_of_the_head(tmp_path, method):
         counts = layout.counts(sparse.positions)
         assert counts[head].sum() <= size / 8
         assert counts[head].sum() > size / 16
+        values = sparse.values[np.repeat(head, counts)]
+        assert len(np.unique(np.abs(values))) <= 7  # the levels of int4
         if method == "dense":
             assert counts.sum() > 0.9 * (layout.size - size) / 2  # B was zero
     control = grid.sent[-1].content[CONTROL]
