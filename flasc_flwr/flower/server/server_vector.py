@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-import numpy as np
 from flwr.app import ArrayRecord
 
 from flasc_flwr.core.aggregation import Aggregate, Aggregator, Contribution, aggregator
 from flasc_flwr.core.codec import require_head
 from flasc_flwr.core.feedback.memory import Fading
-from flasc_flwr.core.finite import require_finite
 from flasc_flwr.core.fitting import Select
 from flasc_flwr.core.initial import seeded_factors
 from flasc_flwr.core.layout import Layout, Role, Vector
-from flasc_flwr.core.merged import Merged, merge, require_finite_merged
+from flasc_flwr.core.merged import Merged
 from flasc_flwr.core.methods.allotment import Allotment
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.least import require_bytes
@@ -26,9 +23,9 @@ from flasc_flwr.core.methods.role_densities import RoleDensities
 from flasc_flwr.core.optimizers import ServerOptimizer
 from flasc_flwr.core.ranks import Truncation, rank_of, truncation
 from flasc_flwr.core.segments import segment_of
-from flasc_flwr.core.stepping import step_chunks, step_parts
 from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.server.assigned_ranks import AssignedRanks
+from flasc_flwr.flower.server.checked_step import checked_step
 from flasc_flwr.flower.server.downloads import Download, Downloads
 from flasc_flwr.flower.server.followed import Following
 from flasc_flwr.flower.state.run_state import RunState
@@ -186,7 +183,6 @@ class ServerVector:
         )
         return make(self.state.layout, self.state.vector)
 
-    @np.errstate(over="ignore", invalid="ignore")  # what comes of it is checked
     def step(self, aggregate: Aggregate) -> None:
         """Step along the cohort's aggregate, the negative gradient.
 
@@ -196,20 +192,9 @@ class ServerVector:
             If the aggregate, or what the step makes of it, is not finite. The state is
             then as it was.
         """
-        require_finite("the averaged updates", aggregate.update)
         state = self.state
         parts = self.method.trainable_at(self.turn).parts(state.layout)
-        step = (
-            partial(step_parts, self.optimizer, parts)
-            if parts
-            else partial(step_chunks, self.optimizer)
-        )
-        vector, optimizer = step(state.vector, aggregate.update, state.optimizer)
-        require_finite("the stepped weights", vector)
-        require_finite("the optimizer's moments", *optimizer.moments.values())
-        merged = merge(state.merged, aggregate.terms)
-        require_finite_merged(merged, aggregate.terms)
-        state.vector, state.optimizer, state.merged = vector, optimizer, merged
+        checked_step(state, self.optimizer, parts, aggregate)
         state.fleet.stepped()
         self._ranks.assign(state)
         self._reset_downloads()
