@@ -1,76 +1,65 @@
 """Seconds of a round's phases, by wrapping functions; and the peak of memory."""
 
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from flasc_flwr.flower.state.phases import Stopwatch
 
-class Stopwatch:
-    """Counts the seconds of each phase, and not those of a phase inside it.
+CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
 
-    Attributes
+
+class Laps:
+    """The seconds of each phase in one lap after the other.
+
+    Parameters
     ----------
-    seconds : dict[str, float]
-        Of each phase; the time outside all of them is not counted.
+    watch : Stopwatch
+        Counts them.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.process_time) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._clock = clock
-        self._now = ""
-        self._since = self._clock()
-
-    @contextmanager
-    def of(self, phase: str) -> Iterator[None]:
-        around = self._turn_to(phase)
-        try:
-            yield
-        finally:
-            self._turn_to(around)
+    def __init__(self, watch: Stopwatch) -> None:
+        self._watch = watch
+        self._before: dict[str, float] = {}
 
     def take(self) -> dict[str, float]:
-        """Return the seconds so far, and begin again."""
-        self._turn_to(self._now)
-        taken, self.seconds = dict(self.seconds), defaultdict(float)
-        taken.pop("", None)
-        return taken
+        """Return the seconds since the last call, without those between phases."""
+        now = self._watch.by_phase()
+        since = {name: now[name] - self._before.get(name, 0.0) for name in now}
+        self._before = now
+        return {name: seconds for name, seconds in since.items() if name and seconds}
 
-    def wrap(self, place: str, phase: str) -> None:
-        """Count the calls of a function, ``module:name`` or ``module:class.name``.
 
-        A name that another version of the project has, and this one has not, is left
-        out.
-        """
-        module, _, name = place.partition(":")
-        holder: Any = import_module(module)
-        *path, last = name.split(".")
-        for part in path:
-            holder = getattr(holder, part)
-        kept = holder.__dict__.get(last)
-        if kept is None:
-            return
-        function = kept.__func__ if isinstance(kept, classmethod) else kept
-        timed = self._timed(function, phase)
-        setattr(holder, last, classmethod(timed) if function is not kept else timed)
+def wrap(watch: Stopwatch, place: str, phase: str) -> None:
+    """Count the calls of a function, ``module:name`` or ``module:class.name``.
 
-    def _timed(self, function: Callable[..., Any], phase: str) -> Callable[..., Any]:
-        @wraps(function)
-        def timed(*arguments: Any, **settings: Any) -> Any:
-            with self.of(phase):
-                return function(*arguments, **settings)
+    A name that another version of the project has, and this one has not, is left out.
+    """
+    module, _, name = place.partition(":")
+    holder: Any = import_module(module)
+    *path, last = name.split(".")
+    for part in path:
+        holder = getattr(holder, part)
+    kept = holder.__dict__.get(last)
+    if kept is None:
+        return
+    function = kept.__func__ if isinstance(kept, classmethod) else kept
+    timed = _timed(watch, function, phase)
+    setattr(holder, last, classmethod(timed) if function is not kept else timed)
 
-        return timed
 
-    def _turn_to(self, phase: str) -> str:
-        before, now = self._now, self._clock()
-        self.seconds[before] += now - self._since
-        self._now, self._since = phase, now
-        return before
+def _timed(
+    watch: Stopwatch, function: Callable[..., Any], phase: str
+) -> Callable[..., Any]:
+    @wraps(function)
+    def timed(*arguments: Any, **settings: Any) -> Any:
+        with watch.of(phase):
+            return function(*arguments, **settings)
+
+    return timed
 
 
 def forget_peak() -> None:

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from size_sides import Client
+from size_client import Client
 
 from flasc_flwr import flasc_mod
 

@@ -8,7 +8,7 @@ from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from peft import get_peft_model_state_dict
-from size_sides import adapter
+from size_model import adapter
 
 from flasc_flwr import Flasc
 from flasc_flwr.app.training.lora import read_adapter

@@ -24,6 +24,7 @@ from flasc_flwr.core.privacy import Privacy
 from flasc_flwr.core.ranges import choice, integer
 from flasc_flwr.core.stopping import Stop
 from flasc_flwr.core.traffic import Traffic
+from flasc_flwr.flower.between_rounds import BetweenRounds
 from flasc_flwr.flower.clients.guard import Guard
 from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.clients.sampling import Sampling
@@ -37,14 +38,13 @@ from flasc_flwr.flower.own_rounds import OwnRounds
 from flasc_flwr.flower.privacy.private import Private
 from flasc_flwr.flower.privacy.release_ledger import ReleaseLedger
 from flasc_flwr.flower.privacy.requirements import require_private
-from flasc_flwr.flower.privacy.withheld import reported_row, reported_tensors
+from flasc_flwr.flower.privacy.withheld import reported_tensors
 from flasc_flwr.flower.round import run_round
 from flasc_flwr.flower.run import Run
 from flasc_flwr.flower.server import settings
 from flasc_flwr.flower.server.evaluation import EvaluateFn
 from flasc_flwr.flower.server.records import MetricsAggregation, Records
 from flasc_flwr.flower.state.checkpoint import Checkpoint, as_json
-from flasc_flwr.flower.state.health import Health, RunFailedError
 from flasc_flwr.flower.state.ledger import Ledger
 from flasc_flwr.flower.state.run_state import RunState
 from flasc_flwr.flower.state.tensor_report import by_tensor
@@ -138,8 +138,6 @@ class Flasc(OwnRounds):
     ----------
     server : ServerVector
         The server vector and the method.
-    ended : str or None
-        Why the run ended early; None if it did not.
 
     Raises
     ------
@@ -240,18 +238,20 @@ class Flasc(OwnRounds):
         )
         self.privacy = privacy
         self.weighting = weighting
-        self.ended: str | None = None
-        self._stop = stop or Stop()
         self._evaluate_every = evaluate_every
-        self._on_round = on_round
-        self._on_checkpoint = on_checkpoint
         self._release_ledger = release_ledger
-        self._resume = resume
         self._run_settings = run_settings or {}
         self._roles = roles
         self._on_clients = on_clients
         self._run: Run | None = None
-        self._health = Health()
+        self._between = BetweenRounds(
+            server=self.server,
+            settings=lambda: self.settings,
+            stop=stop or Stop(),
+            resume=resume,
+            on_round=on_round,
+            on_checkpoint=on_checkpoint,
+        )
 
     @property
     def state(self) -> RunState:
@@ -267,7 +267,12 @@ class Flasc(OwnRounds):
     @property
     def good(self) -> Checkpoint | None:
         """The state after the last round whose model was good; None before round 0."""
-        return self._health.good
+        return self._between.good
+
+    @property
+    def ended(self) -> str | None:
+        """Why the run ended early; None if it did not."""
+        return self._between.ended
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -335,13 +340,14 @@ class Flasc(OwnRounds):
             If the model became NaN or infinite, or no client can train. `state` is then
             the last good one.
         ValueError
-            If `evaluate_fn` names a metric as another field of the history.
+            If `evaluate_fn` names a metric as another field of the history, or the
+            head or another role has a density or a format of its own and no tensors.
         """
         log(INFO, "Starting %s strategy, %d rounds:", type(self).__name__, num_rounds)
         self.summary()
         if self.server.remembers:
             warn_if_seldom(self.sampling.fraction_train)
-        first = self._begin(initial_arrays)
+        first = self._between.begin(initial_arrays, self._roles)
         del initial_arrays  # as large as the server vector
         private = None
         if self.privacy:
@@ -375,7 +381,7 @@ class Flasc(OwnRounds):
                     run.evaluate_at_server(current)
                 else:
                     run_round(run, current)
-                self._close_round(run)
+                self._between.close(run)
                 if self.ended:
                     log(INFO, "Stopping early: %s", self.ended)
                     break
@@ -399,40 +405,3 @@ class Flasc(OwnRounds):
             ledger.round,
         )
         return reported_tensors(report) if self.privacy else report
-
-    def _begin(self, initial_arrays: ArrayRecord) -> int:
-        """Take the arrays to start from, or the state to resume; return the round."""
-        self.ended = None
-        self._health = Health(self._resume)
-        self.server.begin(initial_arrays, self._roles)
-        if not self._resume:
-            return 0
-        self._resume.require(self.settings, self.state.layout)
-        # The run changes the state: another start() resumes from the one read.
-        resumed, self._resume = self._resume, self._resume.copy()
-        self.server.resume(resumed.state)
-        log(INFO, "Resuming after round %d", resumed.round)
-        self.ended = self._stop.reason(self.state.history, self.state.traffic)
-        return resumed.round + 1
-
-    def _close_round(self, run: Run) -> None:
-        """Finish the round's row, and find out whether the run is to end."""
-        state = self.state
-        row = run.ledger.row()
-        if run.private:
-            row = reported_row(row)
-        state.history.append(row)
-        if self._on_round:
-            self._on_round(row)
-        now = Checkpoint(run.ledger.round, self.settings, state)
-        try:
-            self._health.look(run.ledger.outcome, now, evaluates=bool(run.evaluate_fn))
-        except RunFailedError:
-            if self.good:
-                self.server.resume(self.good.state)
-            raise
-        if self._on_checkpoint:
-            self._on_checkpoint(now)
-        self.ended = self._stop.reason(state.history, state.traffic)
-        if run.private and not self.ended:
-            self.ended = run.private.exhausted()

@@ -29,6 +29,7 @@ from flasc_flwr.flower.privacy.private import Private
 from flasc_flwr.flower.server.downloads import Download
 from flasc_flwr.flower.server.evaluation import EvaluateFn, evaluate_received
 from flasc_flwr.flower.server.inbox import Inbox
+from flasc_flwr.flower.server.instructing import instructions_for
 from flasc_flwr.flower.server.outbox import Outbox, with_budgets
 from flasc_flwr.flower.server.records import Records
 from flasc_flwr.flower.server.server_vector import ServerVector
@@ -133,7 +134,7 @@ class Run:
             self.ledger.downloaded(download.kept, download.dead_modules)
             layout = server.cut(client.budget.rank).layout
             self._paces.warn(client, layout.size, server.value_format)
-        instructions = {b: server.instructions(b, clip_norm) for b in downloads}
+        instructions = {b: instructions_for(server, b, clip_norm) for b in downloads}
         return self._sent(cohort, downloads, instructions, MessageType.TRAIN)
 
     def inbox(self, cohort: Iterable[Participant]) -> Inbox:

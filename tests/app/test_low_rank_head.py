@@ -15,7 +15,11 @@ from flasc_flwr.app.tasks.task import load_task
 from flasc_flwr.app.training.examples import Examples
 from flasc_flwr.app.training.identity import identity_of, require_alike
 from flasc_flwr.app.training.local import evaluate_model
-from flasc_flwr.app.training.lora import adapter_tensors, read_adapter
+from flasc_flwr.app.training.lora import (
+    adapter_roles,
+    adapter_tensors,
+    read_adapter,
+)
 from flasc_flwr.app.training.low_rank_head import (
     LowRankLinear,
     dense_heads,
@@ -161,15 +165,17 @@ class Recording(LocalGrid):
         return ids
 
 
-def test_a_head_with_its_own_density_travels_as_a_difference():
-    config = RunConfig.parse({"head-density": 1 / 8, "lora-rank": 2})
+@pytest.mark.parametrize("method", ["flasc", "linear", "full"])
+def test_a_head_with_its_own_density_travels_as_a_difference(method):
+    config = RunConfig.parse({"head-density": 1 / 8, "method": method})
     load_task.cache_clear()
     task = load_task(config)
     arrays = read_adapter(task.model)
-    head = [t.name for t in Layout.of(arrays).tensors if t.role is Role.HEAD]
+    layout = Layout.of(arrays, adapter_roles(task.model))
+    head = [t.name for t in layout.tensors if t.role is Role.HEAD]
     assert head and not any(arrays[name].any() for name in head)
     before = evaluate_model(task.model, task.data.validation, config).loss
-    task.load_adapter({name: np.zeros_like(a) for name, a in arrays.items()})
+    task.load_adapter(arrays | {name: np.zeros_like(arrays[name]) for name in head})
     assert evaluate_model(task.model, task.data.validation, config).loss == before
     ours = identity_of(task.model, config)
     require_alike(task.model, config, ours)
@@ -179,7 +185,7 @@ def test_a_head_with_its_own_density_travels_as_a_difference():
     assert identity_of(task.model, RunConfig()) == []
 
 
-@pytest.mark.parametrize("method", ["dense", "flasc"])
+@pytest.mark.parametrize("method", ["dense", "flasc", "linear", "full"])
 def test_what_travels_of_the_head(tmp_path, method):
     settings = {"head_density": 1 / 8, "head_format": "int4", "method": method}
     settings |= {"num_server_rounds": 2, "lora_rank": 2, "max_steps": 4}
@@ -197,12 +203,20 @@ def test_what_travels_of_the_head(tmp_path, method):
         counts = layout.counts(sparse.positions)
         assert counts[head].sum() <= size / 8
         assert counts[head].sum() > size / 16
+        values = sparse.values[np.repeat(head, counts)]
+        assert len(np.unique(np.abs(values))) <= 7  # the levels of int4
         if method == "dense":
             assert counts.sum() > 0.9 * (layout.size - size) / 2  # B was zero
     control = grid.sent[-1].content[CONTROL]
     assert control["role-densities"] == [0.0, 0.0, 1 / 8, 0.0]
     assert control["value-format"].endswith("+head=int4")
     assert result.history[2]["failures"] == []
+
+
+@pytest.mark.parametrize("key", ["other_density", "a_density"])
+def test_a_density_that_would_act_on_nothing_is_refused(tmp_path, key):
+    with pytest.raises(ValueError, match=f"{key[:-8]}-density .*use head-density"):
+        simulate(tmp_path, method="linear", **{key: 0.5})
 
 
 def test_a_devices_own_density_may_be_exceeded_by_a_role_only_as_declared(tmp_path):

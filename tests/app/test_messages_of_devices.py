@@ -58,7 +58,7 @@ QUOTES_AN_ERROR = {
     "flasc_flwr/app/training/device.py": "a device of torch, from the run config",
     "flasc_flwr/app/training/export.py": "a start adapter",
     "flasc_flwr/app/training/start.py": "a start adapter",
-    "flasc_flwr/app/training/lora.py": "a module of the model",
+    "flasc_flwr/app/training/adapting.py": "a module of the model",
     "flasc_flwr/app/tasks/sources.py": "a model or data set of the hub",
     "flasc_flwr/app/tasks/checkpoints.py": "a model",
     "flasc_flwr/app/tasks/probing.py": "a model, on made-up inputs",

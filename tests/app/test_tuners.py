@@ -1,16 +1,12 @@
-"""PEFT's other tuners, from a PEFT config: whole runs, exports, and refusals."""
-
-import json
+"""PEFT's other tuners, from a PEFT config: whole runs and exports."""
 
 import numpy as np
 import pytest
 import torch
-from flwr.app import Context, RecordDict
 from peft import PeftModel
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-import client_app
-from flasc_flwr.app.config import ConfigError, RunConfig
+from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.runs.saved_adapter import trained_task
 from flasc_flwr.app.tasks.digits import parts
 from flasc_flwr.app.tasks.digits_backbone import pretrained_backbone
@@ -22,21 +18,13 @@ from flasc_flwr.app.training.lora import adapter_roles, read_adapter, write_adap
 from flasc_flwr.app.training.tuners.build import train_mode, tuner_of
 from flasc_flwr.app.training.tuners.frozen import alike, sketch
 from flasc_flwr.core.layout import Role
-from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.state.checkpoint_files import read
 from tests.app.test_apps import run
+from tests.app.tuners import task_of, text_of
 
 INSTALLED = {kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING}
 KINDS = sorted({"VERA", "UNILORA", "FOURIERFT", "IA3"} & INSTALLED)
 QUICK = ("IA3", "UNILORA")
-NEED = {
-    "C3A": {"block_size": 64},
-    "VBLORA": {"vector_length": 64, "num_vectors": 16},
-    "LN_TUNING": {"target_modules": ["layernorm_before", "layernorm_after"]},
-    "BONE": {"r": 64},
-}
-"""Fields that a tuner needs for this model."""
-
 NOT_HERE = {"TRAINABLE_TOKENS"}
 """Tuners of embeddings, which this model has none of."""
 
@@ -44,19 +32,6 @@ REFUSED = {
     *("ADALORA", "POLY", "XLORA", "SHADOW", "PROMPT_TUNING", "P_TUNING", "CPT"),
     *("PREFIX_TUNING", "MULTITASK_PROMPT_TUNING", "ADAPTION_PROMPT", "CARTRIDGE"),
 }
-
-
-def text_of(kind, **fields):
-    return json.dumps({"peft_type": kind} | NEED.get(kind, {}) | fields)
-
-
-def task_of(kind, fields=None, **settings):
-    load_task.cache_clear()
-    given = {"peft_config": text_of(kind, **(fields or {})), "max_steps": 4}
-    given |= {"client_optimizer": "adamw", "client_learning_rate": 0.01} | settings
-    return load_task(
-        RunConfig.parse({k.replace("_", "-"): v for k, v in given.items()})
-    )
 
 
 def simulate(folder, kind, **settings):
@@ -198,153 +173,6 @@ def test_a_toml_file_and_a_saved_config_are_read(tmp_path):
     load_task.cache_clear()
     again = load_task(RunConfig.parse({"peft-config": str(saved)}))
     assert read_adapter(again.model).keys() == read_adapter(task.model).keys()
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"lora-rank": 4}, "lora-rank must be 16 .*own rank, got 4"),
-        ({"lora-targets": "query"}, "lora-targets must be 'auto' .*target_modules"),
-        ({"use-dora": True}, "use-dora must be false .*got true"),
-        ({"adapter": "/a"}, "adapter must be '' .*begins at a new adapter"),
-        ({"method": "full"}, "'' with method 'full', which has no adapter"),
-        ({"method": "ffa-lora"}, "method 'ffa-lora', which draws A from a seed"),
-        ({"method": "rolora"}, "method 'rolora', which trains A and B apart"),
-        ({"method": "hetlora-tiers"}, "tiers 'rank'"),
-        ({"method": "replication"}, "rank-assignment 'validation'"),
-        ({"aggregation": "fair", "server-optimizer": "sgd"}, "aggregation 'fair'"),
-        ({"aggregation": "frobenius"}, "'frobenius', which computes with B A"),
-        ({"score": "product"}, "score 'product'"),
-        ({"method": "fedex-lora"}, "exact-residual"),
-    ],
-)
-def test_what_needs_factors_is_refused(settings, message):
-    with pytest.raises(ConfigError, match=message):
-        RunConfig.parse({"peft-config": text_of("VERA")} | settings)
-
-
-@pytest.mark.parametrize("method", ["flasc", "dense", "flasc-ef", "segments"])
-def test_methods_without_factors_are_allowed(method):
-    RunConfig.parse({"peft-config": text_of("VERA"), "method": method})
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"peft_type": "VERY"}, "peft_type must be one of .*VERA.*, got 'VERY'"),
-        ({}, "peft_type must be one of .*got 'None'"),
-        ({"peft_type": "VERA", "rank": 3}, "'rank' is not a field of VERA"),
-        ({"peft_type": "VERA", "vera_drpout": 0.1}, "did you mean vera_dropout?"),
-        ({"peft_type": "VERA", "r": "8"}, "Field 'r' expected int, got str"),
-        (
-            {"peft_type": "VERA", "modules_to_save": ["lm_head"]},
-            "modules_to_save must be left out or .*classifier.*got .*lm_head",
-        ),
-        ({"peft_type": "VERA", "target_modules": ["w"]}, "does not fit the model: .*w"),
-        ({"peft_type": "PROMPT_TUNING"}, "'PROMPT_TUNING' cannot .*the model's input"),
-        ({"peft_type": "ADALORA"}, "'ADALORA' cannot .*changes ranks"),
-        (
-            {
-                "peft_type": "LORA",
-                "r": 4,
-                "use_dora": True,
-                "target_modules": ["query", "value"],
-                "alpha_pattern": {"query": 2},
-            },
-            "set instead lora-rank = 4, use-dora = true, lora-targets = 'query,value', "
-            "lora-alpha = 8.0; the run config has no alpha_pattern",
-        ),
-    ],
-    ids=str,
-)
-def test_a_wrong_config_names_the_file_and_the_field(tmp_path, fields, message):
-    file = tmp_path / "tuner.json"
-    file.write_text(json.dumps(fields))
-    load_task.cache_clear()
-    with pytest.raises(ValueError, match=message) as caught:
-        load_task(RunConfig.parse({"peft-config": str(file)}))
-    assert "tuner.json" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.json", "{", "'.*a.json' is not valid JSON"),
-        ("a.toml", "= 1", "'.*a.toml' is not valid TOML"),
-        ("a.json", "[1]", "must be a table of fields, got list"),
-        ("a.yaml", "r: 1", "must be the absolute path of a .json or .toml file"),
-        ("a.json", None, "must be a file that is there"),
-    ],
-)
-def test_a_file_that_cannot_be_read(tmp_path, name, content, message):
-    if content is not None:
-        (tmp_path / name).write_text(content)
-    load_task.cache_clear()
-    with pytest.raises(ValueError, match=f"peft-config.*{message}"):
-        load_task(RunConfig.parse({"peft-config": str(tmp_path / name)}))
-
-
-def test_projections_that_no_seed_gives_are_refused(monkeypatch):
-    from peft.tuners.vera import model as vera
-
-    def drawn(shape, generator):
-        return torch.randn(shape)  # the global generator, and not the config's
-
-    monkeypatch.setattr(vera, "_kaiming_init", drawn)
-    with pytest.raises(ValueError, match="VERA draws .*vera_A.* at random"):
-        task_of("VERA")
-
-
-def test_weights_that_a_tuner_changes_are_refused(monkeypatch):
-    from peft.tuners.vera.layer import VeraLayer
-
-    update = VeraLayer.update_layer
-
-    def changing(self, *args, **kwargs):
-        update(self, *args, **kwargs)
-        with torch.no_grad():
-            self.get_base_layer().weight.mul_(0.5)
-
-    monkeypatch.setattr(VeraLayer, "update_layer", changing)
-    with pytest.raises(ValueError, match="must leave the model's own weights"):
-        task_of("VERA")
-
-
-def test_a_device_with_another_file_or_state_does_not_take_part(tmp_path, monkeypatch):
-    file, sent = tmp_path / "tuner.json", []
-    file.write_text(text_of("VERA"))
-    config = {"peft-config": str(file), "max-steps": 1}
-
-    def device(message, context: Context):
-        if "arrays" in message.content:
-            sent.append(message)
-        return client_app.app(message, context)
-
-    grid = LocalGrid(device, 2, run_config=config)
-    load_task.cache_clear()
-    run(
-        tmp_path / "out", grid, num_server_rounds=1, lora_rank=16, peft_config=str(file)
-    )
-    assert [len(m.content["config"]["identity"]) for m in sent] == [9, 9]
-    message = sent[0]
-    context = grid._contexts[1]
-
-    def reply():
-        return client_app.app(
-            message, Context(0, 1, context.node_config, RecordDict(), config)
-        )
-
-    for secret in ('{"password": "swordfish"}', "swordfish", text_of("VERA", r=8)):
-        file.write_text(secret)
-        with pytest.raises(ValueError, match="same fields as the server's") as caught:
-            reply()
-        assert "swordfish" not in str(caught.value)
-        assert "password" not in str(caught.value)
-    file.write_text(text_of("VERA"))
-    state = message.content["config"]["identity"]
-    message.content["config"]["identity"] = [state[0], *(1.1 * s for s in state[1:])]
-    with pytest.raises(ValueError, match="same initial values and frozen state"):
-        reply()
 
 
 def test_sketches_forgive_rounding_and_nothing_else():

@@ -6,7 +6,7 @@ import pytest
 from flasc_flwr.core.codec import VALUES, PayloadError, decode, encode, of_formats
 from flasc_flwr.core.codec.header import Header, seal
 from flasc_flwr.core.codec.parts import pieces
-from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.layout import Layout, Role
 from flasc_flwr.core.sparsity import SparseVector, top_k
 
 RNG = np.random.default_rng(1)
@@ -48,6 +48,13 @@ def test_a_coarse_head_takes_fewer_bytes():
     coarse = len(encode(sparse, "float32+head=int4", layout=LAYOUT))
     fine = len(encode(sparse, "float32", layout=LAYOUT))
     assert fine - coarse > 410 * 2.5
+
+
+def test_where_all_is_the_head_there_is_only_its_format():
+    sparse = top_k(VECTOR, 0.5)
+    layout = Layout.of(ARRAYS, dict.fromkeys(ARRAYS, Role.HEAD))
+    alone = encode(sparse, "int4", layout=layout, carry_layout=True)
+    assert encode(sparse, "step+head=int4", layout=layout, carry_layout=True) == alone
 
 
 def test_without_a_head_or_a_layout_there_is_one_format():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flasc_flwr.core.codec import decode
+from flasc_flwr.core.codec import decode, require_head
 from flasc_flwr.core.fitting import fit_payload
 from flasc_flwr.core.layout import Layout, Role
 from flasc_flwr.core.methods.budget import Budget
@@ -111,6 +111,35 @@ def test_the_most_that_a_device_is_asked_for():
     assert roles.most(LAYOUT, 1 / 4) == 21 + int(350 / 4)
     sparse = Scoring(roles=roles).largest(LAYOUT, VECTOR, 1 / 4)
     assert sparse.kept == roles.most(LAYOUT, 1 / 4)
+
+
+@pytest.mark.parametrize(
+    ("roles", "of", "message"),
+    [
+        ({"a": 0.5}, Role.HEAD, "a-density .* no such tensors, got 0.5; use head-dens"),
+        (
+            {"head": 0.5},
+            Role.OTHER,
+            "head-density must be 'auto' .*; use other",
+        ),
+        ({"other": 0.5}, Role.CORE, "other-density .*; use download-density instead"),
+    ],
+)
+def test_a_density_without_tensors_is_refused(roles, of, message):
+    RoleDensities(**roles).require_tensors(LAYOUT)
+    shape = (2, 2) if of is Role.CORE else (3,)
+    layout = Layout.of({"w": np.zeros(shape, np.float32)}, {"w": of})
+    RoleDensities().require_tensors(layout)
+    with pytest.raises(ValueError, match=message):
+        RoleDensities(**roles).require_tensors(layout)
+
+
+def test_a_format_without_a_head_is_refused():
+    require_head("int8+head=int4", LAYOUT)
+    plain = Layout.of({"w": np.zeros(3, np.float32)})
+    require_head("int8", plain)
+    with pytest.raises(ValueError, match="head-format must .* 'int4'; use value-form"):
+        require_head("int8+head=int4", plain)
 
 
 def test_they_travel_as_a_list():

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
+from flasc_flwr.app.config.adapter import AdapterSettings
 from flasc_flwr.app.config.instruction import InstructionSettings
-from flasc_flwr.app.config.method import AdapterSettings, MethodSettings
+from flasc_flwr.app.config.method import MethodSettings
 from flasc_flwr.app.config.run import RunSettings
 from flasc_flwr.app.config.task import TaskSettings
 from flasc_flwr.app.config.training import LocalPrivacySettings, TrainingSettings

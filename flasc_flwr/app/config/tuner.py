@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flasc_flwr.app.config.method import AdapterSettings
+from flasc_flwr.app.config.adapter import AdapterSettings
 from flasc_flwr.core.aggregation import AGGREGATIONS
 from flasc_flwr.core.layout import Role
 from flasc_flwr.core.methods.method import Method, Tunes

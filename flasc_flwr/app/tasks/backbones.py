@@ -10,8 +10,9 @@ from transformers import PreTrainedModel
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.checkpoints import load_checkpoint
+from flasc_flwr.app.training.adapting import make_trainable
 from flasc_flwr.app.training.device import device_of, move_to_device
-from flasc_flwr.app.training.lora import Model, make_trainable
+from flasc_flwr.app.training.lora import Model
 from flasc_flwr.app.training.precision import keep_at, kept_precision, train_in_float32
 from flasc_flwr.app.training.quantizing import keep_differentiable, quantization
 from flasc_flwr.app.training.recomputing import recompute_layers

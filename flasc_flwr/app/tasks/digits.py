@@ -21,9 +21,9 @@ from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.digits_backbone import pretrained_backbone
 from flasc_flwr.app.tasks.partitioning import Partitions
 from flasc_flwr.app.tasks.task import Task
+from flasc_flwr.app.training.adapting import make_trainable
 from flasc_flwr.app.training.device import move_to_device
 from flasc_flwr.app.training.examples import Batch, Examples
-from flasc_flwr.app.training.lora import make_trainable
 
 _PUBLIC, _TEST = 500, 360
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from copy import copy
 from math import sqrt
@@ -12,100 +11,18 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from transformers import PreTrainedModel
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.optional import without
 from flasc_flwr.app.training import cores
-from flasc_flwr.app.training.low_rank_head import factor_head
-from flasc_flwr.app.training.tuners.build import roles_of, tuner_of, with_tuner
+from flasc_flwr.app.training.tuners.build import roles_of, tuner_of
 from flasc_flwr.core.layout import Layout, Role
-from flasc_flwr.core.methods.method import Tunes
-from flasc_flwr.core.printable import why
 from flasc_flwr.core.ranks import rank_of
 
 Model = PeftModel | PreTrainedModel
 """A backbone with a LoRA adapter, or one whose parameters are trained directly."""
-
-
-def make_trainable(
-    backbone: PreTrainedModel,
-    config: RunConfig,
-    *,
-    target_modules: str | list[str],
-    head: list[str],
-) -> Model:
-    """Make the parameters trainable that the method tunes, and freeze the others.
-
-    A LoRA adapter is initialised from the run's seed.
-
-    Parameters
-    ----------
-    backbone : PreTrainedModel
-        The model; it becomes part of the result.
-    config : RunConfig
-        Method, rank, alpha, dropout and seed.
-    target_modules : str or list[str]
-        Modules to adapt: their last names, or a regular expression for full names.
-    head : list[str]
-        Modules that are trained fully, with or without factors.
-    """
-    tunes = config.compose().tunes
-    if config.head_rank:
-        factor_head(backbone, head, config.head_rank)
-    if config.peft_config:
-        tuned = with_tuner(backbone, config, target_modules, head)
-        named, roles = adapter_tensors(tuned), roles_of(tuned, adapter_tensors(tuned))
-        kept = set(Role) if config.roles.head is not None else {Role.OTHER}
-        _keep_starts(tuned, [name for name in named if roles[name] in kept])
-        return tuned
-    if tunes.adapts:
-        return _with_adapter(backbone, config, target_modules, head)
-    for name, parameter in backbone.named_parameters():
-        in_head = any(name.startswith(f"{module}.") for module in head)
-        parameter.requires_grad_(tunes == Tunes.FULL or in_head)
-    return backbone
-
-
-def _with_adapter(
-    backbone: PreTrainedModel,
-    config: RunConfig,
-    target_modules: str | list[str],
-    head: list[str],
-) -> PeftModel:
-    lora = LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]
-        lora_dropout=config.lora_dropout,
-        use_rslora=config.use_rslora,
-        use_dora=config.use_dora,
-        target_modules=target_modules,
-        modules_to_save=head,
-    )
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        # PEFT uses the old name of a property of transformers 5.
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
-        # GPT-2's weights are transposed; PEFT handles it with a warning.
-        warnings.filterwarnings("ignore", message=".*fan_in_fan_out")
-        torch.manual_seed(config.seed)
-        try:
-            with without("bitsandbytes"):
-                model = get_peft_model(backbone, lora)
-        except ValueError as error:
-            raise ValueError(
-                f"lora-targets must name modules that PEFT can adapt: {why(error)}"
-            ) from error
-    if not isinstance(model, PeftModel):
-        raise TypeError(f"expected a PeftModel, got {type(model).__name__}")
-    if config.compose().tunes == Tunes.CORES:
-        cores.put_into(model, config)
-    if config.use_dora:
-        _keep_starts(model, [n for n in adapter_tensors(model) if _MAGNITUDE in n])
-    if config.roles.head is not None:
-        layout = Layout.of(read_tensors(model))
-        _keep_starts(model, [t.name for t in layout.tensors if t.role is Role.HEAD])
-    return model
 
 
 def adapter_tensors(model: Model) -> dict[str, torch.nn.Parameter]:
@@ -175,15 +92,14 @@ def trained_parameters(model: Model) -> list[torch.nn.Parameter]:
     return federated + cores.trained_scales(model)
 
 
-_MAGNITUDE = "lora_magnitude_vector"
-
 _STARTS: WeakKeyDictionary[Model, dict[str, torch.Tensor]] = WeakKeyDictionary()
 """Tensors of each model that travel as differences, before training: DoRA's magnitudes,
 which are the lengths of the weights' rows; all of another tuner's; and a head with a
 density of its own."""
 
 
-def _keep_starts(model: Model, names: Iterable[str]) -> None:
+def keep_starts(model: Model, names: Iterable[str]) -> None:
+    """Let the named tensors travel as differences to what they are now."""
     tensors, starts = adapter_tensors(model), _STARTS.setdefault(model, {})
     starts |= {name: tensors[name].detach().clone() for name in names}
 
@@ -224,8 +140,25 @@ def _views(model: Model) -> dict[str, NDArray[Any]]:
     return {n: t.detach().cpu().numpy() for n, t in adapter_tensors(model).items()}
 
 
+_HEADS: WeakKeyDictionary[Model, frozenset[str]] = WeakKeyDictionary()
+"""The head's tensors in models without an adapter, where roles have own settings."""
+
+
+def mark_head(model: Model, names: Iterable[str]) -> None:
+    """Give the named tensors the role of the head, and all others that of others.
+
+    For a model without an adapter, where names do not say which tensors are the head's.
+    """
+    _HEADS[model] = frozenset(names)
+
+
 def adapter_roles(model: Model) -> dict[str, Role] | None:
     """Return the roles of the tensors where their names do not say; else None."""
+    if model in _HEADS:
+        head = _HEADS[model]
+        return {
+            n: Role.HEAD if n in head else Role.OTHER for n in adapter_tensors(model)
+        }
     return roles_of(model, adapter_tensors(model)) if tuner_of(model) else None
 
 

@@ -10,7 +10,7 @@ what older versions wrote.
 
 from flasc_flwr.core.codec.errors import PayloadError
 from flasc_flwr.core.codec.header import VERSION
-from flasc_flwr.core.codec.parts import of_formats, split
+from flasc_flwr.core.codec.parts import of_formats, require_head, split
 from flasc_flwr.core.codec.payload import (
     VALUE_FORMATS,
     VALUES,
@@ -30,5 +30,6 @@ __all__ = [
     "of_formats",
     "read_layout",
     "refines",
+    "require_head",
     "split",
 ]

@@ -44,6 +44,22 @@ def split(values: str) -> tuple[str, str]:
     return most, head or most
 
 
+def require_head(values: str, layout: Layout) -> None:
+    """Check that an adapter has a head, if there is a value format of the head.
+
+    Raises
+    ------
+    ValueError
+        If it has none: the format would have no effect.
+    """
+    _, mark, head = values.partition(MARK)
+    if mark and not any(map(_is_head, layout.tensors)):
+        raise ValueError(
+            "head-format must be 'auto' where the adapter has no head, got "
+            f"{head!r}; use value-format instead"
+        )
+
+
 def pieces(layout: Layout) -> list[tuple[bool, Layout]]:
     """Return runs of tensors: whether they are the head's, and their layout.
 

@@ -113,7 +113,10 @@ def encode(
     if not np.isfinite(sparse.values).all():
         raise ValueError("values are not all finite")
     most, head = map(VALUE_FORMATS.index, split(values))
-    apart = layout is not None and most != head and len(pieces(layout)) > 1
+    runs = pieces(layout) if layout is not None and most != head else []
+    if [in_head for in_head, _ in runs] == [True]:
+        most = head  # there is nothing else
+    apart = len(runs) > 1
     number = _PARTS if apart else most
     carried = b""
     if layout is not None and carry_layout:

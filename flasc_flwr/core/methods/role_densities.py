@@ -9,7 +9,7 @@ from math import floor
 import numpy as np
 
 from flasc_flwr.core.layout import Layout, Role
-from flasc_flwr.core.settings import check, setting
+from flasc_flwr.core.settings import check, setting, settings_of
 from flasc_flwr.core.sparsity import DENSITY, Positions
 
 _BOTH = "of which at most that fraction travels, each way; auto competes with the rest"
@@ -89,6 +89,25 @@ class RoleDensities:
         """Return the density of a role; cores have none of their own."""
         density: float | None = getattr(self, role.value.lower(), None)
         return density
+
+    def require_tensors(self, layout: Layout) -> None:
+        """Check that every role with a density has tensors in the layout.
+
+        Raises
+        ------
+        ValueError
+            If one has none: its density would have no effect.
+        """
+        keys = {name: each.key for name, each in settings_of(self).items()}
+        there = {tensor.role.value.lower() for tensor in layout.tensors}
+        for name, key in keys.items():
+            density = getattr(self, name)
+            if density is not None and name not in there:
+                instead = " or ".join(keys[name] for name in keys if name in there)
+                raise ValueError(
+                    f"{key} must be 'auto' where the adapter has no such tensors, got "
+                    f"{density:g}; use {instead or 'download-density'} instead"
+                )
 
     def groups(self, layout: Layout) -> Iterator[tuple[Positions, float | None]]:
         """Yield groups of entries that compete, each with its own density if any."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from logging import WARNING
-from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import ArrayRecord
 
 from flasc_flwr.core.codec import decode, encode
 from flasc_flwr.core.feedback.stream import Compress, Stream
@@ -17,12 +16,11 @@ from flasc_flwr.core.layout import Layout, Vector
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.ranks import Truncation
 from flasc_flwr.core.sparsity import SparseVector, top_k
-from flasc_flwr.flower.compat import log, records_of
-from flasc_flwr.flower.envelope import sealed
+from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.feedback.fleet_memory import FleetMemory
 from flasc_flwr.flower.feedback.reminder import Reminder
 from flasc_flwr.flower.server.downloads import Download, Selection
-from flasc_flwr.flower.wire import CONTROL, payload_record
+from flasc_flwr.flower.wire import payload_record
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,43 +147,6 @@ class Following:
             # Budgets are checked before: only a few bytes can be missing.
             log(WARNING, "A download has no entries: %s", error)
             return _nothing(layout)
-
-
-def personal(
-    content: RecordDict,
-    key: str,
-    reminder: Reminder,
-    download: Download,
-    held: bytes | None,
-) -> RecordDict:
-    """Return one device's content: its way to the reference, and its receipt.
-
-    In an envelope, as payloads are short.
-
-    Parameters
-    ----------
-    content : RecordDict
-        What all devices with its budget are sent.
-    key : str
-        Key of the ArrayRecord with the download.
-    reminder : Reminder
-        The round, and what was taken in of this device.
-    download : Download
-        The download of its budget.
-    held : bytes or None
-        Version of the reference that it holds.
-    """
-    own = RecordDict(dict(content.items()))
-    if isinstance(download, FollowedDownload):
-        way, own[key] = download.way(held)
-        reminder = replace(
-            way, round=reminder.round, taken=reminder.taken, fading=reminder.fading
-        )
-    controls = records_of(content, ConfigRecord)
-    control: dict[str, Any] = dict(controls.get(CONTROL, {}))
-    reminder.add_to(control)
-    own[CONTROL] = ConfigRecord(control)
-    return sealed(own)
 
 
 def _nothing(layout: Layout) -> bytes:

@@ -19,6 +19,8 @@ from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.compat import records_of
 from flasc_flwr.flower.envelope import opened
 from flasc_flwr.flower.privacy.private import Private
+from flasc_flwr.flower.server.instructing import shared_support
+from flasc_flwr.flower.server.reminding import heard
 from flasc_flwr.flower.server.reply_metrics import metrics_of
 from flasc_flwr.flower.server.server_vector import ServerVector
 from flasc_flwr.flower.state.ledger import Ledger
@@ -128,7 +130,7 @@ class Inbox:
         """Open a reply, and note what it says about its client's memory."""
         if not reply.has_error():
             reply.content = opened(reply.content)
-            self.server.heard(self._sender(reply), reply)
+            heard(self.server, self._sender(reply), reply)
 
     def _sender(self, reply: Message) -> Participant:
         client = self.asked.get(reply.metadata.src_node_id)
@@ -165,7 +167,7 @@ class Inbox:
             raise RejectedReplyError(f"expected one ArrayRecord, got {len(records)}")
         cut = self.server.cut(client.budget.rank)
         layout = cut.layout
-        support = self.server.shared_support(client.budget)
+        support = shared_support(self.server, client.budget)
         payload = payload_of(next(iter(records.values())))
         if support is None:
             sparse = decode(payload, size=layout.size, fingerprint=layout.fingerprint)

@@ -13,6 +13,7 @@ from flasc_flwr.flower.clients.exchange import lifetime
 from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.server.downloads import Download
 from flasc_flwr.flower.server.records import Records
+from flasc_flwr.flower.server.reminding import personal
 from flasc_flwr.flower.server.server_vector import ServerVector
 from flasc_flwr.flower.wire import CONTROL, MERGED, Instructions
 
@@ -97,7 +98,7 @@ class Outbox:
             contents[budget] = content
         return [
             Message(
-                self.server.personal(one, contents[one.budget], key, self.round),
+                personal(self.server, one, contents[one.budget], key, self.round),
                 one.node_id,
                 self.message_type,
                 ttl=lifetime(self.timeout),

@@ -1,22 +1,20 @@
-"""The server vector: always dense. What is sent of it, and how it steps."""
+"""The server vector: always dense, stepped, and sent as downloads."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-import numpy as np
-from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app import ArrayRecord
 
 from flasc_flwr.core.aggregation import Aggregate, Aggregator, Contribution, aggregator
+from flasc_flwr.core.codec import require_head
 from flasc_flwr.core.feedback.memory import Fading
-from flasc_flwr.core.finite import require_finite
 from flasc_flwr.core.fitting import Select
 from flasc_flwr.core.initial import seeded_factors
 from flasc_flwr.core.layout import Layout, Role, Vector
-from flasc_flwr.core.merged import Merged, merge, require_finite_merged
+from flasc_flwr.core.merged import Merged
 from flasc_flwr.core.methods.allotment import Allotment
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.least import require_bytes
@@ -25,19 +23,13 @@ from flasc_flwr.core.methods.role_densities import RoleDensities
 from flasc_flwr.core.optimizers import ServerOptimizer
 from flasc_flwr.core.ranks import Truncation, rank_of, truncation
 from flasc_flwr.core.segments import segment_of
-from flasc_flwr.core.sparsity import Positions
-from flasc_flwr.core.stepping import step_chunks, step_parts
 from flasc_flwr.flower.clients.participant import Participant
-from flasc_flwr.flower.feedback.reminder import Reminder
 from flasc_flwr.flower.server.assigned_ranks import AssignedRanks
+from flasc_flwr.flower.server.checked_step import checked_step
 from flasc_flwr.flower.server.downloads import Download, Downloads
-from flasc_flwr.flower.server.followed import (
-    FollowedDownload,
-    Following,
-    personal,
-)
+from flasc_flwr.flower.server.followed import Following
 from flasc_flwr.flower.state.run_state import RunState
-from flasc_flwr.flower.wire import Instructions, arrays_of
+from flasc_flwr.flower.wire import arrays_of
 
 
 class ServerVector:
@@ -118,45 +110,6 @@ class ServerVector:
         """Whether devices and the server remember what messages left out."""
         return self.method.error_feedback != "none"
 
-    def personal(
-        self, client: Participant, content: RecordDict, key: str, round: int
-    ) -> RecordDict:
-        """Return a client's own content, made from its budget's.
-
-        Parameters
-        ----------
-        client : Participant
-            The client, with its budget of this turn.
-        content : RecordDict
-            What all clients with its budget are sent.
-        key : str
-            Key of the ArrayRecord with the download.
-        round : int
-            The server round.
-        """
-        if not self.remembers:
-            return content
-        fleet = self.state.fleet
-        taken = fleet.receipts.last.get(client.name)
-        reminder = Reminder(round=round, taken=taken, fading=self.fading)
-        download, held = self.encode(client.budget), fleet.held.get(client.name)
-        return personal(content, key, reminder, download, held)
-
-    def heard(self, client: Participant, reply: Message) -> None:
-        """Note what a reply, which is not an error, says about its client's reference.
-
-        Raises
-        ------
-        OtherReferenceError
-            If the client could not use its message.
-        """
-        if self.remembers:
-            download = self.encode(client.budget)
-            newest = None
-            if isinstance(download, FollowedDownload):
-                newest = download.stream.reference
-            self.state.fleet.heard(client.name, reply, newest)
-
     @property
     def most(self) -> Budget:
         """Budget, in this turn, of a client that sets nothing itself."""
@@ -170,9 +123,17 @@ class ServerVector:
     def begin(
         self, arrays: ArrayRecord, roles: Mapping[str, Role] | None = None
     ) -> None:
-        """Start from a caller's arrays, with roles where their names do not say."""
+        """Start from a caller's arrays, with roles where their names do not say.
+
+        Raises
+        ------
+        ValueError
+            If a role has a density or a format and no tensors, or as :meth:`resume`.
+        """
         initial = arrays_of(arrays)
         layout = Layout.of(initial, roles)
+        self.method.scoring.roles.require_tensors(layout)
+        require_head(self.value_format, layout)
         vector = self._initial(layout, layout.flatten(initial))
         self.resume(RunState(layout, vector, self.optimizer.init(layout.size)))
 
@@ -204,44 +165,6 @@ class ServerVector:
         """Return what a budget receives: selected and encoded once."""
         return self.downloads.at(budget)
 
-    def instructions(self, budget: Budget, clip_norm: float | None) -> Instructions:
-        """Return what a client that trains is to do.
-
-        Parameters
-        ----------
-        budget : Budget
-            Its budget in this turn.
-        clip_norm : float or None
-            L2 norm that the client itself scales its update down to.
-        """
-        shared = self.method.uploads == "support"
-        # Where bytes limit the download, it has less than the budget's density.
-        sent = replace(budget, download_density=self.encode(budget).density)
-        return Instructions(
-            density=sent.download_density if shared else budget.upload_density,
-            upload_bytes=budget.upload_bytes,
-            value_format=self.value_format,
-            trainable=self.method.trainable_at(self.turn, sent),
-            init_seed=self.init_seed,
-            clip_norm=clip_norm,
-            on_support=shared,
-            roles=self.method.scoring.roles,
-            segment=budget.segment,
-            prescribed=budget.prescribed,
-        )
-
-    def shared_support(self, budget: Budget) -> Positions | None:
-        """Return where an update without positions lies; None if it has its own.
-
-        In the vector of the client's rank.
-        """
-        if self.method.uploads != "support":
-            return None
-        download = self.downloads.at(budget)
-        if download.density == 1:
-            return np.arange(download.cut.layout.size)
-        return download.support
-
     def aggregator(self, *, weight_ratio: float) -> Aggregator:
         """Return an empty aggregator for this turn's updates.
 
@@ -260,7 +183,6 @@ class ServerVector:
         )
         return make(self.state.layout, self.state.vector)
 
-    @np.errstate(over="ignore", invalid="ignore")  # what comes of it is checked
     def step(self, aggregate: Aggregate) -> None:
         """Step along the cohort's aggregate, the negative gradient.
 
@@ -270,20 +192,9 @@ class ServerVector:
             If the aggregate, or what the step makes of it, is not finite. The state is
             then as it was.
         """
-        require_finite("the averaged updates", aggregate.update)
         state = self.state
         parts = self.method.trainable_at(self.turn).parts(state.layout)
-        step = (
-            partial(step_parts, self.optimizer, parts)
-            if parts
-            else partial(step_chunks, self.optimizer)
-        )
-        vector, optimizer = step(state.vector, aggregate.update, state.optimizer)
-        require_finite("the stepped weights", vector)
-        require_finite("the optimizer's moments", *optimizer.moments.values())
-        merged = merge(state.merged, aggregate.terms)
-        require_finite_merged(merged, aggregate.terms)
-        state.vector, state.optimizer, state.merged = vector, optimizer, merged
+        checked_step(state, self.optimizer, parts, aggregate)
         state.fleet.stepped()
         self._ranks.assign(state)
         self._reset_downloads()
