@@ -131,6 +131,7 @@ def test_both_factors_of_the_head_are_trained_in_its_role():
         ({"head-density": 0}, "head-density must be 'auto' or a number in"),
         ({"head-format": "int2"}, "head-format must be one of"),
         ({"head-density": 0.5, "upload-segments": 2}, "densities of roles .* 'auto'"),
+        ({"method": "ffa-lora", "a-density": 0.5}, "a-density .* whose A never travel"),
     ],
 )
 def test_what_does_not_fit_is_refused(settings, message):

@@ -10,7 +10,7 @@ from flasc_flwr.core.aggregation import AGGREGATIONS, Tuning
 from flasc_flwr.core.cores import CORE_BASES
 from flasc_flwr.core.fitting import Select
 from flasc_flwr.core.initial import INITS
-from flasc_flwr.core.layout import Layout, Vector
+from flasc_flwr.core.layout import Layout, Role, Vector
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.schedules import Schedule, decaying
 from flasc_flwr.core.methods.scores import Scoring
@@ -160,6 +160,12 @@ class Method:
                 "densities of roles (a-density, b-density, head-density, "
                 "other-density) must be 'auto' where uploads are segments, or all "
                 f"clients send the same entries (method {self.name!r})"
+            )
+        a_moves = any(Role.A in trainable.roles for trainable in self.trainable)
+        if (a_density := self.scoring.roles.a) and not a_moves and self.init != "sent":
+            raise ValueError(
+                f"a-density must be 'auto' with method {self.name!r}, whose A never "
+                f"travels, got {a_density:g}"
             )
         choice(*TIERS).require("tiers", self.tiers)
         choice(*RANK_ASSIGNMENTS).require("rank-assignment", self.rank_assignment)
