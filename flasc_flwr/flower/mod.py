@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 
 from flasc_flwr.core.codec import read_layout
 from flasc_flwr.core.feedback.catching_up import UnknownVersionError
+from flasc_flwr.core.methods.budget import DENSITIES
 from flasc_flwr.core.settings import settings_of
+from flasc_flwr.flower.bases.device_bases import HELD as BASES_HELD
+from flasc_flwr.flower.bases.device_bases import DeviceBases, held_bases, lacking
 from flasc_flwr.flower.compat import records_of
 from flasc_flwr.flower.device_errors import download_errors, upload_errors
 from flasc_flwr.flower.device_limits import DeviceLimits
@@ -31,6 +34,7 @@ from flasc_flwr.flower.node_config import refuse_near_misses
 from flasc_flwr.flower.transport.client import run_client_app
 from flasc_flwr.flower.transport.parcel import DOWNLOAD, is_parcel
 from flasc_flwr.flower.wire import (
+    BASES,
     CONTROL,
     INTRODUCE,
     MERGED,
@@ -101,6 +105,9 @@ def flasc_mod(
     control = _taken_out(content)
     if control and INTRODUCE in control:
         return _introduce(message, context)
+    bases = DeviceBases.of(context, control)
+    if not bases.put_into(content):
+        return Message(RecordDict({CONTROL: lacking(context)}), reply_to=message)
     records = records_of(content, ArrayRecord)
     session = DeviceSession.of(context, control)
     sessions = sessions_of(context, control, records)
@@ -118,6 +125,7 @@ def flasc_mod(
             answer = cannot_use(held_version(context))
             return Message(RecordDict({CONTROL: answer}), reply_to=message)
         arrays = _hand_over(received)
+    bases.keep()
     # An evaluation trains nothing.
     trained = received if instructions.density is not None else None
     reply = _asked(message, context, call_next, arrays, trained)
@@ -241,8 +249,10 @@ def _receive_all(
     limits.let_in_layouts(map(read_layout, payloads.values()))
     received = {k: Received.of(p, instructions) for k, p in payloads.items()}
     for key, download in received.items():
-        # What is merged into the backbone has no rank, and travels dense.
-        if key != MERGED:
+        # What is merged into the backbone has no rank. It and bases travel dense.
+        if key == BASES:
+            limits.let_in_adapter(download.layout, download.kept, DENSITIES)
+        elif key != MERGED:
             _let_in(download, instructions, limits)
     return received
 
@@ -303,4 +313,6 @@ def _introduce(message: Message, context: Context) -> Message:
         answer["name"] = str(settings["partition-id"])
     if version := held_version(context):
         answer[HELD] = version
+    if version := held_bases(context):
+        answer[BASES_HELD] = version
     return Message(RecordDict({CONTROL: answer}), reply_to=message)
