@@ -9,7 +9,7 @@ from logging import INFO
 from flwr.app import ConfigRecord
 
 from flasc_flwr.flower.compat import log
-from flasc_flwr.flower.round import train
+from flasc_flwr.flower.round import run_round
 from flasc_flwr.flower.run import Run
 from flasc_flwr.flower.server.bases_vector import BasesVector
 from flasc_flwr.flower.state.tensor_report import Kept
@@ -29,8 +29,11 @@ def measure_bases(run: Run, current: int) -> None:
     measuring.train_config = ConfigRecord({**run.train_config, MEASURE: True})
     # The bound is on updates. Factors have one of their own.
     measuring.guard = replace(run.guard, max_norm=0.0)
+    # What is evaluated is the adapter, afterwards.
+    measuring.sampling = replace(run.sampling, fraction_evaluate=0.0)
+    measuring.evaluate_at = lambda _: False
     run.ledger.kept = Kept(measured.state.layout)
-    train(measuring, current)
+    run_round(measuring, current)
     if (bases := measured.result()) is not None:
         server.take_bases(bases)
         count = run.ledger.outcome.updates

@@ -7,15 +7,7 @@ from flasc_flwr.flower.run import Run
 
 
 def run_round(run: Run, current: int) -> None:
-    """Run one round: sample and select, train, decode and add, step, evaluate."""
-    train(run, current)
-    # Evaluate what clients receive now: at some of them, and at the server.
-    run.evaluate_at_clients(current)
-    run.evaluate_at_server(current)
-
-
-def train(run: Run, current: int) -> None:
-    """Run a round up to its step.
+    """Run one round: sample, select and encode, train, decode and add, step, evaluate.
 
     W is the server vector, always dense. Client k receives P_k, trains it to W_k, and
     its update is W_k - P_k. Each way only the largest entries travel.
@@ -40,3 +32,6 @@ def train(run: Run, current: int) -> None:
         if run.has_enough(aggregator) and run.step(run.release(aggregator)):
             run.report_training(inbox.metrics)
         del aggregator  # its sum takes more memory than the server vector
+    # Evaluate what clients receive now: at some of them, and at the server.
+    run.evaluate_at_clients(current)
+    run.evaluate_at_server(current)
