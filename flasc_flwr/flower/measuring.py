@@ -12,7 +12,6 @@ from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.round import run_round
 from flasc_flwr.flower.run import Run
 from flasc_flwr.flower.server.bases_vector import BasesVector
-from flasc_flwr.flower.state.tensor_report import Kept
 from flasc_flwr.flower.wire import MEASURE
 
 
@@ -32,12 +31,12 @@ def measure_bases(run: Run, current: int) -> None:
     # What is evaluated is the adapter, afterwards.
     measuring.sampling = replace(run.sampling, fraction_evaluate=0.0)
     measuring.evaluate_at = lambda _: False
-    run.ledger.kept = Kept(measured.state.layout)
+    run.ledger.counts_entries_of(measured.state.layout)
     run_round(measuring, current)
     if (bases := measured.result()) is not None:
         server.take_bases(bases)
         count = run.ledger.outcome.updates
         log(INFO, "Round %d: bases of cores measured by %d clients", current, count)
-    run.ledger.kept = Kept(server.state.layout)
+    run.ledger.counts_entries_of(server.state.layout)
     run.evaluate_at_clients(current)
     run.evaluate_at_server(current)

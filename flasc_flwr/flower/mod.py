@@ -1,72 +1,48 @@
-"""The client mod: decodes what comes in, encodes what goes out."""
+"""The client mod: decodes what a device receives, and encodes what it sends."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import replace
-from math import floor
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from numpy.typing import NDArray
 
-from flasc_flwr.core.codec import read_layout
 from flasc_flwr.core.feedback.catching_up import UnknownVersionError
-from flasc_flwr.core.methods.budget import DENSITIES
-from flasc_flwr.core.settings import settings_of
-from flasc_flwr.flower.bases.device_bases import HELD as BASES_HELD
-from flasc_flwr.flower.bases.device_bases import DeviceBases, held_bases, lacking
+from flasc_flwr.flower.bases.device_bases import DeviceBases, lacking
 from flasc_flwr.flower.compat import records_of
+from flasc_flwr.flower.device_budget import device_keys, introduce
+from flasc_flwr.flower.device_download import receive
 from flasc_flwr.flower.device_errors import download_errors, upload_errors
 from flasc_flwr.flower.device_limits import DeviceLimits
-from flasc_flwr.flower.device_update import Received, encode_update, most_bytes
+from flasc_flwr.flower.device_update import Received, encode_update
 from flasc_flwr.flower.envelope import is_sealed, opened, sealed
-from flasc_flwr.flower.feedback.device_session import (
-    RESIDUAL_VALUES,
-    DeviceSession,
-    sessions_of,
-)
-from flasc_flwr.flower.feedback.kept_memory import MEMORY_FOLDER, held_version
-from flasc_flwr.flower.feedback.reminder import HELD, cannot_use, holding
+from flasc_flwr.flower.feedback.device_session import DeviceSession, sessions_of
+from flasc_flwr.flower.feedback.kept_memory import held_version
+from flasc_flwr.flower.feedback.reminder import cannot_use, holding
 from flasc_flwr.flower.node_config import refuse_near_misses
 from flasc_flwr.flower.transport.client import run_client_app
 from flasc_flwr.flower.transport.parcel import DOWNLOAD, is_parcel
 from flasc_flwr.flower.wire import (
-    BASES,
     CONTROL,
     INTRODUCE,
-    MERGED,
     Instructions,
-    holds_payload,
-    payload_of,
     payload_record,
     views_of,
 )
-
-OWN_SETTINGS = (
-    "download-density",
-    "upload-density",
-    "download-bytes",
-    "upload-bytes",
-    "upload-seconds",
-    "upload-mbits",
-    "lora-rank",
-    "tier",
-)
-"""What a device may set of its budget in its ``--node-config``."""
 
 
 def flasc_mod(
     message: Message, context: Context, call_next: ClientAppCallable
 ) -> Message:
-    """Let a ClientApp take part with sparse messages, untouched.
+    """Let an unchanged ClientApp take part with sparse messages.
 
     The app behind this mod sees plain dense arrays. What it returns is compared
     with what it received, and the largest entries of the difference are sent back:
     ``top_k(trained - received)``. `received` is the masked download: an entry that was
-    not downloaded counts from zero (FLASC's code: ``x0 - x``).
+    not downloaded starts from zero (FLASC's code: ``x0 - x``).
 
     Messages without a payload pass unchanged. What the server sends is checked before
     the app sees it, also against the device's own limits
@@ -104,7 +80,7 @@ def flasc_mod(
         content = message.content = opened(message.content)
     control = _taken_out(content)
     if control and INTRODUCE in control:
-        return _introduce(message, context)
+        return introduce(message, context)
     bases = DeviceBases.of(context, control)
     if not bases.put_into(content):
         return Message(RecordDict({CONTROL: lacking(context)}), reply_to=message)
@@ -120,7 +96,7 @@ def flasc_mod(
         )
     with download_errors():
         try:
-            received = _receive_all(records, instructions, limits, session)
+            received = receive(records, instructions, limits, session)
         except UnknownVersionError:
             answer = cannot_use(held_version(context))
             return Message(RecordDict({CONTROL: answer}), reply_to=message)
@@ -142,17 +118,11 @@ def flasc_mod(
     return reply
 
 
-def device_keys() -> frozenset[str]:
-    """Return the keys of a ``--node-config`` that `flasc_mod` reads."""
-    limits = (declared.key for declared in settings_of(DeviceLimits).values())
-    return frozenset([*OWN_SETTINGS, RESIDUAL_VALUES, MEMORY_FOLDER, *limits])
-
-
 def trainable_entries(key: str = "arrays") -> dict[str, NDArray[np.bool_]] | None:
     """Return which entries the running train function may change.
 
     Methods that freeze a part of the adapter need the ClientApp's help: it must not
-    change the other entries while it trains. Changes to them are not sent.
+    change frozen entries while it trains. Changes to them are not sent.
 
     Parameters
     ----------
@@ -162,7 +132,7 @@ def trainable_entries(key: str = "arrays") -> dict[str, NDArray[np.bool_]] | Non
     Returns
     -------
     dict[str, NDArray[np.bool_]] or None
-        For each array its mask, or None where all entries may change.
+        The mask of each array; None if all entries may change.
     """
     received = _TRAINABLE.get()
     return received[key].trainable() if received else None
@@ -175,10 +145,11 @@ def _asked(
     arrays: dict[str, ArrayRecord],
     trained: dict[str, Received] | None,
 ) -> Message:
-    """Return the app's reply to dense arrays in place of the payloads of a message.
+    """Return the app's reply to a message with dense arrays instead of payloads.
 
-    Afterwards the message has its payloads again, unless it is the reply: dense arrays
-    take memory, and mods around this one have not seen them. `arrays` is empty then.
+    Afterwards the message has its payloads again, unless the reply has the same
+    content: dense arrays take memory, and mods around this one have not seen them.
+    `arrays` is emptied, so that the app can free them.
     """
     payloads = {key: message.content[key] for key in arrays}
     message.content.update(arrays)
@@ -194,7 +165,7 @@ def _asked(
 
 
 def _hand_over(received: dict[str, Received]) -> dict[str, ArrayRecord]:
-    """Return the arrays that the app sees; `received` is compared with them then."""
+    """Return the arrays for the app; `received` then refers to these, too."""
     arrays = {}
     for key, download in received.items():
         received[key], arrays[key] = download.handed_over()
@@ -216,7 +187,7 @@ def _encode_reply(
     limits: DeviceLimits,
     session: DeviceSession | None,
 ) -> None:
-    """Replace the arrays of an app's reply by payloads; empties `received`."""
+    """Replace the arrays of an app's reply by payloads, and empty `received`."""
     with upload_errors():
         records, known = records_of(reply.content, ArrayRecord), list(received)
         for key in list(records):
@@ -227,92 +198,12 @@ def _encode_reply(
                 )
             origin = received.pop(key)
             update = origin.update(views_of(records.pop(key)))
-            # What is not needed any more takes memory while the update is encoded.
+            # Arrays are dropped as soon as possible: encoding takes memory, too.
             reply.content[key], origin = ArrayRecord(), replace(origin, start={})
             payload = encode_update(origin, update, instructions, limits, session)
             reply.content[key] = payload_record(payload)
 
 
-def _receive_all(
-    records: Mapping[str, ArrayRecord],
-    instructions: Instructions,
-    limits: DeviceLimits,
-    session: DeviceSession | None,
-) -> dict[str, Received]:
-    """Decode the payloads of a message, once their sizes are known and allowed."""
-    payloads = {k: payload_of(r) for k, r in records.items() if holds_payload(r)}
-    if session and session.follows:
-        ((key, data),) = payloads.items()
-        return {key: _follow(data, instructions, limits, session)}
-    for payload in payloads.values():
-        limits.let_in_payload(payload)
-    limits.let_in_layouts(map(read_layout, payloads.values()))
-    received = {k: Received.of(p, instructions) for k, p in payloads.items()}
-    for key, download in received.items():
-        # What is merged into the backbone has no rank. It and bases travel dense.
-        if key == BASES:
-            limits.let_in_adapter(download.layout, download.kept, DENSITIES)
-        elif key != MERGED:
-            _let_in(download, instructions, limits)
-    return received
-
-
-def _follow(
-    data: bytes,
-    instructions: Instructions,
-    limits: DeviceLimits,
-    session: DeviceSession,
-) -> Received:
-    """Take over the newest reference, once its size is known and allowed."""
-    known = session.layout(data)
-    if known:
-        limits.let_in_layouts([known])
-        session.let_in(data, known, limits, instructions.prescribed)
-    layout, start = session.follow(data, instructions.init_seed)
-    entries = None
-    if not instructions.trainable.everything:
-        entries = instructions.trainable.entries(layout)
-    received = Received(layout, start, entries=entries)
-    _let_in(received, instructions, limits)
-    return received
-
-
-def _let_in(
-    received: Received, instructions: Instructions, limits: DeviceLimits
-) -> None:
-    """Check what a download is, and what it asks for, against the device's limits."""
-    layout, kept = received.layout, received.kept
-    limits.let_in_adapter(layout, kept, instructions.prescribed)
-    if instructions.density is None:
-        return
-    most_bytes(layout, instructions, limits)  # before the app has trained in vain
-    size = layout.size
-    if instructions.segment is not None:
-        place = instructions.segment.place(size)
-        size = place.stop - place.start
-    asked = max(1, floor(size * instructions.density))
-    if instructions.roles:
-        asked = instructions.roles.most(layout, instructions.density)
-    if instructions.on_support and instructions.density < 1:
-        asked = kept
-    limits.let_in_upload(layout, asked, instructions.prescribed)
-
-
 _TRAINABLE: ContextVar[dict[str, Received] | None] = ContextVar(
     "trainable", default=None
 )
-
-
-def _introduce(message: Message, context: Context) -> Message:
-    """Reply with this node's name and budget."""
-    settings = context.node_config
-    answer = ConfigRecord({k: settings[k] for k in OWN_SETTINGS if k in settings})
-    # Node ids are random in every simulation; the partition makes a simulated client
-    # the same client in the next run.
-    if "partition-id" in settings:
-        answer["name"] = str(settings["partition-id"])
-    if version := held_version(context):
-        answer[HELD] = version
-    if version := held_bases(context):
-        answer[BASES_HELD] = version
-    return Message(RecordDict({CONTROL: answer}), reply_to=message)

@@ -8,6 +8,7 @@ import torch
 from peft import PeftModel
 
 from flasc_flwr.app.config import ConfigError, RunConfig
+from flasc_flwr.app.runs.saved_adapter import evaluate_adapter
 from flasc_flwr.app.tasks.digits import parts
 from flasc_flwr.app.tasks.digits_backbone import pretrained_backbone
 from flasc_flwr.app.training import gradient_bases as module
@@ -152,6 +153,7 @@ def test_devices_of_unequal_ranks_train_between_the_servers_bases(tmp_path, grid
     )
     measuring, first, last = whole.history[1:]
     assert measuring["loss"] == whole.history[0]["loss"] > 1.1 * last["loss"]
+    assert [row["dead_modules"] for row in whole.history] == [None, None, 0, 0]
     assert measuring["ranks"] == {"3": 1, "6": 1, "8": 2}
     (file,) = (whole.folder / "checkpoints").glob("*3*")
     bases = read(file).state.bases
@@ -172,6 +174,8 @@ def test_devices_of_unequal_ranks_train_between_the_servers_bases(tmp_path, grid
     model = PeftModel.from_pretrained(backbone, str(whole.folder / "adapter"))
     outcome = evaluate_model(model, Examples.of(test), RunConfig())
     assert outcome.loss == pytest.approx(whole.summary["loss"], rel=1e-4)
+    again = evaluate_adapter(whole.folder / "adapter", {})
+    assert again["loss"] == pytest.approx(whole.summary["loss"], rel=1e-4)
 
 
 def test_a_run_with_heads_and_segments_resumes_after_measuring(tmp_path, grids):

@@ -14,7 +14,7 @@ from flwr.supernode.cli.flower_supernode import (
 )
 
 from flasc_flwr.flower.compat import parse_config_args
-from flasc_flwr.flower.mod import OWN_SETTINGS
+from flasc_flwr.flower.device_budget import OWN_SETTINGS
 from tests.deploy.compose import ROOT, command, mounts, services
 
 PARSERS = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flasc_flwr.flower.mod import device_keys
+from flasc_flwr.flower.device_budget import device_keys
 from flasc_flwr.flower.node_config import (
     NodeConfigError,
     near_miss,

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from flasc_flwr.core.printable import printable
+from flasc_flwr.flower.device_budget import device_keys
 from flasc_flwr.flower.device_limits import DeviceLimits
-from flasc_flwr.flower.mod import device_keys
 from flasc_flwr.flower.node_config import (
     NODE_CONFIG,
     NodeConfigError,
