@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flwr.app import (
@@ -30,8 +30,10 @@ from flasc_flwr.flower.clients.introduced import PARTITIONS
 from flasc_flwr.flower.compat import records_of
 from flasc_flwr.flower.privacy.local_dp import local_dp
 from flasc_flwr.flower.wire import (
+    BASES,
     CONTROL,
     INTRODUCE,
+    MEASURE,
     MERGED,
     array_record,
     arrays_of,
@@ -41,6 +43,7 @@ from flasc_flwr.flower.wire import (
 if TYPE_CHECKING:
     from flasc_flwr.app.tasks import Task
     from flasc_flwr.app.training.examples import Examples
+    from flasc_flwr.app.training.local import Outcome
 
 
 def known_settings(
@@ -77,29 +80,41 @@ def evaluate(message: Message, context: Context) -> Message:
 
 
 def _train(message: Message, context: Context) -> Message:
-    config, task, examples = _prepare(message, context)
     from flasc_flwr.app.training.lora import adapter_views
 
+    config, task, examples = _loaded(message, context)
     current = int(message.content["config"]["server-round"])
-    seed = np.random.SeedSequence([config.seed, current, _client_number(context)])
+    sequence = np.random.SeedSequence([config.seed, current, _client_number(context)])
+    seed = int(sequence.generate_state(1)[0])
+    if MEASURE in message.content["config"]:
+        received = views_of(message.content["arrays"])
+        measured, outcome = task.measure_bases(received, examples, seed=seed)
+        return _trained(message, outcome, len(examples), measured)
+    _load_adapter(message, config, task)
     outcome = task.train(
         examples,
-        seed=int(seed.generate_state(1)[0]),
+        seed=seed,
         current=current,
         trainable=trainable_entries(),
     )
+    return _trained(message, outcome, len(examples), adapter_views(task.model))
+
+
+def _trained(
+    message: Message, outcome: "Outcome", count: int, arrays: "Mapping[str, Any]"
+) -> Message:
     metrics = {
-        "num-examples": outcome.examples,
+        "num-examples": count,
         "steps": outcome.steps,
         "loss": outcome.loss,
         "accuracy": outcome.accuracy,
     }
-    arrays = array_record(adapter_views(task.model))
-    return _reply(message, metrics, RecordDict({"arrays": arrays}))
+    return _reply(message, metrics, RecordDict({"arrays": array_record(arrays)}))
 
 
 def _evaluate(message: Message, context: Context) -> Message:
-    _, task, examples = _prepare(message, context)
+    config, task, examples = _loaded(message, context)
+    _load_adapter(message, config, task)
     outcome = task.evaluate(examples)
     metrics = {
         "num-examples": outcome.examples,
@@ -109,8 +124,8 @@ def _evaluate(message: Message, context: Context) -> Message:
     return _reply(message, metrics, RecordDict())
 
 
-def _prepare(message: Message, context: Context) -> "tuple[RunConfig, Task, Examples]":
-    """Load the received adapter and this node's examples."""
+def _loaded(message: Message, context: Context) -> "tuple[RunConfig, Task, Examples]":
+    """Load the task and this node's examples."""
     config = RunConfig.parse(context.run_config)
     task = _alike(message, config)
     path = context.node_config.get(OWN_DATA)
@@ -118,10 +133,18 @@ def _prepare(message: Message, context: Context) -> "tuple[RunConfig, Task, Exam
         examples = task.data.local_examples(str(path))
     else:
         examples = task.data.partition(*partition_of(context.node_config))
+    return config, task, examples
+
+
+def _load_adapter(message: Message, config: RunConfig, task: "Task") -> None:
+    """Load the received adapter, with what the message has beside it."""
+    from flasc_flwr.app.training.gradient_bases import require_bases
+
     records = records_of(message.content, ArrayRecord)
     merged = arrays_of(records[MERGED]) if MERGED in records else {}
-    task.load_adapter(views_of(records["arrays"]), merged)
-    return config, task, examples
+    bases = views_of(records[BASES]) if BASES in records else {}
+    require_bases(bases, config)
+    task.load_adapter(views_of(records["arrays"]), merged, bases)
 
 
 def _alike(message: Message, config: RunConfig) -> "Task":

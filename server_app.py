@@ -80,6 +80,7 @@ class _Server:
         self, config: RunConfig, folder: RunFolder, resumed: Resumed | None
     ) -> None:
         from flasc_flwr.app.tasks import load_task
+        from flasc_flwr.app.training.cores import sides_of
         from flasc_flwr.app.training.identity import identity_of
         from flasc_flwr.app.training.lora import adapter_roles
         from flasc_flwr.app.training.start import load_into
@@ -120,6 +121,7 @@ class _Server:
             on_checkpoint=self.checkpoints,
             resume=resumed.checkpoint if resumed else None,
             run_settings=config.shared_by_resumed() | self.identity,
+            core_sides=sides_of(self.task.model),
             roles=adapter_roles(self.task.model),
             on_clients=self.check_clients,
             evaluate_every=config.evaluate_every,
@@ -197,8 +199,13 @@ class _Server:
         from flasc_flwr.app.training.export import save
 
         server = self.strategy.server
-        self.task.load_adapter(arrays_of(server.received()))
+        self.task.load_adapter(arrays_of(server.received()), bases=self.bases)
         save(self.task.model, path, server.merged(), self.task.scale)
+
+    @property
+    def bases(self) -> Arrays:
+        """The measured bases of cores; empty without any."""
+        return self.strategy.state.bases
 
     def warnings(self) -> list[str]:
         """Return what is wrong with the adapter that the run leaves."""
@@ -220,7 +227,7 @@ class _Server:
 
     def validation_loss(self, arrays: Arrays) -> float:
         """Return the loss of a client's adapter on the validation data."""
-        self.task.load_adapter(arrays, self.strategy.server.merged())
+        self.task.load_adapter(arrays, self.strategy.server.merged(), self.bases)
         return self.task.evaluate(self.task.data.validation).loss
 
     def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
@@ -231,7 +238,8 @@ class _Server:
         RuntimeError
             If the loss before the first round is not finite.
         """
-        self.task.load_adapter(views_of(arrays), self.strategy.server.merged())
+        merged = self.strategy.server.merged()
+        self.task.load_adapter(views_of(arrays), merged, self.bases)
         measured = self.task.measure(self.task.data.test)
         if server_round == 0 and not isfinite(measured["loss"]):
             raise RuntimeError(

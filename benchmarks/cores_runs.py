@@ -39,6 +39,8 @@ CORES_DIGITS = {
     "sb16-weights": core("fed-sb", 16, "weights", 0.05),
     "sb16-weights-int4": {**core("fed-sb", 16, "weights", 0.05), **INT4},
     "sb16-weights-step4": {**core("fed-sb", 16, "weights", 0.05), **SPARSE},
+    # The first of the 20 rounds measures the bases.
+    "sb16-gradient": core("fed-sb", 16, "gradient", 0.03),
     "sb32-weights": core("fed-sb", 32, "weights", 0.05),
     "sb32-weights-step4": {**core("fed-sb", 32, "weights", 0.05), **SPARSE},
     # At a rate of 0.2, one of three seeds diverged.

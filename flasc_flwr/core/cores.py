@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
 
-CORE_BASES = ("seed", "weights")
-"""Where the fixed bases come from; neither costs a byte. ``seed``: orthonormal, drawn
-from the run's seed on both sides. ``weights``: the largest singular vectors of the
-frozen weight itself (LoRA-XS, arXiv 2405.17604)."""
+CORE_BASES = ("seed", "weights", "gradient")
+"""Where the fixed bases come from. ``seed``: orthonormal, drawn from the run's seed on
+both sides. ``weights``: the largest singular vectors of the frozen weight itself
+(LoRA-XS, arXiv 2405.17604). Neither costs a byte. ``gradient``: singular vectors of the
+clients' first gradients (Fed-SB), which are sent (:mod:`.measured_bases`)."""
 
 
 def is_core(shape: tuple[int, ...]) -> bool:

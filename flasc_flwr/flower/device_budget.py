@@ -5,6 +5,8 @@ from __future__ import annotations
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from flasc_flwr.core.settings import settings_of
+from flasc_flwr.flower.bases.device_bases import HELD as BASES_HELD
+from flasc_flwr.flower.bases.device_bases import held_bases
 from flasc_flwr.flower.device_limits import DeviceLimits
 from flasc_flwr.flower.feedback.device_session import RESIDUAL_VALUES
 from flasc_flwr.flower.feedback.kept_memory import MEMORY_FOLDER, held_version
@@ -40,4 +42,6 @@ def introduce(message: Message, context: Context) -> Message:
         answer["name"] = str(settings["partition-id"])
     if version := held_version(context):
         answer[HELD] = version
+    if version := held_bases(context):
+        answer[BASES_HELD] = version
     return Message(RecordDict({CONTROL: answer}), reply_to=message)

@@ -8,10 +8,17 @@ from math import floor
 from flwr.app import ArrayRecord
 
 from flasc_flwr.core.codec import read_layout
+from flasc_flwr.core.methods.budget import DENSITIES
 from flasc_flwr.flower.device_limits import DeviceLimits
 from flasc_flwr.flower.device_update import Received, most_bytes
 from flasc_flwr.flower.feedback.device_session import DeviceSession
-from flasc_flwr.flower.wire import MERGED, Instructions, holds_payload, payload_of
+from flasc_flwr.flower.wire import (
+    BASES,
+    MERGED,
+    Instructions,
+    holds_payload,
+    payload_of,
+)
 
 
 def receive(
@@ -51,8 +58,10 @@ def receive(
     limits.let_in_layouts(map(read_layout, payloads.values()))
     received = {k: Received.of(p, instructions) for k, p in payloads.items()}
     for key, download in received.items():
-        # What is merged into the backbone has no rank, and travels dense.
-        if key != MERGED:
+        # What is merged into the backbone has no rank. It and bases travel dense.
+        if key == BASES:
+            limits.let_in_adapter(download.layout, download.kept, DENSITIES)
+        elif key != MERGED:
             _let_in(download, instructions, limits)
     return received
 

@@ -34,6 +34,7 @@ from flasc_flwr.flower.compat import (
     skip_unreadable_replies,
 )
 from flasc_flwr.flower.feedback.participation import warn_if_seldom
+from flasc_flwr.flower.measuring import measure_bases
 from flasc_flwr.flower.own_rounds import OwnRounds
 from flasc_flwr.flower.privacy.private import Private
 from flasc_flwr.flower.privacy.release_ledger import ReleaseLedger
@@ -111,6 +112,9 @@ class Flasc(OwnRounds):
         Resume from this state as if the run had never stopped.
     run_settings : Mapping[str, Any], optional
         More settings, such as those of the clients, that a resumed run must share.
+    core_sides : Mapping[str, tuple[int, int]], optional
+        (out, in) of each module that has a core, by the core's name; required where
+        clients measure the bases of cores.
     roles : Mapping[str, Role], optional
         Roles of arrays whose names do not say (see :meth:`.Layout.of`). Default: none.
     on_clients : Callable[[list[Participant]], None], optional
@@ -169,6 +173,7 @@ class Flasc(OwnRounds):
         on_checkpoint: Callable[[Checkpoint], None] | None = None,
         resume: Checkpoint | None = None,
         run_settings: Mapping[str, Any] | None = None,
+        core_sides: Mapping[str, tuple[int, int]] | None = None,
         roles: Mapping[str, Role] | None = None,
         on_clients: Callable[[list[Participant]], None] | None = None,
         oversample: float = Sampling.oversample,
@@ -216,6 +221,7 @@ class Flasc(OwnRounds):
             seed=seed,
             validation=validation,
             fading=Fading(decay=feedback_decay),
+            core_sides=core_sides,
         )
         self.sampling = Sampling(
             seed=seed,
@@ -379,6 +385,8 @@ class Flasc(OwnRounds):
                     self._on_clients(present)
                 if current == 0:  # clients introduce themselves
                     run.evaluate_at_server(current)
+                elif self.server.lacks_bases:
+                    measure_bases(run, current)
                 else:
                     run_round(run, current)
                 self._between.close(run)

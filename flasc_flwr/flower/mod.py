@@ -11,6 +11,7 @@ from flwr.clientapp.typing import ClientAppCallable
 from numpy.typing import NDArray
 
 from flasc_flwr.core.feedback.catching_up import UnknownVersionError
+from flasc_flwr.flower.bases.device_bases import DeviceBases, lacking
 from flasc_flwr.flower.compat import records_of
 from flasc_flwr.flower.device_budget import device_keys, introduce
 from flasc_flwr.flower.device_download import receive
@@ -80,6 +81,9 @@ def flasc_mod(
     control = _taken_out(content)
     if control and INTRODUCE in control:
         return introduce(message, context)
+    bases = DeviceBases.of(context, control)
+    if not bases.put_into(content):
+        return Message(RecordDict({CONTROL: lacking(context)}), reply_to=message)
     records = records_of(content, ArrayRecord)
     session = DeviceSession.of(context, control)
     sessions = sessions_of(context, control, records)
@@ -97,6 +101,7 @@ def flasc_mod(
             answer = cannot_use(held_version(context))
             return Message(RecordDict({CONTROL: answer}), reply_to=message)
         arrays = _hand_over(received)
+    bases.keep()
     # An evaluation trains nothing.
     trained = received if instructions.density is not None else None
     reply = _asked(message, context, call_next, arrays, trained)

@@ -40,6 +40,14 @@ has registered, and every ClientApp that takes part has a train function."""
 MERGED = "merged"
 """Key of the ArrayRecord with what is merged into the backbone."""
 
+BASES = "bases"
+"""Key of the ArrayRecord with measured bases of cores, in the first message to a device
+after they were measured."""
+
+MEASURE = "measure-bases"
+"""Entry of the record of settings in a message that asks for the client's own bases, in
+place of training: arrays of the names and shapes that it receives."""
+
 PART = "part/"
 """Prefix of the entries of the CONTROL record in a reply that list, by ArrayRecord,
 which of the arrays received in a payload the reply's payload has; for records that have

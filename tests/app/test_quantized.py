@@ -12,7 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.training import quantizing
+from flasc_flwr.app.training.cores import factor_names, layers_of, sides_of
 from flasc_flwr.app.training.export import load_for_evaluation, save
+from flasc_flwr.app.training.gradient_bases import gradient_bases
 from flasc_flwr.app.training.lora import adapter_tensors, read_adapter
 from flasc_flwr.core.layout import Layout
 from tests.app.files import text_task
@@ -52,6 +54,31 @@ def linear_types(task):
         for m in task.model.modules()
         if hasattr(m, "base_layer")
     }
+
+
+@needs_bitsandbytes
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("bits", "least"), [("4bit", 0.95), ("8bit", 0.75)])
+def test_a_first_gradient_is_measured_at_packed_weights(folder, bits, least):
+    """As with the same weights unpacked; 8 bits round a module's inputs, too."""
+    settings = {"method": "fed-sb", "core_basis": "gradient", "lora_rank": 8}
+    packed, whole = (build(folder, quantize=q, **settings) for q in (bits, "none"))
+    full = {name: min(sides) for name, sides in sides_of(whole.model).items()}
+
+    def measured(task):
+        examples = whole.data.partition(0, 2)
+        return gradient_bases(task.model, examples, task.config, task.score, full)
+
+    first = measured(packed)  # 8-bit weights are packed in their first use
+    unpacked = layers_of(whole.model)
+    for name, layer in layers_of(packed.model).items():
+        weight = unpacked[name].get_base_layer().weight
+        weight.data.copy_(dequantize_module_weight(layer.get_base_layer()))
+    second = measured(whole)
+    assert all(p.grad is None for p in packed.model.parameters())
+    for b, a in map(factor_names, full):
+        signs = [np.sign(bases[b] @ bases[a]) for bases in (first, second)]
+        assert np.mean(signs[0] == signs[1]) > least, b
 
 
 @needs_bitsandbytes

@@ -102,8 +102,9 @@ class MethodSettings:
     core_basis: str = setting(
         "auto",
         choice("auto", *CORE_BASES),
-        "fixed bases of a core: drawn from the seed, or singular vectors of the frozen "
-        "weights",
+        "fixed bases of a core: drawn from the seed, singular vectors of the frozen "
+        "weights, or of the first cohort's gradients, which take a round and are sent "
+        "to each device once",
         used_by="`fed-sb` and `ravan`",
     )
     init: str = setting(

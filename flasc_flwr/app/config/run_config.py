@@ -184,6 +184,11 @@ class RunConfig(
         config._require_honest()
         # Raises if the method cannot keep to the budget.
         Allotment(method=config.compose(), most=config.budget(), decay=config.decay)
+        if config.compose().measures_bases and config.num_server_rounds < 2:
+            raise ValueError(
+                "num-server-rounds must be >= 2 with core-basis 'gradient', whose "
+                f"first round measures bases, got {config.num_server_rounds}"
+            )
         if not config.sampling.fraction_train:
             raise ValueError("fraction-train must be above 0 to train, got 0.0")
         return config

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.training import PeftModel
+from flasc_flwr.app.training.cores import empty_cores, factor_names, write_bases
 from flasc_flwr.app.training.device import return_free_memory
 from flasc_flwr.app.training.examples import Examples
+from flasc_flwr.app.training.gradient_bases import MEASURED_EXAMPLES, gradient_bases
 from flasc_flwr.app.training.local import (
     EVALUATION_BATCH,
     Outcome,
@@ -25,6 +27,7 @@ from flasc_flwr.app.training.local import (
 from flasc_flwr.app.training.lora import Model, write_adapter
 from flasc_flwr.app.training.merging import Merging
 from flasc_flwr.app.training.score import Score, next_tokens, single_label
+from flasc_flwr.core.layout import Arrays
 
 
 class Data(Protocol):
@@ -106,6 +109,37 @@ class Task:
             score=self.score,
         )
 
+    def measure_bases(
+        self, arrays: Mapping[str, NDArray[Any]], examples: Examples, *, seed: int
+    ) -> tuple[Arrays, Outcome]:
+        """Measure bases of cores; see :mod:`.training.gradient_bases`.
+
+        Parameters
+        ----------
+        arrays : Mapping[str, NDArray]
+            The adapter's head, and arrays of any values for B and A of each module.
+        examples : Examples
+            The client's examples.
+        seed : int
+            Which of them are used.
+
+        Returns
+        -------
+        Arrays
+            The head as it was, and the client's B and A.
+        Outcome
+            Loss and accuracy on the examples used, before any training.
+        """
+        found, head = empty_cores(self.model), dict(arrays)
+        ranks = {name: head.pop(factor_names(name)[1]).shape[0] for name in found}
+        for name in found:
+            head.pop(factor_names(name)[0])
+        self.load_adapter(found | head)
+        some = examples.subsample(MEASURED_EXAMPLES, seed)
+        bases = gradient_bases(self.model, some, self.config, self.score, ranks)
+        arranged = {name: (bases | head)[name] for name in arrays}
+        return arranged, self.evaluate(some)
+
     def evaluate(self, examples: Examples) -> Outcome:
         """Evaluate on `examples`, or on ``evaluate-examples`` of them."""
         some = examples.subsample(self.config.evaluate_examples, self.config.seed)
@@ -148,6 +182,7 @@ class Task:
         self,
         arrays: Mapping[str, NDArray[Any]],
         merged: Mapping[str, NDArray[Any]] | None = None,
+        bases: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
         """Write a received adapter, of any rank, into the model.
 
@@ -157,8 +192,12 @@ class Task:
             All tensors of the adapter.
         merged : Mapping[str, NDArray], optional
             Products to merge into the backbone, in place of those merged before.
+        bases : Mapping[str, NDArray], optional
+            Measured bases of cores, in place of those before; none: all zero.
         """
         write_adapter(self.model, arrays, self.config)
+        if self.config.compose().measures_bases:
+            write_bases(self.model, bases or {})
         if self._merging:
             self._merging.apply(merged or {}, self.scale)
 

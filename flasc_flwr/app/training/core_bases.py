@@ -1,4 +1,7 @@
-"""The fixed bases of cores: drawn from the seed, or taken from the frozen weights."""
+"""The fixed bases of cores: drawn from the seed, or taken from the frozen weights.
+
+Those of the clients' first gradients are not known when a model is built.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,8 @@ _ITERATIONS = 8
 def bases_of(layers: Mapping[str, LoraLayer], config: RunConfig) -> Bases:
     """Return the bases of all adapted modules, equal on all machines up to rounding.
 
+    Zeros where they are still to be measured.
+
     Parameters
     ----------
     layers : Mapping[str, LoraLayer]
@@ -42,20 +47,27 @@ def bases_of(layers: Mapping[str, LoraLayer], config: RunConfig) -> Bases:
     ValueError
         If they are to come from weights that are quantized.
     """
-    if config.compose().core_basis == "seed":
+    basis, rank = config.compose().core_basis, config.lora_rank
+    if basis == "gradient":
+        every = {name: sides(layer) for name, layer in layers.items()}
+        return {
+            name: (torch.zeros(out, rank), torch.zeros(rank, inputs))
+            for name, (out, inputs) in every.items()
+        }
+    if basis == "seed":
         return _float32(
             {
-                name: seeded_bases(name, sides(layer), config.lora_rank, config.seed)
+                name: seeded_bases(name, sides(layer), rank, config.seed)
                 for name, layer in layers.items()
             }
         )
     if config.quantize != "none":
         raise ValueError(
-            "core-basis must be 'seed' with a quantized backbone, whose weights are "
-            f"packed, got 'weights' with quantize {config.quantize!r}"
+            "core-basis must be 'seed' or 'gradient' with a quantized backbone, whose "
+            f"weights are packed, got 'weights' with quantize {config.quantize!r}"
         )
     weights = {name: _weight(layer) for name, layer in layers.items()}
-    return _float32(_cached(weights, config.lora_rank))
+    return _float32(_cached(weights, rank))
 
 
 def _float32(
@@ -84,10 +96,11 @@ def _weight(layer: LoraLayer) -> NDArray[np.float32]:
 def weight_bases(
     weight: NDArray[np.floating[Any]], rank: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return ``B = U S`` and ``A = V^T`` of the truncated SVD of a weight.
+    """Return ``B = U S`` and ``A = V^T`` of the truncated SVD of a weight or a step.
 
-    As LoRA-XS (arXiv 2405.17604). Computed in float64 by a randomised SVD with a fixed
-    seed, and with fixed signs, so that all machines have the same.
+    As LoRA-XS (arXiv 2405.17604) does with a weight. Computed in float64 by a
+    randomised SVD with a fixed seed, and with fixed signs, so that all machines have
+    the same.
 
     Parameters
     ----------

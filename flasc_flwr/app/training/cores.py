@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import PeftModel, get_peft_model_state_dict
@@ -104,6 +105,69 @@ def _require_linear(layers: Mapping[str, LoraLayer], config: RunConfig) -> None:
             )
 
 
+def layers_of(model: nn.Module) -> dict[str, LoraLayer]:
+    """Return the modules that have cores, by the core's name in the layout."""
+    return dict(_CORED.get(model, {}))
+
+
+def sides_of(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Return (out, in) of the modules that have cores, by the core's name."""
+    return {name: sides(layer) for name, layer in layers_of(model).items()}
+
+
+def factor_names(core: str) -> tuple[str, str]:
+    """Return PEFT's names of B and A of the module that has a core."""
+    module = core.removesuffix(".lora_core")
+    return f"{module}.lora_B.weight", f"{module}.lora_A.weight"
+
+
+def empty_cores(model: nn.Module) -> Arrays:
+    """Return cores of zeros, of the full size."""
+    return {
+        name: np.zeros(core.full, np.float32) for name, core in _cores(model).items()
+    }
+
+
+@torch.no_grad()
+def write_bases(model: nn.Module, bases: Mapping[str, NDArray[Any]]) -> None:
+    """Overwrite the bases of all cores; components that some lack become zero.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model.
+    bases : Mapping[str, NDArray]
+        B of shape (out, r) and A of shape (r, in) by PEFT's names; none: all zero.
+
+    Raises
+    ------
+    ValueError
+        If a name is missing or unknown, or a shape does not fit.
+    """
+    places: dict[str, tuple[Tensor, int]] = {}
+    for name, core in _cores(model).items():
+        b, a = factor_names(name)
+        layer = _CORED[model][name]
+        places[b] = cast(nn.Linear, layer.lora_B[_NAME]).weight, 1
+        places[a] = core.weight, 0
+    if bases and (odd := sorted(places.keys() ^ bases.keys())):
+        raise ValueError(f"bases must have the names of the model's, differ in {odd}")
+    for key, array in bases.items():
+        tensor, axis = places[key]
+        wanted, rank = list(tensor.shape), array.shape[axis : axis + 1]
+        wanted[axis : axis + 1] = [min(wanted[axis], *rank)] if rank else []
+        if list(array.shape) != wanted:
+            raise ValueError(
+                f"bases {key!r} must fit into shape {tuple(tensor.shape)}, got "
+                f"{array.shape}"
+            )
+    for key, (tensor, axis) in places.items():
+        tensor.zero_()
+        if key in bases:
+            own = torch.from_numpy(np.array(bases[key]))
+            tensor.narrow(axis, 0, own.shape[axis]).copy_(own)
+
+
 _CORED: WeakKeyDictionary[nn.Module, dict[str, LoraLayer]] = WeakKeyDictionary()
 """The modules of each model that have a core, by the core's name in the layout."""
 
@@ -189,7 +253,7 @@ def as_lora(model: PeftModel) -> Arrays | None:
             for factor in (layer.lora_B, layer.lora_A)
         )
         columns, rows = as_factors(b, core.scaled_heads.cpu().numpy(), a)
-        module = name.removesuffix(".lora_core")
-        factors[f"{module}.lora_B.weight"] = columns.astype(b.dtype)
-        factors[f"{module}.lora_A.weight"] = rows.astype(a.dtype)
+        b_name, a_name = factor_names(name)
+        factors[b_name] = columns.astype(b.dtype)
+        factors[a_name] = rows.astype(a.dtype)
     return factors

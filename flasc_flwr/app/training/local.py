@@ -118,7 +118,7 @@ def train_model(
             for chosen in batches:
                 batch = on_device(examples.batch(chosen, training=True), model)
                 with autocast(config, model):
-                    loss, count = _loss(model, batch, score)
+                    loss, count = loss_of(model, batch, score)
                 total.add(loss, count)
                 several = len(batches) > 1
                 (loss * count.losses if several else loss).backward()  # type: ignore[no-untyped-call]
@@ -163,13 +163,13 @@ def evaluate_model(
         for chosen in torch.split(torch.arange(len(examples)), batch_size):
             batch = on_device(examples.batch(chosen), model)
             with autocast(config, model):
-                loss, count = _loss(model, batch, score)
+                loss, count = loss_of(model, batch, score)
             total.add(loss, count)
             total.steps += 1
     return total.outcome(len(examples))
 
 
-def _loss(model: Model, batch: Batch, score: Score) -> tuple[torch.Tensor, Count]:
+def loss_of(model: Model, batch: Batch, score: Score) -> tuple[torch.Tensor, Count]:
     """Return a batch's mean loss, and the counts of its score."""
     if score is next_tokens and (lean := token_loss(model, batch)):
         return lean

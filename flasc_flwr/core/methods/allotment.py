@@ -55,7 +55,7 @@ class Allotment:
                 "merged products of any size beside the adapter, got "
                 f"{most.download_bytes}"
             )
-
+        self._require_no_bytes(most)
         steady = self.decay.download == 1 and method.schedule is decaying
         if method.error_feedback == "both" and not (
             steady and method.dense_rounds == 0
@@ -69,10 +69,37 @@ class Allotment:
             )
 
     def of(self, name: str, settings: Mapping[str, Any]) -> Budget:
-        """Return a client's own budget, from its name and its ``--node-config``."""
+        """Return a client's own budget, from its name and its ``--node-config``.
+
+        Raises
+        ------
+        ValueError
+            If a setting is out of range, or limits bytes that the method cannot limit.
+        """
         tiers = TIERS[self.method.tiers]
         tier = tiers[tier_of(name, settings, len(tiers))]
-        return tier.of(self.most).limited_by(settings)
+        own = tier.of(self.most).limited_by(settings)
+        self._require_no_bytes(own)
+        return own
+
+    def _require_no_bytes(self, budget: Budget) -> None:
+        """Check that no bytes are limited where bases travel whole.
+
+        Raises
+        ------
+        ValueError
+            If some are.
+        """
+        limits = {
+            "download-bytes": budget.download_bytes,
+            "upload-bytes": budget.upload_bytes,
+        }
+        for key, most in limits.items():
+            if most and self.method.measures_bases:
+                raise ValueError(
+                    f"{key} must be 0 with core-basis 'gradient', whose bases travel "
+                    f"whole, got {most}"
+                )
 
     def at(self, turn: int, own: Budget, rank: int | None = None) -> Budget:
         """Return what a client uses in a turn.

@@ -190,6 +190,11 @@ class Method:
         choice(*CORE_BASES).require("core-basis", self.core_basis)
         if self.tunes == Tunes.CORES:
             self._require_cores_fit()
+        elif self.core_basis == "gradient":
+            raise ValueError(
+                f"core-basis must be 'seed' or 'weights' with method {self.name!r}, "
+                "which has no cores, got 'gradient'"
+            )
         if self.error_feedback != "none":
             self._require_memory_fits()
 
@@ -209,6 +214,11 @@ class Method:
             raise ValueError(
                 f"aggregation must average with method {self.name!r}, whose averages "
                 f"are exact, without products B A, got {self.aggregation!r}"
+            )
+        if self.measures_bases and self.error_feedback != "none":
+            raise ValueError(
+                "error-feedback must be 'none' with core-basis 'gradient', whose bases "
+                f"travel beside what is remembered, got {self.error_feedback!r}"
             )
 
     def _require_memory_fits(self) -> None:
@@ -234,6 +244,14 @@ class Method:
     def replaces_factors(self) -> bool:
         """Whether aggregation replaces the factors instead of averaging them."""
         return self.exact_residual or not AGGREGATIONS[self.aggregation].averages
+
+    @property
+    def measures_bases(self) -> bool:
+        """Whether the bases of cores are measured by clients, and sent to each once.
+
+        They are dense, whatever the budget.
+        """
+        return self.tunes == Tunes.CORES and self.core_basis == "gradient"
 
     @property
     def merges(self) -> bool:

@@ -8,6 +8,7 @@ from flasc_flwr.core.methods.method import Method
 from flasc_flwr.core.privacy import Privacy
 
 _CARRIED = "because a residual carries what one round has trained into later ones"
+_MEASURED = "because clients' first gradients would be sent without noise"
 
 
 def require_private(
@@ -38,6 +39,9 @@ def require_private(
             ),
             f"error-feedback must be 'none', {_CARRIED}, "
             f"got {method.error_feedback!r}": method.error_feedback != "none",
+            f"core-basis must be 'seed' or 'weights', {_MEASURED}, got 'gradient'": (
+                method.measures_bases
+            ),
             "exact-residual must be False, because it is computed from the clients' "
             "factors without noise, got True": method.exact_residual,
             "rank-assignment must be 'own', because the clients' losses would decide "
@@ -70,6 +74,9 @@ def require_local(method: Method) -> None:
         {
             f"aggregation must not be 'stacking', {beside}, got 'stacking'": (
                 method.aggregation == "stacking"
+            ),
+            f"core-basis must be 'seed' or 'weights', {_MEASURED}, got 'gradient'": (
+                method.measures_bases
             ),
             f"exact-residual must be False, {beside}, got True": method.exact_residual,
             f"error-feedback must be 'none', {_CARRIED}, "

@@ -9,13 +9,14 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.served import served
+from flasc_flwr.flower.bases.device_bases import VERSION
 from flasc_flwr.flower.clients.exchange import lifetime
 from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.server.downloads import Download
 from flasc_flwr.flower.server.records import Records
 from flasc_flwr.flower.server.reminding import personal
 from flasc_flwr.flower.server.server_vector import ServerVector
-from flasc_flwr.flower.wire import CONTROL, MERGED, Instructions
+from flasc_flwr.flower.wire import BASES, CONTROL, MERGED, Instructions
 
 
 def with_budgets(
@@ -78,12 +79,15 @@ class Outbox:
     ) -> list[Message]:
         """Return one message for each client, one content for each budget.
 
-        Clients with the same budget share a content, which is serialized once.
+        Clients with the same budget share a content, which is serialized once. If there
+        are bases, those that lack them share another one.
         """
         settings = ConfigRecord({**self.config, "server-round": self.round})
         merged = self.server.downloads.merged_record
         key = self.records.arrayrecord_key
+        bases = self.server.bases
         contents: dict[Budget, RecordDict] = {}
+        with_bases: dict[Budget, RecordDict] = {}
         for budget, download in downloads.items():
             content = RecordDict(
                 {
@@ -93,12 +97,24 @@ class Outbox:
             )
             if merged:
                 content[MERGED] = merged
-            if control := instructions[budget].to_record():
+            control = instructions[budget].to_record()
+            if bases:
+                encoded = bases.at(self.server.core_rank(budget))
+                control[VERSION] = encoded.version
+            if control:
                 content[CONTROL] = control
             contents[budget] = content
+            if bases:
+                with_bases[budget] = RecordDict({**content, BASES: encoded.record})
+
+        def content_of(one: Participant) -> RecordDict:
+            rank = self.server.core_rank(one.budget)
+            lacks = bases is not None and not bases.holds(one.name, rank)
+            return (with_bases if lacks else contents)[one.budget]
+
         return [
             Message(
-                personal(self.server, one, contents[one.budget], key, self.round),
+                personal(self.server, one, content_of(one), key, self.round),
                 one.node_id,
                 self.message_type,
                 ttl=lifetime(self.timeout),

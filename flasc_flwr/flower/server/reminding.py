@@ -55,13 +55,17 @@ def personal(
 
 
 def heard(server: ServerVector, client: Participant, reply: Message) -> None:
-    """Note what a reply, which is not an error, says about its client's reference.
+    """Note what a reply, which is not an error, says about its client's memory.
 
     Raises
     ------
     OtherReferenceError
         If the client could not use its message.
+    LacksBasesError
+        If it lacks the bases of its cores.
     """
+    if server.bases:
+        server.bases.heard(client.name, reply, server.core_rank(client.budget))
     if server.remembers:
         download = server.encode(client.budget)
         newest = None

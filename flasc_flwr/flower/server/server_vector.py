@@ -13,7 +13,8 @@ from flasc_flwr.core.codec import require_head
 from flasc_flwr.core.feedback.memory import Fading
 from flasc_flwr.core.fitting import Select
 from flasc_flwr.core.initial import seeded_factors
-from flasc_flwr.core.layout import Layout, Role, Vector
+from flasc_flwr.core.layout import Arrays, Layout, Role, Vector
+from flasc_flwr.core.measured_bases import Sides
 from flasc_flwr.core.merged import Merged
 from flasc_flwr.core.methods.allotment import Allotment
 from flasc_flwr.core.methods.budget import Budget
@@ -23,6 +24,7 @@ from flasc_flwr.core.methods.role_densities import RoleDensities
 from flasc_flwr.core.optimizers import ServerOptimizer
 from flasc_flwr.core.ranks import Truncation, rank_of, truncation
 from flasc_flwr.core.segments import segment_of
+from flasc_flwr.flower.bases.served_bases import ServedBases
 from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.server.assigned_ranks import AssignedRanks
 from flasc_flwr.flower.server.checked_step import checked_step
@@ -51,6 +53,13 @@ class ServerVector:
         How ranks are assigned, where the method does it by validation loss.
     fading : Fading, optional
         How residuals fade, with error feedback (default: not at all).
+    core_sides : Sides, optional
+        Sides of the modules that have cores, where clients measure their bases.
+
+    Attributes
+    ----------
+    bases : ServedBases or None
+        The measured bases of cores; None where there are none, or not yet.
     """
 
     def __init__(
@@ -62,6 +71,7 @@ class ServerVector:
         seed: int,
         validation: ValidationRanks | None,
         fading: Fading | None = None,
+        core_sides: Sides | None = None,
     ) -> None:
         self.method = allotment.method
         self.allotment = allotment
@@ -70,6 +80,8 @@ class ServerVector:
         self._ranks = AssignedRanks(validation, allotment.low_rank)
         self.fading = fading or Fading()
         self.init_seed = seed if self.method.init == "shared-seed" else None
+        self.core_sides = core_sides or {}
+        self.bases: ServedBases | None = None
         self.downloads: Downloads
         self._state: RunState | None = None
 
@@ -103,7 +115,23 @@ class ServerVector:
         self._require_bytes(budget)
         if self.remembers:
             self.state.fleet.introduced(name, settings)
+        if self.bases:
+            self.bases.introduced(name, settings)
         return budget
+
+    @property
+    def lacks_bases(self) -> bool:
+        """Whether clients are to measure the bases of cores before they train."""
+        return self.method.measures_bases and not self.state.bases
+
+    def take_bases(self, bases: Arrays) -> None:
+        """Use measured bases from now on, rounded as they travel."""
+        self.state.bases = bases
+        self.bases = ServedBases(bases, self.value_format)
+
+    def core_rank(self, budget: Budget) -> int:
+        """Return how many components the cores of a budget have."""
+        return rank_of(self.cut(budget.rank).layout)
 
     @property
     def remembers(self) -> bool:
@@ -146,6 +174,9 @@ class ServerVector:
             If the run's bytes are too few for any payload.
         """
         self._state = state
+        self.bases = None
+        if state.bases:
+            self.take_bases(state.bases)
         self._require_bytes(self.allotment.most)
         self._reset_downloads()
 

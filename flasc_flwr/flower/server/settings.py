@@ -7,6 +7,7 @@ from typing import Any
 from flasc_flwr.core.codec import VALUES
 from flasc_flwr.core.feedback.memory import Fading
 from flasc_flwr.core.layout import Role
+from flasc_flwr.core.measured_bases import Sides
 from flasc_flwr.core.methods.allotment import Allotment
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.method import Method
@@ -34,6 +35,7 @@ def build(
     seed: int,
     validation: ValidationRanks | None,
     fading: Fading,
+    core_sides: Sides | None = None,
 ) -> ServerVector:
     """Return the server vector of a run; the arguments are those of ``Flasc``.
 
@@ -56,6 +58,11 @@ def build(
             f"method {method.name!r} assigns ranks by validation loss and needs "
             "validation=ValidationRanks(loss_of=...), got None"
         )
+    if method.measures_bases and not core_sides:
+        raise ValueError(
+            f"method {method.name!r} with core-basis 'gradient' needs core_sides, the "
+            "sides of the modules that have cores, got none"
+        )
     return ServerVector(
         allotment=Allotment(
             method=method,
@@ -68,6 +75,7 @@ def build(
         seed=seed,
         validation=validation,
         fading=fading,
+        core_sides=core_sides,
     )
 
 
@@ -89,6 +97,11 @@ def describe(server: ServerVector, weighting: str) -> list[str]:
         *(
             [f"│\t├── Upload: one of {method.upload_segments} segments"]
             if method.upload_segments > 1
+            else []
+        ),
+        *(
+            ["│\t├── Bases of cores: measured by the first cohort"]
+            if method.measures_bases
             else []
         ),
         f"│\t├── Value format: {server.value_format}",

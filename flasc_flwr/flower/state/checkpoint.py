@@ -77,6 +77,7 @@ class Checkpoint:
         arrays: dict[str, NDArray[Any]] = {"vector": state.vector}
         arrays |= {f"moment/{n}": m for n, m in state.optimizer.moments.items()}
         arrays |= {f"merged/{n}": m for n, m in state.merged.items()}
+        arrays |= {f"bases/{n}": b for n, b in state.bases.items()}
         fleet, remembered = state.fleet.stored()
         arrays |= {f"fleet/{name}": array for name, array in remembered.items()}
         supports = list(state.supports.items())
@@ -133,6 +134,7 @@ class Checkpoint:
             ranks=known["ranks"],
             privacy=known["privacy"],
             merged=_under("merged/", arrays),
+            bases=_under("bases/", arrays),
             traffic=_traffic(known["traffic"]),
             fleet=FleetMemory.restored(
                 known.get("fleet", _NO_FLEET), _under("fleet/", arrays), layout
@@ -157,6 +159,7 @@ class Checkpoint:
                 ranks=dict(state.ranks),
                 rank_nodes=dict(state.rank_nodes),
                 merged=dict(state.merged),
+                bases=dict(state.bases),
                 privacy=deepcopy(state.privacy),
                 traffic=Traffic(rounds),
                 fleet=state.fleet.copy(state.layout),

@@ -59,13 +59,12 @@ class Ledger:
     def __init__(self, round: int, traffic: Traffic, layout: Layout = _NOTHING) -> None:
         self.round = round
         self._phases = Phases()
-        self.kept = Kept(layout)
+        self.counts_entries_of(layout)
         self.outcome = Outcome()
         self._size = layout.size
         self._traffic = traffic
         self._kept: dict[Direction, list[float]] = {way: [] for way in Direction}
         self._largest: dict[Direction, int] = dict.fromkeys(Direction, 0)
-        self._dead: int | None = None
         self._ranks: Counter[int] = Counter()
         self._failures: list[dict[str, Any]] = []
         self._skipped = ""
@@ -73,6 +72,11 @@ class Ledger:
         self._asked: list[Metadata] = []
         self._waiting: dict[int, str] = {}
         self._metrics: dict[str, Any] = {}
+
+    def counts_entries_of(self, layout: Layout) -> None:
+        """Count the entries of another layout from now on, and no others."""
+        self.kept = Kept(layout)
+        self._dead: int | None = None
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         """Count the time in here as spent in one phase of the round."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from flasc_flwr.core.layout import Layout, Vector
+from flasc_flwr.core.layout import Arrays, Layout, Vector
 from flasc_flwr.core.merged import Merged
 from flasc_flwr.core.methods.selection import Supports
 from flasc_flwr.core.optimizers import OptimizerState
@@ -35,6 +35,8 @@ class RunState:
         run, and do in every simulation.
     merged : Merged
         What was merged into the backbone.
+    bases : Arrays
+        Measured bases of cores, as every device has them; empty before that.
     privacy : dict[str, Any]
         What a private run has spent, and its clipping norm, in JSON types.
     traffic : Traffic
@@ -52,6 +54,7 @@ class RunState:
     ranks: dict[str, int] = field(default_factory=dict)
     rank_nodes: dict[str, int] = field(default_factory=dict)
     merged: Merged = field(default_factory=dict)
+    bases: Arrays = field(default_factory=dict)
     privacy: dict[str, Any] = field(default_factory=dict)
     traffic: Traffic = field(default_factory=Traffic)
     fleet: FleetMemory = field(default_factory=FleetMemory)

@@ -1,0 +1,1 @@
+"""Measured bases of cores in messages: sent to each device once, and kept there."""
