@@ -92,6 +92,18 @@ def test_factors_are_those_of_the_sign_of_the_gradient(root, made):
         assert torch.equal(parameter, before[name]), name
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_gradient_that_is_not_finite_is_refused(root, monkeypatch, value):
+    task = text_task(root, "bert", **GRADIENT, **ALL)
+    real = module.loss_of
+    monkeypatch.setattr(
+        module, "loss_of", lambda *given: (real(*given)[0] * value, real(*given)[1])
+    )
+    ranks = {name: 8 for name in layers_of(task.model)}
+    with pytest.raises(ValueError, match="the first gradient must be finite"):
+        measured(task, task.data.partition(0, 2), ranks)
+
+
 def test_a_rank_has_the_largest_singular_vectors_however_modules_are_grouped(
     root, monkeypatch
 ):

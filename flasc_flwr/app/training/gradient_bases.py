@@ -77,10 +77,10 @@ def gradient_bases(
     bases: Arrays = {}
     for group in _groups(layers_of(model)):
         for name, gradient in _gradients(model, group, examples, config, score).items():
-            step = -np.sign(gradient.cpu().numpy())
-            if not np.isfinite(step).all():
+            values = gradient.cpu().numpy()
+            if not np.isfinite(values).all():  # the sign of infinity is
                 raise ValueError("the first gradient must be finite")
-            b, a = weight_bases(step, ranks[name])
+            b, a = weight_bases(-np.sign(values), ranks[name])
             for key, factor in zip(factor_names(name), (b, a), strict=True):
                 bases[key] = np.ascontiguousarray(factor)
     return bases
