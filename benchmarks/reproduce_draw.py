@@ -208,7 +208,7 @@ def ranks(stem: str, targets: Sequence[float], runs: Settings, figures: Path) ->
 
 def cores_news(runs: Settings, figures: Path) -> None:
     """Small cores on 20NewsGroups beside rank 2: what wins at how many MB."""
-    budgets(runs, (2.5, 5, 10, 20, 30))
+    budgets(runs, (2.5, 5, 10, 15, 20, 30))
     bytes_figure(runs, tuple(runs), figures / "cores-news-bytes")
 
 

@@ -3,21 +3,23 @@
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+import numpy as np
 from reproduce_results import Curve, Setting, first
 from reproduce_tables import percent, table
 
 
 def budgets(runs: Mapping[str, Setting], megabytes: Sequence[float]) -> None:
-    """Print the accuracy of the last evaluation within each number of MB.
+    """Print the accuracy after each number of MB.
 
-    A run that ended with fewer MB has no entry: it might have gone on.
+    There is no entry before a run's first evaluation of something trained, and after
+    its end: it might have gone on.
     """
     rows = [
         [
             name,
             f"{setting.curve[-1].round}",
             f"{setting.curve[-1].megabytes:.1f}",
-            *(within(setting.seeds, limit) for limit in megabytes),
+            *(after(setting.seeds, limit) for limit in megabytes),
             percent(setting.last),
         ]
         for name, setting in runs.items()
@@ -27,12 +29,23 @@ def budgets(runs: Mapping[str, Setting], megabytes: Sequence[float]) -> None:
     table(head, rows, "20 Newsgroups: accuracy, %, after so many MB, both ways")
 
 
-def within(seeds: Sequence[Curve], megabytes: float) -> str:
-    """Return the mean accuracy of the seeds' last points within so many MB."""
-    if not all(seed[-1].megabytes > megabytes for seed in seeds):
+def after(seeds: Sequence[Curve], megabytes: float) -> str:
+    """Return the seeds' mean accuracy after so many MB.
+
+    Between two evaluations it is taken to change evenly with the MB.
+    """
+    trained = [[point for point in seed if point.round] for seed in seeds]
+    if not all(s[0].megabytes <= megabytes <= s[-1].megabytes for s in trained):
         return "-"
-    points = [[p for p in seed if p.megabytes <= megabytes][-1] for seed in seeds]
-    return f"{fmean(point.accuracy for point in points):.1%}"[:-1]
+    each_seed = [
+        np.interp(
+            megabytes,
+            [point.megabytes for point in seed],
+            [point.accuracy for point in seed],
+        )
+        for seed in trained
+    ]
+    return f"{fmean(map(float, each_seed)):.1%}"[:-1]
 
 
 def costs(runs: Mapping[str, Setting], targets: Sequence[float]) -> None:

@@ -169,6 +169,19 @@ def test_a_log_axis_leaves_out_what_it_cannot_show():
     assert [line.get_xdata().tolist() for line in drawn(axes)] == [[1, 100]]
 
 
+@pytest.mark.parametrize("ends", [[0.63, 0.79], [0.1, 0.9], [0.704, 0.713]])
+def test_ticks_in_per_cent_say_where_they_are(ends):
+    """A range of 16 points has ticks at 62.5 and 67.5 %, which are not 63 and 68."""
+    series = {"a": [([1, 2], ends)]}
+    figure = curves(series, x_label="MB", y_label="y", y_percent=True)
+    figure.canvas.draw()
+    axis = figure.axes[0].yaxis
+    for value, label in zip(
+        axis.get_majorticklocs(), axis.get_ticklabels(), strict=True
+    ):
+        assert float(label.get_text().rstrip("%")) == pytest.approx(100 * value)
+
+
 def test_a_label_keeps_its_colour_where_another_has_nothing():
     both = {"a": [([0, 1], [0, 1])], "b": [([0, 1], [1, 1])]}
     one = both | {"a": []}

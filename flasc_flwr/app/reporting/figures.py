@@ -15,7 +15,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, StrMethodFormatter
 
 from flasc_flwr.app.reporting.line_labels import label_ends
 from flasc_flwr.app.reporting.series import Series, integer_x, on_one_axis
@@ -52,6 +52,11 @@ _STYLE: dict[Any, Any] = {
     # The same run gives the same file.
     "svg.hashsalt": "flasc-flwr",
 }
+
+
+def _percent(value: float, _position: int) -> str:
+    """Return a tick's label: ticks of small ranges are not whole per cents."""
+    return f"{100 * value:.4g}%"
 
 
 def curves(
@@ -115,7 +120,7 @@ def curves(
         elif integer_x(series):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if y_percent:
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            axes.yaxis.set_major_formatter(FuncFormatter(_percent))
         if y_counts:
             axes.yaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_ylim(bottom=0, top=max(1.0, axes.get_ylim()[1]))
@@ -162,7 +167,7 @@ def dots(
         axes.set_xlim(left=0)
         if x_percent:
             axes.set_xlim(-0.02, 1.02)
-            axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            axes.xaxis.set_major_formatter(FuncFormatter(_percent))
         axes.set(xlabel=x_label)
         _legend(figure, axes)
     return figure
