@@ -138,7 +138,13 @@ def test_a_reason_is_text_on_the_page():
 
 def test_the_command_serves_until_ctrl_c(unfinished):
     command = (sys.executable, "-m", "flasc_flwr.app.cli", "watch", str(unfinished))
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs ignore Ctrl+C, and hand that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         line = process.stdout.readline()
         (address,) = re.findall(r"Watching at (http://127\.0\.0\.1:\d+/\S+/)", line)
