@@ -157,7 +157,7 @@ def as_table(summary: dict[str, Any]) -> str:
             if f"{kind}_bytes_down" in summary
         ),
         (
-            "Dense float32 LoRA, both ways",
+            "Every parameter in float32, both ways",
             _mb(summary["dense_float32_bytes"]),
         ),
         ("Times less than dense", f"{reduction:.1f} x" if reduction else "-"),
