@@ -139,7 +139,7 @@ class RunMemory:
     def reminders(
         self, node: int, followed: Mapping[str, Following], asked: Mapping[str, Any]
     ) -> dict[str, Reminder]:
-        """Return what a message tells a device about its memory, by key of its records.
+        """Return what a message says about a device's memory, by key of its records.
 
         Parameters
         ----------
