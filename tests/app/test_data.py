@@ -6,6 +6,7 @@ import sys
 import pandas as pd
 import pytest
 import torch
+from datasets import load_dataset
 from transformers import PreTrainedTokenizerFast
 
 from flasc_flwr.app.tasks.files import read_split
@@ -227,6 +228,32 @@ def test_texts_are_tokenised_once_for_all_processes(tmp_path, cache):
     save_tokenizer(model, vocabulary=words)
     assert count_tokenised(model, data) == 26
     assert count_tokenised(model, data) == 0
+
+
+@pytest.mark.parametrize(("kind", "warned"), [("csv", 1), ("json", 1), ("parquet", 0)])
+def test_types_that_datasets_guesses_at_the_hub_are_told(
+    tmp_path, kind, warned, monkeypatch, caplog
+):
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    table = pd.DataFrame({"text": ["007", "NA"], "day": ["2020-01-01"] * 2})
+    if kind == "parquet":
+        table.to_parquet(folder / "train.parquet")
+    elif kind == "csv":
+        table.to_csv(folder / "train.csv", index=False)
+    else:
+        table.to_json(folder / "train.jsonl", orient="records", lines=True)
+    # The hub's files are read by the same builders as those of a folder.
+    at_hub = lambda name, config, split: load_dataset(str(folder), split=split)  # noqa: E731
+    monkeypatch.setattr("flasc_flwr.app.tasks.sources.load_dataset", at_hub)
+    for _ in range(2):
+        rows = load_rows(f"someone/days-{kind}", "train")
+    told = [line for line in caplog.messages if "datasets` guesses" in line]
+    assert len(told) == warned
+    assert (rows[:]["day"] == ["2020-01-01"] * 2) == (kind != "json")
+    assert (rows[:]["text"] == ["007", "NA"]) == (kind != "csv")
+    if told:
+        assert f"'someone/days-{kind}' has {kind.upper()} files" in told[0]
 
 
 def test_a_devices_data_needs_neither_the_hub_nor_the_runs_data(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.util import find_spec
+from logging import WARNING
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,10 +17,14 @@ from datasets.exceptions import DatasetsError
 from flasc_flwr.app.tasks.data_errors import DataError
 from flasc_flwr.app.tasks.files import SUFFIXES, read_files, read_split
 from flasc_flwr.app.tasks.gguf import is_gguf
+from flasc_flwr.core.printable import printable
+from flasc_flwr.flower.compat import log
 
 Loaded = TypeVar("Loaded")
 
 _PACKAGE = "package:"
+_GUESSED = {"csv": "CSV", "json": "JSON"}
+"""Formats whose types `datasets` guesses; other files state theirs."""
 
 
 def local_path(text: str) -> Path:
@@ -127,6 +133,10 @@ def load_rows(dataset: str, split: str, config_name: str = "") -> Dataset:
     ------
     ValueError
         If there is no such data; the message says what is missing.
+
+    Notes
+    -----
+    Where `datasets` guessed the types of a data set on the hub, the log says so.
     """
     if not dataset:
         raise ValueError(
@@ -159,7 +169,21 @@ def load_rows(dataset: str, split: str, config_name: str = "") -> Dataset:
         dataset,
         lambda: load_dataset(dataset, config_name or None, split=split),
     )
+    if loaded.info.builder_name in _GUESSED:
+        _warn_of_guesses(dataset, _GUESSED[loaded.info.builder_name])
     return loaded
+
+
+@cache
+def _warn_of_guesses(dataset: str, kind: str) -> None:
+    log(
+        WARNING,
+        "dataset %r has %s files at the hub, whose types `datasets` guesses: 007 may "
+        "be read as 7, NA as an empty cell, 2020-01-01 as a time. To have every value "
+        "as it stands, download the files, and set dataset to their folder",
+        printable(dataset),
+        kind,
+    )
 
 
 def device_rows(path: str, split: str) -> Dataset:
