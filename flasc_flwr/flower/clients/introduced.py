@@ -12,7 +12,7 @@ from flasc_flwr.core.methods.upload_pace import UPLOAD_BYTES, UploadPace
 from flasc_flwr.core.printable import printable
 from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.node_config import NODE_CONFIG
-from flasc_flwr.flower.state.ledger import UNNAMED
+from flasc_flwr.flower.state.node_names import UNNAMED
 from flasc_flwr.flower.wire import CONTROL, reason_of
 
 BudgetOf = Callable[[str, Mapping[str, Any]], Budget]

@@ -16,7 +16,8 @@ from flasc_flwr.flower.clients.introduced import BudgetOf, introduced
 from flasc_flwr.flower.clients.introductions import Introductions
 from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.compat import NodeInfo, log, nodes_online
-from flasc_flwr.flower.state.ledger import Ledger, unnamed
+from flasc_flwr.flower.state.ledger import Ledger
+from flasc_flwr.flower.state.node_names import unnamed
 from flasc_flwr.flower.wire import reason_of
 
 _GRACE = 30.0
