@@ -11,9 +11,10 @@ from flasc_flwr.core.methods.budget import AUTO, Budget
 from flasc_flwr.core.methods.upload_pace import UPLOAD_BYTES, UploadPace
 from flasc_flwr.core.printable import printable
 from flasc_flwr.flower.clients.participant import Participant
+from flasc_flwr.flower.error_reason import reason_of
 from flasc_flwr.flower.node_config import NODE_CONFIG
 from flasc_flwr.flower.state.node_names import UNNAMED
-from flasc_flwr.flower.wire import CONTROL, reason_of
+from flasc_flwr.flower.wire import CONTROL
 
 BudgetOf = Callable[[str, Mapping[str, Any]], Budget]
 """Returns a node's budget from its name and its own settings."""

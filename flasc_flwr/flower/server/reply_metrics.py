@@ -11,7 +11,7 @@ from flwr.app import Message, MetricRecord, RecordDict
 from flasc_flwr.core.printable import printable
 from flasc_flwr.flower.clients.guard import RejectedReplyError
 from flasc_flwr.flower.compat import log, records_of
-from flasc_flwr.flower.wire import reason_of
+from flasc_flwr.flower.error_reason import reason_of
 
 MOST_METRICS = 100
 """Largest number of metrics in a reply."""
