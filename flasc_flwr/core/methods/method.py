@@ -280,12 +280,8 @@ class Method:
     ) -> Select:
         """Return what selects the entries of a download; see :func:`.up_to`.
 
-        Parameters
-        ----------
-        layout, vector, most, supports
-            As :func:`.up_to`.
-        weights : NDArray[np.float32], shape (n,), optional
-            The adapter itself, where `vector` is a difference. Default: `vector`.
+        `weights`, of shape (n,), is the adapter itself where `vector` is a difference
+        (default: `vector`).
         """
         scoring = replace(self.scoring, weights=weights)
         return up_to(most, self.download, layout, vector, scoring, supports)
