@@ -1,7 +1,6 @@
 """The ServerApp: builds everything from the run config, and runs it."""
 
-from collections import Counter
-from logging import INFO, WARNING
+from logging import INFO
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,6 @@ from flasc_flwr.app.reporting.summary import nothing_trained
 from flasc_flwr.app.reporting.untrained import untrained
 from flasc_flwr.core.layout import Arrays
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
-from flasc_flwr.core.printable import why
 from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.privacy.release_ledger import ReleaseLedger
@@ -31,9 +29,6 @@ if TYPE_CHECKING:
     from flasc_flwr.app.tasks import Task
 
 app = ServerApp()
-
-_OF_PARTITIONS = ("partition", "num-partitions", "classes-per-", "user-column")
-"""How errors begin that are about the partitions, and not about missing data."""
 
 
 @app.main()
@@ -157,35 +152,16 @@ class _Server:
         )
 
     def check_clients(self, clients: list[Participant]) -> None:
-        """Find out now what every client would refuse: how the data is split.
-
-        Only if most clients say the same: one of them must not be able to end a run.
-        Devices may have data of their own, or the training data may be only there:
-        then each of them finds out.
+        """Find out before the first round whether the data can be split.
 
         Raises
         ------
         ValueError
-            If the data cannot be split so.
+            If it cannot.
         """
-        ((count, votes),) = Counter(c.partitions for c in clients).most_common(1)
-        if count is None or 2 * votes <= len(clients):
-            return
-        self.config.require_partitioner()
-        if self.config.user_column and self.config.partitioner != "natural-id":
-            log(
-                WARNING,
-                "user-column %r is not used with partitioner %r: only 'natural-id' "
-                "makes a client of each user",
-                self.config.user_column,
-                self.config.partitioner,
-            )
-        try:
-            self.task.data.partition(0, count)
-        except Exception as error:
-            if str(error).startswith(_OF_PARTITIONS):
-                raise
-            log(INFO, "The partitions are not checked at the server: %s", why(error))
+        from flasc_flwr.app.tasks.partition_check import check_partitions
+
+        check_partitions(self.task, (client.partitions for client in clients))
 
     def on_round(self, row: dict[str, Any]) -> None:
         """Write a finished row, and the adapter if it is due."""

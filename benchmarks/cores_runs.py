@@ -15,7 +15,6 @@ SPARSE = {
     "value-format": "step",
 }
 INT4 = {"value-format": "int4"}
-RANK2_INT4 = {"method": "dense", "lora-rank": 2, "init": "shared-seed", **INT4}
 
 
 def core(method: str, rank: int, basis: str, rate: float, **more: Any) -> Settings:
@@ -33,7 +32,13 @@ def core(method: str, rank: int, basis: str, rate: float, **more: Any) -> Settin
 CORES_DIGITS = {
     "rank16": {"method": "dense"},
     "rank2": {"method": "dense", "lora-rank": 2},
-    "rank2-int4": {**RANK2_INT4, "server-learning-rate": 0.005},
+    "rank2-int4": {
+        "method": "dense",
+        "lora-rank": 2,
+        "init": "shared-seed",
+        **INT4,
+        "server-learning-rate": 0.005,
+    },
     "flasc4": {"method": "flasc", **SPARSE, "value-format": "bfloat16"},
     "sb16-seed": core("fed-sb", 16, "seed", 0.2),
     "sb16-weights": core("fed-sb", 16, "weights", 0.05),

@@ -67,7 +67,7 @@ def recorded(settings: dict[str, Any], folder: Path) -> Path:
     file = folder / "message.pickle"
 
     def recording(message: Any, context: Any) -> Any:
-        if "arrays" in {*message.content.array_records}:
+        if "arrays" in message.content:
             nested = get_all_nested_objects(message)
             record = {
                 "id": message.object_id,

@@ -15,7 +15,8 @@ from datasets import Dataset
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks import load_task
 from flasc_flwr.app.tasks.digits import parts
-from flasc_flwr.app.tasks.partitioning import partitioner, split
+from flasc_flwr.app.tasks.partition_rows import split
+from flasc_flwr.app.tasks.partitioning import partitioner
 from flasc_flwr.app.training.examples import Examples
 from flasc_flwr.app.training.lora import read_adapter
 from flasc_flwr.core.aggregation import AGGREGATIONS, Contribution, aggregator

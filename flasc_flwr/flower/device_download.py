@@ -12,13 +12,8 @@ from flasc_flwr.core.methods.budget import DENSITIES
 from flasc_flwr.flower.device_limits import DeviceLimits
 from flasc_flwr.flower.device_update import Received, most_bytes
 from flasc_flwr.flower.feedback.device_session import DeviceSession
-from flasc_flwr.flower.wire import (
-    BASES,
-    MERGED,
-    Instructions,
-    holds_payload,
-    payload_of,
-)
+from flasc_flwr.flower.instructions import Instructions
+from flasc_flwr.flower.wire import BASES, MERGED, holds_payload, payload_of
 
 
 def receive(

@@ -18,7 +18,8 @@ from flasc_flwr.core.received import received_arrays, received_vector
 from flasc_flwr.core.sparsity import Positions, SparseVector, top_k
 from flasc_flwr.flower.device_limits import DeviceLimits
 from flasc_flwr.flower.feedback.device_session import DeviceSession
-from flasc_flwr.flower.wire import Instructions, array_record, views_of
+from flasc_flwr.flower.instructions import Instructions
+from flasc_flwr.flower.wire import array_record, views_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,16 +22,11 @@ from flasc_flwr.flower.envelope import is_sealed, opened, sealed
 from flasc_flwr.flower.feedback.device_session import DeviceSession, sessions_of
 from flasc_flwr.flower.feedback.kept_memory import held_version
 from flasc_flwr.flower.feedback.reminder import cannot_use, holding
+from flasc_flwr.flower.instructions import Instructions
 from flasc_flwr.flower.node_config import refuse_near_misses
 from flasc_flwr.flower.transport.client import run_client_app
 from flasc_flwr.flower.transport.parcel import DOWNLOAD, is_parcel
-from flasc_flwr.flower.wire import (
-    CONTROL,
-    INTRODUCE,
-    Instructions,
-    payload_record,
-    views_of,
-)
+from flasc_flwr.flower.wire import CONTROL, INTRODUCE, payload_record, views_of
 
 
 def flasc_mod(

@@ -25,6 +25,7 @@ from flasc_flwr.flower.clients.paces import Paces
 from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.clients.roster import Roster
 from flasc_flwr.flower.clients.sampling import Sampling
+from flasc_flwr.flower.instructions import Instructions
 from flasc_flwr.flower.privacy.private import Private
 from flasc_flwr.flower.server.downloads import Download
 from flasc_flwr.flower.server.evaluation import EvaluateFn, evaluate_received
@@ -34,7 +35,6 @@ from flasc_flwr.flower.server.outbox import Outbox, with_budgets
 from flasc_flwr.flower.server.records import Records
 from flasc_flwr.flower.server.server_vector import ServerVector
 from flasc_flwr.flower.state.ledger import Ledger
-from flasc_flwr.flower.wire import Instructions
 
 
 class Waiting(TypedDict):

@@ -6,7 +6,8 @@ from datasets import Dataset
 from flasc_flwr.app.tasks.flasc_dirichlet import (
     ColumnNormalisedDirichletPartitioner,
 )
-from flasc_flwr.app.tasks.partitioning import split
+from flasc_flwr.app.tasks.partition_rows import split
+from flasc_flwr.app.tasks.partitioning import partitioner
 
 CLASSES = 10
 
@@ -21,6 +22,18 @@ def rows_of(counts, seed=0):
 LABELS = rows_of([23, 40, 75, 90, 100, 110, 120, 130, 150, 200])
 USERS = [f"user{row % 60}" for row in range(len(LABELS))]
 DATA = Dataset.from_dict({"label": LABELS, "user": USERS, "index": LABELS})
+
+
+def build(name, num_partitions=7, **changes):
+    """Return a partitioner by name, with settings that fit `DATA`."""
+    settings = {
+        "label": "label",
+        "seed": 0,
+        "alpha": 1.0,
+        "classes_per_partition": 2,
+        "user": "user",
+    }
+    return partitioner(name, num_partitions=num_partitions, **settings | changes)
 
 
 def flasc(num_partitions, alpha=1.0, labels=LABELS, **settings):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flasc_flwr.app.config import ConfigError, RunConfig, generate
-from flasc_flwr.app.config.run_config import PLACES, SECTIONS
+from flasc_flwr.app.config.keys import PLACES, SECTIONS
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.schedules import Decay
 from flasc_flwr.core.methods.table import METHODS

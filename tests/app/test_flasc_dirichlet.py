@@ -12,9 +12,7 @@ from flasc_flwr.app.tasks.flasc_dirichlet import (
     ColumnNormalisedDirichletPartitioner,
     log_dirichlet,
 )
-from flasc_flwr.app.tasks.partitioning import (
-    Partitions,
-)
+from flasc_flwr.app.tasks.partition_rows import Partitions
 from tests.app.partitions import (
     CLASSES,
     DATA,

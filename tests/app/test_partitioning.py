@@ -6,17 +6,14 @@ from datasets import Dataset
 from flwr_datasets.partitioner import DirichletPartitioner
 
 from flasc_flwr.app import config
-from flasc_flwr.app.tasks.partitioning import (
-    PARTITIONERS,
-    Partitions,
-    partitioner,
-    split,
-)
+from flasc_flwr.app.tasks.partition_rows import split
+from flasc_flwr.app.tasks.partitioning import PARTITIONERS
 from tests.app.partitions import (
     CLASSES,
     DATA,
     LABELS,
     USERS,
+    build,
     flasc,
     load_all,
     rows_of,
@@ -25,17 +22,6 @@ from tests.app.partitions import (
 
 # Flower warns about classes that the pathological partitioner leaves out.
 pytestmark = pytest.mark.filterwarnings("ignore:Classes")
-
-
-def build(name, num_partitions=7, **changes):
-    settings = {
-        "label": "label",
-        "seed": 0,
-        "alpha": 1.0,
-        "classes_per_partition": 2,
-        "user": "user",
-    }
-    return partitioner(name, num_partitions=num_partitions, **settings | changes)
 
 
 @pytest.mark.parametrize("name", PARTITIONERS)
@@ -63,17 +49,6 @@ def test_dirichlet_is_flowers_partitioner():
 def test_a_seed_repeats_and_another_differs(name):
     assert split(DATA, build(name), 7) == split(DATA, build(name), 7)
     assert split(DATA, build(name), 7) != split(DATA, build(name, seed=1), 7)
-
-
-def test_row_numbers_are_those_of_the_data_given():
-    """Not those of the underlying table, of which the data may be a selection."""
-    chosen = DATA.select(range(500, 100, -1)).with_format("torch")
-    parts = split(chosen, build("pathological"), 7)
-    for part in parts:
-        assert len({int(label) for label in chosen.select(part)["label"]}) == 2
-    parts = split(chosen, build("natural-id"), 7)
-    for part in parts:
-        assert len(set(chosen.select(part)["user"])) == 1
 
 
 def test_iid_parts_have_equal_sizes_and_the_mix_of_all():
@@ -141,33 +116,3 @@ def test_many_small_clients_with_equal_shares_are_not_left_empty():
     """About six rows per client, at an alpha where all shares are nearly equal."""
     sizes = [len(part) for part in flasc(150, alpha=100, labels=rows_of([94] * 10))]
     assert min(sizes) >= 1 and max(sizes) < 20
-
-
-def partitions(**settings):
-    return Partitions(config.RunConfig(**settings), labels=LABELS.tolist(), users=USERS)
-
-
-def test_more_classes_per_partition_than_there_are_is_named_by_its_key():
-    made = partitions(partitioner="pathological", classes_per_partition=CLASSES + 1)
-    with pytest.raises(ValueError, match="classes-per-partition must be <= 10, .* 11$"):
-        made.rows(0, 7)
-
-
-@pytest.mark.parametrize(
-    ("settings", "clients"),
-    [
-        ({"partitioner": "natural-id", "user_column": "user"}, 40),
-        ({"partitioner": "pathological", "classes_per_partition": 1}, 3),
-    ],
-)
-def test_rows_that_no_client_has_are_counted_in_the_log(caplog, settings, clients):
-    made = partitions(**settings)
-    count = sum(len(made.rows(part, clients)) for part in range(clients))
-    said = f"{len(DATA) - count} of {len(DATA)} training rows are in none of the "
-    assert count < len(DATA) and said in caplog.text
-
-
-def test_nothing_is_said_where_every_row_has_a_client(caplog):
-    partitions(partitioner="natural-id", user_column="user").rows(0, 60)
-    partitions(partitioner="dirichlet").rows(0, 7)
-    assert "in none of the" not in caplog.text

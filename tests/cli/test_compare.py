@@ -5,7 +5,8 @@ import json
 import pytest
 
 from flasc_flwr.app.reporting.cells import cells
-from flasc_flwr.app.reporting.comparison import compare, group, in_words
+from flasc_flwr.app.reporting.comparison import compare
+from flasc_flwr.app.reporting.groups import group, in_words
 from flasc_flwr.app.reporting.runs import find_runs, read_run
 
 

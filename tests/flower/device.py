@@ -13,8 +13,9 @@ from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.printable import printable
 from flasc_flwr.core.sparsity import top_k
 from flasc_flwr.flower.device_limits import RefusedDownloadError
+from flasc_flwr.flower.instructions import Instructions
 from flasc_flwr.flower.local_grid import LocalGrid
-from flasc_flwr.flower.wire import CONTROL, Instructions, payload_record
+from flasc_flwr.flower.wire import CONTROL, payload_record
 from tests.flower.apps import adapter, client_app
 
 LAYOUT = Layout.of(adapter())

@@ -9,8 +9,8 @@ from flwr.app import Error, Message, MessageType, RecordDict
 
 from flasc_flwr.core.ranges import integer
 from flasc_flwr.flower.app_errors import app_errors
+from flasc_flwr.flower.error_reason import reason_of
 from flasc_flwr.flower.local_grid import LocalGrid
-from flasc_flwr.flower.wire import reason_of
 
 SECRET = "Anna Smith, born 1981-03-02"
 HERE = __name__

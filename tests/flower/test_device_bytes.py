@@ -6,13 +6,8 @@ from flwr.app import ConfigRecord
 
 from flasc_flwr.core.codec import decode
 from flasc_flwr.core.layout import Layout
-from flasc_flwr.flower.wire import (
-    CONTROL,
-    PAYLOAD,
-    Instructions,
-    array_record,
-    payload_of,
-)
+from flasc_flwr.flower.instructions import Instructions
+from flasc_flwr.flower.wire import CONTROL, PAYLOAD, array_record, payload_of
 from tests.flower.apps import client_app, nudge
 from tests.flower.device import ask, content, download, order, trains, vector
 

@@ -13,7 +13,8 @@ from flasc_flwr.core.codec import PayloadError, encode
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.sparsity import SparseVector
 from flasc_flwr.flower.device_limits import RefusedDownloadError
-from flasc_flwr.flower.wire import Instructions, payload_of, payload_record
+from flasc_flwr.flower.instructions import Instructions
+from flasc_flwr.flower.wire import payload_of, payload_record
 from tests.flower.apps import client_app
 from tests.flower.device import ask, content, download, huge_payload, order, vector
 from tests.payload_bytes import resealed

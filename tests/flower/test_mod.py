@@ -7,11 +7,11 @@ from flasc_flwr.core.codec import PayloadError, decode, encode
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.methods.trainable import SUPPORT
 from flasc_flwr.core.sparsity import top_k
+from flasc_flwr.flower.instructions import Instructions
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import (
     CONTROL,
     INTRODUCE,
-    Instructions,
     array_record,
     payload_of,
     payload_record,

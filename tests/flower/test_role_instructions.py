@@ -3,8 +3,8 @@
 import pytest
 
 from flasc_flwr.core.methods.role_densities import RoleDensities
+from flasc_flwr.flower.instructions import Instructions
 from flasc_flwr.flower.read_instructions import read_instructions
-from flasc_flwr.flower.wire import Instructions
 
 ROLES = RoleDensities(b=0.5, head=0.125)
 ASKED = Instructions(density=0.25, value_format="int4+head=int8", roles=ROLES)

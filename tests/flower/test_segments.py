@@ -11,7 +11,8 @@ from flasc_flwr.core.methods.table import compose
 from flasc_flwr.core.optimizers import Sgd
 from flasc_flwr.core.segments import Segment
 from flasc_flwr.flower.clients.guard import Guard
-from flasc_flwr.flower.wire import CONTROL, Instructions, array_record, payload_of
+from flasc_flwr.flower.instructions import Instructions
+from flasc_flwr.flower.wire import CONTROL, array_record, payload_of
 from tests.flower.apps import RecordingGrid, adapter, client_app, nudge
 
 LAYOUT = Layout.of(adapter())

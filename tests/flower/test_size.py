@@ -13,8 +13,9 @@ from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.optimizers import Sgd
 from flasc_flwr.core.sparsity import top_k
 from flasc_flwr.flower.device_update import Received
+from flasc_flwr.flower.instructions import Instructions
 from flasc_flwr.flower.local_grid import LocalGrid
-from flasc_flwr.flower.wire import Instructions, array_record, views_of
+from flasc_flwr.flower.wire import array_record, views_of
 
 SIDE = 1 << 14
 NAMES = ("q_proj.lora_A.weight", "q_proj.lora_B.weight")

@@ -12,12 +12,13 @@ from flasc_flwr.core.codec import PayloadError, encode
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.sparsity import top_k
 from flasc_flwr.flower.device_limits import RefusedDownloadError
+from flasc_flwr.flower.instructions import Instructions
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.transport.download_parcel import open_download, pack_download
 from flasc_flwr.flower.transport.form import Form
 from flasc_flwr.flower.transport.parcel import DOWNLOAD
 from flasc_flwr.flower.transport.rule import in_payload
-from flasc_flwr.flower.wire import CONTROL, PAYLOAD, Instructions, array_record
+from flasc_flwr.flower.wire import CONTROL, PAYLOAD, array_record
 from tests.plug_in.numpy_app import SPARSE, apart, client_app, floats, mixed, step
 
 QUICK = settings(deadline=None, suppress_health_check=list(HealthCheck))

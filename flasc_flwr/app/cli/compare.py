@@ -30,10 +30,11 @@ def compare(
 
     with user_errors():
         from flasc_flwr.app.reporting import comparison
+        from flasc_flwr.app.reporting.groups import group
         from flasc_flwr.app.reporting.runs import find_runs, read_run
 
         found = [read_run(folder) for folder in find_runs(runs)]
-        rows = comparison.compare(comparison.group(found), target)
+        rows = comparison.compare(group(found), target)
     if as_json:
         typer.echo(text_of(rows, indent=1))
     else:

@@ -195,7 +195,7 @@ def _simulation(
 
 
 def _title(config: RunConfig) -> str:
-    from flasc_flwr.app.reporting.comparison import in_effect, limits_in_words
+    from flasc_flwr.app.reporting.groups import in_effect, limits_in_words
 
     down, up = limits_in_words(in_effect(config))
     data = f" {config.model}" if config.model else ""

@@ -159,9 +159,10 @@ def _show(jobs: Mapping[str, Job], into: Path, target: float | None) -> None:
     """Print the comparison of the finished runs."""
     from flasc_flwr.app.cli.compare import show
     from flasc_flwr.app.reporting import comparison
+    from flasc_flwr.app.reporting.groups import group
     from flasc_flwr.app.reporting.runs import read_run
     from flasc_flwr.app.runs.jobs import finished
 
     runs = [read_run(found) for name in jobs if (found := finished(into / name))]
     if runs:
-        show(comparison.compare(comparison.group(runs), target), [])
+        show(comparison.compare(group(runs), target), [])

@@ -1,8 +1,8 @@
 """The run config: every key is declared once, in the dataclass that uses it.
 
 Settings of the application are in `task`, `adapter`, `method`, `training` and `run`;
-those of the library in the library's own dataclasses. `run_config` puts them together,
-and ``python -m flasc_flwr.app.config.generate`` writes the block
+those of the library in the library's own dataclasses. `keys` lists them, `run_config`
+puts them together, and ``python -m flasc_flwr.app.config.generate`` writes the block
 ``[tool.flwr.app.config]`` of ``pyproject.toml`` and ``docs/configuration.md`` from
 them.
 """

@@ -14,7 +14,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from flasc_flwr.app.config.run_config import PLACES, SECTIONS, Section
+from flasc_flwr.app.config.keys import PLACES, SECTIONS, Section
 from flasc_flwr.core.json_lines import as_json
 from flasc_flwr.core.methods.method import Method
 from flasc_flwr.core.methods.table import METHODS

@@ -15,8 +15,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from flasc_flwr.app.reporting.cells import cells, megabytes, percent
-from flasc_flwr.app.reporting.comparison import Group, compare, group, in_words
+from flasc_flwr.app.reporting.comparison import compare
 from flasc_flwr.app.reporting.figures import save
+from flasc_flwr.app.reporting.groups import Group, group, in_words
 from flasc_flwr.app.reporting.run_figures import Shown, all_figures
 from flasc_flwr.app.reporting.runs import SavedRun
 from flasc_flwr.app.reporting.side_by_side import side_by_side

@@ -11,8 +11,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from flasc_flwr.app.reporting.comparison import Group
 from flasc_flwr.app.reporting.figures import curves, dots, stacks
+from flasc_flwr.app.reporting.groups import Group
 from flasc_flwr.app.reporting.runs import SavedRun
 from flasc_flwr.app.reporting.series import Series
 from flasc_flwr.flower.state.phases import PHASES

@@ -19,7 +19,7 @@ from sklearn.model_selection import train_test_split
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.digits_backbone import pretrained_backbone
-from flasc_flwr.app.tasks.partitioning import Partitions
+from flasc_flwr.app.tasks.partition_rows import Partitions
 from flasc_flwr.app.tasks.task import Task
 from flasc_flwr.app.training.adapting import make_trainable
 from flasc_flwr.app.training.device import move_to_device

@@ -21,7 +21,7 @@ from flasc_flwr.app.tasks.sources import device_rows, load_rows, require_columns
 from flasc_flwr.app.training.examples import Batch, Examples
 
 if TYPE_CHECKING:
-    from flasc_flwr.app.tasks.partitioning import Partitions
+    from flasc_flwr.app.tasks.partition_rows import Partitions
 
 LABELS = "labels"
 """Column with the classes as numbers from 0."""
@@ -127,7 +127,7 @@ class Tables:
     @cached_property
     def _partitions(self) -> Partitions:
         # flwr-datasets takes 50 MB, which a device with data of its own does not need.
-        from flasc_flwr.app.tasks.partitioning import Partitions
+        from flasc_flwr.app.tasks.partition_rows import Partitions
 
         rows = self._split["train"]
         labels = rows[LABELS][:] if LABELS in rows.column_names else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cache
 
 from flasc_flwr.core.aggregation import AGGREGATIONS, Tuning
 from flasc_flwr.core.cores import CORE_BASES
@@ -14,14 +13,18 @@ from flasc_flwr.core.layout import Layout, Role, Vector
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.schedules import Schedule, decaying
 from flasc_flwr.core.methods.scores import Scoring
-from flasc_flwr.core.methods.selection import DownloadRule, Supports, largest
+from flasc_flwr.core.methods.selection import (
+    DownloadRule,
+    Supports,
+    largest,
+    up_to,
+)
 from flasc_flwr.core.methods.tiers import TIERS
 from flasc_flwr.core.methods.trainable import ALL, Trainable
 from flasc_flwr.core.optimizers import SERVER_OPTIMIZERS
 from flasc_flwr.core.ranges import choice, integer
 from flasc_flwr.core.ranks import RANK_SCALES
 from flasc_flwr.core.segments import SEGMENTS
-from flasc_flwr.core.sparsity import SparseVector
 
 RANK_ASSIGNMENTS = ("own", "validation")
 """Who decides the ranks: ``own``, the device (``lora-rank`` in its ``--node-config``)
@@ -275,39 +278,13 @@ class Method:
         supports: Supports,
         weights: Vector | None = None,
     ) -> Select:
-        """Return what selects the entries of a download, at a density up to `most`.
+        """Return what selects the entries of a download; see :func:`.up_to`.
 
-        Below `most`, that is the highest scores of what the rule sends at `most`.
-
-        Parameters
-        ----------
-        layout : Layout
-            Layout of the adapter, of size n.
-        vector : NDArray[np.float32], shape (n,)
-            The adapter's vector.
-        most : float
-            The largest density.
-        supports : Supports
-            Supports that stay, to which the rule may add.
-        weights : NDArray[np.float32], shape (n,), optional
-            The adapter itself, where `vector` is a difference. Default: `vector`.
+        `weights`, of shape (n,), is the adapter itself where `vector` is a difference
+        (default: `vector`).
         """
         scoring = replace(self.scoring, weights=weights)
-
-        @cache
-        def widest() -> SparseVector:
-            return self.download(layout, vector, most, scoring, supports)
-
-        @cache
-        def allowed() -> Vector:
-            return vector if self.download is largest else widest().densify()
-
-        def select(density: float) -> SparseVector:
-            if density >= most:
-                return widest()
-            return scoring.largest(layout, allowed(), density, density / most)
-
-        return select
+        return up_to(most, self.download, layout, vector, scoring, supports)
 
     def trainable_at(self, turn: int, budget: Budget | None = None) -> Trainable:
         """Return what a client with this turn's `budget` may change.

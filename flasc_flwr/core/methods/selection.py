@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
+from flasc_flwr.core.fitting import Select
 from flasc_flwr.core.layout import Layout, Vector
 from flasc_flwr.core.methods.scores import Scoring
 from flasc_flwr.core.sparsity import Positions, SparseVector, top_k
@@ -42,3 +44,47 @@ def fixed_support(
     if key not in supports:
         supports[key] = scoring.largest(layout, vector, density).positions
     return SparseVector(len(vector), supports[key], vector[supports[key]])
+
+
+def up_to(
+    most: float,
+    rule: DownloadRule,
+    layout: Layout,
+    vector: Vector,
+    scoring: Scoring,
+    supports: Supports,
+) -> Select:
+    """Return what selects by a rule, at densities up to `most`.
+
+    Below `most`, that is the highest scores of what the rule sends at `most`.
+
+    Parameters
+    ----------
+    most : float
+        The largest density, in (0, 1].
+    rule : DownloadRule
+        Which entries travel.
+    layout : Layout
+        Layout of the adapter, of size n.
+    vector : NDArray[np.float32], shape (n,)
+        The adapter's vector.
+    scoring : Scoring
+        How entries are ordered.
+    supports : Supports
+        Supports that stay, to which the rule may add.
+    """
+
+    @cache
+    def widest() -> SparseVector:
+        return rule(layout, vector, most, scoring, supports)
+
+    @cache
+    def allowed() -> Vector:
+        return vector if rule is largest else widest().densify()
+
+    def select(density: float) -> SparseVector:
+        if density >= most:
+            return widest()
+        return scoring.largest(layout, allowed(), density, density / most)
+
+    return select

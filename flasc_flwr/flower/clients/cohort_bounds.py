@@ -14,6 +14,7 @@ from flasc_flwr.core.clipping import l2_norm
 from flasc_flwr.core.outliers import MedianBound, capped_weights
 from flasc_flwr.core.segments import Segment
 from flasc_flwr.core.sparsity import SparseVector
+from flasc_flwr.flower.compat import records_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +103,7 @@ def with_capped_weights(
     ratio : float
         Largest weight, in multiples of the median; 0 is unlimited.
     """
-    records = [next(iter(each.metric_records.items())) for each in metrics]
+    records = [next(iter(records_of(one, MetricRecord).items())) for one in metrics]
     weights: list[Any] = [record[weighted_by_key] for _, record in records]
     return [
         each

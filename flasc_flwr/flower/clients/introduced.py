@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flwr.app import Message
+from flwr.app import ConfigRecord, Message
 
 from flasc_flwr.core.methods.budget import AUTO, Budget
 from flasc_flwr.core.methods.upload_pace import UPLOAD_BYTES, UploadPace
 from flasc_flwr.core.printable import printable
 from flasc_flwr.flower.clients.participant import Participant
+from flasc_flwr.flower.compat import records_of
+from flasc_flwr.flower.error_reason import reason_of
 from flasc_flwr.flower.node_config import NODE_CONFIG
-from flasc_flwr.flower.state.ledger import UNNAMED
-from flasc_flwr.flower.wire import CONTROL, reason_of
+from flasc_flwr.flower.state.node_names import UNNAMED
+from flasc_flwr.flower.wire import CONTROL
 
 BudgetOf = Callable[[str, Mapping[str, Any]], Budget]
 """Returns a node's budget from its name and its own settings."""
@@ -35,7 +37,7 @@ def introduced(node: int, reply: Message, budget_of: BudgetOf) -> Participant:
     """
     answer = None
     if not reply.has_error():
-        answer = reply.content.config_records.get(CONTROL)
+        answer = records_of(reply.content, ConfigRecord).get(CONTROL)
     if answer is None:
         sent = reason_of(reply) if reply.has_error() else "another reply"
         if NODE_CONFIG in sent:  # what the device itself refuses

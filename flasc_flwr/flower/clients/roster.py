@@ -16,8 +16,9 @@ from flasc_flwr.flower.clients.introduced import BudgetOf, introduced
 from flasc_flwr.flower.clients.introductions import Introductions
 from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.compat import NodeInfo, log, nodes_online
-from flasc_flwr.flower.state.ledger import Ledger, unnamed
-from flasc_flwr.flower.wire import reason_of
+from flasc_flwr.flower.error_reason import reason_of
+from flasc_flwr.flower.state.ledger import Ledger
+from flasc_flwr.flower.state.node_names import unnamed
 
 _GRACE = 30.0
 """Seconds without an answer after which the first round waits for no more nodes."""

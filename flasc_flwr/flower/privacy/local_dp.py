@@ -6,6 +6,8 @@ from flwr.app import Context, Message, MessageType, MetricRecord
 from flwr.clientapp.mod import LocalDpMod
 from flwr.clientapp.typing import ClientAppCallable
 
+from flasc_flwr.flower.compat import records_of
+
 _KEPT = "num-examples"
 
 
@@ -42,7 +44,7 @@ def local_dp(
     )
     reply = add_noise(message, context, call_next)
     if not reply.has_error():
-        for key, record in list(reply.content.metric_records.items()):
+        for key, record in records_of(reply.content, MetricRecord).items():
             kept = {name: record[name] for name in (_KEPT,) if name in record}
             reply.content[key] = MetricRecord(kept)
     return reply

@@ -8,8 +8,8 @@ import numpy as np
 
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.sparsity import Positions
+from flasc_flwr.flower.instructions import Instructions
 from flasc_flwr.flower.server.server_vector import ServerVector
-from flasc_flwr.flower.wire import Instructions
 
 
 def instructions_for(

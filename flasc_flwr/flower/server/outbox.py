@@ -12,11 +12,12 @@ from flasc_flwr.core.methods.served import served
 from flasc_flwr.flower.bases.device_bases import VERSION
 from flasc_flwr.flower.clients.exchange import lifetime
 from flasc_flwr.flower.clients.participant import Participant
+from flasc_flwr.flower.instructions import Instructions
 from flasc_flwr.flower.server.downloads import Download
 from flasc_flwr.flower.server.records import Records
 from flasc_flwr.flower.server.reminding import personal
 from flasc_flwr.flower.server.server_vector import ServerVector
-from flasc_flwr.flower.wire import BASES, CONTROL, MERGED, Instructions
+from flasc_flwr.flower.wire import BASES, CONTROL, MERGED
 
 
 def with_budgets(

@@ -11,7 +11,7 @@ from flwr.app import Message, MetricRecord, RecordDict
 from flasc_flwr.core.printable import printable
 from flasc_flwr.flower.clients.guard import RejectedReplyError
 from flasc_flwr.flower.compat import log, records_of
-from flasc_flwr.flower.wire import reason_of
+from flasc_flwr.flower.error_reason import reason_of
 
 MOST_METRICS = 100
 """Largest number of metrics in a reply."""
@@ -51,7 +51,8 @@ def with_shared_names(replies: list[RecordDict]) -> list[RecordDict]:
     A mean over some of the clients, with the weights of all, would be wrong.
     """
     names = [
-        {name for one in r.metric_records.values() for name in one} for r in replies
+        {name for one in records_of(r, MetricRecord).values() for name in one}
+        for r in replies
     ]
     shared = set.intersection(*names) if names else set()
     dropped = set.union(*names) - shared if names else set()
@@ -66,7 +67,7 @@ def with_shared_names(replies: list[RecordDict]) -> list[RecordDict]:
         RecordDict(
             {
                 key: MetricRecord({n: v for n, v in one.items() if n in shared})
-                for key, one in reply.metric_records.items()
+                for key, one in records_of(reply, MetricRecord).items()
             }
         )
         for reply in replies

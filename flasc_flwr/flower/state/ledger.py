@@ -9,7 +9,7 @@ from logging import WARNING
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, Message, Metadata, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 
 from flasc_flwr.core.aggregation import Contribution
 from flasc_flwr.core.json_lines import json_safe
@@ -18,18 +18,15 @@ from flasc_flwr.core.printable import printable
 from flasc_flwr.core.traffic import Direction, Sent, Traffic
 from flasc_flwr.flower.compat import log, records_of
 from flasc_flwr.flower.envelope import payload_in
+from flasc_flwr.flower.state.node_names import NodeNames
 from flasc_flwr.flower.state.outcome import Outcome
 from flasc_flwr.flower.state.phases import Phases
 from flasc_flwr.flower.state.tensor_report import Kept
 from flasc_flwr.flower.wire import holds_payload, message_bytes, payload_of
 
 _NOTHING = Layout(())
-_LONGEST_NAME = 100
 _FREE = ("accuracy", "loss")
 """Fields of a row that the evaluation at the server fills in."""
-
-UNNAMED = "node "
-"""How names of nodes begin that have not introduced themselves."""
 
 _MOST_WAITING = 20
 """So many nodes that are waited for are named in a row."""
@@ -68,8 +65,7 @@ class Ledger:
         self._ranks: Counter[int] = Counter()
         self._failures: list[dict[str, Any]] = []
         self._skipped = ""
-        self._names: dict[int, str] = {}
-        self._asked: list[Metadata] = []
+        self._names = NodeNames()
         self._waiting: dict[int, str] = {}
         self._metrics: dict[str, Any] = {}
 
@@ -84,22 +80,13 @@ class Ledger:
 
     def sent(self, messages: Sequence[Message], names: Sequence[str]) -> None:
         """Count messages sent, each to the client of the same index."""
-        names = [_shown(name) for name in names]
-        nodes = [message.metadata.dst_node_id for message in messages]
-        self._names.update(zip(nodes, names, strict=True))
-        self._asked += [message.metadata for message in messages]
-        for message, name, size in zip(
-            messages, names, message_bytes(messages), strict=True
-        ):
+        shown, sizes = self._names.sent(messages, names), message_bytes(messages)
+        for message, name, size in zip(messages, shown, sizes, strict=True):
             self._count(message, name, size, Direction.DOWN)
 
     def introduced(self, names: Mapping[int, str]) -> None:
         """Set the names under which nodes are counted, also earlier in this round."""
-        shown = {node: _shown(name) for node, name in names.items()}
-        self._names.update(shown)
-        self._traffic.rename(
-            self.round, {unnamed(node): name for node, name in shown.items()}
-        )
+        self._traffic.rename(self.round, self._names.introduced(names))
 
     def missing(self, reasons: Mapping[int, str]) -> None:
         """Note nodes that are online and do not take part, and why."""
@@ -107,12 +94,13 @@ class Ledger:
 
     def received(self, reply: Message, client: str | None = None) -> None:
         """Count a reply, of `client` where the caller knows whose it is."""
-        client = self._name(reply) if client is None else client
+        if client is None:
+            client = self._names.of(self._names.node_of(reply))
         self._count(reply, client, message_bytes([reply])[0], Direction.UP)
 
     def rejected(self, reply: Message, reason: str) -> None:
         """Note a rejected reply, and why."""
-        node, reason = self._node(reply), printable(reason)
+        node, reason = self._names.node_of(reply), printable(reason)
         client = self._failed(node, reason)
         self.outcome.reject(reply, node, reason)
         log(WARNING, "Rejected reply of client %s (%d): %s", client, node, reason)
@@ -224,21 +212,9 @@ class Ledger:
             "waiting_nodes": len(self._waiting),
         }
 
-    def _node(self, reply: Message) -> int:
-        """Return the node of a reply: the SuperLink replies for a node that is away."""
-        node = reply.metadata.src_node_id
-        if node in self._names:
-            return node
-        asked = reply.metadata.reply_to_message_id
-        return next((m.dst_node_id for m in self._asked if m.message_id == asked), node)
-
-    def _name(self, reply: Message) -> str:
-        node = self._node(reply)
-        return self._names.get(node, str(node))
-
     def _failed(self, node: int, reason: str) -> str:
         """Add a failure to the row; return the client's name."""
-        client = self._names.get(node, str(node))
+        client = self._names.of(node)
         self._failures.append({"client": client, "node": node, "reason": reason})
         return client
 
@@ -262,15 +238,3 @@ class Ledger:
                 vectors=len(payloads),
             )
         )
-
-
-def _shown(name: str) -> str:
-    return printable(name, _LONGEST_NAME)
-
-
-def unnamed(node: int) -> str:
-    """Return the name under which a node is counted until it has introduced itself.
-
-    No client can have it: see :func:`~flasc_flwr.flower.clients.introduced.named`.
-    """
-    return f"{UNNAMED}{node}"

@@ -25,6 +25,7 @@ from flasc_flwr.flower.device_limits import DeviceLimits
 from flasc_flwr.flower.feedback.device_session import DeviceSession
 from flasc_flwr.flower.feedback.kept_memory import held_version
 from flasc_flwr.flower.feedback.reminder import cannot_use, holding
+from flasc_flwr.flower.instructions import Instructions
 from flasc_flwr.flower.transport.download_parcel import (
     layout_of,
     open_download,
@@ -34,15 +35,7 @@ from flasc_flwr.flower.transport.form import Form, equal_arrays
 from flasc_flwr.flower.transport.parcel import DOWNLOAD, is_parcel, match_sent
 from flasc_flwr.flower.transport.private_mods import is_private
 from flasc_flwr.flower.transport.replied import Origin, encoded_reply
-from flasc_flwr.flower.wire import (
-    CONTROL,
-    PART,
-    PAYLOAD,
-    SAME,
-    UNCHANGED,
-    Instructions,
-    category,
-)
+from flasc_flwr.flower.wire import CONTROL, PART, PAYLOAD, SAME, UNCHANGED, category
 
 
 def run_client_app(

@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord, MessageType, RecordDict
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.least import require_bytes
 from flasc_flwr.flower.compat import records_of
+from flasc_flwr.flower.instructions import Instructions
 from flasc_flwr.flower.transport.download_parcel import pack_download
 from flasc_flwr.flower.transport.evidence import AUTO, word_of
 from flasc_flwr.flower.transport.form import Form
@@ -18,7 +19,7 @@ from flasc_flwr.flower.transport.rule import NOT_FINITE, why_whole
 from flasc_flwr.flower.transport.sent_record import Following, SentRecord
 from flasc_flwr.flower.transport.transport_settings import TransportSettings
 from flasc_flwr.flower.transport.trip_traffic import data_bytes
-from flasc_flwr.flower.wire import CONTROL, Instructions, category
+from flasc_flwr.flower.wire import CONTROL, category
 
 Follow = Callable[[str, Form, ArrayRecord], Following | None]
 """Returns the way to a reference that a record of this key travels as, or None."""

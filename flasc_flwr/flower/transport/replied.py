@@ -11,12 +11,12 @@ from flasc_flwr.core.finite import FINITE, require_finite_tensors
 from flasc_flwr.core.layout import Vector
 from flasc_flwr.core.printable import printable
 from flasc_flwr.flower.feedback.device_session import DeviceSession
+from flasc_flwr.flower.instructions import Instructions
 from flasc_flwr.flower.npy import read
 from flasc_flwr.flower.transport.evidence import AUTO, UPDATES, are_trained
 from flasc_flwr.flower.transport.form import Form
 from flasc_flwr.flower.transport.selection import encode_largest
 from flasc_flwr.flower.transport.upload_parcel import pack_upload
-from flasc_flwr.flower.wire import Instructions
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from flwr.app import Error, Message, MessageType
 from flasc_flwr.core.printable import why
 from flasc_flwr.core.traffic import Direction, Traffic
 from flasc_flwr.flower.compat import ErrorCode, log
+from flasc_flwr.flower.error_reason import reason_of
 from flasc_flwr.flower.transport.advice import advice_on
 from flasc_flwr.flower.transport.device_content import device_content
 from flasc_flwr.flower.transport.encoded_content import EncodedContent, encode_content
@@ -28,7 +29,7 @@ from flasc_flwr.flower.transport.run_memory import RunMemory, common_records
 from flasc_flwr.flower.transport.sent_record import Following
 from flasc_flwr.flower.transport.transport_settings import TransportSettings
 from flasc_flwr.flower.transport.trip_traffic import TripTraffic
-from flasc_flwr.flower.wire import category, message_bytes, reason_of
+from flasc_flwr.flower.wire import category, message_bytes
 
 
 class RoundTrip:

@@ -1,10 +1,11 @@
-"""Whose reply it was."""
+"""Whose reply it was, and under which name it is counted."""
 
 from flwr.app import Error, Message, MessageType, RecordDict
 
 from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.compat import SUPERLINK_NODE_ID, ErrorCode, TaskIdentity
 from flasc_flwr.flower.state.ledger import Ledger
+from flasc_flwr.flower.state.node_names import NodeNames, unnamed
 
 
 def test_what_the_superlink_answers_for_a_node_counts_as_the_nodes():
@@ -28,3 +29,14 @@ def test_what_the_superlink_answers_for_a_node_counts_as_the_nodes():
     (failure,) = ledger.row()["failures"]
     assert failure == {"client": "b", "node": 880, "reason": "no heartbeat"}
     assert set(traffic.by_client()) == {"a", "b"}
+
+
+def test_a_node_is_counted_under_its_new_name_once_it_has_introduced_itself():
+    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 0
+    question = Message(RecordDict(), 770, MessageType.TRAIN, group_id="1")
+    names = NodeNames()
+    assert names.sent([question], [unnamed(770)]) == ["node 770"]
+    assert names.of(770) == "node 770"
+    assert names.introduced({770: "a\nb" + "x" * 200}) == {"node 770": names.of(770)}
+    assert names.of(770).startswith("a bx") and len(names.of(770)) == 100
+    assert names.of(880) == "880"
