@@ -75,8 +75,8 @@ RAVAN64 = news("ravan", 64, 0.01)
 CORES_NEWS = {
     "sb16-step": SB16,
     "sb16-step4": {**SB16, **SPARSE},
-    # Longer, for what it is worth at 20 MB.
-    "sb32-step": {**SB32, "num-server-rounds": 130},
+    # Longer, for what it is worth at 20 and 30 MB.
+    "sb32-step": {**SB32, "num-server-rounds": 190},
     "sb32-step4": {**SB32, **SPARSE},
     "ravan64-step4": {**RAVAN64, **SPARSE},
 }

@@ -286,6 +286,7 @@ EXPERIMENTS = {
         clients=350,
         beside={
             "news": (
+                "dense",
                 "rank2-int4-decay",
                 "rank2-flasc-2-4-int4-decay",
                 "rank2-flasc-2-4-step-decay",
