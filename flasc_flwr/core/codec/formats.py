@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from flasc_flwr.core.codec.bits import Integers
 from flasc_flwr.core.codec.errors import PayloadError
-from flasc_flwr.core.layout import Vector
+from flasc_flwr.core.layout import Vector, chunks
 
 _SIGN32 = np.uint32(0x80000000)
 _FLOAT16_TOP = 15
@@ -72,7 +72,7 @@ def _quantize_float32(values: Vector, seed: int | None) -> Quantized:
 
 def _dequantize_float32(quantized: Quantized) -> Vector:
     bits = quantized.magnitudes.astype(np.uint32)
-    bits |= np.left_shift(quantized.negative, 31, dtype=np.uint32)
+    _set_signs(bits, quantized.negative, 31)
     return bits.view(np.float32)
 
 
@@ -90,9 +90,15 @@ def _quantize_bfloat16(values: Vector, seed: int | None) -> Quantized:
 
 def _dequantize_bfloat16(quantized: Quantized) -> Vector:
     bits = quantized.magnitudes.astype(np.uint32)
-    bits |= np.left_shift(quantized.negative, 15, dtype=np.uint32)
+    _set_signs(bits, quantized.negative, 15)
     bits <<= 16
     return bits.view(np.float32)
+
+
+def _set_signs(bits: NDArray[np.uint32], negative: NDArray[np.bool_], at: int) -> None:
+    """Set bit `at` of each number that is negative."""
+    for chunk in chunks(len(bits)):
+        bits[chunk] |= np.left_shift(negative[chunk], at, dtype=np.uint32)
 
 
 def _quantize_float16(values: Vector, seed: int | None) -> Quantized:
