@@ -41,6 +41,7 @@ def test_encoding_every_entry_takes_a_few_copies(vector, layout, values, most):
     assert peak_of(encode, sparse, values, layout=layout) < most * VECTOR_BYTES
 
 
-def test_decoding_every_entry_takes_few_copies_beside_the_result(vector, layout):
-    payload = encode(top_k(vector, 1.0), "bfloat16", layout=layout)
+@pytest.mark.parametrize("values", ["bfloat16", "int4"])
+def test_decoding_every_entry_takes_few_copies(vector, layout, values):
+    payload = encode(top_k(vector, 1.0), values, layout=layout)
     assert peak_of(decode, payload, SIZE) < 4.75 * VECTOR_BYTES
