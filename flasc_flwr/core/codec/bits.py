@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flasc_flwr.core.codec.errors import PayloadError
+from flasc_flwr.core.layout import chunks
 
 Integers = NDArray[np.integer[Any]]
 
@@ -105,19 +106,15 @@ def pack(numbers: Integers, width: int) -> bytes:
     the remaining ``width % 8`` bits of each number as a stream of bits.
     """
     planes, rest = divmod(width, 8)
-    # In runs, since temporaries would be several times the numbers. Eight numbers fill
-    # whole bytes, so only the last run can end within one.
-    length = 8 * _RUN
-    runs = [numbers[start : start + length] for start in range(0, len(numbers), length)]
+    # In runs of a multiple of eight numbers, which fill whole bytes, to save memory.
+    runs = [numbers[chunk] for chunk in chunks(len(numbers))]
     parts = [
         (run >> 8 * plane).astype(np.uint8).tobytes()
         for plane in range(planes)
         for run in runs
     ]
     if rest:
-        parts += [
-            _pack_rest(run >> 8 * planes if planes else run, rest) for run in runs
-        ]
+        parts += [_pack_rest(run >> 8 * planes, rest) for run in runs]
     return b"".join(parts)
 
 
@@ -166,7 +163,7 @@ def _unpack_rest(
     groups = -(-count // 8)
     padded = np.zeros(groups * rest + 8, np.uint8)
     padded[: len(data)] = np.frombuffer(data, np.uint8)
-    # A word of 64 bits from every `rest` bytes on: its lowest `rest` bytes are a group.
+    # From every `rest` bytes on a word of 64 bits, whose lowest `rest` bytes count.
     eights = np.ndarray(groups, "<u8", padded, strides=rest) & ((1 << 8 * rest) - 1)
     eights = (eights & ((1 << 4 * rest) - 1)) | (eights >> 4 * rest << 32)
     fours = _little(eights).view("<u4")
@@ -177,10 +174,7 @@ def _unpack_rest(
 
 
 def _little(numbers: Integers) -> Integers:
-    """Return numbers in little-endian order, without a copy if they are.
-
-    What numpy computes is in the order of the machine, whatever it is computed from.
-    """
+    """Return numbers in little-endian order; numpy's results are in the machine's."""
     return numbers.astype(numbers.dtype.newbyteorder("<"), copy=False)
 
 
