@@ -9,7 +9,7 @@ from math import ceil, floor, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from flasc_flwr.core.layout import Vector
+from flasc_flwr.core.layout import Vector, chunks
 from flasc_flwr.core.ranges import fraction
 
 Positions = NDArray[np.int64]
@@ -111,17 +111,14 @@ def top_k(vector: Vector, density: float) -> SparseVector:
     bits = vector.view(np.uint32)
     size = len(bits)
     k = min(size, max(1, floor(size * density)))
+    if k == size:
+        return _not_zero(vector)
     runs = _at_least(bits, _floor_guess(bits, k))
     if sum(len(kept) for _, kept in runs) < k:
         runs = _at_least(bits, 1)
     magnitudes = np.concatenate([kept for _, kept in runs])
     magnitudes &= _SIGN
-    if magnitudes.max(initial=0) > _LARGEST_FINITE:
-        first = int(np.argmax(~np.isfinite(vector)))
-        raise ValueError(
-            f"vector holds {vector[first]} at position {first}: all entries must be "
-            "finite"
-        )
+    _require_finite(vector, magnitudes)
     k = min(k, len(magnitudes))
     chosen = _largest(runs, magnitudes, k)
     del magnitudes
@@ -132,6 +129,27 @@ def top_k(vector: Vector, density: float) -> SparseVector:
         kept[done : done + len(places)] = found
         done += len(places)
     return SparseVector(size, positions, kept.view(np.float32))
+
+
+def _not_zero(vector: Vector) -> SparseVector:
+    """Keep all entries but zeros: nothing is ranked, which would take more memory."""
+    flags = np.empty(len(vector), np.bool_)
+    for chunk in chunks(len(vector)):
+        magnitudes = vector[chunk].view(np.uint32) & _SIGN
+        _require_finite(vector, magnitudes)
+        np.not_equal(magnitudes, 0, out=flags[chunk])
+    positions = np.flatnonzero(flags).astype(np.int64, copy=False)
+    return SparseVector(len(vector), positions, vector.take(positions))
+
+
+def _require_finite(vector: Vector, magnitudes: NDArray[np.uint32]) -> None:
+    """Raise ValueError if some magnitudes of a vector are not finite."""
+    if magnitudes.max(initial=0) > _LARGEST_FINITE:
+        first = int(np.argmax(~np.isfinite(vector)))
+        raise ValueError(
+            f"vector holds {vector[first]} at position {first}: all entries must be "
+            "finite"
+        )
 
 
 def _floor_guess(bits: NDArray[np.uint32], k: int) -> int:

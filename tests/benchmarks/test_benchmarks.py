@@ -6,6 +6,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -35,6 +36,17 @@ def run(monkeypatch, name, *arguments):
     script = str(BENCHMARKS / f"{name}.py")
     monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
     runpy.run_path(script, run_name="__main__")
+
+
+def test_the_peak_of_a_phase_does_not_have_that_of_the_one_before():
+    script = runpy.run_path(str(BENCHMARKS / "aggregation.py"))
+    phases = script["Phases"]()
+    large = np.ones(8_000_000)
+    before = large.nbytes / 1e6
+    del large
+    phases.end()
+    phases.end()
+    assert phases.peaks[0] > phases.peaks[1] + 0.8 * before
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,20 @@ def test_wide_integers_lie_in_planes():
     )
 
 
+@pytest.mark.parametrize("width", [3, 8, 13])
+def test_many_integers_are_packed_as_if_in_one_run(width):
+    count = 2 * (1 << 18) + 13
+    numbers = np.random.default_rng(0).integers(0, 1 << width, count).astype(np.uint16)
+    planes, rest = divmod(width, 8)
+    expected = b"".join((numbers >> 8 * p).astype(np.uint8) for p in range(planes))
+    if rest:
+        bits = (numbers[:, None] >> np.arange(8 * planes, width)) & 1
+        expected += np.packbits(bits.astype(bool), bitorder="little").tobytes()
+    packed = pack(numbers, width)
+    assert packed == expected
+    assert (unpack(memoryview(packed), count, width, "x") == numbers).all()
+
+
 @given(st.lists(st.integers(0, 30), max_size=60))
 def test_unary_numbers_come_back(numbers):
     data = pack_unary(np.array(numbers, np.uint32))

@@ -15,6 +15,7 @@ from flasc_flwr.core.methods.scores import Scoring
 from flasc_flwr.core.methods.served import served
 from flasc_flwr.core.methods.table import METHODS, compose
 from flasc_flwr.core.sparsity import top_k
+from tests.peak import peak_of
 
 LIMITED = Budget(download_bytes=5000, upload_bytes=400)
 LAYOUT = Layout.of(
@@ -133,6 +134,13 @@ def test_the_fewest_bytes_that_work_are_enough_for_any_one_entry(values):
         vector = np.zeros(LAYOUT.size, np.float32)
         vector[position] = 1.7
         assert len(encode(top_k(vector, 1.0), values, layout=LAYOUT)) <= least + 2
+
+
+def test_without_a_limit_no_payload_is_made_to_know_the_fewest_bytes():
+    size = 1 << 20
+    layout = Layout.of({"w": np.broadcast_to(np.float32(0), size)})
+    assert peak_of(require_bytes, Budget(), layout, "int4") < size
+    assert peak_of(require_bytes, Budget(download_bytes=99), layout, "int4") > size
 
 
 def test_the_fewest_bytes_of_a_download_have_its_layout_and_a_whole_head():

@@ -7,6 +7,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
 from flasc_flwr import SparseTransport, flasc_mod
+from flasc_flwr.flower.feedback.fleet_memory import FleetMemory
 from flasc_flwr.flower.wire import CONTROL, PAYLOAD, array_record, arrays_of
 from tests.plug_in.numpy_app import RecordingGrid, client_app
 from tests.plug_in.patchy import (
@@ -50,6 +51,16 @@ def test_at_the_defaults_no_client_trains_from_weights_that_were_zeroed(settings
             )
             assert all(np.count_nonzero(arrays[name]) for arrays in rounds)
             assert all(np.abs(arrays[name] - start).max() < 0.2 for arrays in rounds)
+
+
+def test_replies_are_noted_only_if_devices_remember_them(monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("nobody asks for this receipt")
+
+    monkeypatch.setattr(FleetMemory, "collect", refuse)
+    assert len(run(error_feedback="none")[2].given) == 3
+    with pytest.raises(AssertionError, match="receipt"):
+        run()
 
 
 def test_the_reference_comes_to_the_strategys_arrays_and_stays_there():

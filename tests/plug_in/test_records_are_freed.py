@@ -4,6 +4,7 @@ Flower's ``content.array_records`` and the like would keep it until then.
 """
 
 import gc
+import sys
 import weakref
 
 import pytest
@@ -14,7 +15,8 @@ from flwr.serverapp.strategy import FedAvg
 from flasc_flwr import Flasc, SparseTransport, flasc_mod
 from flasc_flwr.flower.feedback.kept_memory import STATE
 from flasc_flwr.flower.local_grid import LocalGrid
-from flasc_flwr.flower.wire import array_record
+from flasc_flwr.flower.transport.run_memory import RunMemory
+from flasc_flwr.flower.wire import PAYLOAD, array_record
 from tests.plug_in.numpy_app import SPARSE, all_replies, client_app, floats, mixed
 
 TRANSPORTS = {
@@ -57,6 +59,11 @@ def arrays_in(*messages):
     return [record for record in records if isinstance(record, ArrayRecord)]
 
 
+def references(payloads):
+    """Return how often each payload is referred to."""
+    return [sys.getrefcount(payload) for payload in payloads]
+
+
 class Careful(FedAvg):
     """A user's strategy that adds up arrays, and reads no property of a content."""
 
@@ -87,6 +94,27 @@ def test_replies_to_training_are_freed_when_they_are_aggregated(settings, kind):
     del replies
     assert arrays is not None
     assert watched.alive == 0
+
+
+@pytest.mark.parametrize("error_feedback", ["both", "up", "none"])
+def test_payloads_are_freed_one_by_one_as_they_are_averaged(
+    error_feedback, monkeypatch
+):
+    settings = {"error_feedback": error_feedback}
+    transport, grid = in_transport(settings), LocalGrid(client_app(), 3)
+    replies = list(grid.send_and_receive(configured(transport, grid, 1)))
+    payloads = [reply.content["arrays"][PAYLOAD].data for reply in replies]
+    counts = []
+    confirm = RunMemory.confirm
+
+    def spy(memory):
+        counts.extend(references(payloads))
+        confirm(memory)
+
+    monkeypatch.setattr(RunMemory, "confirm", spy)
+    transport.aggregate_train(1, replies)
+
+    assert counts == references([bytes(9), bytes(9), bytes(9)])
 
 
 @transports

@@ -14,14 +14,16 @@ from flwr.serverapp.strategy import (
     FedProx,
     FedYogi,
     QFedAvg,
+    fedavg,
 )
+from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
 from flasc_flwr import SparseTransport
 from flasc_flwr.flower.compat import aggregate_metricrecords
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.transport.streaming_mean import needs_only_the_mean
 from flasc_flwr.flower.wire import array_record
-from tests.plug_in.numpy_app import all_replies, client_app, mixed, run_wrapped
+from tests.plug_in.numpy_app import WHOLE, all_replies, client_app, mixed, run_wrapped
 
 SETTINGS = {"download_density": 1 / 2, "upload_density": 1 / 3, "values": "float32"}
 
@@ -97,6 +99,20 @@ def test_the_inner_strategy_keeps_its_class_and_its_state():
     run_wrapped(inner=inner, rounds=2, **SETTINGS)
     assert type(inner) is FedAdam
     assert sorted(inner.m_t) == sorted(mixed())
+
+
+def test_fedavg_reads_one_array_of_a_reply_beside_those_that_travelled_whole(
+    monkeypatch,
+):
+    read = []
+
+    def aggregate(contents, weighted_by_key):
+        read.extend(len(content["arrays"]) for content in contents)
+        return aggregate_arrayrecords(contents, weighted_by_key)
+
+    monkeypatch.setattr(fedavg, "aggregate_arrayrecords", aggregate)
+    run_wrapped(inner=FedAvg(), **SETTINGS)
+    assert read == [1 + len(WHOLE)] * 4
 
 
 def peak_of_aggregation(inner, nodes):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flasc_flwr.core.codec.errors import PayloadError
+from flasc_flwr.core.layout import chunks
 
 Integers = NDArray[np.integer[Any]]
 
@@ -105,23 +106,31 @@ def pack(numbers: Integers, width: int) -> bytes:
     the remaining ``width % 8`` bits of each number as a stream of bits.
     """
     planes, rest = divmod(width, 8)
+    # In runs of a multiple of eight numbers, which fill whole bytes, to save memory.
+    runs = [numbers[chunk] for chunk in chunks(len(numbers))]
     parts = [
-        (numbers >> 8 * plane).astype(np.uint8).tobytes() for plane in range(planes)
+        (run >> 8 * plane).astype(np.uint8).tobytes()
+        for plane in range(planes)
+        for run in runs
     ]
     if rest:
-        padded = np.zeros(-(-len(numbers) // 8) * 8, np.uint8)
-        padded[: len(numbers)] = numbers >> 8 * planes if planes else numbers
-        # Eight numbers become one 64-bit word in three steps, each joining two
-        # neighbours; the lowest `rest` bytes of the word hold them.
-        pairs = padded.view("<u2")
-        pairs = (pairs & 0xFF) | (pairs >> 8 << rest)
-        fours = _little(pairs).view("<u4")
-        fours = (fours & 0xFFFF) | (fours >> 16 << 2 * rest)
-        eights = _little(fours).view("<u8")
-        eights = (eights & 0xFFFFFFFF) | (eights >> 32 << 4 * rest)
-        packed = _little(eights).view(np.uint8).reshape(-1, 8)[:, :rest].tobytes()
-        parts.append(packed[: packed_length(len(numbers), rest)])
+        parts += [_pack_rest(run >> 8 * planes, rest) for run in runs]
     return b"".join(parts)
+
+
+def _pack_rest(numbers: Integers, rest: int) -> bytes:
+    padded = np.zeros(-(-len(numbers) // 8) * 8, np.uint8)
+    padded[: len(numbers)] = numbers
+    # Eight numbers become one 64-bit word in three steps, each joining two neighbours;
+    # the lowest `rest` bytes of the word hold them.
+    pairs = padded.view("<u2")
+    pairs = (pairs & 0xFF) | (pairs >> 8 << rest)
+    fours = _little(pairs).view("<u4")
+    fours = (fours & 0xFFFF) | (fours >> 16 << 2 * rest)
+    eights = _little(fours).view("<u8")
+    eights = (eights & 0xFFFFFFFF) | (eights >> 32 << 4 * rest)
+    packed = _little(eights).view(np.uint8).reshape(-1, 8)[:, :rest].tobytes()
+    return packed[: packed_length(len(numbers), rest)]
 
 
 def unpack(data: memoryview, count: int, width: int, what: str) -> Integers:
@@ -152,11 +161,10 @@ def _unpack_rest(
     if used and data[-1] >> used:
         raise PayloadError(f"{what}: the bits after the last one are not zero")
     groups = -(-count // 8)
-    rows = np.zeros((groups, 8), np.uint8)
-    padded = np.zeros(groups * rest, np.uint8)
+    padded = np.zeros(groups * rest + 8, np.uint8)
     padded[: len(data)] = np.frombuffer(data, np.uint8)
-    rows[:, :rest] = padded.reshape(groups, rest)
-    eights = rows.view("<u8").ravel()
+    # From every `rest` bytes on a word of 64 bits, whose lowest `rest` bytes count.
+    eights = np.ndarray(groups, "<u8", padded, strides=rest) & ((1 << 8 * rest) - 1)
     eights = (eights & ((1 << 4 * rest) - 1)) | (eights >> 4 * rest << 32)
     fours = _little(eights).view("<u4")
     fours = (fours & ((1 << 2 * rest) - 1)) | (fours >> 2 * rest << 16)
@@ -166,10 +174,7 @@ def _unpack_rest(
 
 
 def _little(numbers: Integers) -> Integers:
-    """Return numbers in little-endian order, without a copy if they are.
-
-    What numpy computes is in the order of the machine, whatever it is computed from.
-    """
+    """Return numbers in little-endian order; numpy's results are in the machine's."""
     return numbers.astype(numbers.dtype.newbyteorder("<"), copy=False)
 
 

@@ -28,6 +28,7 @@ from flasc_flwr.core.codec.lanes import (
     decode_lanes,
     encode_lanes,
 )
+from flasc_flwr.core.layout import chunks
 
 MOST_LANES = 1 << 11
 """Most lanes of a stream."""
@@ -77,15 +78,16 @@ def encode_symbols(
     if not len(symbols):
         return b""
     width = tables.shape[1]
-    index = symbols.astype(np.intp)
-    if int(index.max()) >= width:
-        raise ValueError(f"symbols must be below {width}, got {index.max()}")
+    if int(symbols.max()) >= width:
+        raise ValueError(f"symbols must be below {width}, got {symbols.max()}")
+    index = symbols
     if which is not None:
-        index += np.multiply(which, width, dtype=np.intp)
+        index = np.multiply(which, width, dtype=np.uint32) + symbols
     sizes = tables.astype(np.int64)
     starts = (np.cumsum(sizes, axis=1) - sizes).ravel()
     sizes = sizes.ravel()
-    if not (sizes > 0)[index].all():
+    possible = sizes > 0
+    if not all(possible[index[chunk]].all() for chunk in chunks(len(index))):
         raise ValueError("symbols must have a frequency above 0 in their table")
     lanes = lanes_of(len(index))
     if lanes == 1:

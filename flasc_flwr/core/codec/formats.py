@@ -6,7 +6,7 @@ Larger absolute values have larger magnitudes: that is all that the coder of mag
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from flasc_flwr.core.codec.bits import Integers
 from flasc_flwr.core.codec.errors import PayloadError
-from flasc_flwr.core.layout import Vector
+from flasc_flwr.core.layout import Vector, chunks
 
 _SIGN32 = np.uint32(0x80000000)
 _FLOAT16_TOP = 15
@@ -72,7 +72,7 @@ def _quantize_float32(values: Vector, seed: int | None) -> Quantized:
 
 def _dequantize_float32(quantized: Quantized) -> Vector:
     bits = quantized.magnitudes.astype(np.uint32)
-    bits |= np.left_shift(quantized.negative, 31, dtype=np.uint32)
+    _set_signs(bits, quantized.negative, 31)
     return bits.view(np.float32)
 
 
@@ -90,9 +90,15 @@ def _quantize_bfloat16(values: Vector, seed: int | None) -> Quantized:
 
 def _dequantize_bfloat16(quantized: Quantized) -> Vector:
     bits = quantized.magnitudes.astype(np.uint32)
-    bits |= np.left_shift(quantized.negative, 15, dtype=np.uint32)
+    _set_signs(bits, quantized.negative, 15)
     bits <<= 16
     return bits.view(np.float32)
+
+
+def _set_signs(bits: NDArray[np.uint32], negative: NDArray[np.bool_], at: int) -> None:
+    """Set bit `at` of each number that is negative."""
+    for chunk in chunks(len(bits)):
+        bits[chunk] |= np.left_shift(negative[chunk], at, dtype=np.uint32)
 
 
 def _quantize_float16(values: Vector, seed: int | None) -> Quantized:
@@ -132,9 +138,6 @@ def _grouped_integers(name: str, largest: int, group: int) -> ValueFormat:
     def starts(count: int) -> NDArray[np.int64]:
         return np.arange(0, count, group)
 
-    def each(scales: Vector, count: int) -> Vector:
-        return np.repeat(scales, group)[:count]
-
     def quantize(values: Vector, seed: int | None) -> Quantized:
         sizes = np.abs(values)
         scales = np.zeros(0, np.float32)
@@ -147,7 +150,8 @@ def _grouped_integers(name: str, largest: int, group: int) -> ValueFormat:
             with np.errstate(over="ignore"):
                 over = np.isinf(scales * np.float32(largest))
             scales[over] = np.nextafter(scales[over], np.float32(0))
-        sizes /= each(scales, len(values))
+        for chunk, scale in _of_each(scales, group, len(values)):
+            sizes[chunk] /= scale
         if seed is None:
             np.rint(sizes, out=sizes)
         else:
@@ -159,15 +163,23 @@ def _grouped_integers(name: str, largest: int, group: int) -> ValueFormat:
         scales = np.frombuffer(quantized.scales, "<f4").astype(np.float32)
         if not np.all(scales > 0):
             raise PayloadError("scales: one is not above 0")
+        values = quantized.magnitudes.astype(np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
-            values = quantized.magnitudes.astype(np.float32)
-            values *= each(scales, len(values))
-        np.negative(values, out=values, where=quantized.negative)
+            for chunk, scale in _of_each(scales, group, len(values)):
+                values[chunk] *= scale
+        _set_signs(values.view(np.uint32), quantized.negative, 31)
         return values
 
     return ValueFormat(
         name, largest, quantize, dequantize, lambda count: 4 * -(-count // group)
     )
+
+
+def _of_each(scales: Vector, group: int, count: int) -> Iterator[tuple[slice, Vector]]:
+    """Yield the scale of each of `count` values, by chunks, which have whole groups."""
+    for chunk in chunks(count):
+        own = scales[chunk.start // group : chunk.stop // group]
+        yield chunk, np.repeat(own, group)[: count - chunk.start]
 
 
 FORMATS = (

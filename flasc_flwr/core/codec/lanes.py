@@ -34,7 +34,7 @@ _PER_WORD = np.array(2.0**-WORD_BITS)
 
 
 def encode_lanes(
-    index: NDArray[np.intp],
+    index: Integers,
     sizes: NDArray[np.int64],
     starts: NDArray[np.int64],
     lanes: int,
@@ -68,7 +68,7 @@ def encode_lanes(
     steps = max(1, _RUN // lanes)
     for end in range(last, 0, -steps):
         begin = max(0, end - steps)
-        own = index[begin * lanes : end * lanes].reshape(-1, lanes)
+        own = index[begin * lanes : end * lanes].astype(np.intp).reshape(-1, lanes)
         coded = (values.take(own) for values in (inverse, full, step, start))
         chunks.append(_encode_steps(states, *coded))
     chunks.append(states.astype(STATE).view(WORD))

@@ -36,6 +36,7 @@ from flasc_flwr.core.codec.frequencies import (
     read_compact_table,
     read_frequencies,
 )
+from flasc_flwr.core.layout import chunks
 
 _MOST_UNARY_BITS = 8
 """Most bits per value in a unary stream, on average; bounds the memory to decode it."""
@@ -126,9 +127,11 @@ def _choose(above: Integers) -> tuple[Coding, int, Counts]:
     span = int(above.max()) if len(above) else 0
     bits = span.bit_length()
     width = max(0, bits - MOST_SYMBOLS.bit_length() + 1)
-    # Below `MOST_SYMBOLS`; numpy counts no other unsigned integers on 32-bit machines.
-    symbols = (above >> width).astype(np.intp)
-    counts = np.bincount(symbols).astype(np.int64) if span else np.zeros(1, np.int64)
+    counts = np.zeros((span >> width) + 1, np.int64)  # at most `MOST_SYMBOLS`
+    for chunk in chunks(len(above)):
+        # numpy counts no other unsigned integers on 32-bit machines.
+        symbols = (above[chunk] >> width).astype(np.intp)
+        counts += np.bincount(symbols, minlength=len(counts))
     total = len(above)
     simple: list[tuple[float, Coding, int, Counts]]
     simple = [(bits * total, Coding.NONE, bits, counts)]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flasc_flwr.core.codec.formats import FORMATS, Quantized
-from flasc_flwr.core.layout import Vector
+from flasc_flwr.core.layout import Vector, chunks
 
 GRIDS = ("float32", "bfloat16")
 """Value formats that may be a grid: they round each value by itself."""
@@ -23,7 +23,9 @@ def on_grid(vector: Vector, grid: str) -> Vector:
     """Return a vector rounded to a grid, ties to even; without -0."""
     if grid == "float32":
         return vector
-    rounded = _BFLOAT16.dequantize(_BFLOAT16.quantize(vector, None))
+    rounded = np.empty(len(vector), np.float32)
+    for chunk in chunks(len(vector)):
+        rounded[chunk] = _BFLOAT16.dequantize(_BFLOAT16.quantize(vector[chunk], None))
     rounded += np.float32(0)
     return rounded
 

@@ -37,8 +37,9 @@ class Reply:
     @property
     def receipt(self) -> bytes:
         """What the server confirms it by; both sides compute it."""
-        content = self.round.to_bytes(8, "little") + self.payload
-        return hashlib.sha256(content).digest()[:RECEIPT_BYTES]
+        content = hashlib.sha256(self.round.to_bytes(8, "little"))
+        content.update(self.payload)
+        return content.digest()[:RECEIPT_BYTES]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ import numpy as np
 
 from flasc_flwr.core.codec import PayloadError, decode
 from flasc_flwr.core.feedback.grid import on_grid
-from flasc_flwr.core.layout import Layout, Vector
+from flasc_flwr.core.layout import Layout, Vector, chunks
 
 VERSION_BYTES = 8
 """Length of a version: it has to tell histories apart, not to resist forgery."""
@@ -68,12 +68,15 @@ class Reference:
             sparse = decode(
                 payload, self.layout.size, fingerprint=self.layout.fingerprint
             )
-            with np.errstate(over="ignore"):
-                moved = vector[sparse.positions] + sparse.values
-            moved = on_grid(moved, self.grid)
-            if not np.isfinite(moved).all():
-                raise PayloadError("the reference is not finite after this payload")
-            vector[sparse.positions] = moved
+            # In chunks, since a payload may have every entry.
+            for chunk in chunks(sparse.kept):
+                places = sparse.positions[chunk]
+                with np.errstate(over="ignore"):
+                    moved = vector[places] + sparse.values[chunk]
+                moved = on_grid(moved, self.grid)
+                if not np.isfinite(moved).all():
+                    raise PayloadError("the reference is not finite after this payload")
+                vector[places] = moved
             version = next_version(version, payload)
         return Reference(self.layout, vector, version, self.grid)
 

@@ -36,8 +36,9 @@ def require_bytes(
         If they are not; the message has the fewest that are.
     """
     require_upload_bytes(budget.upload_bytes, layout, values)
-    least = _least(layout, values, scoring, carry_layout=True)
-    _require("download-bytes", budget.download_bytes, least)
+    if budget.download_bytes:
+        least = _least(layout, values, scoring, carry_layout=True)
+        _require("download-bytes", budget.download_bytes, least)
 
 
 def require_upload_bytes(most: int, layout: Layout, values: str) -> None:
@@ -54,7 +55,7 @@ def require_upload_bytes(most: int, layout: Layout, values: str) -> None:
 
 
 def _require(key: str, most: int, least: int) -> None:
-    if 0 < most < least:
+    if most < least:
         raise ValueError(f"{key} must be >= {least} for this adapter, got {most}")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from flwr.app import ConfigRecord, Message
 
-from flasc_flwr.core.feedback.memory import Receipts
+from flasc_flwr.core.feedback.memory import Receipts, Reply
 from flasc_flwr.core.feedback.reference import Reference
 from flasc_flwr.core.feedback.stored import Stored, restore_stream, store_stream
 from flasc_flwr.core.feedback.stream import Compress, Stream
@@ -59,7 +59,7 @@ class FleetMemory:
     held: dict[str, bytes | None] = field(default_factory=dict)
     most: int | None = None
     _streams: dict[Key, _Followed] = field(default_factory=dict)
-    _collected: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    _collected: dict[str, bytes] = field(default_factory=dict)
 
     def followed(
         self,
@@ -151,13 +151,15 @@ class FleetMemory:
         self._collected = {}
 
     def collect(self, name: str, round: int, payload: bytes) -> None:
-        """Note the payload of a reply that is taken in if this round makes a step."""
-        self._collected[name] = round, payload
+        """Note the payload of a reply that is taken in if this round makes a step.
+
+        Only its receipt is kept: the payloads of a round may take a lot of memory.
+        """
+        self._collected[name] = Reply(round, payload).receipt
 
     def stepped(self) -> None:
         """Confirm what was collected: the server vector has it now."""
-        for name, (round, payload) in self._collected.items():
-            self.receipts.take(name, round, payload)
+        self.receipts.last |= self._collected
         self._collected = {}
 
     def stored(self) -> tuple[dict[str, Any], Stored]:

@@ -38,16 +38,16 @@ class ParcelUpdate:
         What it is an update of.
     update : SparseVector
         The update.
-    arrays : ArrayRecord
-        The reply's arrays: those that travelled whole, and empty ones in place of
-        those in the payload.
+    arrays : dict[str, Array]
+        The reply's arrays in their order: those that travelled whole, and empty ones in
+        place of those in the payload.
     payload : bytes
         The payload.
     """
 
     sent: SentRecord
     update: SparseVector
-    arrays: ArrayRecord
+    arrays: dict[str, Array]
     payload: bytes
 
     @property
@@ -92,7 +92,7 @@ class IncomingReply:
     plain_bytes: int = 0
     error: str | None = None
 
-    def arrays(self, key: str) -> ArrayRecord:
+    def arrays(self, key: str) -> Mapping[str, Array]:
         """Return a record's arrays: empty ones in place of those in a payload.
 
         Raises

@@ -186,7 +186,13 @@ class RunMemory:
             raise problem
 
     def collect(self, node: int, key: str, round: int, payload: bytes) -> None:
-        """Note the payload of a reply that the strategy may take."""
+        """Note the payload of a reply that the strategy may take.
+
+        Only if devices remember what they have not sent: they need to know what was
+        taken.
+        """
+        if not self._settings.remembers_uploads:
+            return
         self._fleets[key].collect(str(node), round, payload)
 
     def confirm(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -120,7 +121,9 @@ class SentRecord:
             return with_payload(beside, self.form.layout, vector)[1]
         return self.arrays if self.parcel is None else open_download(self.parcel)[1]
 
-    def plus(self, update: Vector, reply: ArrayRecord | None = None) -> ArrayRecord:
+    def plus(
+        self, update: Vector, reply: Mapping[str, Array] | None = None
+    ) -> ArrayRecord:
         """Return the strategy's arrays plus an update, in their own dtypes.
 
         If replies are updates themselves, return only the update.
@@ -129,7 +132,7 @@ class SentRecord:
         ----------
         update : NDArray[np.float32], shape (N,)
             Added to the arrays in the payload.
-        reply : ArrayRecord, optional
+        reply : Mapping[str, Array], optional
             Arrays to return, by name and in this order (default: those sent). Arrays
             that travelled whole replace those that were sent.
         """

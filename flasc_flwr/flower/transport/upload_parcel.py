@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flwr.app import ArrayRecord
+from flwr.app import Array, ArrayRecord
 
 from flasc_flwr.core.codec import PayloadError, decode
 from flasc_flwr.core.sparsity import SparseVector
@@ -45,8 +45,8 @@ def pack_upload(
 
 def open_upload(
     parcel: ArrayRecord, form: Form, part: Sequence[int] | None = None
-) -> tuple[SparseVector, ArrayRecord]:
-    """Return the update in a parcel, and the names of the reply's arrays.
+) -> tuple[SparseVector, dict[str, Array]]:
+    """Return the update in a parcel, and the reply's arrays by name.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def open_upload(
 
     Returns
     -------
-    SparseVector and ArrayRecord
+    SparseVector and dict[str, Array]
         The update; and the reply's arrays in their order: those that travelled whole,
         and empty ones in place of those in the payload.
 
@@ -78,7 +78,7 @@ def open_upload(
 
 def arrays_in(
     parcel: ArrayRecord, form: Form, part: Sequence[int] | None
-) -> ArrayRecord:
+) -> dict[str, Array]:
     """Return the arrays that :func:`open_upload` returns, without decoding.
 
     Raises
@@ -102,7 +102,4 @@ def arrays_in(
             )
         names = names_in_order([tensors[index].name for index in part], whole)
     beside = dict(whole.values())
-    arrays = ArrayRecord()  # which keeps its arrays, where its constructor copies them
-    for name in names:
-        arrays[name] = beside.get(name, EMPTY)
-    return arrays
+    return {name: beside.get(name, EMPTY) for name in names}

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flasc_flwr.core.codec import encode
+from flasc_flwr.core.codec import decode, encode
 from flasc_flwr.core.feedback.grid import halves, of_halves, on_grid
 from flasc_flwr.core.feedback.memory import DeviceMemory
 from flasc_flwr.core.feedback.reference import Reference
@@ -18,6 +18,7 @@ from flasc_flwr.core.feedback.stored import (
 from flasc_flwr.core.feedback.stream import Stream
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.sparsity import top_k
+from tests.peak import peak_of
 
 LAYOUT = Layout.of({"a": np.zeros((30, 20), np.float32)})
 GRID = "bfloat16"
@@ -110,3 +111,17 @@ def test_a_reference_is_stored_in_the_bytes_that_its_grid_needs(grid):
     assert kept.reference.digest == stream.reference.digest
     assert kept.reference.grid == grid
     assert kept.run == b"12345678"
+
+
+def test_a_payload_with_every_entry_is_added_in_little_memory():
+    target = np.random.default_rng(0).standard_normal(1 << 21, np.float32)
+    layout = Layout.of({"w": target})
+    origin = Reference.origin(layout, GRID)
+    payload = encode(top_k(target, 1.0), GRID, layout=layout)
+
+    assert peak_of(on_grid, target, GRID) < 2 * target.nbytes
+    decoding = peak_of(decode, payload, layout.size)
+    adding = peak_of(origin.after, [payload])
+
+    # Beside what decoding takes: the new reference.
+    assert adding < decoding + 1.25 * target.nbytes
