@@ -271,3 +271,22 @@ def test_numbers_of_rules_are_checked_and_chosen_by_name():
     assert compose("florist").tuning == METHODS["florist"].tuning == Tuning()
     for name in REPLACING:
         assert compose("flasc", aggregation=name).server_optimizer == "sgd"
+
+
+@pytest.mark.parametrize("rule", ["svd", "florist", "rank-partitioned", "alternating"])
+@pytest.mark.parametrize("name", ["ffa-lora", "rolora"])
+def test_a_method_that_keeps_a_factor_has_no_rule_that_replaces_it(name, rule):
+    """The step would drop one of the two new factors: B A would be no product."""
+    with pytest.raises(
+        ValueError, match=f"aggregation must average .*'{name}', .*got '{rule}'"
+    ):
+        compose(name, aggregation=rule)
+
+
+def test_what_replaces_only_what_is_trained_is_allowed():
+    assert compose("ffa-lora", aggregation="stacking").replaces_factors
+    with pytest.raises(ValueError, match="aggregation must average .*'rolora'"):
+        compose("rolora", aggregation="stacking")
+    for name in ("ffa-lora", "rolora"):
+        assert compose(name, aggregation="replication").aggregation == "replication"
+        assert compose(name, exact_residual=True).exact_residual
