@@ -44,10 +44,12 @@ def part(vector, client, turn, density=1.0):
     return sent, inside
 
 
-@pytest.mark.parametrize("density", [1.0, 0.3])
-def test_it_equals_the_plain_loop(density):
+@pytest.mark.parametrize(
+    ("name", "density"), [("flasc", 1.0), ("flasc", 0.3), ("fed-sb", 1.0)]
+)
+def test_it_equals_the_plain_loop(name, density):
     """Round robin; each entry is averaged over those who were to send it."""
-    method = compose("flasc", upload_segments=COUNT)
+    method = compose(name, upload_segments=COUNT)
     strategy, grid = run(method, download_density=1.0, upload_density=density)
     w = LAYOUT.flatten(adapter())
     for turn in range(1, ROUNDS + 1):

@@ -264,4 +264,5 @@ def compose(
 
 def _of_segments(aggregation: str) -> str:
     """Return the rule for updates of which each client sends a segment."""
-    return "senders" if aggregation == "zero-padded-updates" else aggregation
+    counted = ("zero-padded-updates", "replication")
+    return "senders" if aggregation in counted else aggregation
