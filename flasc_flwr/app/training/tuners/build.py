@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.training.attention import matches
 from flasc_flwr.app.training.tuners.config_file import name_of, read
 from flasc_flwr.app.training.tuners.fields import peft_config_of
 from flasc_flwr.app.training.tuners.frozen import (
@@ -25,7 +27,7 @@ from flasc_flwr.app.training.tuners.frozen import (
 )
 from flasc_flwr.core.json_lines import as_json
 from flasc_flwr.core.layout import Role
-from flasc_flwr.core.printable import why
+from flasc_flwr.core.printable import printable, why
 
 _HASH_BYTES = 6
 """Bytes of the hash of a config: a float64 holds such a number exactly."""
@@ -80,6 +82,7 @@ def with_tuner(
     name, given = name_of(config.peft_config), read(config.peft_config)
     kind = given.get("peft_type")
     wanted = peft_config_of(given, name, targets, head)
+    _require_targets(backbone, wanted, given, name)
     tensors = [*backbone.parameters(), *backbone.buffers()]
     known = {id(tensor) for tensor in tensors}
     before = _versions(tensors)
@@ -147,6 +150,36 @@ def roles_of(model: nn.Module, tensors: Mapping[str, nn.Parameter]) -> dict[str,
         name: Role.HEAD if id(tensor) in saved else Role.OTHER
         for name, tensor in tensors.items()
     }
+
+
+def _require_targets(
+    backbone: PreTrainedModel,
+    wanted: PeftConfig,
+    given: Mapping[str, Any],
+    name: str,
+) -> None:
+    """Refuse what PEFT ignores of the modules that a config names.
+
+    Raises
+    ------
+    ValueError
+        If a name in a list of modules is none of the model's, or layers are chosen
+        without such a list.
+    """
+    targets = getattr(wanted, "target_modules", None)
+    modules = [module for module, _ in backbone.named_modules()]
+    for target in [] if isinstance(targets, str) else sorted(targets or []):
+        if not any(matches(module, target) for module in modules):
+            raise ValueError(
+                f"peft-config {name} does not fit the model: target_modules must name "
+                f"its modules, got {printable(target, 60)!r}"
+            )
+    layers = getattr(wanted, "layers_to_transform", None)
+    if layers not in (None, []) and not isinstance(given.get("target_modules"), list):
+        raise ValueError(
+            f"peft-config {name}: layers_to_transform needs a list of target_modules "
+            "in the same config"
+        )
 
 
 def _versions(tensors: list[torch.Tensor]) -> list[tuple[int, int]]:
