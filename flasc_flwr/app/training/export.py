@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from peft.utils.save_and_load import load_peft_weights
 from transformers import AutoConfig
 
@@ -21,7 +21,6 @@ from flasc_flwr.app.training.lora import (
     activate,
     adapter_tensors,
     alpha_of,
-    read_tensors,
     write_tensors,
 )
 from flasc_flwr.app.training.low_rank_head import dense_heads
@@ -70,7 +69,11 @@ def _save(
     name = model.active_adapter
     arrays = cores.as_lora(model)
     if merged:
-        arrays = _with_merged(read_tensors(model), merged)
+        # The head is as the model has it now: in one, also if it trained in factors.
+        saved = get_peft_model_state_dict(
+            model, save_embedding_layers=False, adapter_name=name
+        )
+        arrays = _with_merged({n: t.cpu().numpy() for n, t in saved.items()}, merged)
     if arrays is not None:
         rank = max(a.shape[0] for key, a in arrays.items() if ".lora_A." in key)
         activate(model, _EXPORT, rank, alpha_of(model, scale, rank))
