@@ -81,7 +81,7 @@ class _Server:
     ) -> None:
         from flasc_flwr.app.tasks import load_task
         from flasc_flwr.app.training.cores import sides_of
-        from flasc_flwr.app.training.identity import identity_of
+        from flasc_flwr.app.training.identity import identity_in, identity_of
         from flasc_flwr.app.training.lora import adapter_roles
         from flasc_flwr.app.training.start import load_into
 
@@ -91,6 +91,8 @@ class _Server:
         if config.adapter:
             load_into(self.task.model, config.adapter, config)
         identity = identity_of(self.task.model, config)
+        if resumed:
+            identity = identity_in(resumed.checkpoint.settings.get(IDENTITY), identity)
         # Devices check that theirs is the same.
         self.identity = {IDENTITY: identity} if identity else {}
         self.answered = folder.answered

@@ -13,11 +13,14 @@ from flasc_flwr.app.tasks.digits_backbone import pretrained_backbone
 from flasc_flwr.app.tasks.task import load_task
 from flasc_flwr.app.training.examples import Examples
 from flasc_flwr.app.training.export import save
+from flasc_flwr.app.training.identity import identity_in
 from flasc_flwr.app.training.local import evaluate_model
 from flasc_flwr.app.training.lora import adapter_roles, read_adapter, write_adapter
+from flasc_flwr.app.training.tuners import build
 from flasc_flwr.app.training.tuners.build import train_mode, tuner_of
 from flasc_flwr.app.training.tuners.frozen import alike, sketch
 from flasc_flwr.core.layout import Role
+from flasc_flwr.flower.state.checkpoint import CheckpointError
 from flasc_flwr.flower.state.checkpoint_files import read
 from tests.app.test_apps import run
 from tests.app.tuners import task_of, text_of
@@ -93,6 +96,27 @@ def test_a_resumed_run_is_the_same(tmp_path):
     )
     for key in ("loss", "payload_bytes_up", "payload_bytes_down"):
         assert resumed.summary[key] == whole.summary[key], key
+
+
+def test_a_run_resumes_where_sums_are_rounded_otherwise(tmp_path, monkeypatch):
+    """As on another machine, or with another number of threads."""
+    simulate(tmp_path, "IA3", num_server_rounds=1, checkpoint_every=1)
+
+    def resume_with(factor, rounds):
+        def rounded(tensors):
+            return [factor * each for each in sketch(tensors)]
+
+        monkeypatch.setattr(build, "sketch", rounded)
+        settings = {"checkpoint_every": 1, "resume": "latest"}
+        return simulate(tmp_path, "IA3", num_server_rounds=rounds, **settings)
+
+    assert not resume_with(1 + 1e-9, 2).history[-1]["failures"]
+    with pytest.raises(CheckpointError, match="the checkpoint has identity"):
+        resume_with(1.1, 3)
+    ours = [3.0, 1.0, 2.0, 3.0, 9.0]
+    assert identity_in([3.0, 1.0, 2.0, 3.0001, 9.0], ours)[3] == 3.0001
+    for other in ([4.0, *ours[1:]], ours[:1], None, "3"):
+        assert identity_in(other, ours) == ours
 
 
 def test_dense_updates_are_averaged(tmp_path):
