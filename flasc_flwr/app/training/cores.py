@@ -121,6 +121,13 @@ def factor_names(core: str) -> tuple[str, str]:
     return f"{module}.lora_B.weight", f"{module}.lora_A.weight"
 
 
+def fixed_factors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the bases of all cores: every B, and every A, by the core's name."""
+    found = _cores(model)
+    b = {n: cast(nn.Linear, _CORED[model][n].lora_B[_NAME]).weight for n in found}
+    return b, {name: core.weight for name, core in found.items()}
+
+
 def empty_cores(model: nn.Module) -> Arrays:
     """Return cores of zeros, of the full size."""
     return {

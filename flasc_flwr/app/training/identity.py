@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from itertools import chain
+from weakref import WeakKeyDictionary
+
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.training.cores import fixed_factors
 from flasc_flwr.app.training.lora import Model, starts_of
 from flasc_flwr.app.training.tuners.build import tuner_of
 from flasc_flwr.app.training.tuners.frozen import alike, sketch
+from flasc_flwr.core.methods.method import Tunes
 
 
 def needs_identity(config: RunConfig) -> bool:
-    """Return whether tensors travel as differences to seeded initial values."""
-    return bool(config.peft_config) or config.roles.head is not None
+    """Return whether what travels means something only beside what a device builds.
+
+    That are differences to seeded initial values, and cores between bases of weights.
+    """
+    differences = bool(config.peft_config) or config.roles.head is not None
+    return differences or _of_weights(config)
+
+
+def _of_weights(config: RunConfig) -> bool:
+    method = config.compose()
+    return method.tunes == Tunes.CORES and method.core_basis == "weights"
 
 
 def identity_of(model: Model, config: RunConfig) -> list[float]:
@@ -23,7 +37,18 @@ def identity_of(model: Model, config: RunConfig) -> list[float]:
         return []
     tuner = tuner_of(model)
     own = tuner.identity if tuner else [0.0]
-    return [*own, *sketch(starts_of(model))]
+    bases = _bases_of(model) if _of_weights(config) else []
+    return [*own, *sketch(starts_of(model)), *bases]
+
+
+def _bases_of(model: Model) -> list[float]:
+    """Return sketches of B and of A, made once: large models have many."""
+    if model not in _BASES:
+        _BASES[model] = [*chain(*map(sketch, fixed_factors(model)))]
+    return _BASES[model]
+
+
+_BASES: WeakKeyDictionary[Model, list[float]] = WeakKeyDictionary()
 
 
 def require_alike(model: Model, config: RunConfig, sent: object) -> None:
@@ -36,6 +61,7 @@ def require_alike(model: Model, config: RunConfig, sent: object) -> None:
     """
     if not _alike(identity_of(model, config), sent):
         what = "peft-config" if config.peft_config else "head-density"
+        what = "core-basis 'weights'" if _of_weights(config) else what
         raise ValueError(
             f"{what} needs the same initial values and frozen state as at the server, "
             "got others: the versions of PEFT or torch, or the models, differ"
