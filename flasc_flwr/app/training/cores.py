@@ -161,8 +161,9 @@ def write_bases(model: nn.Module, bases: Mapping[str, NDArray[Any]]) -> None:
         raise ValueError(f"bases must have the names of the model's, differ in {odd}")
     for key, array in bases.items():
         tensor, axis = places[key]
-        wanted, rank = list(tensor.shape), array.shape[axis : axis + 1]
-        wanted[axis : axis + 1] = [min(wanted[axis], *rank)] if rank else []
+        wanted = list(tensor.shape)
+        if array.ndim == 2:
+            wanted[axis] = min(wanted[axis], array.shape[axis])
         if list(array.shape) != wanted:
             raise ValueError(
                 f"bases {key!r} must fit into shape {tuple(tensor.shape)}, got "
