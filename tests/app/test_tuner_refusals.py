@@ -11,6 +11,7 @@ from flasc_flwr.app.config import ConfigError, RunConfig
 from flasc_flwr.app.tasks.task import load_task
 from flasc_flwr.app.training.tuners.config_file import read
 from flasc_flwr.flower.local_grid import LocalGrid
+from tests.app.built import text_task
 from tests.app.test_apps import run
 from tests.app.tuners import task_of, text_of
 
@@ -136,6 +137,23 @@ def test_projections_that_no_seed_gives_are_refused(monkeypatch):
     monkeypatch.setattr(vera, "_kaiming_init", drawn)
     with pytest.raises(ValueError, match="VERA draws .*vera_A.* at random"):
         task_of("VERA")
+
+
+def test_tensors_that_keep_the_backbones_precision_are_refused(root, built_cache):
+    """LayerNorm tuning trains copies of the model's own tensors."""
+    settings = {"lora_rank": 16, "lora_alpha": 16.0, "backbone_precision": "bfloat16"}
+    text = text_of("LN_TUNING", target_modules=["LayerNorm"])
+    with pytest.raises(
+        ValueError, match="backbone-precision must be 'float32' with .*LN_TUNING.*'bfl"
+    ):
+        text_task(root, "bert", peft_config=text, **settings)
+
+
+def test_a_tuner_that_adapts_nothing_is_refused(root, built_cache):
+    """GPT-2's layers are not of a kind that OSF knows: it would train the head only."""
+    settings = {"lora_rank": 16, "lora_alpha": 16.0}
+    with pytest.raises(ValueError, match="of type OSF adapts no module of this model"):
+        text_task(root, "gpt2", peft_config=text_of("OSF"), **settings)
 
 
 def test_weights_that_a_tuner_changes_are_refused(monkeypatch):

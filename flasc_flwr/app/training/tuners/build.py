@@ -29,6 +29,9 @@ from flasc_flwr.core.json_lines import as_json
 from flasc_flwr.core.layout import Role
 from flasc_flwr.core.printable import printable, why
 
+_SAVED = ".modules_to_save."
+"""In the names of what is trained fully: the head."""
+
 _HASH_BYTES = 6
 """Bytes of the hash of a config: a float64 holds such a number exactly."""
 
@@ -102,6 +105,7 @@ def with_tuner(
             "seed in the config"
         )
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    _require_trained(trained, config, f"peft-config {name} of type {kind}")
     digest = hashlib.sha256(as_json(given, compact=True).encode()).digest()
     _TUNERS[model] = Tuner(
         [float(int.from_bytes(digest[:_HASH_BYTES])), *sketch(frozen | trained)]
@@ -145,7 +149,7 @@ def train_mode(model: nn.Module) -> None:
 
 def roles_of(model: nn.Module, tensors: Mapping[str, nn.Parameter]) -> dict[str, Role]:
     """Return the roles of a tuner's tensors: the head's, and all others."""
-    saved = {id(p) for n, p in model.named_parameters() if ".modules_to_save." in n}
+    saved = {id(p) for n, p in model.named_parameters() if _SAVED in n}
     return {
         name: Role.HEAD if id(tensor) in saved else Role.OTHER
         for name, tensor in tensors.items()
@@ -180,6 +184,27 @@ def _require_targets(
             f"peft-config {name}: layers_to_transform needs a list of target_modules "
             "in the same config"
         )
+
+
+def _require_trained(
+    trained: Mapping[str, nn.Parameter], config: RunConfig, what: str
+) -> None:
+    """Check that something is trained beside the head, and all of it in float32.
+
+    Raises
+    ------
+    ValueError
+        If not.
+    """
+    if all(_SAVED in name for name in trained):
+        raise ValueError(f"{what} adapts no module of this model")
+    for name, tensor in trained.items():
+        if tensor.dtype != torch.float32:
+            raise ValueError(
+                f"backbone-precision must be 'float32' with {what}, which trains "
+                f"tensors of the model's own precision, such as {name}, got "
+                f"{config.backbone_precision!r}"
+            )
 
 
 def _versions(tensors: list[torch.Tensor]) -> list[tuple[int, int]]:
