@@ -7,6 +7,7 @@ from peft import PeftModel
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.runs.merged_model import merged_into
 from flasc_flwr.app.runs.saved_adapter import trained_task
 from flasc_flwr.app.tasks.digits import parts
 from flasc_flwr.app.tasks.digits_backbone import pretrained_backbone
@@ -156,6 +157,22 @@ def test_what_is_left_out_of_a_message_is_untrained(kind):
     assert not any(fresh[name].any() for name in others)
     write_adapter(task.model, fresh, task.config)
     torch.testing.assert_close(logits(task.model), before)
+
+
+@pytest.mark.parametrize("kind", ["VERA", "LN_TUNING", "LILY"])
+def test_a_model_is_merged_whole_or_not_at_all(kind):
+    if kind not in INSTALLED:
+        pytest.skip("a later PEFT has it")
+    task = task_of(kind)
+    task.train(task.data.partition(0, 4), seed=0)
+    expected = logits(task.model)
+    if kind != "VERA":  # LN_TUNING would leave the head as it was
+        with pytest.raises(ValueError, match=f"--merged must not .*{kind}"):
+            merged_into(task.model)
+        return
+    torch.testing.assert_close(
+        logits(merged_into(task.model)), expected, rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.exhaustive

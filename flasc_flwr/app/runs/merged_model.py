@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from transformers import GenerationConfig
 
 from flasc_flwr.app.config import RunConfig
@@ -45,7 +47,7 @@ def save_merged(adapter: Path, to: Path) -> None:
     Raises
     ------
     ValueError
-        If transformers has no class for the model.
+        If transformers has no class for the model, or PEFT cannot merge the adapter.
     """
     task = trained_task(adapter, _WHOLE)
     config, model = task.config, task.model
@@ -56,7 +58,7 @@ def save_merged(adapter: Path, to: Path) -> None:
             "model of transformers: export its adapter"
         )
     if isinstance(model, PeftModel):
-        inner = model.merge_and_unload(adapter_names=[model.active_adapter])
+        inner = merged_into(model)
     inner.float()
     if config.task == "instruction":
         _as_chat_model(inner, config, to)
@@ -68,6 +70,30 @@ def save_merged(adapter: Path, to: Path) -> None:
             shutil.copy(file, to)
     inner.save_pretrained(to)
     describe(inner, to)
+
+
+def merged_into(model: PeftModel) -> Any:
+    """Return the backbone with the active adapter, and its head, as its own weights.
+
+    Raises
+    ------
+    ValueError
+        If PEFT cannot merge such an adapter.
+    """
+    kind = model.peft_config[model.active_adapter].peft_type
+    refusal = (
+        f"--merged must not be given for a run with a tuner of type {kind.value}, "
+        "which PEFT does not merge: export its adapter"
+    )
+    try:
+        inner = model.merge_and_unload(adapter_names=[model.active_adapter])
+    except NotImplementedError as error:
+        raise ValueError(refusal) from error
+    # With some tuners PEFT forgets the head: transformers would draw a new one.
+    left = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+    if any(isinstance(module, left) for module in inner.modules()):
+        raise ValueError(refusal)
+    return inner
 
 
 def _as_chat_model(model: Any, config: RunConfig, to: Path) -> None:
