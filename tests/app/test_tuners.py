@@ -5,6 +5,7 @@ import pytest
 import torch
 from peft import PeftModel
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from safetensors.torch import load_file, save_file
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.runs.merged_model import merged_into
@@ -13,7 +14,7 @@ from flasc_flwr.app.tasks.digits import parts
 from flasc_flwr.app.tasks.digits_backbone import pretrained_backbone
 from flasc_flwr.app.tasks.task import load_task
 from flasc_flwr.app.training.examples import Examples
-from flasc_flwr.app.training.export import save
+from flasc_flwr.app.training.export import load_for_evaluation, save
 from flasc_flwr.app.training.identity import identity_in
 from flasc_flwr.app.training.local import evaluate_model
 from flasc_flwr.app.training.lora import adapter_roles, read_adapter, write_adapter
@@ -190,6 +191,19 @@ def test_every_tuner_trains_and_is_exported(tmp_path, kind):
     assert alike(tuner_of(other.model).identity, tuner_of(task.model).identity)
     write_adapter(other.model, arrays, other.config)
     torch.testing.assert_close(logits(other.model), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_adapter_with_another_frozen_state_is_not_evaluated(tmp_path):
+    """Another torch may draw others; PEFT itself would take those in the folder."""
+    task = task_of("VERA")
+    save(task.model, tmp_path / "adapter", {}, task.scale)
+    load_for_evaluation(task.model, tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    tensors["base_model.vera_A"] = 1.1 * tensors["base_model.vera_A"]
+    save_file(tensors, file)
+    with pytest.raises(ValueError, match="frozen state .*'base_model.vera_A'"):
+        load_for_evaluation(task.model, tmp_path / "adapter")
 
 
 def test_a_tuners_dropout_acts_in_training_only():

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
+from peft import PeftModel, PeftType
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from transformers import GenerationConfig
@@ -80,7 +80,7 @@ def merged_into(model: PeftModel) -> Any:
     ValueError
         If PEFT cannot merge such an adapter.
     """
-    kind = model.peft_config[model.active_adapter].peft_type
+    kind = PeftType(model.peft_config[model.active_adapter].peft_type)
     refusal = (
         f"--merged must not be given for a run with a tuner of type {kind.value}, "
         "which PEFT does not merge: export its adapter"
