@@ -95,6 +95,7 @@ class _Server:
             identity = identity_in(resumed.checkpoint.settings.get(IDENTITY), identity)
         # Devices check that theirs is the same.
         self.identity = {IDENTITY: identity} if identity else {}
+        self.roles = adapter_roles(self.task.model)
         self.answered = folder.answered
         self.checkpoints = None
         if config.checkpoint_every:
@@ -124,7 +125,7 @@ class _Server:
             resume=resumed.checkpoint if resumed else None,
             run_settings=config.shared_by_resumed() | self.identity,
             core_sides=sides_of(self.task.model),
-            roles=adapter_roles(self.task.model),
+            roles=self.roles,
             on_clients=self.check_clients,
             evaluate_every=config.evaluate_every,
             **config.sampling.arguments(),
@@ -214,7 +215,7 @@ class _Server:
         server = self.strategy.server
         if server.merged():  # the backbone holds what was trained
             return []
-        said = untrained(arrays_of(server.received()))
+        said = untrained(arrays_of(server.received()), self.roles)
         return [said] if said else []
 
     def keep_last_good(self) -> None:
