@@ -72,6 +72,10 @@ def test_segments_choose_the_rule_that_counts_who_sent_them():
     for name in ("flasc-ef", "flasc", "fed-sb"):
         fed_back = compose(name, upload_segments=4, error_feedback="up")
         assert fed_back.aggregation == METHODS[name].aggregation
+    fed_back = compose("segments", error_feedback="up")
+    assert fed_back.aggregation == "zero-padded-updates"
+    with pytest.raises(ValueError, match="aggregation must not be 'senders'"):
+        compose("segments", error_feedback="up", aggregation="senders")
     with pytest.raises(ValueError, match="upload-segments must be 1 .*, got 2"):
         compose("flasc-shared-mask", upload_segments=2)
     with pytest.raises(ValueError, match="upload-segments must be an integer >= 1"):

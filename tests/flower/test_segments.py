@@ -100,8 +100,9 @@ def test_a_clients_segment_is_of_its_own_smaller_adapter():
     )
 
 
-def test_with_error_feedback_a_segment_also_has_what_earlier_turns_left_out():
-    method = compose("flasc", upload_segments=COUNT, error_feedback="up")
+@pytest.mark.parametrize("name", ["flasc", "segments"])
+def test_with_error_feedback_a_segment_also_has_what_earlier_turns_left_out(name):
+    method = compose(name, upload_segments=COUNT, error_feedback="up")
     strategy, _ = run(
         method, download_density=1.0, upload_density=1.0, feedback_decay=1.0
     )

@@ -245,6 +245,10 @@ class Method:
         masks = any(trainable.support_only for trainable in self.trainable)
         wrong = {
             "aggregation must average the updates": self.replaces_factors,
+            "aggregation must not be 'senders' of segments, with which what is sent "
+            "later counts more": (
+                self.aggregation == "senders" and self.upload_segments > 1
+            ),
             "uploads must be 'largest'": self.uploads != "largest",
             "the download's support must not limit what is trained": both and masks,
             "the download must be of the largest entries": (
