@@ -254,6 +254,17 @@ def test_what_is_not_finite_stays_so_and_raises_nothing(name):
         assert not np.isfinite(rule.result().update).any()
 
 
+@pytest.mark.parametrize("name", [*REPLACING, "stacking"])
+def test_a_large_weight_makes_no_infinity(name):
+    """Weights are numbers of examples: sums of them are float64."""
+    large = np.zeros(LAYOUT.size, np.float32)
+    large[-1] = 2e38  # of the head
+    rule = aggregator(name)(LAYOUT, LAYOUT.flatten(START))
+    for _ in range(2):
+        rule.add(Contribution(top_k(large, 1.0), RANK, 100.0))
+    assert rule.result().update[-1] == np.float32(2e38)
+
+
 def test_a_singular_matrix_has_the_pseudoinverse():
     gram = np.array([[4.0, 0.0], [0.0, 0.0]])
     np.testing.assert_allclose(ridge_inverse(gram, 0.0), np.diag([0.25, 0.0]))
