@@ -24,6 +24,7 @@ from flasc_flwr.app.training.tuners.frozen import alike, sketch
 from flasc_flwr.core.layout import Role
 from flasc_flwr.flower.state.checkpoint import CheckpointError
 from flasc_flwr.flower.state.checkpoint_files import read
+from tests.app.built import language_task
 from tests.app.test_apps import run
 from tests.app.tuners import task_of, text_of
 
@@ -174,6 +175,22 @@ def test_a_model_is_merged_whole_or_not_at_all(kind):
     torch.testing.assert_close(
         logits(merged_into(task.model)), expected, rtol=1e-4, atol=1e-4
     )
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_an_adapter_of_tied_embeddings_is_not_merged(root, built_cache, kind):
+    """GPT-2 reads and writes with one table: merged, it would change both."""
+    task = language_task(root, kind, lora_targets="lm_head", method="dense")
+    task.train(task.data.partition(0, 2), seed=0)
+    batch = {"input_ids": torch.tensor([[5, 6, 7, 8]])}
+    with torch.no_grad():
+        expected = task.model.eval()(**batch).logits
+        if kind == "llama":
+            merged = merged_into(task.model)(**batch).logits
+            torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-4)
+            return
+    with pytest.raises(ValueError, match="--merged must not .* share their weights"):
+        merged_into(task.model)
 
 
 @pytest.mark.exhaustive
