@@ -9,6 +9,7 @@ from flwr.app import Context, RecordDict
 import client_app
 from flasc_flwr.app.config import ConfigError, RunConfig
 from flasc_flwr.app.tasks.task import load_task
+from flasc_flwr.app.training.tuners.build import with_tuner
 from flasc_flwr.app.training.tuners.config_file import read
 from flasc_flwr.flower.local_grid import LocalGrid
 from tests.app.built import text_task
@@ -147,6 +148,14 @@ def test_tensors_that_keep_the_backbones_precision_are_refused(root, built_cache
         ValueError, match="backbone-precision must be 'float32' with .*LN_TUNING.*'bfl"
     ):
         text_task(root, "bert", peft_config=text, **settings)
+
+
+@pytest.mark.parametrize("kind", ["UNILORA", "PEANUT", "HRA"])
+def test_tuners_that_read_packed_weights_as_numbers_are_refused(kind):
+    """They would train, and be another model on the weights themselves."""
+    config = RunConfig(peft_config=text_of(kind), quantize="8bit")
+    with pytest.raises(ValueError, match=f"quantize must be 'none' with .*{kind}.*VER"):
+        with_tuner(None, config, "all-linear", [])
 
 
 def test_a_tuner_that_adapts_nothing_is_refused(root, built_cache):

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -17,7 +16,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from flasc_flwr.app.config import RunConfig
-from flasc_flwr.app.training.attention import matches
 from flasc_flwr.app.training.tuners.config_file import name_of, read
 from flasc_flwr.app.training.tuners.fields import peft_config_of
 from flasc_flwr.app.training.tuners.frozen import (
@@ -25,12 +23,15 @@ from flasc_flwr.app.training.tuners.frozen import (
     frozen_state,
     sketch,
 )
+from flasc_flwr.app.training.tuners.requirements import (
+    SAVED,
+    require_targets,
+    require_trained,
+    require_unpacked,
+)
 from flasc_flwr.core.json_lines import as_json
 from flasc_flwr.core.layout import Role
-from flasc_flwr.core.printable import printable, why
-
-_SAVED = ".modules_to_save."
-"""In the names of what is trained fully: the head."""
+from flasc_flwr.core.printable import why
 
 _HASH_BYTES = 6
 """Bytes of the hash of a config: a float64 holds such a number exactly."""
@@ -84,8 +85,9 @@ def with_tuner(
     """
     name, given = name_of(config.peft_config), read(config.peft_config)
     kind = given.get("peft_type")
+    require_unpacked(config, kind, name)
     wanted = peft_config_of(given, name, targets, head)
-    _require_targets(backbone, wanted, given, name)
+    require_targets(backbone, wanted, given, name)
     tensors = [*backbone.parameters(), *backbone.buffers()]
     known = {id(tensor) for tensor in tensors}
     before = _versions(tensors)
@@ -105,7 +107,7 @@ def with_tuner(
             "seed in the config"
         )
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    _require_trained(trained, config, f"peft-config {name} of type {kind}")
+    require_trained(trained, config, f"peft-config {name} of type {kind}")
     digest = hashlib.sha256(as_json(given, compact=True).encode()).digest()
     _TUNERS[model] = Tuner(
         [float(int.from_bytes(digest[:_HASH_BYTES])), *sketch(frozen | trained)]
@@ -149,62 +151,11 @@ def train_mode(model: nn.Module) -> None:
 
 def roles_of(model: nn.Module, tensors: Mapping[str, nn.Parameter]) -> dict[str, Role]:
     """Return the roles of a tuner's tensors: the head's, and all others."""
-    saved = {id(p) for n, p in model.named_parameters() if _SAVED in n}
+    saved = {id(p) for n, p in model.named_parameters() if SAVED in n}
     return {
         name: Role.HEAD if id(tensor) in saved else Role.OTHER
         for name, tensor in tensors.items()
     }
-
-
-def _require_targets(
-    backbone: PreTrainedModel,
-    wanted: PeftConfig,
-    given: Mapping[str, Any],
-    name: str,
-) -> None:
-    """Refuse what PEFT ignores of the modules that a config names.
-
-    Raises
-    ------
-    ValueError
-        If a name in a list of modules is none of the model's, or layers are chosen
-        without such a list.
-    """
-    targets = getattr(wanted, "target_modules", None)
-    modules = [module for module, _ in backbone.named_modules()]
-    for target in [] if isinstance(targets, str) else sorted(targets or []):
-        if not any(matches(module, target) for module in modules):
-            raise ValueError(
-                f"peft-config {name} does not fit the model: target_modules must name "
-                f"its modules, got {printable(target, 60)!r}"
-            )
-    layers = getattr(wanted, "layers_to_transform", None)
-    if layers not in (None, []) and not isinstance(given.get("target_modules"), list):
-        raise ValueError(
-            f"peft-config {name}: layers_to_transform needs a list of target_modules "
-            "in the same config"
-        )
-
-
-def _require_trained(
-    trained: Mapping[str, nn.Parameter], config: RunConfig, what: str
-) -> None:
-    """Check that something is trained beside the head, and all of it in float32.
-
-    Raises
-    ------
-    ValueError
-        If not.
-    """
-    if all(_SAVED in name for name in trained):
-        raise ValueError(f"{what} adapts no module of this model")
-    for name, tensor in trained.items():
-        if tensor.dtype != torch.float32:
-            raise ValueError(
-                f"backbone-precision must be 'float32' with {what}, which trains "
-                f"tensors of the model's own precision, such as {name}, got "
-                f"{config.backbone_precision!r}"
-            )
 
 
 def _versions(tensors: list[torch.Tensor]) -> list[tuple[int, int]]:
