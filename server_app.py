@@ -76,7 +76,7 @@ class _Server:
     ) -> None:
         from flasc_flwr.app.tasks import load_task
         from flasc_flwr.app.training.cores import sides_of
-        from flasc_flwr.app.training.identity import identity_of
+        from flasc_flwr.app.training.identity import identity_in, identity_of
         from flasc_flwr.app.training.lora import adapter_roles
         from flasc_flwr.app.training.start import load_into
 
@@ -86,8 +86,11 @@ class _Server:
         if config.adapter:
             load_into(self.task.model, config.adapter, config)
         identity = identity_of(self.task.model, config)
+        if resumed:
+            identity = identity_in(resumed.checkpoint.settings.get(IDENTITY), identity)
         # Devices check that theirs is the same.
         self.identity = {IDENTITY: identity} if identity else {}
+        self.roles = adapter_roles(self.task.model)
         self.answered = folder.answered
         self.checkpoints = None
         if config.checkpoint_every:
@@ -117,7 +120,7 @@ class _Server:
             resume=resumed.checkpoint if resumed else None,
             run_settings=config.shared_by_resumed() | self.identity,
             core_sides=sides_of(self.task.model),
-            roles=adapter_roles(self.task.model),
+            roles=self.roles,
             on_clients=self.check_clients,
             evaluate_every=config.evaluate_every,
             **config.sampling.arguments(),
@@ -188,7 +191,7 @@ class _Server:
         server = self.strategy.server
         if server.merged():  # the backbone holds what was trained
             return []
-        said = untrained(arrays_of(server.received()))
+        said = untrained(arrays_of(server.received()), self.roles)
         return [said] if said else []
 
     def keep_last_good(self) -> None:

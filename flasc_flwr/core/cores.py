@@ -19,7 +19,7 @@ Matrix = NDArray[np.float64]
 CORE_BASES = ("seed", "weights", "gradient")
 """Where the fixed bases come from. ``seed``: orthonormal, drawn from the run's seed on
 both sides. ``weights``: the largest singular vectors of the frozen weight itself
-(LoRA-XS, arXiv 2405.17604). Neither costs a byte. ``gradient``: singular vectors of the
+(LoRA-XS, arXiv 2405.17604). Neither is sent. ``gradient``: singular vectors of the
 clients' first gradients (Fed-SB), which are sent (:mod:`.measured_bases`)."""
 
 

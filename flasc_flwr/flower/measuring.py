@@ -33,10 +33,12 @@ def measure_bases(run: Run, current: int) -> None:
     measuring.evaluate_at = lambda _: False
     run.ledger.counts_entries_of(measured.state.layout)
     run_round(measuring, current)
-    if (bases := measured.result()) is not None:
+    bases = measured.result()
+    if bases is not None:
         server.take_bases(bases)
         count = run.ledger.outcome.updates
         log(INFO, "Round %d: bases of cores measured by %d clients", current, count)
     run.ledger.counts_entries_of(server.state.layout)
-    run.evaluate_at_clients(current)
+    if bases is not None:  # without any, there is nothing to evaluate
+        run.evaluate_at_clients(current)
     run.evaluate_at_server(current)

@@ -1,6 +1,7 @@
 """Models with small cores: what they compute, train, send, and export."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.training import core_bases
 from flasc_flwr.app.training.export import load_for_evaluation, save
+from flasc_flwr.app.training.identity import identity_of, require_alike
 from flasc_flwr.app.training.lora import (
     adapter_tensors,
     read_adapter,
@@ -241,6 +243,25 @@ def test_bases_of_weights_are_computed_once(root, monkeypatch, tmp_path):
     third = made(root, core_basis="weights", method="fed-sb")
     write_adapter(third.model, arrays, third.config)
     torch.testing.assert_close(logits(third.model), logits(first.model))
+
+
+def test_a_device_with_other_weights_has_other_bases_and_takes_no_part(root, tmp_path):
+    """An average of cores between unequal bases means nothing."""
+    task = made(root, core_basis="weights", method="fed-sb")
+    sent = identity_of(task.model, task.config)
+    require_alike(task.model, task.config, [each * (1 + 1e-9) for each in sent])
+    shutil.copytree(root / "gpt2", tmp_path / "gpt2")
+    other = AutoModelForCausalLM.from_pretrained(root / "gpt2")
+    with torch.no_grad():
+        other.transformer.h[1].mlp.c_fc.weight[:, 3] *= 1.5
+    other.save_pretrained(tmp_path / "gpt2")
+    shutil.copy(root / "t-train.jsonl", tmp_path)
+    device = made(tmp_path, core_basis="weights", method="fed-sb")
+    with pytest.raises(ValueError, match="core-basis 'weights' needs .* got others"):
+        require_alike(device.model, device.config, sent)
+    for basis in ("seed", "gradient"):
+        plain = made(root, core_basis=basis, method="fed-sb")
+        assert identity_of(plain.model, plain.config) == []
 
 
 def test_bases_of_a_large_weight_have_its_largest_singular_values():

@@ -12,9 +12,10 @@ from flasc_flwr.app.runs.saved_adapter import evaluate_adapter
 from flasc_flwr.app.tasks.digits import parts
 from flasc_flwr.app.tasks.digits_backbone import pretrained_backbone
 from flasc_flwr.app.training import gradient_bases as module
-from flasc_flwr.app.training.cores import layers_of, sides_of
+from flasc_flwr.app.training.cores import layers_of, sides_of, write_bases
 from flasc_flwr.app.training.examples import Examples
 from flasc_flwr.app.training.local import evaluate_model
+from flasc_flwr.app.training.lora import read_adapter
 from flasc_flwr.app.training.recomputing import without_cache
 from flasc_flwr.core.codec import decode, read_layout
 from flasc_flwr.flower.local_grid import LocalGrid
@@ -240,3 +241,53 @@ def test_a_message_without_bases_is_refused():
     ):
         module.require_bases({}, RunConfig(method="fed-sb", core_basis="gradient"))
     module.require_bases({}, RunConfig(method="fed-sb"))
+
+
+@pytest.fixture
+def small(root):
+    return text_task(root, "bert", **GRADIENT)
+
+
+def factors_for(task, name, rank=8):
+    """Return the names of a module's factors, and empty arrays of a rank for all."""
+    arrays = {n: v for n, v in read_adapter(task.model).items() if "core" not in n}
+    for core, (out, inputs) in sides_of(task.model).items():
+        b, a = module.factor_names(core)
+        arrays |= {b: np.zeros((out, rank)), a: np.zeros((rank, inputs))}
+    return *module.factor_names(name), arrays
+
+
+def test_a_message_that_measures_what_the_model_has_not_is_refused(small):
+    name = next(iter(sides_of(small.model)))
+    b, a, arrays = factors_for(small, name)
+    examples = small.data.partition(0, 2)
+    for wrong in (
+        {b: None},
+        {a: None},
+        {a: np.zeros(())},
+        {a: np.zeros((8, 5))},
+        {a: np.zeros((0, 16)), b: np.zeros((16, 0))},
+        {a: np.zeros((17, 16)), b: np.zeros((16, 17))},
+    ):
+        sent = {n: v for n, v in (arrays | wrong).items() if v is not None}
+        with pytest.raises(ValueError, match="must have shapes .* of one rank"):
+            small.measure_bases(sent, examples, seed=0)
+    found, _ = small.measure_bases(arrays, examples, seed=0)
+    assert {n: v.shape for n, v in found.items()} == {
+        n: v.shape for n, v in arrays.items()
+    }
+
+
+def test_bases_that_do_not_fit_the_model_are_refused(small):
+    b, a, arrays = factors_for(small, next(iter(sides_of(small.model))))
+    bases = {n: v for n, v in arrays.items() if ".lora_" in n}
+    for wrong in (
+        {b: np.zeros(16)},
+        {a: np.zeros(16)},
+        {a: np.zeros(())},
+        {b: np.zeros((16, 8, 1))},
+        {b: np.zeros((16, 9))},
+    ):
+        with pytest.raises(ValueError, match="bases .* must fit into shape"):
+            write_bases(small.model, bases | wrong)
+    write_bases(small.model, bases)

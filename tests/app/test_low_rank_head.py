@@ -29,6 +29,7 @@ from flasc_flwr.core.codec import decode, read_layout
 from flasc_flwr.core.layout import Layout, Role
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import CONTROL, holds_payload, payload_of
+from tests.app.built import text_task
 from tests.app.test_apps import run
 
 
@@ -77,15 +78,15 @@ def test_only_layers_of_the_head_that_get_smaller_are_factored():
         factor_head(model, [], 8)
 
 
-@pytest.mark.parametrize("method", ["flasc", "linear"])
+@pytest.mark.parametrize("method", ["flasc", "linear", "fedex-lora"])
 def test_a_run_exports_its_head_as_one_layer(tmp_path, method):
     result = simulate(tmp_path, head_rank=3, method=method)
     head = 3 * (128 + 10) + 10
-    factors = 8 * 2 * 256 * (method == "flasc")
+    factors = 8 * 2 * 256 * (method != "linear")
     assert result.summary["adapter_parameters"] == head + factors
     public, _, test = parts()
     model = pretrained_backbone(public["pixel_values"], public["labels"])
-    if method == "flasc":
+    if method != "linear":
         model = PeftModel.from_pretrained(model, str(result.folder / "adapter"))
     else:
         model = type(model).from_pretrained(result.folder / "adapter")
@@ -105,6 +106,17 @@ def weight_of(model):
             ("classifier.weight", "classifier.modules_to_save.default.weight")
         )
     )
+
+
+def test_it_is_trained_in_float32_on_a_backbone_in_bfloat16(root, built_cache):
+    task = text_task(root, "bert", head_rank=1, backbone_precision="bfloat16")
+    assert task.model.dtype == torch.bfloat16
+    before = read_adapter(task.model)
+    task.train(task.data.partition(0, 2), seed=0)
+    after = read_adapter(task.model)
+    head = [name for name in after if ".classifier." in name]
+    assert {after[name].dtype for name in head} == {np.dtype(np.float32)}
+    assert all((before[name] != after[name]).any() for name in head)
 
 
 def test_both_factors_of_the_head_are_trained_in_its_role():

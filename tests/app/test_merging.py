@@ -1,8 +1,10 @@
 import numpy as np
+import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
 from flasc_flwr.app.training.merging import Merging
+from tests.app.built import language_task
 
 
 class Tiny(torch.nn.Module):
@@ -36,3 +38,14 @@ def test_original_weights_are_copied_once_not_on_each_message(monkeypatch):
     merging.apply({}, 1.0)
     assert torch.equal(weight, original)
     assert clones == [(2, 3)]
+
+
+@pytest.mark.parametrize("method", ["flora", "fedex-lora"])
+def test_products_are_not_merged_into_tied_embeddings(root, built_cache, method):
+    """They would change what the model reads, too, and no export would have that."""
+    with pytest.raises(
+        ValueError, match=f"lora-targets must not .*'{method}'.*share.*'base.*lm_head'"
+    ):
+        language_task(root, "gpt2", lora_targets="lm_head", method=method)
+    language_task(root, "gpt2", lora_targets="lm_head", method="dense")
+    language_task(root, "llama", lora_targets="lm_head", method=method)

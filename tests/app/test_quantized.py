@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.integrations import dequantize_module_weight
 from transformers import AutoModelForCausalLM
 
@@ -16,6 +18,7 @@ from flasc_flwr.app.training.cores import factor_names, layers_of, sides_of
 from flasc_flwr.app.training.export import load_for_evaluation, save
 from flasc_flwr.app.training.gradient_bases import gradient_bases
 from flasc_flwr.app.training.lora import adapter_tensors, read_adapter
+from flasc_flwr.app.training.tuners.requirements import ON_PACKED
 from flasc_flwr.core.layout import Layout
 from tests.app.files import text_task
 from tests.app.tiny import save_model, texts, write_jsonl
@@ -198,3 +201,40 @@ def test_quantizing_without_its_package_is_refused(monkeypatch):
     monkeypatch.setattr(quantizing, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"bitsandbytes, got '8bit': install it \(pip"):
         quantizing.quantization(RunConfig.parse({"quantize": "8bit"}))
+
+
+PACKED = {"MISS": {"r": 8}, "VBLORA": {"vector_length": 8, "num_vectors": 16}}
+PACKED |= {"FOURIERFT": {"n_frequency": 100}, "WAVEFT": {"n_frequency": 64}}
+PACKED |= {"LN_TUNING": {"target_modules": ["input_layernorm"]}}
+
+
+@needs_bitsandbytes
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+@pytest.mark.parametrize("kind", ON_PACKED)
+def test_a_tuner_is_the_same_on_unpacked_weights(folder, tmp_path, kind, bits):
+    def logits(task):
+        with torch.no_grad():
+            return task.model.eval()(input_ids=torch.tensor([[5, 6, 7, 8]])).logits
+
+    if kind not in {each.value for each in PEFT_TYPE_TO_CONFIG_MAPPING}:
+        pytest.skip("a later PEFT has it")
+    text = json.dumps({"peft_type": kind} | PACKED.get(kind, {}))
+    settings = {"peft_config": text, "lora_rank": 16, "lora_alpha": 16.0}
+    settings |= {"lora_targets": "auto", "max_steps": 2, "client_learning_rate": 0.02}
+    packed, whole = (build(folder, quantize=q, **settings) for q in (bits, "none"))
+    start = logits(packed)
+    packed.train(packed.data.partition(0, 2), seed=0)
+    expected = logits(packed)
+    save(packed.model, tmp_path / "adapter", {}, packed.scale)
+    load_for_evaluation(whole.model, tmp_path / "adapter")
+    unpacked = dict(whole.model.named_modules())
+    for name, module in packed.model.named_modules():
+        packs = type(module).__name__ in ("Linear4bit", "Linear8bitLt")
+        if packs and not isinstance(module, BaseTunerLayer):
+            unpacked[name].weight.data.copy_(dequantize_module_weight(module))
+    moved = (expected - start).abs().max()
+    # 8 bits round a module's inputs, too.
+    tolerance = 1e-3 if bits == "4bit" else max(0.1 * moved, 0.15)
+    assert (logits(whole) - expected).abs().max() < tolerance
+    assert moved > 1e-3

@@ -9,7 +9,10 @@ from flwr.app import Context, RecordDict
 import client_app
 from flasc_flwr.app.config import ConfigError, RunConfig
 from flasc_flwr.app.tasks.task import load_task
+from flasc_flwr.app.training.tuners.build import with_tuner
+from flasc_flwr.app.training.tuners.config_file import read
 from flasc_flwr.flower.local_grid import LocalGrid
+from tests.app.built import text_task
 from tests.app.test_apps import run
 from tests.app.tuners import task_of, text_of
 
@@ -55,6 +58,22 @@ def test_methods_without_factors_are_allowed(method):
             "modules_to_save must be left out or .*classifier.*got .*lm_head",
         ),
         ({"peft_type": "VERA", "target_modules": ["w"]}, "does not fit the model: .*w"),
+        (
+            {"peft_type": "VERA", "target_modules": ["q_proj", "w"]},
+            "target_modules must name its modules, got 'w'",
+        ),
+        (
+            {"peft_type": "VERA", "layers_to_transform": [0]},
+            "layers_to_transform needs a list of target_modules",
+        ),
+        (
+            {
+                "peft_type": "VERA",
+                "target_modules": ".*q_proj",
+                "layers_to_transform": 0,
+            },
+            "layers_to_transform needs a list of target_modules",
+        ),
         ({"peft_type": "PROMPT_TUNING"}, "'PROMPT_TUNING' cannot .*the model's input"),
         ({"peft_type": "ADALORA"}, "'ADALORA' cannot .*changes ranks"),
         (
@@ -88,6 +107,13 @@ def test_a_wrong_config_names_the_file_and_the_field(tmp_path, fields, message):
         ("a.json", "[1]", "must be a table of fields, got list"),
         ("a.yaml", "r: 1", "must be the absolute path of a .json or .toml file"),
         ("a.json", None, "must be a file that is there"),
+        ("a" * 300 + ".json", None, "must be a file that is there"),
+        ("a.json", f'{{"r": {1 << 64}}}', "integers of at most 64 bits"),
+        ("a.json", '{"d_initial": NaN}', "finite numbers, got nan"),
+        ("a.json", '{"d_initial": [1e999]}', "finite numbers, got inf"),
+        ("a.toml", "d_initial = -inf", "finite numbers, got -inf"),
+        ("a.toml", "revision = 2020-01-01", "texts, .*got date"),
+        ("a.json", f'{{"revision": {"[" * 500}{"]" * 500}}}', "nested levels"),
     ],
 )
 def test_a_file_that_cannot_be_read(tmp_path, name, content, message):
@@ -96,6 +122,11 @@ def test_a_file_that_cannot_be_read(tmp_path, name, content, message):
     load_task.cache_clear()
     with pytest.raises(ValueError, match=f"peft-config.*{message}"):
         load_task(RunConfig.parse({"peft-config": str(tmp_path / name)}))
+
+
+def test_a_path_below_an_unknown_home_is_refused():
+    with pytest.raises(ValueError, match="peft-config must be a file that is there"):
+        read("~nobody-of-this-name/a.json")
 
 
 def test_projections_that_no_seed_gives_are_refused(monkeypatch):
@@ -107,6 +138,31 @@ def test_projections_that_no_seed_gives_are_refused(monkeypatch):
     monkeypatch.setattr(vera, "_kaiming_init", drawn)
     with pytest.raises(ValueError, match="VERA draws .*vera_A.* at random"):
         task_of("VERA")
+
+
+def test_tensors_that_keep_the_backbones_precision_are_refused(root, built_cache):
+    """LayerNorm tuning trains copies of the model's own tensors."""
+    settings = {"lora_rank": 16, "lora_alpha": 16.0, "backbone_precision": "bfloat16"}
+    text = text_of("LN_TUNING", target_modules=["LayerNorm"])
+    with pytest.raises(
+        ValueError, match="backbone-precision must be 'float32' with .*LN_TUNING.*'bfl"
+    ):
+        text_task(root, "bert", peft_config=text, **settings)
+
+
+@pytest.mark.parametrize("kind", ["UNILORA", "PEANUT", "HRA"])
+def test_tuners_that_read_packed_weights_as_numbers_are_refused(kind):
+    """They would train, and be another model on the weights themselves."""
+    config = RunConfig(peft_config=text_of(kind), quantize="8bit")
+    with pytest.raises(ValueError, match=f"quantize must be 'none' with .*{kind}.*VER"):
+        with_tuner(None, config, "all-linear", [])
+
+
+def test_a_tuner_that_adapts_nothing_is_refused(root, built_cache):
+    """GPT-2's layers are not of a kind that OSF knows: it would train the head only."""
+    settings = {"lora_rank": 16, "lora_alpha": 16.0}
+    with pytest.raises(ValueError, match="of type OSF adapts no module of this model"):
+        text_task(root, "gpt2", peft_config=text_of("OSF"), **settings)
 
 
 def test_weights_that_a_tuner_changes_are_refused(monkeypatch):
@@ -148,7 +204,9 @@ def test_a_device_with_another_file_or_state_does_not_take_part(tmp_path, monkey
             message, Context(0, 1, context.node_config, RecordDict(), config)
         )
 
-    for secret in ('{"password": "swordfish"}', "swordfish", text_of("VERA", r=8)):
+    secrets = ['{"password": "swordfish"}', "swordfish", text_of("VERA", r=8)]
+    secrets.append('{"password": ["swordfish", NaN]}')
+    for secret in secrets:
         file.write_text(secret)
         with pytest.raises(ValueError, match="same fields as the server's") as caught:
             reply()

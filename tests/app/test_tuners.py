@@ -5,20 +5,26 @@ import pytest
 import torch
 from peft import PeftModel
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from safetensors.torch import load_file, save_file
 
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.runs.merged_model import merged_into
 from flasc_flwr.app.runs.saved_adapter import trained_task
 from flasc_flwr.app.tasks.digits import parts
 from flasc_flwr.app.tasks.digits_backbone import pretrained_backbone
 from flasc_flwr.app.tasks.task import load_task
 from flasc_flwr.app.training.examples import Examples
-from flasc_flwr.app.training.export import save
+from flasc_flwr.app.training.export import load_for_evaluation, save
+from flasc_flwr.app.training.identity import identity_in
 from flasc_flwr.app.training.local import evaluate_model
 from flasc_flwr.app.training.lora import adapter_roles, read_adapter, write_adapter
+from flasc_flwr.app.training.tuners import build
 from flasc_flwr.app.training.tuners.build import train_mode, tuner_of
 from flasc_flwr.app.training.tuners.frozen import alike, sketch
 from flasc_flwr.core.layout import Role
+from flasc_flwr.flower.state.checkpoint import CheckpointError
 from flasc_flwr.flower.state.checkpoint_files import read
+from tests.app.built import language_task
 from tests.app.test_apps import run
 from tests.app.tuners import task_of, text_of
 
@@ -95,6 +101,27 @@ def test_a_resumed_run_is_the_same(tmp_path):
         assert resumed.summary[key] == whole.summary[key], key
 
 
+def test_a_run_resumes_where_sums_are_rounded_otherwise(tmp_path, monkeypatch):
+    """As on another machine, or with another number of threads."""
+    simulate(tmp_path, "IA3", num_server_rounds=1, checkpoint_every=1)
+
+    def resume_with(factor, rounds):
+        def rounded(tensors):
+            return [factor * each for each in sketch(tensors)]
+
+        monkeypatch.setattr(build, "sketch", rounded)
+        settings = {"checkpoint_every": 1, "resume": "latest"}
+        return simulate(tmp_path, "IA3", num_server_rounds=rounds, **settings)
+
+    assert not resume_with(1 + 1e-9, 2).history[-1]["failures"]
+    with pytest.raises(CheckpointError, match="the checkpoint has identity"):
+        resume_with(1.1, 3)
+    ours = [3.0, 1.0, 2.0, 3.0, 9.0]
+    assert identity_in([3.0, 1.0, 2.0, 3.0001, 9.0], ours)[3] == 3.0001
+    for other in ([4.0, *ours[1:]], ours[:1], None, "3"):
+        assert identity_in(other, ours) == ours
+
+
 def test_dense_updates_are_averaged(tmp_path):
     kind, settings = "VERA", {"method": "dense", "server_optimizer": "sgd"}
     result = simulate(
@@ -134,6 +161,38 @@ def test_what_is_left_out_of_a_message_is_untrained(kind):
     torch.testing.assert_close(logits(task.model), before)
 
 
+@pytest.mark.parametrize("kind", ["VERA", "LN_TUNING", "LILY"])
+def test_a_model_is_merged_whole_or_not_at_all(kind):
+    if kind not in INSTALLED:
+        pytest.skip("a later PEFT has it")
+    task = task_of(kind)
+    task.train(task.data.partition(0, 4), seed=0)
+    expected = logits(task.model)
+    if kind != "VERA":  # LN_TUNING would leave the head as it was
+        with pytest.raises(ValueError, match=f"--merged must not .*{kind}"):
+            merged_into(task.model)
+        return
+    torch.testing.assert_close(
+        logits(merged_into(task.model)), expected, rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_an_adapter_of_tied_embeddings_is_not_merged(root, built_cache, kind):
+    """GPT-2 reads and writes with one table: merged, it would change both."""
+    task = language_task(root, kind, lora_targets="lm_head", method="dense")
+    task.train(task.data.partition(0, 2), seed=0)
+    batch = {"input_ids": torch.tensor([[5, 6, 7, 8]])}
+    with torch.no_grad():
+        expected = task.model.eval()(**batch).logits
+        if kind == "llama":
+            merged = merged_into(task.model)(**batch).logits
+            torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-4)
+            return
+    with pytest.raises(ValueError, match="--merged must not .* share their weights"):
+        merged_into(task.model)
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", sorted(INSTALLED - REFUSED - NOT_HERE - {"LORA"}))
 def test_every_tuner_trains_and_is_exported(tmp_path, kind):
@@ -149,6 +208,19 @@ def test_every_tuner_trains_and_is_exported(tmp_path, kind):
     assert alike(tuner_of(other.model).identity, tuner_of(task.model).identity)
     write_adapter(other.model, arrays, other.config)
     torch.testing.assert_close(logits(other.model), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_adapter_with_another_frozen_state_is_not_evaluated(tmp_path):
+    """Another torch may draw others; PEFT itself would take those in the folder."""
+    task = task_of("VERA")
+    save(task.model, tmp_path / "adapter", {}, task.scale)
+    load_for_evaluation(task.model, tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    tensors["base_model.vera_A"] = 1.1 * tensors["base_model.vera_A"]
+    save_file(tensors, file)
+    with pytest.raises(ValueError, match="frozen state .*'base_model.vera_A'"):
+        load_for_evaluation(task.model, tmp_path / "adapter")
 
 
 def test_a_tuners_dropout_acts_in_training_only():

@@ -11,7 +11,10 @@ from flasc_flwr.app.cli import app as commands
 from flasc_flwr.app.reporting.page import write_report
 from flasc_flwr.app.reporting.runs import read_run
 from flasc_flwr.app.reporting.untrained import untrained
+from flasc_flwr.app.tasks.task import load_task
+from flasc_flwr.core.layout import Role
 from tests.app.test_apps import run
+from tests.app.tuners import text_of
 
 SAID = "all 8 lora_B of the adapter are zero: it is the base model, but for its head"
 
@@ -53,12 +56,36 @@ def test_row_13_other_methods_have_no_such_trap(tmp_path, method):
     assert "warnings" not in result.summary
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"method": "fed-sb"}, "all 8 cores of the adapter are zero"),
+        ({"peft_config": text_of("IA3")}, "all 8 tensors of the tuner are zero"),
+    ],
+    ids=["fed-sb", "IA3"],
+)
+def test_cores_and_tuners_that_never_travel_are_reported(tmp_path, settings, said):
+    """Next to a large head, at a low density."""
+    few = {"num_server_rounds": 1, "download_density": 1 / 256, "lora_rank": 16}
+    result = run(tmp_path / "few", **few, **settings)
+    (warning,) = result.summary["warnings"]
+    assert warning.startswith(f"{said}: it is the base model, but for its head")
+    assert "init" not in warning and "quota = 'tensor'" in warning
+    advised = few | settings | {"quota": "tensor", "upload_density": 1.0}
+    load_task.cache_clear()
+    assert "warnings" not in run(tmp_path / "advised", **advised).summary
+
+
 def test_row_13_an_adapter_without_a_head_is_the_base_model_itself():
     a, b = np.ones((2, 3), np.float32), np.zeros((4, 2), np.float32)
     adapter = {"x.lora_A.weight": a, "x.lora_B.weight": b}
-    assert "it is the base model. No entry" in untrained(adapter)
+    assert "it is the base model. None of" in untrained(adapter)
     assert untrained(adapter | {"y.lora_B.weight": b + 1}) is None
     assert untrained({"head.weight": a}) is None
+    tuner = {"x.w": np.zeros(3, np.float32), "head.weight": a}
+    roles = {"x.w": Role.OTHER, "head.weight": Role.HEAD}
+    assert "all 1 tensors of the tuner are zero" in untrained(tuner, roles)
+    assert untrained(tuner | {"x.w": np.ones(3, np.float32)}, roles) is None
 
 
 def test_row_13_the_report_shows_only_runs_that_have_warnings(tmp_path):

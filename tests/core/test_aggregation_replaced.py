@@ -254,6 +254,17 @@ def test_what_is_not_finite_stays_so_and_raises_nothing(name):
         assert not np.isfinite(rule.result().update).any()
 
 
+@pytest.mark.parametrize("name", [*REPLACING, "stacking"])
+def test_a_large_weight_makes_no_infinity(name):
+    """Weights are numbers of examples: sums of them are float64."""
+    large = np.zeros(LAYOUT.size, np.float32)
+    large[-1] = 2e38  # of the head
+    rule = aggregator(name)(LAYOUT, LAYOUT.flatten(START))
+    for _ in range(2):
+        rule.add(Contribution(top_k(large, 1.0), RANK, 100.0))
+    assert rule.result().update[-1] == np.float32(2e38)
+
+
 def test_a_singular_matrix_has_the_pseudoinverse():
     gram = np.array([[4.0, 0.0], [0.0, 0.0]])
     np.testing.assert_allclose(ridge_inverse(gram, 0.0), np.diag([0.25, 0.0]))
@@ -271,3 +282,22 @@ def test_numbers_of_rules_are_checked_and_chosen_by_name():
     assert compose("florist").tuning == METHODS["florist"].tuning == Tuning()
     for name in REPLACING:
         assert compose("flasc", aggregation=name).server_optimizer == "sgd"
+
+
+@pytest.mark.parametrize("rule", ["svd", "florist", "rank-partitioned", "alternating"])
+@pytest.mark.parametrize("name", ["ffa-lora", "rolora"])
+def test_a_method_that_keeps_a_factor_has_no_rule_that_replaces_it(name, rule):
+    """The step would drop one of the two new factors: B A would be no product."""
+    with pytest.raises(
+        ValueError, match=f"aggregation must average .*'{name}', .*got '{rule}'"
+    ):
+        compose(name, aggregation=rule)
+
+
+def test_what_replaces_only_what_is_trained_is_allowed():
+    assert compose("ffa-lora", aggregation="stacking").replaces_factors
+    with pytest.raises(ValueError, match="aggregation must average .*'rolora'"):
+        compose("rolora", aggregation="stacking")
+    for name in ("ffa-lora", "rolora"):
+        assert compose(name, aggregation="replication").aggregation == "replication"
+        assert compose(name, exact_residual=True).exact_residual

@@ -186,6 +186,7 @@ def test_parts_that_compute_with_factors_are_refused():
         ({"exact_residual": True}, "exact-residual must be False .* got True"),
         ({"init": "shared-seed"}, "init must be 'sent' .* got 'shared-seed'"),
         ({"rank_scale": "own"}, "rank-scale must be 'common' .* got 'own'"),
+        ({"score": "product"}, "score must not be 'product' .*'ravan', .*no products"),
         ({"core_heads": 0}, "core-heads must be an integer >= 1, got 0"),
     ):
         with pytest.raises(ValueError, match=message):

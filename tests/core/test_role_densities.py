@@ -55,6 +55,13 @@ def test_it_holds_where_everything_else_travels():
     assert found == SIZES | {Role.HEAD: 21}
 
 
+@pytest.mark.parametrize("name", ["dense", "flasc", "sparse-adapter"])
+def test_every_download_rule_keeps_to_it(name):
+    method = compose(name, roles=RoleDensities(head=1 / 10))
+    sent = method.selection(LAYOUT, VECTOR, 1.0, {})(1.0)
+    assert kept(sent) == SIZES | {Role.HEAD: 21}
+
+
 def test_it_holds_with_a_quota_for_each_tensor():
     scoring = Scoring(quota="tensor", roles=RoleDensities(head=1 / 10))
     assert kept(scoring.largest(LAYOUT, VECTOR, 1 / 2)) == {

@@ -63,13 +63,19 @@ def test_without_segments_senders_is_replication():
 def test_segments_choose_the_rule_that_counts_who_sent_them():
     assert METHODS["segments"].aggregation == "senders"
     assert compose("flasc", upload_segments=4).aggregation == "senders"
-    assert compose("replication", upload_segments=4).aggregation == "replication"
+    # Replication of who has a component, and senders of who sent an entry of it.
+    for name in ("replication", "fed-sb", "ravan"):
+        assert compose(name, upload_segments=4).aggregation == "senders"
     own = compose("flasc", upload_segments=4, aggregation="zero-padding")
     assert own.aggregation == "zero-padding"
     # What feedback sends later must not count more for that.
-    for name in ("flasc-ef", "flasc"):
+    for name in ("flasc-ef", "flasc", "fed-sb"):
         fed_back = compose(name, upload_segments=4, error_feedback="up")
-        assert fed_back.aggregation == "zero-padded-updates"
+        assert fed_back.aggregation == METHODS[name].aggregation
+    fed_back = compose("segments", error_feedback="up")
+    assert fed_back.aggregation == "zero-padded-updates"
+    with pytest.raises(ValueError, match="aggregation must not be 'senders'"):
+        compose("segments", error_feedback="up", aggregation="senders")
     with pytest.raises(ValueError, match="upload-segments must be 1 .*, got 2"):
         compose("flasc-shared-mask", upload_segments=2)
     with pytest.raises(ValueError, match="upload-segments must be an integer >= 1"):

@@ -207,6 +207,15 @@ def test_too_few_measurements_are_repeated():
     assert all(b is not None for b in devices.in_round(3).values())
 
 
+def test_nobody_evaluates_before_there_are_bases():
+    devices = Devices(wrong={(1, client): 3.0 for client in range(3)})
+    run = devices.run(2, fraction_evaluate=1.0)
+    first, second = run.state.history[1:]
+    assert first["skipped"] and not second["failures"]
+    assert {f["reason"][:11] for f in first["failures"]} == {"norm of U S"}
+    assert "clients_loss" not in first and second["clients_loss"] == 0
+
+
 def test_the_bound_on_updates_is_not_one_on_bases():
     """An update of ones has a norm of 12, factors of signs of more."""
     run = Devices().run(2, guard=Guard(max_norm=50.0, norm_action="clip"))

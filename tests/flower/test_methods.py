@@ -143,6 +143,22 @@ def test_rank_tiers_train_smaller_adapters_and_average_padded_updates():
     assert strategy.state.history[1]["ranks"] == {"1": 2, "4": 4}
 
 
+@pytest.mark.parametrize("name", ["flasc", "flasc-tiers", "hetlora-tiers"])
+def test_what_is_exported_is_what_the_first_metrics_are_of(name):
+    """That is what the highest tier receives."""
+    evaluated = {}
+
+    def evaluate(current, record):
+        evaluated.setdefault(current, arrays_of(record))
+
+    strategy = Flasc(method=name, fraction_train=1.0)
+    grid = RecordingGrid(client_app(), CLIENTS)
+    strategy.start(grid, array_record(adapter()), 3, evaluate_fn=evaluate)
+    exported = arrays_of(strategy.server.received())
+    for key, array in evaluated[3].items():
+        np.testing.assert_array_equal(exported[key], array)
+
+
 def largest(vector, density):
     keep = np.argsort(-np.abs(vector), kind="stable")[: int(len(vector) * density)]
     return np.where(np.isin(np.arange(len(vector)), keep), vector, 0)

@@ -45,10 +45,12 @@ def part(vector, client, turn, density=1.0):
     return sent, inside
 
 
-@pytest.mark.parametrize("density", [1.0, 0.3])
-def test_it_equals_the_plain_loop(density):
+@pytest.mark.parametrize(
+    ("name", "density"), [("flasc", 1.0), ("flasc", 0.3), ("fed-sb", 1.0)]
+)
+def test_it_equals_the_plain_loop(name, density):
     """Round robin; each entry is averaged over those who were to send it."""
-    method = compose("flasc", upload_segments=COUNT)
+    method = compose(name, upload_segments=COUNT)
     strategy, grid = run(method, download_density=1.0, upload_density=density)
     w = LAYOUT.flatten(adapter())
     for turn in range(1, ROUNDS + 1):
@@ -99,8 +101,9 @@ def test_a_clients_segment_is_of_its_own_smaller_adapter():
     )
 
 
-def test_with_error_feedback_a_segment_also_has_what_earlier_turns_left_out():
-    method = compose("flasc", upload_segments=COUNT, error_feedback="up")
+@pytest.mark.parametrize("name", ["flasc", "segments"])
+def test_with_error_feedback_a_segment_also_has_what_earlier_turns_left_out(name):
+    method = compose(name, upload_segments=COUNT, error_feedback="up")
     strategy, _ = run(
         method, download_density=1.0, upload_density=1.0, feedback_decay=1.0
     )

@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
+from peft import PeftModel, PeftType
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from transformers import GenerationConfig
 
 from flasc_flwr.app.config import RunConfig
@@ -45,7 +47,7 @@ def save_merged(adapter: Path, to: Path) -> None:
     Raises
     ------
     ValueError
-        If transformers has no class for the model.
+        If transformers has no class for the model, or PEFT cannot merge the adapter.
     """
     task = trained_task(adapter, _WHOLE)
     config, model = task.config, task.model
@@ -56,7 +58,7 @@ def save_merged(adapter: Path, to: Path) -> None:
             "model of transformers: export its adapter"
         )
     if isinstance(model, PeftModel):
-        inner = model.merge_and_unload(adapter_names=[model.active_adapter])
+        inner = merged_into(model)
     inner.float()
     if config.task == "instruction":
         _as_chat_model(inner, config, to)
@@ -68,6 +70,61 @@ def save_merged(adapter: Path, to: Path) -> None:
             shutil.copy(file, to)
     inner.save_pretrained(to)
     describe(inner, to)
+
+
+def merged_into(model: PeftModel) -> Any:
+    """Return the backbone with the active adapter, and its head, as its own weights.
+
+    Raises
+    ------
+    ValueError
+        If PEFT cannot merge such an adapter, or would change more than it adapts.
+    """
+    _require_untied(model)
+    kind = PeftType(model.peft_config[model.active_adapter].peft_type)
+    refusal = (
+        f"--merged must not be given for a run with a tuner of type {kind.value}, "
+        "which PEFT does not merge: export its adapter"
+    )
+    try:
+        inner = model.merge_and_unload(adapter_names=[model.active_adapter])
+    except NotImplementedError as error:
+        raise ValueError(refusal) from error
+    # With some tuners PEFT forgets the head: transformers would draw a new one.
+    left = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+    if any(isinstance(module, left) for module in inner.modules()):
+        raise ValueError(refusal)
+    return inner
+
+
+def _require_untied(model: PeftModel) -> None:
+    """Refuse to merge what adapts one of two modules that are one table of weights.
+
+    Raises
+    ------
+    ValueError
+        If the model has such.
+    """
+    inner: Any = model.get_base_model()
+    try:
+        ends = inner.get_input_embeddings(), inner.get_output_embeddings()
+    except NotImplementedError:  # a model for images may have none
+        return
+    tables = [getattr(_without_adapter(end), "weight", None) for end in ends]
+    # Trained tokens are in both.
+    adapted = any(isinstance(end, BaseTunerLayer) for end in ends)
+    kind = PeftType(model.peft_config[model.active_adapter].peft_type)
+    tokens = kind == PeftType.TRAINABLE_TOKENS
+    if adapted and tables[0] is tables[1] and not tokens:
+        raise ValueError(
+            "--merged must not be given for a run that adapts the output layer or the "
+            "token embeddings of a model in which they share their weights (it has "
+            "tie_word_embeddings): export its adapter"
+        )
+
+
+def _without_adapter(module: Any) -> Any:
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
 
 
 def _as_chat_model(model: Any, config: RunConfig, to: Path) -> None:

@@ -17,7 +17,11 @@ from flasc_flwr.app.training import PeftModel
 from flasc_flwr.app.training.cores import empty_cores, factor_names, write_bases
 from flasc_flwr.app.training.device import return_free_memory
 from flasc_flwr.app.training.examples import Examples
-from flasc_flwr.app.training.gradient_bases import MEASURED_EXAMPLES, gradient_bases
+from flasc_flwr.app.training.gradient_bases import (
+    MEASURED_EXAMPLES,
+    gradient_bases,
+    ranks_of,
+)
 from flasc_flwr.app.training.local import (
     EVALUATION_BATCH,
     Outcome,
@@ -129,11 +133,15 @@ class Task:
             The head as it was, and the client's B and A.
         Outcome
             Loss and accuracy on the examples used, before any training.
+
+        Raises
+        ------
+        ValueError
+            If the arrays are not those of this model.
         """
-        found, head = empty_cores(self.model), dict(arrays)
-        ranks = {name: head.pop(factor_names(name)[1]).shape[0] for name in found}
-        for name in found:
-            head.pop(factor_names(name)[0])
+        ranks, found = ranks_of(self.model, arrays), empty_cores(self.model)
+        factors = {factor for name in found for factor in factor_names(name)}
+        head = {name: v for name, v in arrays.items() if name not in factors}
         self.load_adapter(found | head)
         some = examples.subsample(MEASURED_EXAMPLES, seed)
         bases = gradient_bases(self.model, some, self.config, self.score, ranks)

@@ -19,6 +19,7 @@ from flasc_flwr.app.training.lora import (
     read_tensors,
 )
 from flasc_flwr.app.training.low_rank_head import factor_head
+from flasc_flwr.app.training.merging import require_untied
 from flasc_flwr.app.training.tuners.build import roles_of, with_tuner
 from flasc_flwr.core.layout import Layout, Role
 from flasc_flwr.core.methods.method import Tunes
@@ -103,6 +104,8 @@ def _with_adapter(
             ) from error
     if not isinstance(model, PeftModel):
         raise TypeError(f"expected a PeftModel, got {type(model).__name__}")
+    if config.compose().merges:
+        require_untied(model, config.method)
     if config.compose().tunes == Tunes.CORES:
         cores.put_into(model, config)
     if config.use_dora:

@@ -121,6 +121,13 @@ def factor_names(core: str) -> tuple[str, str]:
     return f"{module}.lora_B.weight", f"{module}.lora_A.weight"
 
 
+def fixed_factors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the bases of all cores: every B, and every A, by the core's name."""
+    found = _cores(model)
+    b = {n: cast(nn.Linear, _CORED[model][n].lora_B[_NAME]).weight for n in found}
+    return b, {name: core.weight for name, core in found.items()}
+
+
 def empty_cores(model: nn.Module) -> Arrays:
     """Return cores of zeros, of the full size."""
     return {
@@ -154,8 +161,9 @@ def write_bases(model: nn.Module, bases: Mapping[str, NDArray[Any]]) -> None:
         raise ValueError(f"bases must have the names of the model's, differ in {odd}")
     for key, array in bases.items():
         tensor, axis = places[key]
-        wanted, rank = list(tensor.shape), array.shape[axis : axis + 1]
-        wanted[axis : axis + 1] = [min(wanted[axis], *rank)] if rank else []
+        wanted = list(tensor.shape)
+        if array.ndim == 2:
+            wanted[axis] = min(wanted[axis], array.shape[axis])
         if list(array.shape) != wanted:
             raise ValueError(
                 f"bases {key!r} must fit into shape {tuple(tensor.shape)}, got "

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from peft.utils.save_and_load import load_peft_weights
 from transformers import AutoConfig
 
@@ -21,7 +22,6 @@ from flasc_flwr.app.training.lora import (
     activate,
     adapter_tensors,
     alpha_of,
-    read_tensors,
     write_tensors,
 )
 from flasc_flwr.app.training.low_rank_head import dense_heads
@@ -70,7 +70,9 @@ def _save(
     name = model.active_adapter
     arrays = cores.as_lora(model)
     if merged:
-        arrays = _with_merged(read_tensors(model), merged)
+        # The head is as the model has it now: in one, also if it trained in factors.
+        state = _state_of(model)
+        arrays = _with_merged({n: t.cpu().numpy() for n, t in state.items()}, merged)
     if arrays is not None:
         rank = max(a.shape[0] for key, a in arrays.items() if ".lora_A." in key)
         activate(model, _EXPORT, rank, alpha_of(model, scale, rank))
@@ -106,10 +108,7 @@ def load_for_evaluation(model: Model, folder: Path) -> None:
     if not (folder / "adapter_config.json").is_file():
         raise ValueError(f"{str(folder)!r} is a model and not an adapter")
     if tuner_of(model):
-        # What is saved beside the trained tensors was built already.
-        saved = load_peft_weights(str(folder), device="cpu")
-        names = adapter_tensors(model)
-        write_tensors(model, {n: t.numpy() for n, t in saved.items() if n in names})
+        _load_tuner(model, folder)
         return
     try:
         model.load_adapter(str(folder), _EXPORT)
@@ -121,6 +120,39 @@ def load_for_evaluation(model: Model, folder: Path) -> None:
     saved = load_peft_weights(str(folder), device="cpu")
     # PEFT ignores unknown tensors; here they are an error.
     write_tensors(model, {name: t.float().numpy() for name, t in saved.items()})
+
+
+def _load_tuner(model: PeftModel, folder: Path) -> None:
+    """Load a tuner's trained tensors; what is saved beside them was built already.
+
+    Raises
+    ------
+    ValueError
+        If a tensor does not match the model.
+    """
+    saved = load_peft_weights(str(folder), device="cpu")
+    names = adapter_tensors(model)
+    write_tensors(model, {n: t.numpy() for n, t in saved.items() if n in names})
+    for name, built in _state_of(model).items():
+        if name in saved and not _close(built.cpu(), saved[name]):
+            raise ValueError(
+                f"the adapter in {str(folder)!r} has another frozen state than the "
+                f"installed PEFT and torch build: {name!r} differs"
+            )
+
+
+def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(
+        one.double(), other.double(), rtol=1e-3, atol=1e-5
+    )
+
+
+def _state_of(model: PeftModel) -> dict[str, torch.Tensor]:
+    """Return the tensors of the active adapter as PEFT saves them, by name."""
+    state: dict[str, torch.Tensor] = get_peft_model_state_dict(
+        model, save_embedding_layers=False, adapter_name=model.active_adapter
+    )
+    return state
 
 
 def _with_merged(adapter: Arrays, merged: Mapping[str, NDArray[Any]]) -> Arrays:

@@ -86,6 +86,29 @@ def gradient_bases(
     return bases
 
 
+def ranks_of(model: Model, arrays: Mapping[str, NDArray[Any]]) -> dict[str, int]:
+    """Return how many singular vectors of each module a message wants, by the core.
+
+    Raises
+    ------
+    ValueError
+        If it has no B (out, r) or A (r, in) of a module, or not of one rank that the
+        module can have.
+    """
+    ranks = {}
+    for name, layer in layers_of(model).items():
+        out, inputs = sides(layer)
+        shapes = [arrays[n].shape if n in arrays else () for n in factor_names(name)]
+        rank = (shapes[0] or (0,))[-1]
+        if shapes != [(out, rank), (rank, inputs)] or not 0 < rank <= min(out, inputs):
+            raise ValueError(
+                f"B and A of {name!r} must have shapes ({out}, r) and (r, {inputs}) "
+                f"of one rank, got {shapes[0]} and {shapes[1]}"
+            )
+        ranks[name] = rank
+    return ranks
+
+
 def require_bases(bases: Mapping[str, NDArray[Any]], config: RunConfig) -> None:
     """Check that bases have come with an adapter that needs them.
 

@@ -39,7 +39,8 @@ class LowRankLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's outputs, shape (..., outputs)."""
-        outputs: Tensor = self.up(self.down(x))
+        # The backbone may be of another precision.
+        outputs: Tensor = self.up(self.down(x.to(self.down.weight.dtype)))
         return outputs
 
     @torch.no_grad()

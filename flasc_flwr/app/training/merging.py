@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -11,6 +12,24 @@ from peft import PeftModel
 from peft.tuners.lora import Linear
 
 from flasc_flwr.core.merged import merged_modules, product_of
+
+
+def require_untied(model: PeftModel, method: str) -> None:
+    """Check that weights that products are merged into are of one module each.
+
+    Raises
+    ------
+    ValueError
+        If another module has the same: its outputs would change, too.
+    """
+    every = model.named_parameters(remove_duplicate=False)
+    uses = Counter(id(parameter) for _, parameter in every)
+    for name, layer in model.named_modules():
+        if isinstance(layer, Linear) and uses[id(layer.get_base_layer().weight)] > 1:
+            raise ValueError(
+                f"lora-targets must not name a module with method {method!r}, which "
+                f"merges products into its weights, if others share them, got {name!r}"
+            )
 
 
 class Merging:

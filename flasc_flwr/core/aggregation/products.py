@@ -86,7 +86,8 @@ class ProductsAndHead(Products):
         """Add one client's product, and its update of the other tensors."""
         super().add(contribution)
         update = contribution.update
-        np.add.at(self.sum, update.positions, contribution.weight * update.values)
+        weighted = np.multiply(update.values, contribution.weight, dtype=np.float64)
+        np.add.at(self.sum, update.positions, weighted)
 
     def mean_head(self) -> Vector:
         """Return the mean update, shape (N,), with zeros in all factors.

@@ -189,6 +189,7 @@ class Method:
                 f"meaningless, got {self.server_optimizer!r}"
             )
 
+        self._require_factors_step()
         integer(1).require("core-heads", self.core_heads)
         choice(*CORE_BASES).require("core-basis", self.core_basis)
         if self.tunes == Tunes.CORES:
@@ -200,6 +201,18 @@ class Method:
             )
         if self.error_feedback != "none":
             self._require_memory_fits()
+
+    def _require_factors_step(self) -> None:
+        """Check that the step does not drop a factor that aggregation replaces."""
+        rule = AGGREGATIONS[self.aggregation]
+        replaced = {Role.B} if rule.merges else {Role.A, Role.B}
+        whole = all(replaced <= trainable.roles for trainable in self.trainable)
+        if not (rule.averages or whole):
+            raise ValueError(
+                f"aggregation must average with method {self.name!r}, which does not "
+                "step both factors in every turn, so averages are exact, got "
+                f"{self.aggregation!r}"
+            )
 
     def _require_cores_fit(self) -> None:
         """Check that nothing is computed with factors B and A, which do not change."""
@@ -213,6 +226,11 @@ class Method:
                     f"{key} must be {wanted!r} with method {self.name!r}, which trains "
                     f"cores between fixed bases, got {given!r}"
                 )
+        if self.scoring.score == "product":
+            raise ValueError(
+                f"score must not be 'product' with method {self.name!r}, which has no "
+                "products B A"
+            )
         if self.replaces_factors or AGGREGATIONS[self.aggregation].weigh:
             raise ValueError(
                 f"aggregation must average with method {self.name!r}, whose averages "
@@ -230,6 +248,10 @@ class Method:
         masks = any(trainable.support_only for trainable in self.trainable)
         wrong = {
             "aggregation must average the updates": self.replaces_factors,
+            "aggregation must not be 'senders' of segments, with which what is sent "
+            "later counts more": (
+                self.aggregation == "senders" and self.upload_segments > 1
+            ),
             "uploads must be 'largest'": self.uploads != "largest",
             "the download's support must not limit what is trained": both and masks,
             "the download must be of the largest entries": (

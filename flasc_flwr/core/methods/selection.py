@@ -8,7 +8,7 @@ from functools import cache
 from flasc_flwr.core.fitting import Select
 from flasc_flwr.core.layout import Layout, Vector
 from flasc_flwr.core.methods.scores import Scoring
-from flasc_flwr.core.sparsity import Positions, SparseVector, top_k
+from flasc_flwr.core.sparsity import Positions, SparseVector
 
 Supports = dict[tuple[int, float], Positions]
 """Supports that were selected once and stay, by the size of the adapter (which depends
@@ -38,8 +38,8 @@ def fixed_support(
     supports: Supports,
 ) -> SparseVector:
     """Send the entries that were the largest when this density was first used."""
-    if density == 1:
-        return top_k(vector, density)
+    if density == 1:  # nothing is fixed; roles have their own densities
+        return scoring.largest(layout, vector, density)
     key = len(vector), density
     if key not in supports:
         supports[key] = scoring.largest(layout, vector, density).positions

@@ -249,9 +249,9 @@ def compose(
     if exact or (aggregation and not aggregation.averages):
         chosen.setdefault("server_optimizer", "sgd")
     feedback = chosen.get("error_feedback", method.error_feedback)
-    if chosen.get("upload_segments", 1) != 1 and feedback == "none":
-        # With feedback, what was not sent is not lost, and must not count more later.
-        chosen.setdefault("aggregation", _of_segments(method.aggregation))
+    if chosen.get("upload_segments", method.upload_segments) != 1:
+        rule = _of_segments(method.aggregation, feedback == "none")
+        chosen.setdefault("aggregation", rule)
     scoring = replace(
         method.scoring,
         score=method.scoring.score if score == "auto" else score,
@@ -262,6 +262,12 @@ def compose(
     return replace(method, scoring=scoring, tuning=tuning, **chosen)  # type: ignore[arg-type]
 
 
-def _of_segments(aggregation: str) -> str:
-    """Return the rule for updates of which each client sends a segment."""
-    return "senders" if aggregation == "zero-padded-updates" else aggregation
+def _of_segments(aggregation: str, lost: bool) -> str:
+    """Return the rule for updates of which each client sends a segment.
+
+    With feedback, what was not sent is not lost, and must not count more later.
+    """
+    if not lost:
+        return "zero-padded-updates" if aggregation == "senders" else aggregation
+    counted = ("zero-padded-updates", "replication")
+    return "senders" if aggregation in counted else aggregation

@@ -23,6 +23,12 @@ from flasc_flwr.app.training.tuners.frozen import (
     frozen_state,
     sketch,
 )
+from flasc_flwr.app.training.tuners.requirements import (
+    SAVED,
+    require_targets,
+    require_trained,
+    require_unpacked,
+)
 from flasc_flwr.core.json_lines import as_json
 from flasc_flwr.core.layout import Role
 from flasc_flwr.core.printable import why
@@ -79,7 +85,9 @@ def with_tuner(
     """
     name, given = name_of(config.peft_config), read(config.peft_config)
     kind = given.get("peft_type")
+    require_unpacked(config, kind, name)
     wanted = peft_config_of(given, name, targets, head)
+    require_targets(backbone, wanted, given, name)
     tensors = [*backbone.parameters(), *backbone.buffers()]
     known = {id(tensor) for tensor in tensors}
     before = _versions(tensors)
@@ -99,6 +107,7 @@ def with_tuner(
             "seed in the config"
         )
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    require_trained(trained, config, f"peft-config {name} of type {kind}")
     digest = hashlib.sha256(as_json(given, compact=True).encode()).digest()
     _TUNERS[model] = Tuner(
         [float(int.from_bytes(digest[:_HASH_BYTES])), *sketch(frozen | trained)]
@@ -142,7 +151,7 @@ def train_mode(model: nn.Module) -> None:
 
 def roles_of(model: nn.Module, tensors: Mapping[str, nn.Parameter]) -> dict[str, Role]:
     """Return the roles of a tuner's tensors: the head's, and all others."""
-    saved = {id(p) for n, p in model.named_parameters() if ".modules_to_save." in n}
+    saved = {id(p) for n, p in model.named_parameters() if SAVED in n}
     return {
         name: Role.HEAD if id(tensor) in saved else Role.OTHER
         for name, tensor in tensors.items()
