@@ -133,6 +133,24 @@ def test_updates_are_averaged_one_by_one_like_all_together(streamed):
     assert np.abs(array).max() < 0.2
 
 
+@pytest.mark.parametrize("masked", [True, False])
+def test_updates_that_travel_whole_arrive_as_they_are(masked):
+    """Though downloads are sparse, what was received is not subtracted from them."""
+    settings = {"error_feedback": "none"} if masked else {}
+    sent = {}
+
+    def noting(arrays, client, current):
+        sent[client + 1, current] = new = deltas(arrays, client, current)
+        return new
+
+    lossless_up = {"upload_density": 1, "values": "float32", "replies": "updates"}
+    _, _, inner, _ = run(noting, rounds=2, **lossless_up, **settings)
+    for current, replies in enumerate(inner.given, 1):
+        for node, arrays in replies.items():
+            for name, array in arrays.items():
+                assert np.array_equal(array, sent[node, current][name])
+
+
 def test_replies_said_to_be_weights_are_sparse_however_far_they_are():
     def leap(arrays, client, current):
         return {n: a + np.float32(5) for n, a in arrays.items()}
