@@ -102,8 +102,8 @@ class SparseTransport(Transparent):
         What replies hold. ``"weights"``: the received arrays after training.
         ``"updates"``: what is to be added to them (deltas, gradients). ``"auto"``:
         arrays that are close to those received count as trained ones, and all others
-        travel as they are. One word for all, or one by key of the ArrayRecord or shell
-        pattern.
+        travel as they are. One word for all, or one by key or shell pattern of the
+        ArrayRecords that are sent; one that fits none is refused in the first round.
 
     Attributes
     ----------
@@ -188,6 +188,7 @@ class SparseTransport(Transparent):
         """Run all rounds, with the arguments of the inner strategy's ``start``."""
         own_loop = getattr(self.inner.start, "__func__", None) is not Strategy.start
         self._memory = RunMemory(self._settings)
+        self._fates = Fates(self._settings)
         for line in notices(self.inner, self._settings):
             log(WARNING, "%s", line)
         with skip_unreadable_replies():
