@@ -80,7 +80,7 @@ class DeviceMemory:
     trained : int or None
         Round of its last training.
     run : bytes
-        Names the server's run that it is of; empty where there can only be one.
+        Names the server's run that it is of; empty if that is not known.
     """
 
     layout: Layout
