@@ -266,6 +266,41 @@ def test_arrays_of_a_record_may_change_their_form():
         )
 
 
+class Widening(Noting):
+    """Makes float64 of its arrays, as QFedAvg does, and evaluates in between."""
+
+    def aggregate_train(self, server_round, replies):
+        arrays, metrics = super().aggregate_train(server_round, replies)
+        wide = {n: a.numpy().astype(np.float64) for n, a in arrays.items()}
+        return array_record(wide), metrics
+
+
+@pytest.mark.parametrize("settings", [{}, {"error_feedback": "up"}])
+def test_what_was_taken_in_is_sent_once_if_arrays_change_before_an_evaluation(settings):
+    steps = {}
+
+    def noting(arrays, client, current):
+        new = drift(arrays, client, current)
+        steps[client + 1, current] = new["weight"] - arrays["weight"]
+        return new
+
+    inner = Widening(fraction_evaluate=1.0)
+    densities = {"upload_density": 1 / 8} | settings
+    grid = PatchyGrid(client_app(noting), 3)
+    SparseTransport(inner, values="float32", **densities).start(
+        grid, array_record(start_arrays()), 3
+    )
+    for node in (1, 2, 3):
+        taken = [
+            given[node]["weight"] - sent["weight"]
+            for given, sent in zip(inner.given, inner.sent, strict=True)
+        ]
+        memory = grid.memory(node)
+        held = memory.layout.unflatten(memory.residual)["weight"]
+        own = sum(steps[node, current] for current in (1, 2, 3))
+        np.testing.assert_allclose(sum(taken) + held, own, atol=1e-5)
+
+
 class Single(Noting):
     """Sends message by message, to each node a model of its own."""
 

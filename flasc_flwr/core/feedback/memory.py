@@ -99,10 +99,10 @@ class DeviceMemory:
         """Settle the replies to earlier rounds.
 
         A round takes in at most one reply of a device, and none of an earlier round:
-        what the message of a later round does not confirm was not taken in. Nothing
-        is known yet of replies to the same round (its message was delivered twice) or
-        to a later one (messages changed places, or the server resumed from an older
-        checkpoint).
+        what the message of a later round does not confirm was not taken in. If a
+        message does not confirm them, nothing is known yet of replies to the same round
+        (its message was delivered twice, or an evaluation follows) or to a later one
+        (messages changed places, or the server resumed from an older checkpoint).
 
         Parameters
         ----------
@@ -113,9 +113,11 @@ class DeviceMemory:
         """
         open_replies = []
         for reply in self.unconfirmed:
+            if reply.receipt == taken:
+                continue
             if reply.round >= round:
                 open_replies.append(reply)
-            elif reply.receipt != taken:
+            else:
                 self._take_back(reply)
         self.unconfirmed = open_replies
 
