@@ -110,8 +110,8 @@ class SparseTransport(Transparent):
     inner : Strategy
         The wrapped strategy.
     traffic : Traffic
-        Bytes sent, by round, direction and node. In ``aggregate_train`` of the inner
-        strategy, ``traffic.totals(server_round)`` has all messages so far.
+        Bytes sent since `start`, by round, direction and node. In ``aggregate_train``
+        of the inner strategy, ``traffic.totals(server_round)`` has all messages so far.
 
     Raises
     ------
@@ -189,6 +189,7 @@ class SparseTransport(Transparent):
         own_loop = getattr(self.inner.start, "__func__", None) is not Strategy.start
         self._memory = RunMemory(self._settings)
         self._fates = Fates(self._settings)
+        self.traffic.rounds.clear()  # the inner strategy may hold the same object
         for line in notices(self.inner, self._settings):
             log(WARNING, "%s", line)
         with skip_unreadable_replies():
