@@ -289,7 +289,20 @@ def server_private(inner):
     return DifferentialPrivacyServerSideFixedClipping(inner, 0.1, 5.0, 3)
 
 
-@pytest.mark.parametrize("wrapper", [client_private, server_private])
+def around_private(inner):
+    """A wrapper of the user's own, around one of Flower's."""
+
+    class Around(FedAvg):
+        def __init__(self, wrapped):
+            super().__init__()
+            self.wrapped = wrapped
+            self.configure_train = wrapped.configure_train
+            self.aggregate_train = wrapped.aggregate_train
+
+    return Around(server_private(inner))
+
+
+@pytest.mark.parametrize("wrapper", [client_private, server_private, around_private])
 def test_differential_privacy_has_no_error_feedback_and_says_so(wrapper, logged):
     with pytest.raises(ValueError, match="a residual carries one round's data"):
         SparseTransport(wrapper(FedAvg()), error_feedback="both")
