@@ -113,7 +113,8 @@ class BetweenRounds:
                 self._server.resume(self.good.state)
             raise
         if self._on_checkpoint:
-            self._on_checkpoint(now)
+            # A copy, which may be kept: the run changes its own state.
+            self._on_checkpoint(now.copy())
         self.ended = self._stop.reason(state.history, state.traffic)
         if run.private and not self.ended:
             self.ended = run.private.exhausted()

@@ -105,7 +105,7 @@ class Flasc(OwnRounds):
         Where a private run writes each release before it uses it, so that a resumed
         run accounts for all of them. Default: none, with a warning.
     on_checkpoint : Callable[[Checkpoint], None], optional
-        Called with the run's state after each round, such as
+        Called with a copy of the run's state after each round, such as
         ``Checkpoints(folder, every=10)`` from
         :mod:`flasc_flwr.flower.state.checkpoint_files`.
     resume : Checkpoint, optional

@@ -102,16 +102,16 @@ class SparseTransport(Transparent):
         What replies hold. ``"weights"``: the received arrays after training.
         ``"updates"``: what is to be added to them (deltas, gradients). ``"auto"``:
         arrays that are close to those received count as trained ones, and all others
-        travel as they are. One word for all, or one by key of the ArrayRecord or shell
-        pattern.
+        travel as they are. One word for all, or one by key or shell pattern of the
+        ArrayRecords that are sent; one that fits none is refused in the first round.
 
     Attributes
     ----------
     inner : Strategy
         The wrapped strategy.
     traffic : Traffic
-        Bytes sent, by round, direction and node. In ``aggregate_train`` of the inner
-        strategy, ``traffic.totals(server_round)`` has all messages so far.
+        Bytes sent since `start`, by round, direction and node. In ``aggregate_train``
+        of the inner strategy, ``traffic.totals(server_round)`` has all messages so far.
 
     Raises
     ------
@@ -188,6 +188,8 @@ class SparseTransport(Transparent):
         """Run all rounds, with the arguments of the inner strategy's ``start``."""
         own_loop = getattr(self.inner.start, "__func__", None) is not Strategy.start
         self._memory = RunMemory(self._settings)
+        self._fates = Fates(self._settings)
+        self.traffic.rounds.clear()  # the inner strategy may hold the same object
         for line in notices(self.inner, self._settings):
             log(WARNING, "%s", line)
         with skip_unreadable_replies():

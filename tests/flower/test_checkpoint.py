@@ -134,6 +134,15 @@ def test_a_run_resumed_from_an_older_checkpoint_sets_the_newer_ones_aside(tmp_pa
     assert aside.read_bytes() == content
 
 
+def test_a_checkpoint_that_is_kept_in_memory_stays_that_of_its_round():
+    saved = []
+    whole = run(strategy_of("flasc", on_checkpoint=saved.append), 5)
+    assert [len(one.state.history) for one in saved] == [1, 2, 3, 4, 5, 6]
+    resumed = run(strategy_of("flasc", resume=saved[2]), 5)
+    np.testing.assert_array_equal(resumed.state.vector, whole.state.vector)
+    assert [row["round"] for row in resumed.state.history] == list(range(6))
+
+
 def test_a_new_run_in_the_folder_of_another_keeps_its_own_checkpoints(tmp_path):
     checkpoints = Checkpoints(tmp_path, 2)
     run(strategy_of("flasc", on_checkpoint=checkpoints), 6)

@@ -232,6 +232,9 @@ def test_too_few_nodes_end_the_run_with_the_reason():
         ),
         ({"fraction_evaluate": -1}, "fraction-evaluate must be .*, got -1"),
         ({"evaluate_every": 0}, "evaluate_every must be .*, got 0"),
+        ({"arrayrecord_key": "merged"}, "arrayrecord_key must not be .*'merged'"),
+        ({"configrecord_key": "flasc"}, "configrecord_key must not be .*'flasc'"),
+        ({"configrecord_key": "arrays"}, "must differ, got 'arrays' for both"),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(settings, message):

@@ -63,6 +63,32 @@ def test_fault_12_a_name_that_fits_no_array_is_refused_at_the_first_round(key, n
         assert "there are 7: weight, " in said
 
 
+def test_a_word_about_replies_that_fits_no_record_is_refused_at_the_first_round():
+    known = {"arrays": "weights", "arr*": "updates"}
+    run_wrapped(replies=known)
+    with pytest.raises(ValueError) as refused:
+        run_wrapped(replies={**known, "arays": "updates"})
+    assert str(refused.value) == (
+        "replies must name ArrayRecords that are sent, got 'arays'; there are 1: arrays"
+    )
+
+
+def test_names_are_checked_again_when_other_arrays_are_started_with():
+    transport, grid, _ = run_wrapped(sparse=["weight"], whole=["half"])
+    with pytest.raises(ValueError, match="whole must name arrays that are sent"):
+        transport.start(grid, array_record({"weight": mixed()["weight"]}), 1)
+
+
+def test_a_name_with_brackets_names_its_array():
+    name = "['dense']['kernel']"
+    arrays = {name: np.ones((8, 8), np.float32), "other": np.ones((8, 8), np.float32)}
+    for key, sparse in (("sparse", 1), ("whole", 0)):
+        settings = {"sparse": ["other"]} | {key: [name]}
+        _, grid, _ = run_wrapped(arrays=array_record(arrays), **settings)
+        beside = set(apart(grid.down[0].content["arrays"])) - {PAYLOAD}
+        assert (f"0/{name}" not in beside) == sparse
+
+
 def test_fault_12_whole_adds_to_the_rule_and_sparse_names_exceptions():
     def beside(**settings):
         _, grid, _ = run_wrapped(**settings)

@@ -1,6 +1,7 @@
 """What broke projects that were wrapped, by the number of the fault: one test each."""
 
 import json
+import random
 
 import numpy as np
 import pytest
@@ -201,6 +202,16 @@ def test_fault_12_positional_densities_are_refused_with_what_to_write():
     says = "takes one argument without a name, the strategy.*upload_density=0.25"
     with pytest.raises(TypeError, match=says):
         SparseTransport(FedAvg(), 0.25, 0.0625)
+
+
+def test_bytes_of_a_second_start_are_counted_from_zero():
+    transport, grid, _ = run_wrapped(rounds=2)
+    counted = transport.traffic
+    first = [counted.totals(n) for n in (1, 2, None)]
+    random.seed(0)
+    transport.start(grid, array_record(mixed()), 2)
+    assert transport.traffic is counted
+    assert [counted.totals(n) for n in (1, 2, None)] == first
 
 
 def test_fault_12_a_strategy_that_counts_bytes_can_count_those_that_travel():

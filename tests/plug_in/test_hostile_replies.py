@@ -13,6 +13,7 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
 
 from flasc_flwr import SparseTransport
 from flasc_flwr.core.codec import PayloadError
+from flasc_flwr.flower.compat import set_metadata
 from flasc_flwr.flower.transport.form import Form
 from flasc_flwr.flower.transport.parcel import UPLOAD
 from flasc_flwr.flower.transport.upload_parcel import open_upload
@@ -20,6 +21,9 @@ from flasc_flwr.flower.wire import PAYLOAD, array_record
 from tests.hostile import copied
 from tests.plug_in.numpy_app import MASKS, NotingFedAvg, apart, client_app, mixed
 from tests.plug_in.numpy_app import SPARSE as NAMES
+from tests.plug_in.patchy import SPARSE as PATCHY
+from tests.plug_in.patchy import PatchyGrid, drift, start_arrays
+from tests.plug_in.test_own_loop import EarlyPulling
 from tests.replaying import (
     BAD,
     CLIENTS,
@@ -214,3 +218,44 @@ def test_row_4_the_metrics_of_an_evaluation_unlike_the_others():
     content = copied(HONEST["FedAvg"][BAD, "evaluate"])
     content["metrics"]["total"] = [1.0]
     assert check("FedAvg", "evaluate", content) == 2
+
+
+class Forging(PatchyGrid):
+    """Node 3 writes into its replies who sends them, or what they answer."""
+
+    def __init__(self, app, **fields):
+        super().__init__(app, 3)
+        self.fields = fields
+
+    def pull_messages(self, message_ids):
+        replies = list(super().pull_messages(message_ids))
+        for reply in replies:
+            if reply.metadata.src_node_id == 3:
+                for name, value in self.fields.items():
+                    set_metadata(reply, name, value)
+        return replies
+
+
+@pytest.mark.parametrize("kind", [FedAvg, EarlyPulling])
+@pytest.mark.parametrize(
+    "fields", [{"src_node_id": 1}, {"reply_to_message_id": "of another message"}]
+)
+def test_a_reply_that_names_another_sender_or_message_counts_for_nobody(kind, fields):
+    """Nor is what the named node remembers confirmed, or its reference changed."""
+    grid = Forging(client_app(drift), **fields)
+    settings = {"fraction_evaluate": 0, "min_train_nodes": 3, "min_available_nodes": 3}
+    transport = SparseTransport(kind(**settings), **PATCHY)
+    with Lines() as lines:
+        result = transport.start(grid, array_record(start_arrays()), 2)
+    without = {(3, n): "reply lost" for n in (1, 2)}
+    other = PatchyGrid(client_app(drift), 3, without)
+    transport = SparseTransport(kind(**settings), **PATCHY)
+    expected = transport.start(other, array_record(start_arrays()), 2)
+    for name, array in expected.arrays.items():
+        np.testing.assert_allclose(result.arrays[name].numpy(), array.numpy())
+    for node in (1, 2):
+        mine, same = grid.memory(node), other.memory(node)
+        np.testing.assert_array_equal(mine.residual, same.residual)
+        assert mine.reference.version == same.reference.version
+    said = "Rejected the reply of node 3: " if "src_node_id" in fields else "Ignored a "
+    assert sum(line.startswith(said) for line in lines) == 2

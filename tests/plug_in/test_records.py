@@ -1,14 +1,22 @@
 """Which ArrayRecords become parcels, and under which keys they come back."""
 
 import numpy as np
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
 from flasc_flwr import flasc_mod
 from flasc_flwr.flower.transport.parcel import DOWNLOAD, UPLOAD, is_parcel
 from flasc_flwr.flower.wire import PAYLOAD, array_record
-from tests.plug_in.numpy_app import apart, client_app, mixed, run_wrapped, step
+from tests.plug_in.numpy_app import (
+    NotingFedAvg,
+    apart,
+    client_app,
+    mixed,
+    run_wrapped,
+    step,
+)
 
 
 def test_a_content_shared_by_messages_is_encoded_once():
@@ -154,3 +162,25 @@ def test_an_app_may_reply_in_another_order():
     assert list(result.arrays) == list(mixed())
     for name, array in expected.arrays.items():
         assert array.data == result.arrays[name].data
+
+
+@pytest.mark.parametrize("key", ["arrayrecord_key", "configrecord_key"])
+def test_a_record_with_the_key_of_the_instructions_is_refused(key):
+    """It would be replaced: the app would not get it."""
+    with pytest.raises(ValueError, match="key of a record must not be 'flasc'"):
+        run_wrapped(inner=FedAvg(**{key: "flasc"}))
+
+
+def test_a_reply_with_a_record_of_that_key_is_refused():
+    def train(arrays, client, current):
+        metrics = MetricRecord({"num-examples": 1})
+        records = {"arrays": array_record(step(arrays, client, current)), "m": metrics}
+        if client:
+            records["flasc"] = ConfigRecord({"of the app": 1})
+        return RecordDict(records)
+
+    inner = NotingFedAvg()
+    run_wrapped(client_app(train), inner)
+    reasons = dict(inner.outcomes)
+    assert not reasons[1]
+    assert all("must not be 'flasc'" in reasons[node] for node in (2, 3, 4))

@@ -133,6 +133,24 @@ def test_updates_are_averaged_one_by_one_like_all_together(streamed):
     assert np.abs(array).max() < 0.2
 
 
+@pytest.mark.parametrize("masked", [True, False])
+def test_updates_that_travel_whole_arrive_as_they_are(masked):
+    """Though downloads are sparse, what was received is not subtracted from them."""
+    settings = {"error_feedback": "none"} if masked else {}
+    sent = {}
+
+    def noting(arrays, client, current):
+        sent[client + 1, current] = new = deltas(arrays, client, current)
+        return new
+
+    lossless_up = {"upload_density": 1, "values": "float32", "replies": "updates"}
+    _, _, inner, _ = run(noting, rounds=2, **lossless_up, **settings)
+    for current, replies in enumerate(inner.given, 1):
+        for node, arrays in replies.items():
+            for name, array in arrays.items():
+                assert np.array_equal(array, sent[node, current][name])
+
+
 def test_replies_said_to_be_weights_are_sparse_however_far_they_are():
     def leap(arrays, client, current):
         return {n: a + np.float32(5) for n, a in arrays.items()}
@@ -271,7 +289,20 @@ def server_private(inner):
     return DifferentialPrivacyServerSideFixedClipping(inner, 0.1, 5.0, 3)
 
 
-@pytest.mark.parametrize("wrapper", [client_private, server_private])
+def around_private(inner):
+    """A wrapper of the user's own, around one of Flower's."""
+
+    class Around(FedAvg):
+        def __init__(self, wrapped):
+            super().__init__()
+            self.wrapped = wrapped
+            self.configure_train = wrapped.configure_train
+            self.aggregate_train = wrapped.aggregate_train
+
+    return Around(server_private(inner))
+
+
+@pytest.mark.parametrize("wrapper", [client_private, server_private, around_private])
 def test_differential_privacy_has_no_error_feedback_and_says_so(wrapper, logged):
     with pytest.raises(ValueError, match="a residual carries one round's data"):
         SparseTransport(wrapper(FedAvg()), error_feedback="both")

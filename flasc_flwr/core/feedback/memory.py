@@ -81,7 +81,7 @@ class DeviceMemory:
     trained : int or None
         Round of its last training.
     run : bytes
-        Names the server's run that it is of; empty where there can only be one.
+        Names the server's run that it is of; empty if that is not known.
     """
 
     layout: Layout
@@ -100,10 +100,10 @@ class DeviceMemory:
         """Settle the replies to earlier rounds.
 
         A round takes in at most one reply of a device, and none of an earlier round:
-        what the message of a later round does not confirm was not taken in. Nothing
-        is known yet of replies to the same round (its message was delivered twice) or
-        to a later one (messages changed places, or the server resumed from an older
-        checkpoint).
+        what the message of a later round does not confirm was not taken in. If a
+        message does not confirm them, nothing is known yet of replies to the same round
+        (its message was delivered twice, or an evaluation follows) or to a later one
+        (messages changed places, or the server resumed from an older checkpoint).
 
         Parameters
         ----------
@@ -114,9 +114,11 @@ class DeviceMemory:
         """
         open_replies = []
         for reply in self.unconfirmed:
+            if reply.receipt == taken:
+                continue
             if reply.round >= round:
                 open_replies.append(reply)
-            elif reply.receipt != taken:
+            else:
                 self._take_back(reply)
         self.unconfirmed = open_replies
 

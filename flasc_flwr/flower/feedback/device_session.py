@@ -44,8 +44,11 @@ class DeviceSession:
         self._kept = kept_memory(context, key)
         self._reminder = reminder
         self.memory = recalled(context, key)
-        if self.memory is not None and self.memory.run != reminder.run:
-            self.memory = None
+        if self.memory and reminder.run and self.memory.run != reminder.run:
+            # The residual is of another run. Equal versions name equal references.
+            reference = self.memory.reference
+            self.memory = DeviceMemory.empty(self.memory.layout, reminder.run)
+            self.memory.reference = reference
 
     @classmethod
     def of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,7 @@ from flasc_flwr.core.layout import Layout, Vector
 from flasc_flwr.core.methods.served import MOST_SERVED
 from flasc_flwr.core.ranks import truncation
 from flasc_flwr.flower.compat import records_of
-from flasc_flwr.flower.feedback.reminder import HELD, SUM, held_in, of_record
+from flasc_flwr.flower.feedback.reminder import HELD, RUN_BYTES, SUM, held_in, of_record
 from flasc_flwr.flower.wire import CONTROL
 
 MOST_STREAMS = 2 * MOST_SERVED
@@ -53,11 +54,14 @@ class FleetMemory:
         in checkpoints: devices say it when they introduce themselves.
     most : int, optional
         Most streams that are kept (default: `MOST_STREAMS`).
+    run : bytes
+        Names the run.
     """
 
     receipts: Receipts = field(default_factory=Receipts)
     held: dict[str, bytes | None] = field(default_factory=dict)
     most: int | None = None
+    run: bytes = field(default_factory=lambda: secrets.token_bytes(RUN_BYTES))
     _streams: dict[Key, _Followed] = field(default_factory=dict)
     _collected: dict[str, bytes] = field(default_factory=dict)
 
@@ -97,6 +101,14 @@ class FleetMemory:
         while len(self._streams) > (self.most or MOST_STREAMS):
             del self._streams[next(iter(self._streams))]
         return followed.stream
+
+    def run_for(self, name: str) -> bytes:
+        """Return the name of the run for a message to a device; empty if it knows it.
+
+        A device may remember another run, which it is to forget. Once a reply of it was
+        taken in, it has.
+        """
+        return b"" if name in self.receipts.last else self.run
 
     def introduced(self, name: str, settings: Mapping[str, Any]) -> None:
         """Note which reference a device says that it holds."""
@@ -165,6 +177,7 @@ class FleetMemory:
     def stored(self) -> tuple[dict[str, Any], Stored]:
         """Return what a checkpoint needs: values of JSON types, and arrays."""
         known = {
+            "run": self.run.hex(),
             "receipts": {n: r.hex() for n, r in self.receipts.last.items()},
             "streams": [[*key, one.turn] for key, one in self._streams.items()],
         }
@@ -190,7 +203,9 @@ class FleetMemory:
             }
             stream = restore_stream(own, truncation(layout, rank or None).layout)
             streams[rank, density, size] = _Followed(stream, turn)
-        return cls(Receipts.of(known["receipts"]), _streams=streams)
+        # Checkpoints of older versions do not name their run.
+        run = bytes.fromhex(known.get("run", ""))
+        return cls(Receipts.of(known["receipts"]), run=run, _streams=streams)
 
     def copy(self, layout: Layout) -> FleetMemory:
         """Return a copy that a run may change: only arrays are shared."""

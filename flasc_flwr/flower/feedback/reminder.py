@@ -54,8 +54,9 @@ class Reminder:
     grid : str
         The numbers that references consist of.
     run : bytes
-        Names the server's run, where a device may keep its state from one to the next;
-        a memory of another run is forgotten. Empty where that cannot happen.
+        Names the server's run: a device keeps its state from one to the next, and
+        forgets what it has not sent of another one. Empty if the device is known to
+        have done so.
     """
 
     round: int

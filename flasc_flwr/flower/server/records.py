@@ -8,9 +8,13 @@ from logging import WARNING
 
 from flwr.app import MetricRecord, RecordDict
 
-from flasc_flwr.core.printable import why
+from flasc_flwr.core.printable import printable, why
 from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.server.reply_metrics import with_shared_names
+from flasc_flwr.flower.wire import BASES, CONTROL, MERGED
+
+OWN_KEYS = (CONTROL, MERGED, BASES)
+"""Keys of the records that are sent beside the adapter and the settings."""
 
 MetricsAggregation = Callable[[list[RecordDict], str], MetricRecord]
 """Averages clients' metrics, weighted by the named metric."""
@@ -28,6 +32,11 @@ class Records:
         Keys of the adapter and of the settings in a message.
     train_metrics_aggr_fn, evaluate_metrics_aggr_fn : MetricsAggregation
         Average the clients' metrics.
+
+    Raises
+    ------
+    ValueError
+        If two records of a message would have the same key.
     """
 
     weighted_by_key: str
@@ -35,6 +44,20 @@ class Records:
     configrecord_key: str
     train_metrics_aggr_fn: MetricsAggregation
     evaluate_metrics_aggr_fn: MetricsAggregation
+
+    def __post_init__(self) -> None:
+        """Check the keys: a record would replace another one of the same key."""
+        for name in ("arrayrecord_key", "configrecord_key"):
+            if (key := getattr(self, name)) in OWN_KEYS:
+                raise ValueError(
+                    f"{name} must not be one of {', '.join(OWN_KEYS)}, which are keys "
+                    f"of other records, got {key!r}"
+                )
+        if self.arrayrecord_key == self.configrecord_key:
+            raise ValueError(
+                "arrayrecord_key and configrecord_key must differ, got "
+                f"{printable(self.arrayrecord_key, 50)!r} for both"
+            )
 
     def train_metrics(self, replies: list[RecordDict]) -> MetricRecord | None:
         """Return the averaged metrics of the clients that trained; None without any."""

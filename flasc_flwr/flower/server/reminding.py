@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -41,12 +40,17 @@ def personal(
         return content
     fleet = server.state.fleet
     taken = fleet.receipts.last.get(client.name)
-    reminder = Reminder(round=round, taken=taken, fading=server.fading)
+    reminder = Reminder(
+        round=round,
+        taken=taken,
+        fading=server.fading,
+        run=fleet.run_for(client.name),
+    )
     download, held = server.encode(client.budget), fleet.held.get(client.name)
     own = RecordDict(dict(content.items()))
     if isinstance(download, FollowedDownload):
         way, own[key] = download.way(held)
-        reminder = replace(way, round=round, taken=taken, fading=server.fading)
+        reminder = reminder.along(way)
     controls = records_of(content, ConfigRecord)
     control: dict[str, Any] = dict(controls.get(CONTROL, {}))
     reminder.add_to(control)

@@ -19,7 +19,7 @@ from flasc_flwr.core.methods.scores import QUOTAS
 from flasc_flwr.core.printable import printable
 from flasc_flwr.core.ranges import choice
 from flasc_flwr.flower.transport.evidence import Replies, check_replies
-from flasc_flwr.flower.transport.robust import comparing
+from flasc_flwr.flower.transport.robust import comparing, within
 from flasc_flwr.flower.transport.transport_settings import TransportSettings
 from flasc_flwr.flower.transport.wrappable import require_names
 
@@ -151,10 +151,5 @@ def notices(inner: Strategy, settings: TransportSettings) -> list[str]:
 
 
 def is_private(strategy: Strategy) -> bool:
-    """Return whether a strategy is in one of Flower's wrappers that add noise."""
-    wrapped: object = strategy
-    while isinstance(wrapped, Strategy):
-        if isinstance(wrapped, _PRIVATE):
-            return True
-        wrapped = getattr(wrapped, "strategy", None)
-    return False
+    """Return whether a strategy is or wraps one of Flower's wrappers that add noise."""
+    return any(isinstance(one, _PRIVATE) for one in within(strategy))

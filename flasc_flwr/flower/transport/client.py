@@ -75,7 +75,8 @@ def run_client_app(
     RefusedDownloadError
         If it is beyond the device's limits.
     ValueError
-        If an update holds NaN or infinity.
+        If an update holds NaN or infinity, or a record of the reply has the key of
+        the instructions.
     """
     with download_errors():
         limits.let_in_layouts(_layouts(message, instructions, sessions))
@@ -101,9 +102,19 @@ def run_client_app(
         session.keep()
         if reference := session.held():
             control.update(holding(reference, key))
+    _require_other_keys(reply)
     if control:
         reply.content[CONTROL] = ConfigRecord(control)
     return reply
+
+
+def _require_other_keys(reply: Message) -> None:
+    """Check that a reply has no record that the mod's own would replace."""
+    if CONTROL in reply.content:
+        raise ValueError(
+            f"the key of a record in the reply must not be {CONTROL!r}, the key of "
+            "flasc_mod's own"
+        )
 
 
 def _encode_records(

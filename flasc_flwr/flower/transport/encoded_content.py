@@ -96,8 +96,14 @@ def encode_content(
     Raises
     ------
     ValueError
-        If an array holds NaN or infinity, or the bytes are too few for any payload.
+        If an array holds NaN or infinity, the bytes are too few for any payload, or a
+        record has the key of the instructions.
     """
+    if CONTROL in content:
+        raise ValueError(
+            f"the key of a record must not be {CONTROL!r}, the key of the instructions "
+            "to flasc_mod"
+        )
     asked = category(message_type)
     arrays = records_of(content, ArrayRecord)
     sent: dict[str, SentRecord] = {}

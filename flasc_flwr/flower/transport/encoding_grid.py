@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from logging import WARNING
 from typing import Any
 
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from flasc_flwr.flower.compat import NodeInfo, Run
+from flasc_flwr.flower.compat import NodeInfo, Run, log
 from flasc_flwr.flower.transport.round_trip import RoundTrip
 from flasc_flwr.flower.wire import category
 
@@ -79,7 +80,10 @@ class EncodingGrid(Grid):
         """Return the replies that have arrived, decoded."""
         decoded = []
         for reply in self._grid.pull_messages(message_ids):
-            trip = self._trips.pop(reply.metadata.reply_to_message_id)
+            trip = self._trips.pop(reply.metadata.reply_to_message_id, None)
+            if trip is None:  # a client writes that into its reply itself
+                log(WARNING, "Ignored a reply to a message that was not sent")
+                continue
             decoded += trip.restore(trip.inspect([reply]))
             trip.taken()
         return decoded

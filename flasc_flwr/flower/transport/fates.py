@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from logging import INFO
 from math import prod
 
@@ -13,7 +12,7 @@ from flwr.app import ArrayRecord, Message, MessageType
 
 from flasc_flwr.core.printable import printable
 from flasc_flwr.flower.compat import log, records_of
-from flasc_flwr.flower.transport.rule import why_whole
+from flasc_flwr.flower.transport.rule import is_named, why_whole
 from flasc_flwr.flower.transport.transport_settings import TransportSettings
 from flasc_flwr.flower.wire import category
 
@@ -63,22 +62,34 @@ def listed(names: Iterable[str], most: int = _MOST_NAMES) -> str:
     return ", ".join(shown if len(every) <= most else [*shown, "..."])
 
 
-def require_known(key: str, patterns: Iterable[str], names: Iterable[str]) -> None:
-    """Check that each name or shell pattern of a setting fits an array.
+def require_known(
+    key: str, patterns: Iterable[str], names: Iterable[str], what: str = "arrays"
+) -> None:
+    """Check that each name or shell pattern of a setting fits something that is sent.
+
+    Parameters
+    ----------
+    key : str
+        The setting.
+    patterns : Iterable[str]
+        Its names and patterns.
+    names : Iterable[str]
+        The names of what is sent.
+    what : str
+        What that is.
 
     Raises
     ------
     ValueError
-        If one fits none of the arrays that are sent. The message names the most similar
-        ones first.
+        If one fits nothing that is sent. The message names the most similar ones first.
     """
     known = list(dict.fromkeys(names))
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in known):
+        if not any(is_named(name, [pattern]) for name in known):
             similar = get_close_matches(pattern, known, n=3, cutoff=0.5)
             others = [name for name in known if name not in similar]
             raise ValueError(
-                f"{key} must name arrays that are sent, got "
+                f"{key} must name {what} that are sent, got "
                 f"{printable(pattern, _LONGEST_NAME)!r}; there are {len(known)}: "
                 f"{listed([*similar, *others], 10)}"
             )
@@ -104,8 +115,8 @@ class Fates:
         Raises
         ------
         ValueError
-            If ``whole`` or ``sparse`` names no array of the first messages that ask for
-            training.
+            If ``whole`` or ``sparse`` names no array of the first messages, or
+            ``replies`` none of their ArrayRecords.
         """
         contents = {id(m.content): m.content for m in messages if _is_encoded(m)}
         records = [
@@ -118,6 +129,9 @@ class Fates:
             names = [name for _, record in records for name in record]
             require_known("whole", self._settings.whole, names)
             require_known("sparse", self._settings.sparse, names)
+            if not isinstance(self._settings.replies, str):
+                keys = [key for key, _ in records]
+                require_known("replies", self._settings.replies, keys, "ArrayRecords")
         for key, record in records:
             if key not in self._logged:
                 self._logged.add(key)

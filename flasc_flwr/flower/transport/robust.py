@@ -7,6 +7,8 @@ rounded to the value format.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from flwr.serverapp.strategy import (
     Bulyan,
     FedMedian,
@@ -23,12 +25,18 @@ def comparing(strategy: Strategy) -> str | None:
 
     Strategies inside wrappers count, too.
     """
+    names = (
+        type(one).__name__ for one in within(strategy) if isinstance(one, _COMPARE)
+    )
+    return next(names, None)
+
+
+def within(strategy: Strategy) -> Iterator[Strategy]:
+    """Yield a strategy, and those that it wraps under any attribute."""
     pending, seen = [strategy], set[int]()
     while pending:
         inner = pending.pop()
-        if isinstance(inner, _COMPARE):
-            return type(inner).__name__
+        yield inner
         seen.add(id(inner))
         wrapped = [v for v in vars(inner).values() if isinstance(v, Strategy)]
         pending += [w for w in wrapped if id(w) not in seen]
-    return None

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from logging import INFO, WARNING
 
-from flwr.app import Error, Message, MessageType
+from flwr.app import ArrayRecord, Error, Message, MessageType
 
 from flasc_flwr.core.printable import why
 from flasc_flwr.core.traffic import Direction, Traffic
-from flasc_flwr.flower.compat import ErrorCode, log
+from flasc_flwr.flower.compat import ErrorCode, log, records_of, set_metadata
 from flasc_flwr.flower.error_reason import reason_of
 from flasc_flwr.flower.transport.advice import advice_on
 from flasc_flwr.flower.transport.device_content import device_content
@@ -25,7 +25,7 @@ from flasc_flwr.flower.transport.incoming_reply import (
     put_on_sent,
 )
 from flasc_flwr.flower.transport.parallel_map import parallel_map
-from flasc_flwr.flower.transport.run_memory import RunMemory, common_records
+from flasc_flwr.flower.transport.run_memory import Place, RunMemory, common_records
 from flasc_flwr.flower.transport.sent_record import Following
 from flasc_flwr.flower.transport.transport_settings import TransportSettings
 from flasc_flwr.flower.transport.trip_traffic import TripTraffic
@@ -70,16 +70,21 @@ class RoundTrip:
         self.messages: list[Message] = []
         self._contents: list[EncodedContent] = []
         self._followed: list[Mapping[str, Following]] = []
+        self._answered: set[int] = set()
         self._traffic = TripTraffic(server_round, traffic)
         self._memory = memory
         messages = list(messages)
-        self._remembering = memory.begin(
-            m.metadata.dst_node_id for m in messages if _is_training(m)
-        )
+        self._waiting = {
+            index: _places(message)
+            for index, message in enumerate(messages)
+            if _is_training(message)
+        }
+        used = memory.begin(self._waiting.values())
+        self._remembering = dict(zip(self._waiting, used, strict=True))
         self._memory_round = memory.round
         common = common_records((m.content for m in messages), whole_round)
         encoded: dict[tuple[int, str], EncodedContent] = {}
-        for message in messages:
+        for index, message in enumerate(messages):
             content, message_type = message.content, message.metadata.message_type
             key = id(content), message_type
             if key not in encoded:
@@ -92,7 +97,7 @@ class RoundTrip:
                 encoded[key],
                 memory,
                 node,
-                remembers=not _is_training(message) or node in self._remembering,
+                remembers=self._remembering.get(index, True),
             )
             self._followed.append(followed)
             self.messages.append(travelling)
@@ -110,22 +115,32 @@ class RoundTrip:
     def inspect(self, replies: Iterable[Message]) -> list[IncomingReply]:
         """Return what each reply holds, without decoding it.
 
+        A reply that answers none of the messages, or one for the second time, is left
+        out: a client writes into its reply itself which one it answers, and who sends
+        it.
+
         Raises
         ------
         RuntimeError
-            If a reply does not belong to this round trip.
+            If no reply answers one of the messages: they are of another round.
         """
+        replies = list(replies)
         inspected = []
         for reply in replies:
-            self._memory.waiting.discard(reply.metadata.src_node_id)
-            if not reply.has_error():
-                index = self._index(reply)
-                content = self._contents[index]
-                inspected.append(self._inspect(reply, content, self._followed[index]))
-                continue
-            if advice := advice_on(reply.error, self._in_payloads):
-                log(WARNING, "Node %d: %s", reply.metadata.src_node_id, advice)
-            inspected.append(IncomingReply(reply))
+            index = self._indices.get(reply.metadata.reply_to_message_id)
+            if index is not None:
+                self._memory.answered(self._waiting.pop(index, ()))
+            if reply.has_error():
+                if advice := advice_on(reply.error, self._in_payloads):
+                    log(WARNING, "Node %d: %s", reply.metadata.src_node_id, advice)
+                inspected.append(IncomingReply(reply))
+            elif index is None or index in self._answered:
+                log(WARNING, "Ignored a reply of %s", _stray(reply))
+            else:
+                self._answered.add(index)
+                inspected.append(self._inspect(reply, index))
+        if replies and not inspected:
+            raise RuntimeError(f"unexpected reply of {_stray(replies[0])}")
         return inspected
 
     def decode(
@@ -173,7 +188,8 @@ class RoundTrip:
 
     def close(self) -> None:
         """Note that replies that have not come yet will not be taken."""
-        self._memory.waiting -= {m.metadata.dst_node_id for m in self.messages}
+        while self._waiting:
+            self._memory.answered(self._waiting.popitem()[1])
 
     def report(self) -> None:
         """Log the bytes of the exchange, after all its replies."""
@@ -191,22 +207,20 @@ class RoundTrip:
         return {name for content in self._contents for name in content.in_payloads}
 
     def _index(self, reply: Message) -> int:
-        try:
-            return self._indices[reply.metadata.reply_to_message_id]
-        except KeyError:
-            node = reply.metadata.src_node_id
-            raise RuntimeError(
-                f"unexpected reply of node {node}: it answers no message of this round"
-            ) from None
+        return self._indices[reply.metadata.reply_to_message_id]
 
-    def _inspect(
-        self, reply: Message, content: EncodedContent, followed: Mapping[str, Following]
-    ) -> IncomingReply:
+    def _inspect(self, reply: Message, index: int) -> IncomingReply:
         """Return what a reply holds, and note what it says about references."""
+        sender = reply.metadata.src_node_id
+        node = self.messages[index].metadata.dst_node_id
         try:
-            inspected = inspect_reply(reply, content)
+            if sender != node:
+                # Its bytes count for the node that was asked, which knows the message.
+                set_metadata(reply, "src_node_id", node)
+                raise ValueError(f"the reply names node {sender} as its sender")
+            inspected = inspect_reply(reply, self._contents[index])
             if inspected.error is None:
-                self._memory.heard(reply, followed)
+                self._memory.heard(reply, self._followed[index])
             for key in inspected.untouched:
                 self._memory.remarks.say_untouched(key)
         except Exception as error:
@@ -218,7 +232,7 @@ class RoundTrip:
         node = message.metadata.src_node_id
         for key, update in updates.items():
             self._memory.remarks.travelled(key, update.sent.form.layout, update.update)
-            if node in self._remembering:
+            if self._remembering.get(self._index(message), True):
                 self._memory.collect(node, key, self._memory_round, update.payload)
 
     def _rejected(self, reply: Message, reason: str) -> Message:
@@ -231,3 +245,16 @@ class RoundTrip:
 
 def _is_training(message: Message) -> bool:
     return category(message.metadata.message_type) == MessageType.TRAIN
+
+
+def _places(message: Message) -> list[Place]:
+    """Return the memories of a message's node for the records that it is sent."""
+    node = message.metadata.dst_node_id
+    return [(node, key) for key in records_of(message.content, ArrayRecord)]
+
+
+def _stray(reply: Message) -> str:
+    return (
+        f"node {reply.metadata.src_node_id}: it answers no message of this round, or "
+        "one that was answered before"
+    )

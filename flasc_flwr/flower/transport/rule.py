@@ -70,7 +70,7 @@ def why_whole(
     chosen = [name for name, reason in reasons.items() if not reason]
     if sum(prod(record[name].shape) for name in chosen) < _FEWEST:
         for name in chosen:
-            if not _is_named(name, sparse):
+            if not is_named(name, sparse):
                 reasons[name] = "of a record with few entries"
     return reasons
 
@@ -91,9 +91,9 @@ def _why(name: str, array: Array, whole: Sequence[str], sparse: Sequence[str]) -
         return "not floating point"
     if 0 in array.shape:
         return "empty"
-    if _is_named(name, whole):
+    if is_named(name, whole):
         return "named in whole"
-    if _is_named(name, sparse):
+    if is_named(name, sparse):
         return ""
     if is_statistic(name):
         return "statistics of a layer"
@@ -105,8 +105,13 @@ def is_statistic(name: str) -> bool:
     return name.rpartition(".")[2] in _STATISTICS
 
 
-def _is_named(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+def is_named(name: str, patterns: Iterable[str]) -> bool:
+    """Return whether a name is one of some names, or fits one of some shell patterns.
+
+    A name with brackets, such as ``['dense']['kernel']``, does not fit itself as a
+    pattern.
+    """
+    return any(name == one or fnmatchcase(name, one) for one in patterns)
 
 
 def _is_flattened_model(array: Array) -> bool:

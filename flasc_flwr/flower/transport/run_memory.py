@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import secrets
 import zlib
-from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,6 +25,9 @@ from flasc_flwr.flower.transport.reference_payloads import (
 from flasc_flwr.flower.transport.remarks import Remarks
 from flasc_flwr.flower.transport.sent_record import Following
 from flasc_flwr.flower.transport.transport_settings import TransportSettings
+
+Place = tuple[int, str]
+"""One memory: the id of its node, and the key of its ArrayRecord."""
 
 MOST_FORMS = 4
 """Most forms of a record whose references are kept, at up to 6 bytes an entry each."""
@@ -50,15 +53,15 @@ class RunMemory:
     ----------
     round : int
         Number of exchanges that asked for training.
-    waiting : set[int]
-        Nodes that were asked to train and have not replied yet.
+    waiting : Counter[Place]
+        How many messages that ask for training have not been answered yet.
     remarks : Remarks
         Warnings about records.
     """
 
     def __init__(self, settings: TransportSettings) -> None:
         self.round = 0
-        self.waiting: set[int] = set()
+        self.waiting: Counter[Place] = Counter()
         self._settings = settings
         self._run = secrets.token_bytes(RUN_BYTES)
         self._fleets: dict[str, FleetMemory] = defaultdict(
@@ -67,22 +70,28 @@ class RunMemory:
         self._targets: dict[tuple[str, bytes], _Target] = defaultdict(_Target)
         self.remarks = Remarks(settings.quota)
 
-    def begin(self, trained: Iterable[int]) -> set[int]:
-        """Begin an exchange; return which nodes can use their memory in it.
+    def begin(self, trained: Iterable[Collection[Place]]) -> list[bool]:
+        """Begin an exchange; return for which messages memories can be used.
 
-        A node can if it has replied to every earlier message. Otherwise the server does
-        not know what the node's memory will hold.
+        They can if their nodes have replied to every earlier message with these
+        records, in this exchange, too. Otherwise the server does not know what a node's
+        memory will hold.
 
         Parameters
         ----------
-        trained : Iterable[int]
-            Nodes that are asked to train.
+        trained : Iterable[Collection[Place]]
+            The places of each message that asks for training.
         """
-        asked = set(trained)
-        self.round += bool(asked)
-        remembering = asked - self.waiting
-        self.waiting |= asked
+        remembering = []
+        for places in trained:
+            remembering.append(not any(self.waiting[place] for place in places))
+            self.waiting.update(places)
+        self.round += bool(remembering)
         return remembering
+
+    def answered(self, places: Iterable[Place]) -> None:
+        """Note that a message was answered, or that its reply will not be taken."""
+        self.waiting.subtract(places)
 
     def follow(
         self,

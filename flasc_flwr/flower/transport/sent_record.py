@@ -150,11 +150,11 @@ class SentRecord:
     def plus_training(self, trained: ArrayRecord) -> ArrayRecord:
         """Return the strategy's arrays plus trained minus received.
 
-        A record that does not hold the received arrays after training is returned
-        unchanged.
+        A record of updates, or of anything else that is not the received arrays after
+        training, is returned unchanged.
         """
         names = self.part_in(trained)
-        if not self.is_encoded or not names:
+        if not self.is_encoded or not names or self.word == UPDATES:
             return trained
         if self.word == AUTO and not are_trained(self.received, trained, names):
             return trained

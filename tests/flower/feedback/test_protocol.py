@@ -327,3 +327,21 @@ def test_a_memory_that_cannot_be_read_is_replaced():
     resumed = run(strategy_of(resume=saved[-1]), grid, 5)
     assert all(row["replies"] == NODES for row in resumed.state.history[1:])
     assert set(grid.digests().values()) == references(resumed)
+
+
+@pytest.mark.parametrize("feedback", ["up", "both"])
+def test_what_a_device_has_not_sent_of_one_run_does_not_get_into_the_next(feedback):
+    """Also where the same strategy starts twice, and where replies get lost."""
+    method = compose("flasc-ef", init="sent", error_feedback=feedback)
+    events = {(1, 4): "reply lost", (2, 3): "reply lost", (3, 4): "message lost"}
+    strategy = strategy_of(method=method)
+    grid = PatchyGrid(NODES, events)
+    run(strategy, grid, 3)
+    second = run(strategy, grid, 3).state
+    later = {(node, n - 3): event for (node, n), event in events.items() if n > 3}
+    alone = PatchyGrid(NODES, later)
+    expected = run(strategy_of(method=method), alone, 3).state
+    np.testing.assert_array_equal(second.vector, expected.vector)
+    for node in range(1, NODES + 1):
+        residual = alone.memory(node).residual
+        np.testing.assert_array_equal(grid.memory(node).residual, residual)
