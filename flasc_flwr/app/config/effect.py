@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from flasc_flwr.app.config.training import LocalPrivacySettings
+from flasc_flwr.core.methods.allotment import Allotment
 from flasc_flwr.core.methods.schedules import decaying_to
 from flasc_flwr.core.settings import settings_of
-
-if TYPE_CHECKING:
-    from flasc_flwr.app.config.run_config import RunConfig
+from flasc_flwr.flower.clients.guard import Guard
 
 _LOCAL_DP = ("local_dp_delta", "local_dp_clip_norm")
 
 
-def require_effect(config: RunConfig) -> None:
+def require_effect(
+    local: LocalPrivacySettings, guard: Guard, allotment: Allotment
+) -> None:
     """Check that what is asked for happens.
 
     Settings that only matter with others, such as ``client-beta1`` with AdamW, are left
     alone: the documentation says what uses them.
+
+    Parameters
+    ----------
+    local : LocalPrivacySettings
+        Local privacy.
+    guard : Guard
+        Bounds on replies.
+    allotment : Allotment
+        The method, with its densities and their decay.
 
     Raises
     ------
@@ -26,20 +35,20 @@ def require_effect(config: RunConfig) -> None:
         run whose settings name them.
     """
     for name in _LOCAL_DP:
-        setting, value = settings_of(config)[name], getattr(config, name)
-        if not config.local_dp_epsilon and value != setting.run_config_default:
+        setting, value = settings_of(local)[name], getattr(local, name)
+        if not local.local_dp_epsilon and value != setting.run_config_default:
             raise ValueError(
                 f"{setting.key} is {value!r} without a local-dp-epsilon, so nothing is "
                 "private: set a local-dp-epsilon above 0"
             )
-    if config.guard.norm_action == "clip" and not config.guard.max_norm:
+    if guard.norm_action == "clip" and not guard.max_norm:
         raise ValueError(
             "max-update-norm must be above 0 with update-norm-action 'clip', since "
             "what exceeds update-norm-ratio is rejected, got 0.0"
         )
-    method = config.compose()
-    prunes = method.schedule is decaying_to and config.budget().download_density < 1
-    if prunes and config.decay.download == 1:
+    method = allotment.method
+    prunes = method.schedule is decaying_to and allotment.most.download_density < 1
+    if prunes and allotment.decay.download == 1:
         raise ValueError(
             f"download-density-decay must be below 1 with method {method.name!r}, "
             "which starts at density 1 and would stay there, got 1.0"

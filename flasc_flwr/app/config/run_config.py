@@ -134,9 +134,11 @@ class RunConfig(
         require_tuner(config, config.compose())
         config.require_instruction(config.task)
         config._require_honest()
-        require_effect(config)
         # Raises if the method cannot keep to the budget.
-        Allotment(method=config.compose(), most=config.budget(), decay=config.decay)
+        allotment = Allotment(
+            method=config.compose(), most=config.budget(), decay=config.decay
+        )
+        require_effect(config, config.guard, allotment)
         if config.compose().measures_bases and config.num_server_rounds < 2:
             raise ValueError(
                 "num-server-rounds must be >= 2 with core-basis 'gradient', whose "
