@@ -140,8 +140,8 @@ class ServerVector:
 
     @property
     def most(self) -> Budget:
-        """Budget, in this turn, of a client that sets nothing itself."""
-        return self.allotment.at(self.turn, self.allotment.most)
+        """Budget, in this turn, of a client in the highest tier that sets nothing."""
+        return self.allotment.standard(self.turn)[""]
 
     @property
     def assigns_ranks(self) -> bool:
