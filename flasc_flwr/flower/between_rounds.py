@@ -99,6 +99,8 @@ class BetweenRounds:
             If the run cannot succeed. The server has then the last good state.
         """
         state = self._server.state
+        if self._reason(run):  # its result is what it leaves, not an earlier state
+            run.evaluate_the_last()
         row = run.ledger.row()
         if run.private:
             row = reported_row(row)
@@ -115,6 +117,10 @@ class BetweenRounds:
         if self._on_checkpoint:
             # A copy, which may be kept: the run changes its own state.
             self._on_checkpoint(now.copy())
-        self.ended = self._stop.reason(state.history, state.traffic)
-        if run.private and not self.ended:
-            self.ended = run.private.exhausted()
+        self.ended = self._reason(run)
+
+    def _reason(self, run: Run) -> str | None:
+        """Return why the run is to end; None if it is not."""
+        state = self._server.state
+        reason = self._stop.reason(state.history, state.traffic)
+        return reason or (run.private.exhausted() if run.private else None)

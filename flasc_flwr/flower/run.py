@@ -235,7 +235,16 @@ class Run:
 
     def evaluate_at_server(self, current: int) -> None:
         """Evaluate what clients receive, and the dense server vector, if it is due."""
-        if self.evaluate_fn and self.evaluate_at(current):
+        if self.evaluate_at(current):
+            self._evaluate(current)
+
+    def evaluate_the_last(self) -> None:
+        """Evaluate at the end of a run, if its last round was not."""
+        if not self.evaluate_at(self.ledger.round):
+            self._evaluate(self.ledger.round)
+
+    def _evaluate(self, current: int) -> None:
+        if self.evaluate_fn:
             with self.ledger.phase("evaluate"):
                 metrics = evaluate_received(self.server, current, self.evaluate_fn)
             self.ledger.evaluated(metrics)

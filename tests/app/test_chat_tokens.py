@@ -235,6 +235,16 @@ def test_a_long_conversation_loses_its_oldest_turns_first():
     assert runs(tokens.targets) == runs(whole.targets)[-len(runs(tokens.targets)) :]
 
 
+def test_a_long_conversation_keeps_what_its_developer_says():
+    template, _ = of("chatml")
+    turns = chat(*["Hello! How are you?", "I am fine."] * 6)
+    turns = [{"role": "developer", "content": "Be brief."}, *turns]
+    whole = chat_tokens(template, turns, 10**6)
+    tokens = chat_tokens(template, turns, len(whole.ids) // 2)
+    text = decoded(template, tokens.ids)
+    assert tokens.cut_prompt and text.count("Be brief.") == 1
+
+
 def test_a_template_that_changes_a_response_refuses_it():
     tokenizer = chat_tokenizer()
     config = SimpleNamespace(chat_template=kinds.THINKING, model="a model")

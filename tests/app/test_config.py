@@ -287,3 +287,33 @@ def test_privacy_is_off_by_default_and_takes_its_settings_from_the_keys():
 def test_what_a_task_does_not_have_is_refused_and_not_ignored(task, key, value):
     with pytest.raises(ConfigError, match=f"{key} must be .* with task {task!r}"):
         RunConfig.parse({"task": task, key: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"local-dp-clip-norm": 0.5}, "local-dp-clip-norm is 0.5 without a local-dp-"),
+        ({"local-dp-delta": 1e-6}, "local-dp-delta is 1e-06 without a local-dp-eps"),
+        ({"update-norm-action": "clip"}, "max-update-norm must be above 0 with update"),
+        ({"method": "adapter-lth"}, "download-density-decay must be below 1 with"),
+        ({"method": "dense", "tiers": "density"}, "tiers must not be 'density' with"),
+        ({"method": "segments", "tiers": "density"}, "tiers must not be 'density'"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        RunConfig.parse(settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"local-dp-epsilon": 0.5, "local-dp-clip-norm": 0.5, "local-dp-delta": 1e-6},
+        {"max-update-norm": 1.0, "update-norm-action": "clip"},
+        {"method": "adapter-lth", "download-density-decay": 0.9},
+        {"method": "adapter-lth", "download-density": 1.0},
+        {"method": "sparse-adapter", "tiers": "density"},
+    ],
+)
+def test_what_has_an_effect_is_accepted(settings):
+    RunConfig.parse(settings)

@@ -70,6 +70,7 @@ def evaluated(*arguments):
         {"method": "flora", "kind": "gpt2"},
         {"method": "fedex-lora"},
         {"method": "ffa-lora"},
+        {"method": "flasc-tiers", "kind": "gpt2"},
         {"method": "full"},
         {"method": "full", "head": "mean"},
         {"method": "full", "kind": "gpt2", "task": "causal-lm"},

@@ -35,6 +35,8 @@ def folder(tmp_path_factory):
     model = AutoModelForCausalLM.from_pretrained(folder / "llama")
     save_model(folder / "half", "llama", hidden_size=64, intermediate_size=128)
     model.bfloat16().save_pretrained(folder / "half")
+    for kind in ("bert", "roberta"):
+        save_model(folder / kind, kind, hidden_size=64)
     write_jsonl(folder / "t-train.jsonl", texts(24))
     write_jsonl(folder / "t-test.jsonl", texts(30, seed=1))
     return folder
@@ -173,12 +175,20 @@ def test_what_is_not_quantized_keeps_the_backbones_precision(folder, bits):
 
 
 @needs_bitsandbytes
-def test_a_classifiers_head_is_not_quantized(folder):
-    task = build(folder, task="text-classification", quantize="4bit")
-    head = next(n for n in read_adapter(task.model) if "lora" not in n)
-    before = read_adapter(task.model)[head]
+@pytest.mark.parametrize(
+    ("kind", "bits"),
+    [("llama", "4bit"), ("bert", "4bit"), ("bert", "8bit"), ("roberta", "4bit")],
+)
+def test_a_classifiers_head_is_not_quantized(folder, kind, bits):
+    settings = {"task": "text-classification", "lora_targets": "auto"}
+    task = build(folder, kind, quantize=bits, **settings)
+    heads = [n for n in read_adapter(task.model) if "lora" not in n]
+    before = read_adapter(task.model)
+    assert len(heads) == {"llama": 1, "bert": 2, "roberta": 4}[kind]
+    assert all(before[name].dtype == np.float32 for name in heads)
     task.train(task.data.partition(0, 4), seed=0)
-    assert (read_adapter(task.model)[head] != before).any()
+    after = read_adapter(task.model)
+    assert all((after[name] != before[name]).any() for name in heads)
 
 
 def test_what_changes_the_backbone_cannot_be_quantized(monkeypatch):

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 from datasets import Dataset
 
-from flasc_flwr.app.tasks.shared_rows import say_shared_rows
-from tests.app.files import tables_of, text_task, write_text
+from flasc_flwr.app.tasks.shared_rows import say_shared_rows, say_shared_slices
+from tests.app.files import image_folder, image_task, tables_of, text_task, write_text
 from tests.app.tiny import save_model, texts
 
 
@@ -43,3 +43,30 @@ def test_a_run_says_which_test_rows_it_trains_on(tmp_path, caplog):
     task = text_task(model, tmp_path / "a.csv", validation_fraction=0.1, **sets)
     assert len(task.data.test) == 20
     assert " of 20 test rows are the same text as a training row" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "shared"),
+    [
+        ("train", "train[50%:]", "4 of 4"),
+        ("train[:6]", "train[50%:]", "2 of 4"),
+        ("train[:25%]+train[6:]", "train[1:7]", "2 of 6"),
+        ("train[:4]", "train[4:]", ""),
+        ("train[:-2]", "train[-2:]", ""),
+        ("train", "test[2:]", ""),
+        ("train+test", "test", "4 of 4"),
+    ],
+)
+def test_slices_that_overlap_are_in_the_log(caplog, train, test, shared):
+    say_shared_slices(train, test, {"train": 8, "test": 4}.__getitem__)
+    said = f"{shared} test rows are training rows"
+    assert (said in caplog.text) if shared else caplog.text == ""
+
+
+def test_images_that_are_tested_and_trained_on_are_in_the_log(tmp_path, caplog):
+    folder = image_folder(tmp_path / "images", "train", ["cat", "dog"], 4)
+    vit = save_model(tmp_path / "vit", "vit")
+    settings = {"test_split": "train[6:]", "validation_fraction": 0.0}
+    task = image_task(vit, folder, **settings)
+    assert len(task.data.test) == 2
+    assert "2 of 2 test rows are training rows" in caplog.text

@@ -43,6 +43,24 @@ def test_densities_and_values_are_those_in_effect(runs):
     assert "seed" not in dense["differing"]
 
 
+def test_runs_that_prune_to_other_densities_are_not_one_group(runs):
+    for name, density in (("flasc-0", "0.25"), ("flasc-1", "0.0625")):
+        config = runs[name] / "config.toml"
+        text = config.read_text()
+        for key, old, new in (
+            ("method", '"flasc"', '"adapter-lth"'),
+            ("download-density", '"auto"', density),
+            ("download-density-decay", "1.0", "0.5"),
+        ):
+            assert f"\n{key} = {old}\n" in text
+            text = text.replace(f"\n{key} = {old}\n", f"\n{key} = {new}\n")
+        config.write_text(text)
+    quarter, sixteenth = rows_of([runs["flasc-0"], runs["flasc-1"]])
+    assert quarter["label"] == "adapter-lth down 1/4, up 1"
+    assert sixteenth["label"] == "adapter-lth down 1/16, up 1"
+    assert (quarter["seeds"], sixteenth["seeds"]) == ([0], [1])
+
+
 def test_the_rows_have_what_dense_float32_would_have_sent(runs):
     """The count during a run ends as the one in its summary."""
     run = read_run(runs["flasc-0"])

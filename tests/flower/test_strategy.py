@@ -6,6 +6,8 @@ from flasc_flwr import Flasc
 from flasc_flwr.core.codec import decode
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.optimizers import Sgd
+from flasc_flwr.core.privacy import Privacy
+from flasc_flwr.core.stopping import Stop
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import array_record, arrays_of, message_bytes, payload_of
 from tests.flower.apps import RecordingGrid, adapter, client_app, nudge
@@ -143,6 +145,35 @@ def test_equal_vectors_are_evaluated_once():
     assert calls == [0, 3, 4]
     accuracies = [row["accuracy"] for row in strategy.state.history]
     assert accuracies == [0.5, None, None, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        {"stop": Stop(megabytes=0.05)},
+        {
+            "privacy": Privacy(
+                clip_norm=1.0, noise_multiplier=1.0, population=4, max_epsilon=12.0
+            )
+        },
+    ],
+    ids=["bytes", "epsilon"],
+)
+def test_the_last_round_of_a_run_that_ends_early_is_evaluated(ends):
+    """Its result is what the run leaves, and not what it once was."""
+    calls = []
+
+    def evaluate_fn(server_round, arrays):
+        calls.append(server_round)
+        return MetricRecord({"accuracy": server_round / 100})
+
+    strategy, _, _ = start(
+        method="dense", rounds=50, evaluate_fn=evaluate_fn, evaluate_every=40, **ends
+    )
+    last = strategy.state.history[-1]
+    assert strategy.ended and 2 < last["round"] < 40
+    assert calls[0] == 0 and set(calls[1:]) == {last["round"]}
+    assert last["accuracy"] == last["round"] / 100
 
 
 def test_clients_that_fail_are_counted_and_the_round_goes_on():

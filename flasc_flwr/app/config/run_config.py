@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from flasc_flwr.app.config.adapter import AdapterSettings
+from flasc_flwr.app.config.effect import require_effect
 from flasc_flwr.app.config.instruction import InstructionSettings
 from flasc_flwr.app.config.keys import PLACES, SECTIONS, Place
 from flasc_flwr.app.config.method import MethodSettings
@@ -134,7 +135,10 @@ class RunConfig(
         config.require_instruction(config.task)
         config._require_honest()
         # Raises if the method cannot keep to the budget.
-        Allotment(method=config.compose(), most=config.budget(), decay=config.decay)
+        allotment = Allotment(
+            method=config.compose(), most=config.budget(), decay=config.decay
+        )
+        require_effect(config, config.guard, allotment)
         if config.compose().measures_bases and config.num_server_rounds < 2:
             raise ValueError(
                 "num-server-rounds must be >= 2 with core-basis 'gradient', whose "

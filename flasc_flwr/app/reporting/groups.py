@@ -10,6 +10,7 @@ from typing import Any
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.reporting.runs import SavedRun
 from flasc_flwr.core.methods.allotment import Allotment
+from flasc_flwr.core.methods.schedules import decaying_to
 
 _APART = (
     "checkpoint-every",
@@ -42,7 +43,7 @@ class Group:
     label : str
         The method, and the settings in which it differs from the other groups.
     settings : Mapping[str, Any]
-        What its runs have in common; densities are those of the first sparse round.
+        What its runs have in common, as :func:`in_effect` has it.
     differing : Mapping[str, Any]
         The settings that are not the same in all groups.
     runs : Sequence[SavedRun]
@@ -91,17 +92,19 @@ def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 def in_effect(config: RunConfig) -> dict[str, Any]:
     """Return a run's settings in effect, without the seed.
 
-    ``densities`` are the two of the first sparse round, and ``value format`` is never
-    ``auto``.
+    ``densities`` are the two of the first sparse round, or where one falls from 1 the
+    one that it ends at; ``value format`` is never ``auto``.
     """
     method = config.compose()
     own = config.budget()
     allotment = Allotment(method=method, most=own, decay=config.decay)
     budget = allotment.at(method.dense_rounds + 1, own)
+    pruned = method.schedule is decaying_to
+    down = own.download_density if pruned else budget.download_density
     auto = config.value_format == "auto"
     return {
         "method": config.method,
-        "densities": (budget.download_density, budget.upload_density),
+        "densities": (down, budget.upload_density),
         "value format": method.value_format if auto else config.value_format,
         **{k: v for k, v in config.to_dict().items() if k not in ("method", *_APART)},
     }

@@ -20,6 +20,7 @@ from flasc_flwr.app.tasks.class_order import check_class_order
 from flasc_flwr.app.tasks.gguf import converted, is_gguf
 from flasc_flwr.app.tasks.sources import from_hub, model_path
 from flasc_flwr.app.training.precision import kept_precision
+from flasc_flwr.app.training.quantizing import not_quantized
 from flasc_flwr.core.printable import printable, why
 from flasc_flwr.flower.compat import log
 
@@ -64,6 +65,8 @@ def load_checkpoint(
                 f"{config.task!r}{other}, got {config.model!r}, which is a "
                 f"{model_config.model_type!r} model"
             )
+        if bits := settings.get("quantization_config"):
+            bits.llm_int8_skip_modules = not_quantized(auto, model_config)
         model, report = load(
             config,
             lambda: auto.from_pretrained(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from logging import WARNING
 
 import pyarrow as pa
-from datasets import Dataset
+from datasets import Dataset, ReadInstruction
 
 from flasc_flwr.flower.compat import log
 
@@ -34,6 +35,47 @@ def say_shared_rows(train: Dataset, test: Dataset) -> None:
             shared,
             len(test),
         )
+
+
+def say_shared_slices(train: str, test: str, length_of: Callable[[str], int]) -> None:
+    """Log how many test rows are training rows because their slices overlap.
+
+    Unlike equal rows, which a data set may well have, these can be of any kind.
+
+    Parameters
+    ----------
+    train, test : str
+        Splits or slices, such as ``train[:80%]``.
+    length_of : Callable[[str], int]
+        Number of rows of a split, by its name.
+    """
+    names = [{p.partition("[")[0] for p in s.split("+")} for s in (train, test)]
+    if not names[0] & names[1]:
+        return
+    lengths = {name: length_of(name) for name in names[0] | names[1]}
+    # A slice that cannot be read is an error where its rows are loaded.
+    with suppress(ValueError, AssertionError):
+        trained, tested = _places(train, lengths), _places(test, lengths)
+        if shared := len(trained & tested):
+            log(
+                WARNING,
+                "%d of %d test rows are training rows: test-split %r and train-split "
+                "%r overlap",
+                shared,
+                len(tested),
+                test,
+                train,
+            )
+
+
+def _places(split: str, lengths: dict[str, int]) -> set[tuple[str, int]]:
+    """Return the rows of a slice, each by its split and number."""
+    parts = ReadInstruction.from_spec(split).to_absolute(lengths)
+    return {
+        (part.splitname, row)
+        for part in parts
+        for row in range(lengths[part.splitname])[part.from_ : part.to]
+    }
 
 
 def _rows(rows: Dataset) -> Iterator[bytes]:

@@ -16,7 +16,7 @@ from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.data_errors import DataError, cell, kind_of, without_values
 from flasc_flwr.app.tasks.formats.cells import text_of
 from flasc_flwr.app.tasks.labels import class_names, names_in_data
-from flasc_flwr.app.tasks.shared_rows import say_shared_rows
+from flasc_flwr.app.tasks.shared_rows import say_shared_rows, say_shared_slices
 from flasc_flwr.app.tasks.sources import device_rows, load_rows, require_columns
 from flasc_flwr.app.training.examples import Batch, Examples
 
@@ -115,6 +115,7 @@ class Tables:
                 "'train[:80%]' and test-split = 'train[80%:]'"
             )
         rows = load_rows(config.dataset, config.test_split, config.dataset_config)
+        say_shared_slices(config.train_split, config.test_split, self._count)
         self._check_names(rows)
         prepared = self._prepared(rows, f"test-split {config.test_split!r}")
         # Without validation rows, a server needs no training rows; where all are on
@@ -123,6 +124,10 @@ class Tables:
             with suppress(DataError, OSError):
                 say_shared_rows(self._split["train"], prepared)
         return self._examples(prepared)
+
+    def _count(self, split: str) -> int:
+        config = self._config
+        return len(load_rows(config.dataset, split, config.dataset_config))
 
     @cached_property
     def _partitions(self) -> Partitions:

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
+from transformers import PretrainedConfig
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.training.device import device_of
+from flasc_flwr.app.training.targets import head_of
 from flasc_flwr.core.methods.method import Tunes
 
 
@@ -58,6 +60,26 @@ def quantization(config: RunConfig) -> dict[str, Any]:
         "quantization_config": transformers.BitsAndBytesConfig(**bits),  # type: ignore[no-untyped-call]
         "device_map": {"": place},
     }
+
+
+def not_quantized(auto: Any, model_config: PretrainedConfig) -> list[str]:
+    """Return the names of modules that are never quantized: the head and the output.
+
+    By itself, transformers leaves out the last module only if it has no bias: heads
+    such as BERT's would be quantized, and those have no gradients.
+
+    Parameters
+    ----------
+    auto : type
+        Class of transformers that loads the model.
+    model_config : PretrainedConfig
+        The model's config.
+    """
+    with torch.device("meta"):
+        model = auto.from_config(model_config)
+    output = model.get_output_embeddings()
+    named = model.named_modules()
+    return head_of(model, "auto") + [n for n, m in named if output and m is output]
 
 
 def keep_differentiable(model: nn.Module) -> None:

@@ -16,6 +16,7 @@ from flasc_flwr.app.tasks.instruction.chat_template import (
 )
 from flasc_flwr.app.tasks.instruction.conversations import (
     ASSISTANT,
+    DEVELOPER,
     SYSTEM,
     USER,
     Messages,
@@ -229,5 +230,5 @@ def _without_oldest_turn(messages: Messages) -> Messages | None:
     rest = messages[first + 1 :]
     if not any(m["role"] == ASSISTANT for m in rest):
         return None
-    system = [m for m in messages[:first] if m["role"] == SYSTEM]
+    system = [m for m in messages[:first] if m["role"] in (SYSTEM, DEVELOPER)]
     return [*system, *rest]

@@ -17,11 +17,13 @@ Messages = list[dict[str, str]]
 """A conversation: each message has a ``role`` and a ``content``."""
 
 USER, ASSISTANT, SYSTEM = "user", "assistant", "system"
+DEVELOPER = "developer"
+"""What newer models call the role `SYSTEM`."""
 
 _ROLES = {
     **{name: USER for name in ("user", "human")},
     **{name: ASSISTANT for name in ("assistant", "gpt", "model", "chatgpt")},
-    **{name: name for name in (SYSTEM, "developer", "tool")},
+    **{name: name for name in (SYSTEM, DEVELOPER, "tool")},
     **{name: "tool" for name in ("function", "observation")},
 }
 """Roles as OpenAI and as ShareGPT name them, and what chat templates call them."""
