@@ -76,7 +76,8 @@ class Flasc(OwnRounds):
     validation : ValidationRanks, optional
         How ranks are assigned; required by methods that do it by validation loss.
     decay : Decay, optional
-        How fast the densities decay. Default: not at all.
+        How fast the densities decay. Default: only with ``adapter-lth``, to 0.95 times
+        the download density in each turn.
     error_feedback : str, optional
         What is remembered of what messages leave out, and sent later: ``none``, ``up``
         (what clients have trained) or ``both`` (what the server has not sent, too).

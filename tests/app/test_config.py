@@ -295,7 +295,10 @@ def test_what_a_task_does_not_have_is_refused_and_not_ignored(task, key, value):
         ({"local-dp-clip-norm": 0.5}, "local-dp-clip-norm is 0.5 without a local-dp-"),
         ({"local-dp-delta": 1e-6}, "local-dp-delta is 1e-06 without a local-dp-eps"),
         ({"update-norm-action": "clip"}, "max-update-norm must be above 0 with update"),
-        ({"method": "adapter-lth"}, "download-density-decay must be below 1 with"),
+        (
+            {"method": "adapter-lth", "download-density-decay": 1.0},
+            "download-density-decay must be below 1 with",
+        ),
         ({"method": "dense", "tiers": "density"}, "tiers must not be 'density' with"),
         ({"method": "segments", "tiers": "density"}, "tiers must not be 'density'"),
     ],
@@ -310,6 +313,7 @@ def test_what_would_have_no_effect_is_refused(settings, message):
     [
         {"local-dp-epsilon": 0.5, "local-dp-clip-norm": 0.5, "local-dp-delta": 1e-6},
         {"max-update-norm": 1.0, "update-norm-action": "clip"},
+        {"method": "adapter-lth"},
         {"method": "adapter-lth", "download-density-decay": 0.9},
         {"method": "adapter-lth", "download-density": 1.0},
         {"method": "sparse-adapter", "tiers": "density"},

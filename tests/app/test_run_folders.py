@@ -143,13 +143,7 @@ def test_every_method_is_either_refused_or_sends_one_adapter():
         unequal = method.tiers == "rank" or method.rank_assignment != "own"
         remembers = method.error_feedback != "none"
         try:
-            RunConfig.parse(
-                {
-                    "local-dp-epsilon": 0.5,
-                    "method": name,
-                    "download-density-decay": 0.9 if name == "adapter-lth" else 1.0,
-                }
-            )
+            RunConfig.parse({"local-dp-epsilon": 0.5, "method": name})
         except ConfigError:
             assert merges or unequal or remembers, name
         else:

@@ -50,7 +50,7 @@ def test_runs_that_prune_to_other_densities_are_not_one_group(runs):
         for key, old, new in (
             ("method", '"flasc"', '"adapter-lth"'),
             ("download-density", '"auto"', density),
-            ("download-density-decay", "1.0", "0.5"),
+            ("download-density-decay", '"auto"', "0.5"),
         ):
             assert f"\n{key} = {old}\n" in text
             text = text.replace(f"\n{key} = {old}\n", f"\n{key} = {new}\n")

@@ -48,10 +48,10 @@ def require_effect(
         )
     method = allotment.method
     prunes = method.schedule is decaying_to and allotment.most.download_density < 1
-    if prunes and allotment.decay.download == 1:
+    if prunes and allotment.download_decay == 1:
         raise ValueError(
             f"download-density-decay must be below 1 with method {method.name!r}, "
-            "which starts at density 1 and would stay there, got 1.0"
+            "which starts at density 1 and would stay there, or auto, got 1.0"
         )
     fixed = (method.download_density, method.upload_density)
     if method.tiers == "density" and None not in fixed:

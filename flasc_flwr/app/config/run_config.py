@@ -122,7 +122,7 @@ class RunConfig(
                 target[place.name] = value
         config = cls(
             roles=RoleDensities(**_given(RoleDensities, members["roles"])),
-            decay=Decay(**members["decay"]),
+            decay=Decay(**_given(Decay, members["decay"])),
             sampling=Sampling(**members["sampling"]),
             guard=Guard(**members["guard"]),
             stop=Stop(**members["stop"]),

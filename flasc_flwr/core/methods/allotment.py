@@ -56,7 +56,7 @@ class Allotment:
                 f"{most.download_bytes}"
             )
         self._require_no_bytes(most)
-        steady = self.decay.download == 1 and method.schedule is decaying
+        steady = self.download_decay == 1 and method.schedule is decaying
         if method.error_feedback == "both" and not (
             steady and method.dense_rounds == 0
         ):
@@ -65,8 +65,14 @@ class Allotment:
                 "because devices with one density share a reference: "
                 "download-density-decay must be 1 and dense-rounds 0 (the first "
                 "download is dense as it is), got "
-                f"{self.decay.download} and {method.dense_rounds}"
+                f"{self.download_decay} and {method.dense_rounds}"
             )
+
+    @property
+    def download_decay(self) -> float:
+        """Factor on download densities each time: as given, or the method's own."""
+        given = self.decay.download
+        return self.method.usual_decay if given is None else given
 
     def of(self, name: str, settings: Mapping[str, Any]) -> Budget:
         """Return a client's own budget, from its name and its ``--node-config``.
@@ -114,12 +120,12 @@ class Allotment:
         rank : int, optional
             The rank that the server has given it; None where it gives none.
         """
-        method, decay, times = self.method, self.decay, self.decay.times(turn)
+        method, times = self.method, self.decay.times(turn)
         download = method.download_density or method.schedule(
-            own.download_density, decay.download, times
+            own.download_density, self.download_decay, times
         )
         upload = method.upload_density or method.schedule(
-            own.upload_density, decay.upload, times
+            own.upload_density, self.decay.upload, times
         )
         given = replace(
             own.at_most(rank),

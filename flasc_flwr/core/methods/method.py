@@ -85,6 +85,8 @@ class Method:
         Density of a run that gives none, where the method prescribes none.
     schedule : Schedule
         How densities change with the rounds.
+    usual_decay : float
+        Meaning of ``download-density-decay = "auto"``.
     dense_rounds : int
         Number of turns at the start that download everything.
     uploads : str
@@ -131,6 +133,7 @@ class Method:
     upload_density: float | None = None
     usual_density: float = Budget.download_density
     schedule: Schedule = decaying
+    usual_decay: float = 1.0
     dense_rounds: int = 0
     uploads: str = "largest"
     upload_segments: int = 1

@@ -31,8 +31,11 @@ class Decay:
 
     Attributes
     ----------
-    download, upload : float
-        Factor each time, in (0, 1]; 1 is no decay.
+    download : float, optional
+        Factor on the download density each time, in (0, 1]; 1 is no decay. Default: the
+        method's own.
+    upload : float
+        Likewise, for the upload density.
     every : int
         Rounds from one time to the next, at least 1.
 
@@ -42,12 +45,13 @@ class Decay:
         If one is out of range.
     """
 
-    download: float = setting(
-        1.0,
+    download: float | None = setting(
+        None,
         _FACTOR,
-        "factor on the download density each time; adapter-lth starts at 1 and ends at "
-        "the density",
+        "factor on the download density each time; auto is 1, and 0.95 with "
+        "adapter-lth, which starts at density 1 and ends at download-density",
         key="download-density-decay",
+        off="auto",
         used_by="methods with a sparse download",
     )
     upload: float = setting(

@@ -78,6 +78,7 @@ METHODS = {
             name="adapter-lth",
             source="iterative magnitude pruning, as FLASC's code compares with it",
             schedule=decaying_to,
+            usual_decay=0.95,
             trainable=(SUPPORT,),
             upload_density=1.0,
         ),

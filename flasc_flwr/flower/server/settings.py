@@ -129,7 +129,10 @@ def shared(server: ServerVector) -> dict[str, Any]:
             name: getattr(server.allotment.most, name)
             for name in settings_of(server.allotment.most)
         },
-        "decay": as_json(server.allotment.decay),
+        "decay": {
+            **as_json(server.allotment.decay),
+            "download": server.allotment.download_decay,
+        },
         "values": server.value_format,
         "server_optimizer": as_json(server.optimizer),
         "init_seed": server.init_seed,
