@@ -74,6 +74,10 @@ def test_methods_without_factors_are_allowed(method):
             },
             "layers_to_transform needs a list of target_modules",
         ),
+        (
+            {"peft_type": "LOHA", "rank_pattern": {"q_proj|query": 2, "w": 4}},
+            "rank_pattern must name adapted modules, got 'w'",
+        ),
         ({"peft_type": "PROMPT_TUNING"}, "'PROMPT_TUNING' cannot .*the model's input"),
         ({"peft_type": "ADALORA"}, "'ADALORA' cannot .*changes ranks"),
         (

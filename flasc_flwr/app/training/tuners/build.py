@@ -26,6 +26,7 @@ from flasc_flwr.app.training.tuners.frozen import (
 )
 from flasc_flwr.app.training.tuners.requirements import (
     SAVED,
+    require_patterns,
     require_targets,
     require_trained,
     require_unpacked,
@@ -109,6 +110,7 @@ def with_tuner(
         )
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     require_trained(trained, config, f"peft-config {name} of type {kind}")
+    require_patterns(model, wanted, name)
     _TUNERS[model] = Tuner([_hash_of(given), *sketch(frozen | trained)])
     return model
 
