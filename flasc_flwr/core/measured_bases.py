@@ -67,8 +67,8 @@ def with_bases(layout: Layout, sides: Sides) -> Layout:
 def require_share(layout: Layout, update: SparseVector) -> None:
     """Check that one client's factors are no larger than those of a matrix of signs.
 
-    ``||U S||_F <= sqrt(out in)``, and rows of V^T have length 1: no client counts for
-    more than its weight.
+    ``||U S||_F`` and ``||U S V^T||_F`` are at most ``sqrt(out in)``, and rows of V^T
+    have length 1: no client counts for more than its weight.
 
     Parameters
     ----------
@@ -86,9 +86,12 @@ def require_share(layout: Layout, update: SparseVector) -> None:
     for module in lora_modules(layout):
         b, a = module.factors(vector)
         most = float(np.sqrt(len(b) * a.shape[1]))
+        # Of a sum of r products of one direction, that is up to sqrt(r) times as much.
+        product = np.sqrt(max(0.0, float(np.sum((b.T @ b) * (a @ a.T)))))
         for what, size, bound in (
             ("norm of U S", np.linalg.norm(b), most),
             ("length of a row of V^T", np.linalg.norm(a, axis=1).max(), 1.0),
+            ("norm of U S V^T", product, most),
         ):
             if not size <= _TOLERANCE * bound:
                 raise ValueError(f"{what} must be <= {bound:.6g}, got {size:.6g}")

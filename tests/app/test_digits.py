@@ -150,3 +150,20 @@ def test_frozen_entries_stay_as_they_are_while_the_others_train(task, optimizer)
     for name, mask in trainable.items():
         np.testing.assert_array_equal(after[name][~mask], start[name][~mask])
         assert (after[name][mask] != start[name][mask]).mean() > 0.9, name
+
+
+def test_modules_that_a_run_names_are_those_that_are_trained():
+    def named(**settings):
+        load_task.cache_clear()
+        names = adapter_tensors(load_task(RunConfig(lora_rank=4, **settings)).model)
+        return {name.split(".attention.")[-1] for name in names}
+
+    last = sorted(named())[-1].partition(".")[0]
+    assert named(lora_targets=last, saved_modules="") == {
+        f"{last}.lora_A.weight",
+        f"{last}.lora_B.weight",
+    }
+    with pytest.raises(ValueError, match="lora-targets must name .*got 'w'"):
+        named(lora_targets="w")
+    with pytest.raises(ValueError, match="saved-modules must name .*got 'w'"):
+        named(saved_modules="w")

@@ -74,6 +74,10 @@ def test_methods_without_factors_are_allowed(method):
             },
             "layers_to_transform needs a list of target_modules",
         ),
+        (
+            {"peft_type": "LOHA", "rank_pattern": {"q_proj|query": 2, "w": 4}},
+            "rank_pattern must name adapted modules, got 'w'",
+        ),
         ({"peft_type": "PROMPT_TUNING"}, "'PROMPT_TUNING' cannot .*the model's input"),
         ({"peft_type": "ADALORA"}, "'ADALORA' cannot .*changes ranks"),
         (
@@ -182,7 +186,7 @@ def test_weights_that_a_tuner_changes_are_refused(monkeypatch):
 
 def test_a_device_with_another_file_or_state_does_not_take_part(tmp_path, monkeypatch):
     file, sent = tmp_path / "tuner.json", []
-    file.write_text(text_of("VERA"))
+    file.write_text(text_of("VERA", r=256))
     config = {"peft-config": str(file), "max-steps": 1}
 
     def device(message, context: Context):
@@ -212,7 +216,10 @@ def test_a_device_with_another_file_or_state_does_not_take_part(tmp_path, monkey
             reply()
         assert "swordfish" not in str(caught.value)
         assert "password" not in str(caught.value)
-    file.write_text(text_of("VERA"))
+    fields = json.loads(text_of("VERA", r=256))
+    file.write_text(json.dumps(dict(reversed(fields.items()))))  # the same fields
+    assert reply().content.array_records
+    file.write_text(text_of("VERA", r=256))
     state = message.content["config"]["identity"]
     message.content["config"]["identity"] = [state[0], *(1.1 * s for s in state[1:])]
     with pytest.raises(ValueError, match="same initial values and frozen state"):

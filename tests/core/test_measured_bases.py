@@ -117,6 +117,15 @@ def test_a_client_has_no_more_than_its_share():
             require_share(LAYOUT, contributed(factors).update)
 
 
+def test_parallel_factors_have_no_more_than_their_share_either():
+    """Six equal columns between six equal rows add up to sqrt(6) times the norm."""
+    factors = measured(0)
+    b, a = np.ones((8, RANK)), np.repeat(np.eye(31)[:1], RANK, axis=0)
+    factors["wide.lora_core"] = b * np.sqrt(8 * 31) / np.linalg.norm(b), a
+    with pytest.raises(ValueError, match=r"U S V\^T must be <= 15.748, got 38.5"):
+        require_share(LAYOUT, contributed(factors).update)
+
+
 def test_bases_take_the_place_of_cores():
     assert [t.role for t in LAYOUT.tensors] == [Role.B, Role.A] * 2 + [Role.HEAD]
     assert LAYOUT.size == RANK * (23 + 9 + 8 + 31) + 15

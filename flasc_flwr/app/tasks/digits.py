@@ -24,21 +24,29 @@ from flasc_flwr.app.tasks.task import Task
 from flasc_flwr.app.training.adapting import make_trainable
 from flasc_flwr.app.training.device import move_to_device
 from flasc_flwr.app.training.examples import Batch, Examples
+from flasc_flwr.app.training.targets import head_of, targets_of
 
 _PUBLIC, _TEST = 500, 360
+
+_ATTENTION = (
+    r".*\.attention\.(q_proj|k_proj|v_proj|o_proj"
+    r"|attention\.query|attention\.key|attention\.value|output\.dense)"
+)
+"""All four projections of attention, under the names of transformers 5 and 4."""
 
 
 def load(config: RunConfig) -> Task:
     """Build the digits task."""
     public, _, _ = parts()
+    backbone = pretrained_backbone(public["pixel_values"], public["labels"])
+    wanted, lora = config.lora_targets, config.compose().tunes.adapts
     model = make_trainable(
-        pretrained_backbone(public["pixel_values"], public["labels"]),
+        backbone,
         config,
-        # Attention projections under the names of transformers 5 and 4.
-        target_modules=r".*\.attention\."
-        r"(q_proj|k_proj|v_proj|o_proj"
-        r"|attention\.query|attention\.key|attention\.value|output\.dense)",
-        head=["classifier"],
+        target_modules=(
+            targets_of(backbone, wanted) if lora and wanted != "auto" else _ATTENTION
+        ),
+        head=head_of(backbone, config.saved_modules),
     )
     move_to_device(model, config)
     return Task(config, model, DigitsData(config))

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -25,6 +26,7 @@ from flasc_flwr.app.training.tuners.frozen import (
 )
 from flasc_flwr.app.training.tuners.requirements import (
     SAVED,
+    require_patterns,
     require_targets,
     require_trained,
     require_unpacked,
@@ -108,10 +110,8 @@ def with_tuner(
         )
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     require_trained(trained, config, f"peft-config {name} of type {kind}")
-    digest = hashlib.sha256(as_json(given, compact=True).encode()).digest()
-    _TUNERS[model] = Tuner(
-        [float(int.from_bytes(digest[:_HASH_BYTES])), *sketch(frozen | trained)]
-    )
+    require_patterns(model, wanted, name)
+    _TUNERS[model] = Tuner([_hash_of(given), *sketch(frozen | trained)])
     return model
 
 
@@ -124,11 +124,9 @@ def require_same(config: RunConfig, sent: object) -> None:
         If it is not. The message quotes nothing of the file, which may be any file.
     """
     try:
-        given = as_json(read(config.peft_config), compact=True)
+        ours = _hash_of(read(config.peft_config))
     except ValueError as error:
         raise ValueError(_DIFFERS) from error
-    digest = hashlib.sha256(given.encode()).digest()[:_HASH_BYTES]
-    ours = float(int.from_bytes(digest))
     if not isinstance(sent, list) or not sent or sent[0] != ours:
         raise ValueError(_DIFFERS)
 
@@ -137,6 +135,12 @@ _DIFFERS = (
     "peft-config must be a file with the same fields as the server's on every device; "
     "JSON text in place of a path needs no file"
 )
+
+
+def _hash_of(given: Mapping[str, Any]) -> float:
+    """Return a hash of a config's fields, in whatever order they are."""
+    text = as_json(given, sort_keys=True, compact=True)
+    return float(int.from_bytes(hashlib.sha256(text.encode()).digest()[:_HASH_BYTES]))
 
 
 def train_mode(model: nn.Module) -> None:

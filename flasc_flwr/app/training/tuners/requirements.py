@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from peft import PeftConfig
+from peft import PeftConfig, PeftModel
+from peft.utils.other import get_pattern_key
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -69,6 +70,24 @@ def require_targets(
             f"peft-config {name}: layers_to_transform needs a list of target_modules "
             "in the same config"
         )
+
+
+def require_patterns(model: PeftModel, wanted: PeftConfig, name: str) -> None:
+    """Refuse patterns for ranks and scales that no adapted module has.
+
+    Raises
+    ------
+    ValueError
+        If there is one: PEFT would ignore it.
+    """
+    adapted: list[str] = getattr(model.base_model, "targeted_module_names", [])
+    for field in ("rank_pattern", "alpha_pattern"):
+        for pattern in getattr(wanted, field, None) or {}:
+            if not any(get_pattern_key([pattern], each) == pattern for each in adapted):
+                raise ValueError(
+                    f"peft-config {name}: {field} must name adapted modules, got "
+                    f"{printable(pattern, 60)!r}"
+                )
 
 
 def require_trained(
