@@ -301,6 +301,8 @@ def test_what_a_task_does_not_have_is_refused_and_not_ignored(task, key, value):
         ),
         ({"method": "dense", "tiers": "density"}, "tiers must not be 'density' with"),
         ({"method": "segments", "tiers": "density"}, "tiers must not be 'density'"),
+        ({"model": "bert"}, "model must be '' with task 'digits', which has its own"),
+        ({"dataset": "/d.csv"}, r"dataset must be '' with task 'digits'.*'/d.csv'"),
     ],
 )
 def test_what_would_have_no_effect_is_refused(settings, message):

@@ -63,7 +63,7 @@ QUOTES_AN_ERROR = {
     "flasc_flwr/app/tasks/checkpoints.py": "a model",
     "flasc_flwr/app/tasks/probing.py": "a model, on made-up inputs",
     "flasc_flwr/app/tasks/text_classification.py": "a model",
-    "flasc_flwr/app/tasks/partitioning.py": "the run's data, split over clients",
+    "flasc_flwr/app/tasks/partition_rows.py": "the run's data, split over clients",
     "flasc_flwr/flower/device_errors.py": "the arrays of a message",
     "flasc_flwr/flower/device_limits.py": "the limits of the device",
     "flasc_flwr/core/layout.py": "a layout, from the server",

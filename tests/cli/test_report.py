@@ -101,7 +101,8 @@ def test_nothing_in_a_run_becomes_html(call, tmp_path, runs):
     name = "'\"><script>alert(3)<" + "script>"
     folder = runs["dense-0"].rename(runs["dense-0"].with_name(name))
     config = tomllib.loads((folder / "config.toml").read_text())
-    config |= {"model": HOSTILE, "dataset": HOSTILE}
+    task = {"task": "causal-lm"}
+    config |= {**task, "model": HOSTILE, "dataset": HOSTILE, "partitioner": "iid"}
     (folder / "config.toml").write_text(tomli_w.dumps(config))
     ended = json.dumps({"ended": f"failed: {HOSTILE}"})
     (folder / "summary.json").write_text(ended)

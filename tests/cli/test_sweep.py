@@ -36,7 +36,7 @@ def test_every_combination_is_a_job_named_after_its_values():
         ({"seed": "0"}, ["seed=1"], "seed is given twice"),
         ({}, ["output-dir=/tmp/a"], "output-dir: set by the sweep"),
         ({"upload-density": "1/4,0.25"}, [], "two combinations are the same run"),
-        ({}, ["model=/a/b,-a-b"], "two combinations are the same run"),
+        ({}, ["lora-targets=/a/b,-a-b"], "two combinations are the same run"),
     ],
 )
 def test_wrong_combinations_are_refused(named, grid, reason):

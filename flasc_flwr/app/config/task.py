@@ -162,6 +162,13 @@ class TaskSettings:
                     f"{key} must be {_written(usual)} with task {self.task!r}, since "
                     f"it is for task {task!r}, got {_written(value)}"
                 )
+        if self.task == "digits":
+            for key, value in (("model", self.model), ("dataset", self.dataset)):
+                if value:
+                    raise ValueError(
+                        f"{key} must be '' with task 'digits', which has its own model "
+                        f"and data (set task to another one), got {value!r}"
+                    )
 
     def require_partitioner(self) -> None:
         """Check that the partitioner fits the task, where clients share the data.
