@@ -78,13 +78,14 @@ class SparseTransport(Transparent):
         direction, in their own dtypes, and nothing is lost.
     whole : Sequence[str] (default: ())
         Names, or shell patterns such as ``head.*``, of more arrays that travel whole.
-        These always do: arrays that are not floating point, not finite, of fewer than
-        two axes, a layer's statistics by name, or of a record with fewer than 1,024
-        other entries. A name or pattern that fits no array is refused in the first
-        round.
+        These always do: arrays that are not floating point, not finite, of whole
+        numbers above 256, of fewer than two axes, a layer's statistics by name, or of a
+        record with fewer than 1,024 other entries. A name or pattern that fits no array
+        is refused in the first round.
     sparse : Sequence[str] (default: ())
         Names or patterns of floating-point arrays that do not travel whole, though they
-        have fewer than two axes, are statistics, or are of a record with few entries.
+        have fewer than two axes or whole numbers, are statistics, or are of a record
+        with few entries.
     error_feedback : str (default: "auto")
         What is remembered of what messages leave out. ``"both"``: a download is the
         difference to what the device holds, and a device adds what it has not sent to
