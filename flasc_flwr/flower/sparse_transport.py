@@ -173,6 +173,7 @@ class SparseTransport(Transparent):
         )
         self._fates = Fates(self._settings)
         self._open_trip: RoundTrip | None = None
+        self._link: EncodingGrid | None = None
         self._memory = RunMemory(self._settings)
         self.inner = inner
 
@@ -190,6 +191,7 @@ class SparseTransport(Transparent):
         own_loop = getattr(self.inner.start, "__func__", None) is not Strategy.start
         self._memory = RunMemory(self._settings)
         self._fates = Fates(self._settings)
+        self._link = None
         self.traffic.rounds.clear()  # the inner strategy may hold the same object
         for line in notices(self.inner, self._settings):
             log(WARNING, "%s", line)
@@ -204,8 +206,17 @@ class SparseTransport(Transparent):
         return result
 
     def encoding_grid(self, grid: Grid) -> Grid:
-        """Return a grid that encodes what is sent through `grid`."""
-        return EncodingGrid(grid, partial(self._make_round_trip, whole_round=False))
+        """Return a grid that encodes what is sent through `grid`.
+
+        The same one each time: a strategy may send in one call, and pull the replies in
+        another one.
+        """
+        if isinstance(grid, EncodingGrid):
+            return grid
+        if self._link is None or not self._link.is_around(grid):
+            make_round_trip = partial(self._make_round_trip, whole_round=False)
+            self._link = EncodingGrid(grid, make_round_trip)
+        return self._link
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
