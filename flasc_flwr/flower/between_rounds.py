@@ -97,6 +97,8 @@ class BetweenRounds:
         ------
         RunFailedError
             If the run cannot succeed. The server has then the last good state.
+        ValueError
+            If the run is to stop at an accuracy that is not measured.
         """
         state = self._server.state
         row = run.ledger.row()
@@ -105,6 +107,8 @@ class BetweenRounds:
         state.history.append(row)
         if self._on_round:
             self._on_round(row)
+        evaluated = run.ledger.outcome.evaluated
+        self._stop.require_measured(evaluated, evaluates=bool(run.evaluate_fn))
         now = Checkpoint(run.ledger.round, self._settings(), state)
         try:
             self._health.look(run.ledger.outcome, now, evaluates=bool(run.evaluate_fn))
