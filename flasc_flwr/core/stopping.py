@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from flasc_flwr.core.printable import printable
 from flasc_flwr.core.ranges import integer, number
 from flasc_flwr.core.settings import check, setting
 from flasc_flwr.core.traffic import Traffic
@@ -67,6 +68,29 @@ class Stop:
     def __post_init__(self) -> None:
         """Check the settings."""
         check(self)
+
+    def require_measured(self, metrics: Mapping[str, Any], *, evaluates: bool) -> None:
+        """Check that the accuracy is measured, if a condition is about it.
+
+        Parameters
+        ----------
+        metrics : Mapping[str, Any]
+            What the evaluation at the server has measured; empty if there was none.
+        evaluates : bool
+            Whether the run evaluates at the server at all.
+
+        Raises
+        ------
+        ValueError
+            If it is not: the run would never stop.
+        """
+        missing = not evaluates or (metrics and "accuracy" not in metrics)
+        if missing and (self.accuracy or self.patience):
+            found = ", ".join(printable(name, 50) for name in metrics) or "no metrics"
+            raise ValueError(
+                "stop-accuracy and stop-patience need an evaluate_fn that returns "
+                f"'accuracy', got {found}"
+            )
 
     def reason(self, history: Sequence[dict[str, Any]], traffic: Traffic) -> str | None:
         """Return why the run should end now; None if it should continue."""

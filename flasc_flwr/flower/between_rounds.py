@@ -97,6 +97,8 @@ class BetweenRounds:
         ------
         RunFailedError
             If the run cannot succeed. The server has then the last good state.
+        ValueError
+            If the run is to stop at an accuracy that is not measured.
         """
         state = self._server.state
         if self._reason(run):  # its result is what it leaves, not an earlier state
@@ -107,6 +109,8 @@ class BetweenRounds:
         state.history.append(row)
         if self._on_round:
             self._on_round(row)
+        evaluated = run.ledger.outcome.evaluated
+        self._stop.require_measured(evaluated, evaluates=bool(run.evaluate_fn))
         now = Checkpoint(run.ledger.round, self._settings(), state)
         try:
             self._health.look(run.ledger.outcome, now, evaluates=bool(run.evaluate_fn))

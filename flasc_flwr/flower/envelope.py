@@ -33,8 +33,8 @@ _MOST_ENTRIES = 1000
 def sealed(content: RecordDict) -> RecordDict:
     """Return a content as one record; unchanged where that is not possible.
 
-    It is possible if its only arrays are a payload of at most `MOST_BYTES`, and if no
-    record is empty or has a slash in its key.
+    It is possible if its only arrays are a payload of at most `MOST_BYTES`, if no
+    record is empty or has a slash in its key, and if there are not too many entries.
     """
     arrays = records_of(content, ArrayRecord)
     if len(arrays) != 1 or not all(content.values()) or any("/" in k for k in content):
@@ -54,6 +54,8 @@ def sealed(content: RecordDict) -> RecordDict:
             if name != CONTROL:
                 for entry, value in entries.items():
                     envelope[f"{prefix}{name}/{entry}"] = value
+    if len(envelope) > _MOST_ENTRIES:
+        return content
     return RecordDict({CONTROL: ConfigRecord(envelope)})
 
 

@@ -331,7 +331,7 @@ class Flasc(OwnRounds):
             Evaluates arrays at the server: what clients receive (metrics keep their
             names), and the dense server vector (prefix ``server_``). Called once
             where the two are equal. Names of other fields of the history, such as
-            ``round``, are refused.
+            ``round`` and all that begin with ``train_`` or ``clients_``, are refused.
 
         Returns
         -------

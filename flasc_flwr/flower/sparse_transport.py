@@ -78,13 +78,14 @@ class SparseTransport(Transparent):
         direction, in their own dtypes, and nothing is lost.
     whole : Sequence[str] (default: ())
         Names, or shell patterns such as ``head.*``, of more arrays that travel whole.
-        These always do: arrays that are not floating point, not finite, of fewer than
-        two axes, a layer's statistics by name, or of a record with fewer than 1,024
-        other entries. A name or pattern that fits no array is refused in the first
-        round.
+        These always do: arrays that are not floating point, not finite, of whole
+        numbers above 256, of fewer than two axes, a layer's statistics by name, or of a
+        record with fewer than 1,024 other entries. A name or pattern that fits no array
+        is refused in the first round.
     sparse : Sequence[str] (default: ())
         Names or patterns of floating-point arrays that do not travel whole, though they
-        have fewer than two axes, are statistics, or are of a record with few entries.
+        have fewer than two axes or whole numbers, are statistics, or are of a record
+        with few entries.
     error_feedback : str (default: "auto")
         What is remembered of what messages leave out. ``"both"``: a download is the
         difference to what the device holds, and a device adds what it has not sent to
@@ -172,6 +173,7 @@ class SparseTransport(Transparent):
         )
         self._fates = Fates(self._settings)
         self._open_trip: RoundTrip | None = None
+        self._link: EncodingGrid | None = None
         self._memory = RunMemory(self._settings)
         self.inner = inner
 
@@ -189,6 +191,7 @@ class SparseTransport(Transparent):
         own_loop = getattr(self.inner.start, "__func__", None) is not Strategy.start
         self._memory = RunMemory(self._settings)
         self._fates = Fates(self._settings)
+        self._link = None
         self.traffic.rounds.clear()  # the inner strategy may hold the same object
         for line in notices(self.inner, self._settings):
             log(WARNING, "%s", line)
@@ -203,8 +206,17 @@ class SparseTransport(Transparent):
         return result
 
     def encoding_grid(self, grid: Grid) -> Grid:
-        """Return a grid that encodes what is sent through `grid`."""
-        return EncodingGrid(grid, partial(self._make_round_trip, whole_round=False))
+        """Return a grid that encodes what is sent through `grid`.
+
+        The same one each time: a strategy may send in one call, and pull the replies in
+        another one.
+        """
+        if isinstance(grid, EncodingGrid):
+            return grid
+        if self._link is None or not self._link.is_around(grid):
+            make_round_trip = partial(self._make_round_trip, whole_round=False)
+            self._link = EncodingGrid(grid, make_round_trip)
+        return self._link
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

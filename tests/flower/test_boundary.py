@@ -273,13 +273,31 @@ def test_row_10_an_evaluation_that_claims_1e308_examples():
 
 
 @pytest.mark.parametrize(
-    "name", ["round", "replies", "failures", "payload_bytes_up", "skipped", "seconds"]
+    "name",
+    [
+        "round",
+        "replies",
+        "failures",
+        "payload_bytes_up",
+        "skipped",
+        "seconds",
+        "train_loss",
+        "clients_loss",
+    ],
 )
 def test_a_metric_of_evaluate_fn_cannot_overwrite_a_field_of_the_row(name):
     def evaluate(server_round, arrays):
         return MetricRecord({"accuracy": 0.5, name: 7.0})
 
     with pytest.raises(ValueError, match=f"must not name a metric '{name}'"):
+        run(evaluate_fn=evaluate)
+
+
+def test_a_metric_of_the_server_vector_cannot_overwrite_another():
+    def evaluate(server_round, arrays):
+        return MetricRecord({"accuracy": 0.5, "server_accuracy": 0.7})
+
+    with pytest.raises(ValueError, match="'accuracy' and 'server_accuracy'"):
         run(evaluate_fn=evaluate)
 
 

@@ -248,6 +248,25 @@ def test_a_run_ends_when_its_condition_holds():
     assert 1 < len(strategy.state.history) < 50
 
 
+@pytest.mark.parametrize("stop", [Stop(accuracy=0.9), Stop(patience=2)])
+def test_an_accuracy_to_stop_at_that_is_not_measured_is_refused(stop):
+    def start(name):
+        def evaluate(server_round, arrays):
+            return MetricRecord({name: 0.95})
+
+        strategy = Flasc(method="dense", fraction_train=1.0, stop=stop)
+        arrays = array_record(adapter())
+        fn = evaluate if name else None
+        strategy.start(LocalGrid(client_app(), 2), arrays, 5, evaluate_fn=fn)
+        return strategy
+
+    with pytest.raises(ValueError, match="returns 'accuracy', got acc, server_acc"):
+        start("acc")
+    with pytest.raises(ValueError, match="returns 'accuracy', got no metrics"):
+        start("")
+    assert start("accuracy").ended
+
+
 def test_bad_bounds_are_told():
     with pytest.raises(ValueError, match="min-replies must be"):
         Guard(min_replies=0)

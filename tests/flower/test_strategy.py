@@ -4,7 +4,7 @@ from flwr.app import MetricRecord
 
 from flasc_flwr import Flasc
 from flasc_flwr.core.codec import decode
-from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.layout import Layout, Role
 from flasc_flwr.core.optimizers import Sgd
 from flasc_flwr.core.privacy import Privacy
 from flasc_flwr.core.stopping import Stop
@@ -271,3 +271,9 @@ def test_too_few_nodes_end_the_run_with_the_reason():
 def test_settings_out_of_range_are_refused_by_name(settings, message):
     with pytest.raises(ValueError, match=message):
         Flasc(**settings)
+
+
+def test_a_role_of_an_array_that_is_not_there_is_refused():
+    strategy = Flasc(roles={"clasifier.weight": Role.HEAD})
+    with pytest.raises(ValueError, match="roles must name arrays .*'clasifier.weight'"):
+        strategy.start(LocalGrid(client_app(), 2), array_record(adapter()), 1)

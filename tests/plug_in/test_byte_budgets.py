@@ -59,6 +59,14 @@ def test_the_bytes_are_used_and_never_exceeded(values, inner):
     assert result.arrays
 
 
+def test_bytes_may_be_an_integer_of_numpy():
+    record = array_record(arrays())
+    _, grid, _ = run_wrapped(arrays=record, upload_bytes=np.int64(700))
+    up = lengths(grid.up)
+    assert len(up) == 4
+    assert all(size <= 700 for size in up)
+
+
 def test_the_density_is_a_bound_beside_the_bytes():
     _, grid, _ = run_wrapped(
         arrays=array_record(arrays()),

@@ -73,6 +73,21 @@ def test_arrays_that_are_not_floating_point_travel_whole():
     assert names(arrays) == ["float16"]
 
 
+def test_whole_numbers_that_rounding_would_change_travel_whole():
+    index = np.arange(300.0).reshape(15, 20)
+    arrays = array_record(
+        {
+            "index": index,
+            "mean": index + 1e-9,  # what Flower's mean makes of integers
+            "small": index - 150,  # each has a bfloat16
+            "large": index + 0.1,
+            "ones": np.ones((3, 3), np.float32),
+        }
+    )
+    assert names(arrays) == ["small", "large", "ones"]
+    assert names(arrays, sparse=["ind*"]) == ["index", "small", "large", "ones"]
+
+
 @pytest.mark.filterwarnings("error")
 def test_float16_arrays_are_read_without_a_warning():
     assert names(array_record({"half": np.ones((8, 8), np.float16)})) == ["half"]

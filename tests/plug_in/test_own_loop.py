@@ -85,6 +85,34 @@ def test_a_loop_may_call_configure_and_aggregate():
     assert metrics["loss"] == pytest.approx(2.0)
 
 
+class InParts(FedAvg):
+    """Sends in one method and pulls in another, each called by the app."""
+
+    def send(self, grid, current, arrays):
+        self.current, config = current, ConfigRecord({"server-round": current})
+        messages = self.configure_train(current, arrays, config, grid)
+        return list(grid.push_messages(messages))
+
+    def take(self, grid, ids):
+        return self.aggregate_train(self.current, grid.pull_messages(ids))[0]
+
+
+def test_a_strategy_may_send_in_one_call_and_pull_in_another():
+    grid, arrays = RecordingGrid(client_app(), 4), array_record(mixed())
+    strategy = SparseTransport(InParts(), **SETTINGS)
+    random.seed(0)
+    result = arrays
+    for current in (1, 2):
+        ids = strategy.send(grid, current, result)
+        result = strategy.take(strategy.encoding_grid(grid), ids)
+        assert strategy.traffic.totals(current)["payload_bytes_up"] > 0
+    _, _, expected = run_wrapped(
+        inner=all_replies(FedAvg)(fraction_evaluate=0.0), rounds=2, **SETTINGS
+    )
+    for name, array in expected.arrays.items():
+        assert result[name].data == array.data
+
+
 def test_aggregating_before_configuring_is_an_error():
     with pytest.raises(RuntimeError, match="configure comes before aggregate"):
         SparseTransport(FedAvg()).aggregate_train(1, [])

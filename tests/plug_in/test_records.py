@@ -184,3 +184,19 @@ def test_a_reply_with_a_record_of_that_key_is_refused():
     reasons = dict(inner.outcomes)
     assert not reasons[1]
     assert all("must not be 'flasc'" in reasons[node] for node in (2, 3, 4))
+
+
+def test_a_matrix_of_indices_stays_what_it_is_without_the_wrapper():
+    """Flower's mean of integers is floating point from the second round on."""
+    seen = []
+
+    def loading(arrays, client, current):
+        seen.append(arrays["index"])
+        new = step(arrays, client, current)
+        return new | {"index": np.rint(arrays["index"]).astype(np.int64)}
+
+    arrays = mixed() | {"index": np.arange(2400).reshape(40, 60)}
+    run_wrapped(client_app(loading), arrays=array_record(arrays), rounds=3, sparse=())
+    assert {array.dtype.kind for array in seen} == {"i", "f"}
+    for array in seen:
+        np.testing.assert_allclose(array, arrays["index"], atol=1e-9)

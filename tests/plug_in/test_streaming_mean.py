@@ -69,6 +69,22 @@ class CountsReplies(FedAvg):
         return super().aggregate_train(server_round, replies)
 
 
+@pytest.mark.parametrize(
+    "weights", [[1e-50] * 3, [1e-300, 1.0, 1e9], [1e9, 0.0, 1e-3], [2.0**53] * 3]
+)
+def test_weights_of_any_size_are_averaged(weights):
+    app = client_app(examples=lambda client: weights[client])
+    arrays = array_record(arrays_without_half())
+    streamed, together = (
+        run_wrapped(app, inner, arrays=arrays, nodes=3, **SETTINGS)[2]
+        for inner in (FedAvg(), all_replies(FedAvg)())
+    )
+    for name, array in together.arrays.items():
+        np.testing.assert_allclose(
+            streamed.arrays[name].numpy(), array.numpy(), rtol=1e-4, atol=1e-4
+        )
+
+
 def test_strategies_that_read_all_replies_get_them():
     inner = CountsReplies()
     run_wrapped(inner=inner, **SETTINGS)

@@ -36,6 +36,11 @@ def evaluate_received(
     -------
     dict[str, MetricRecordValues]
         All metrics, by prefixed name.
+
+    Raises
+    ------
+    ValueError
+        If two metrics would have one name.
     """
     budgets = server.allotment.standard(server.turn)
     downloads = server.downloads
@@ -49,5 +54,11 @@ def evaluate_received(
         if found is None:
             found = dict(evaluate_fn(server_round, downloads.plain(vector)) or {})
             seen.append((vector, found))
-        metrics |= {prefix + name: value for name, value in found.items()}
+        for name, value in found.items():
+            if prefix + name in metrics:
+                raise ValueError(
+                    f"evaluate_fn must not name metrics {name!r} and {prefix + name!r}"
+                    ": the second is the name of the first, of other arrays"
+                )
+            metrics[prefix + name] = value
     return metrics

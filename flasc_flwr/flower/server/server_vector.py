@@ -22,6 +22,7 @@ from flasc_flwr.core.methods.least import require_bytes
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
 from flasc_flwr.core.methods.role_densities import RoleDensities
 from flasc_flwr.core.optimizers import ServerOptimizer
+from flasc_flwr.core.printable import printable
 from flasc_flwr.core.ranks import Truncation, rank_of, truncation
 from flasc_flwr.core.segments import segment_of
 from flasc_flwr.flower.bases.served_bases import ServedBases
@@ -156,9 +157,16 @@ class ServerVector:
         Raises
         ------
         ValueError
-            If a role has a density or a format and no tensors, or as :meth:`resume`.
+            If a role has a density or a format and no tensors, a role is that of no
+            array, or as :meth:`resume`.
         """
         initial = arrays_of(arrays)
+        if unknown := sorted((roles or {}).keys() - initial.keys()):
+            raise ValueError(
+                "roles must name arrays of the adapter, got "
+                f"{printable(unknown[0], 100)!r}; there are {len(initial)}: "
+                f"{printable(', '.join(initial), 200)}"
+            )
         layout = Layout.of(initial, roles)
         self.method.scoring.roles.require_tensors(layout)
         require_head(self.value_format, layout)

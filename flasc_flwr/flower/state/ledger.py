@@ -28,6 +28,9 @@ _NOTHING = Layout(())
 _FREE = ("accuracy", "loss")
 """Fields of a row that the evaluation at the server fills in."""
 
+_OF_CLIENTS = ("train_", "clients_")
+"""How the names of the metrics that clients report begin."""
+
 _MOST_WAITING = 20
 """So many nodes that are waited for are named in a row."""
 
@@ -148,12 +151,18 @@ class Ledger:
         Raises
         ------
         ValueError
-            If one has the name of another field of the row.
+            If one has the name of another field of the row, or could have that of a
+            client's metric.
         """
         # Clients cannot reserve a name: what they report has a prefix.
-        own = {n for n in self._metrics if not n.startswith(("train_", "clients_"))}
+        own = {n for n in self._metrics if not n.startswith(_OF_CLIENTS)}
         reserved = own | self._counts().keys()
         for name in metrics:
+            if name.startswith(_OF_CLIENTS):
+                raise ValueError(
+                    f"evaluate_fn must not name a metric {name!r}: names that begin "
+                    f"with {' or '.join(_OF_CLIENTS)} are of what clients report"
+                )
             if name in reserved:
                 raise ValueError(
                     f"evaluate_fn must not name a metric {name!r}, which is another "

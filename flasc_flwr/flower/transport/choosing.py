@@ -59,8 +59,9 @@ def chosen_settings(
     ValueError
         If one is out of range, or two do not go together.
     """
-    BYTES.require("download_bytes", download_bytes)
-    BYTES.require("upload_bytes", upload_bytes)
+    # Of Python's own type, which messages can carry.
+    download_bytes = int(BYTES.require("download_bytes", download_bytes))
+    upload_bytes = int(BYTES.require("upload_bytes", upload_bytes))
     choice(AUTO, "none", "up", "both").require("error_feedback", error_feedback)
     if error_feedback == AUTO:
         error_feedback = "none" if is_private(inner) else "both"

@@ -39,6 +39,10 @@ class EncodingGrid(Grid):
         """Return any other attribute of the grid."""
         return getattr(self._grid, name)
 
+    def is_around(self, grid: Grid) -> bool:
+        """Return whether this encodes what is sent through a grid."""
+        return self._grid is grid
+
     def set_run(self, run: Run) -> None:
         """Set the run."""
         self._grid.set_run(run)

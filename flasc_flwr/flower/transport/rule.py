@@ -34,6 +34,14 @@ NOT_FINITE = "not finite"
 
 _FEW_AXES = "of fewer than two axes"
 
+_INDICES = "of whole numbers"
+
+_EXACT = 256
+"""Largest number up to which bfloat16 has every whole number."""
+
+_NOISE = 1e-3
+"""Most that a mean of equal whole numbers is off, by rounding."""
+
 
 def why_whole(
     record: ArrayRecord, whole: Sequence[str] = (), sparse: Sequence[str] = ()
@@ -43,9 +51,11 @@ def why_whole(
     An array travels whole if it is not floating point, is not finite, or is named in
     `whole`. So do arrays with fewer than two axes, and a layer's statistics by name:
     they are small, and inexact ones do harm, as a model divides by its running
-    variance. If a record has no matrices, an array of one axis that is long enough to
-    be a flattened model is in the payload. A record of a few hundred entries travels
-    whole, as it could save less than the rest of its message takes.
+    variance. Arrays of whole numbers that rounding would change travel whole, too: the
+    mean of integer arrays, such as indices, is floating point. If a record has no
+    matrices, an array of one axis that is long enough to be a flattened model is in the
+    payload. A record of a few hundred entries travels whole, as it could save less than
+    the rest of its message takes.
 
     Parameters
     ----------
@@ -55,7 +65,7 @@ def why_whole(
         Names of more arrays that travel whole, or shell patterns such as ``head.*``.
     sparse : Sequence[str]
         Names or patterns of arrays that are in the payload whatever their number of
-        axes, their name, and the size of the record.
+        axes, their whole numbers, their name, and the size of the record.
     """
     reasons = {name: _why(name, a, whole, sparse) for name, a in record.items()}
     if "" not in reasons.values():
@@ -65,8 +75,8 @@ def why_whole(
             if reason == _FEW_AXES and _is_flattened_model(record[name])
         }
     for name, reason in reasons.items():
-        if not reason and not _is_finite(record[name]):
-            reasons[name] = NOT_FINITE
+        if not reason:
+            reasons[name] = _why_exact(record[name], named=is_named(name, sparse))
     chosen = [name for name, reason in reasons.items() if not reason]
     if sum(prod(record[name].shape) for name in chosen) < _FEWEST:
         for name in chosen:
@@ -118,12 +128,19 @@ def _is_flattened_model(array: Array) -> bool:
     return len(array.shape) == 1 and array.shape[0] > _LONGEST_STATISTIC
 
 
-def _is_finite(array: Array) -> bool:
-    """Return whether all numbers are finite, and in the range of the value formats.
+def _why_exact(array: Array, *, named: bool) -> str:
+    """Return why an array travels whole for its numbers' sake; "" if it does not.
 
     NaN and infinity (as in a causal mask) cannot be among the largest entries. Nor can
-    numbers near the end of float32's range, which are masks, too.
+    numbers near the end of float32's range, which are masks, too. An array that the
+    user has `named` as sparse may hold whole numbers.
     """
+    values = array.numpy()
     # The limit is beyond the range of float16, whose comparison then warns.
     with np.errstate(invalid="ignore", over="ignore"):
-        return bool(np.abs(array.numpy()).max(initial=0) < LIMIT)
+        largest = np.abs(values).max(initial=0)
+        if not largest < LIMIT:
+            return NOT_FINITE
+        if named or largest <= _EXACT:
+            return ""
+        return _INDICES if (np.abs(values - np.rint(values)) < _NOISE).all() else ""

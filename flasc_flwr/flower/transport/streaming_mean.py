@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import frexp, ldexp
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,7 @@ class StreamingMean:
         self._stand_in = sent.form.layout.tensors[0].name
         self._sum = np.zeros(sent.form.layout.size, np.float32)
         self._weight = 0.0
+        self._exponent: int | None = None
 
     def add(self, reply: Message, updates: Mapping[str, ParcelUpdate]) -> Message:
         """Add a reply's update; return the reply with one empty array in its place.
@@ -91,7 +93,7 @@ class StreamingMean:
         zero updates.
         """
         for key, parcel in updates.items():
-            weight = self._weight_of(reply)
+            weight = self._scaled(self._weight_of(reply))
             weighted = parcel.update.values * np.float32(weight)
             # Faster than ``+=``, with the same result: positions never repeat.
             np.add.at(self._sum, parcel.update.positions, weighted)
@@ -109,6 +111,19 @@ class StreamingMean:
         arrays = form.in_order(dict(averaged) | empty)
         self._sum /= np.float32(self._weight)
         return self._sent.plus(self._sum, arrays)
+
+    def _scaled(self, weight: float) -> float:
+        """Return a weight in (0, 1], or 0; earlier ones are scaled to the largest.
+
+        By powers of two, which is exact: weights of any size are within float32.
+        """
+        exponent = frexp(weight)[1]
+        if weight and (self._exponent is None or exponent > self._exponent):
+            if self._exponent is not None:
+                np.ldexp(self._sum, self._exponent - exponent, out=self._sum)
+                self._weight = ldexp(self._weight, self._exponent - exponent)
+            self._exponent = exponent
+        return ldexp(weight, -(self._exponent or 0))
 
     def _weight_of(self, reply: Message) -> float:
         """Return a reply's weight; FedAvg itself rejects a reply without one."""

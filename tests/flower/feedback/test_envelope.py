@@ -49,6 +49,7 @@ def test_a_control_record_comes_out_too():
         {"more": payload_record(b"y")},
         {"empty": ConfigRecord()},
         {"a/b": ConfigRecord({"c": 1})},
+        {"many": ConfigRecord({f"class {i}": i for i in range(1000)})},
     ],
 )
 def test_what_does_not_fit_stays_as_it_is(records):
