@@ -71,7 +71,10 @@ def number(interval: str) -> Range:
     def check(value: Any) -> float | None:
         if not isinstance(value, Real) or isinstance(value, bool):
             return None
-        given = float(value)
+        try:
+            given = float(value)
+        except OverflowError:  # an integer of hundreds of digits
+            return None
         above = given > low or (interval[0] == "[" and given == low)
         below = given < high or (interval[-1] == "]" and given == high)
         return given if above and below and isfinite(given) else None
@@ -87,7 +90,7 @@ def fraction(interval: str) -> Range:
         if isinstance(value, str) and "/" in value:
             try:
                 value = float(Fraction(value.replace(" ", "")))
-            except (ValueError, ZeroDivisionError):
+            except (ValueError, ZeroDivisionError, OverflowError):
                 return None
         return plain.check(value)
 

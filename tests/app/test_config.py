@@ -303,6 +303,11 @@ def test_what_a_task_does_not_have_is_refused_and_not_ignored(task, key, value):
         ({"method": "segments", "tiers": "density"}, "tiers must not be 'density'"),
         ({"model": "bert"}, "model must be '' with task 'digits', which has its own"),
         ({"dataset": "/d.csv"}, r"dataset must be '' with task 'digits'.*'/d.csv'"),
+        ({"method": "full", "tiers": "rank"}, "tiers must not be 'rank' with method "),
+        (
+            {"method": "linear", "rank-assignment": "validation"},
+            "rank-assignment must not be 'validation' with method 'linear'",
+        ),
     ],
 )
 def test_what_would_have_no_effect_is_refused(settings, message):
@@ -323,3 +328,10 @@ def test_what_would_have_no_effect_is_refused(settings, message):
 )
 def test_what_has_an_effect_is_accepted(settings):
     RunConfig.parse(settings)
+
+
+@pytest.mark.parametrize("value", [10**400, "1" + "0" * 400 + "/1"])
+def test_numbers_too_large_for_a_float_are_refused(value):
+    for key in ("lora-alpha", "download-density"):
+        with pytest.raises(ConfigError, match=f"{key} must be "):
+            RunConfig.parse({key: value})

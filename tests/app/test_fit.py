@@ -114,6 +114,14 @@ def test_positions_of_roberta_start_after_its_padding(root, tmp_path):
         build(root, model, max_length=33)
 
 
+@pytest.mark.parametrize("length", [1, 2])
+def test_a_length_has_room_for_more_than_the_tokens_around_a_text(root, length):
+    """With less than these, tokenizers do not truncate at all."""
+    least = f"max-length must be above 2 with model .*bert', .*, got {length}"
+    with pytest.raises(ValueError, match=least):
+        build(root, root / "bert", max_length=length)
+
+
 def test_token_types_are_left_out_where_a_model_has_none(root, tmp_path):
     """GPT-2 would add the embedding of token 0 to every token."""
     model = save_model(tmp_path, "gpt2")

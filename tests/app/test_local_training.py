@@ -109,6 +109,24 @@ def test_layers_computed_again_give_the_same_adapter_from_less_memory(root, kind
     assert kept[1] < 0.7 * kept[0]
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"use_dora": True}, {"method": "fed-sb"}, {"method": "ravan", "lora_rank": 4}],
+    ids=str,
+)
+def test_dropout_acts_in_training_and_in_no_evaluation(root, settings):
+    kept, dropped = (
+        language_task(root, "llama", lora_dropout=dropout, **settings)
+        for dropout in (0.0, 0.5)
+    )
+    for task in (kept, dropped):
+        task.train(task.data.partition(0, 4), seed=0)
+    assert not same(read_adapter(kept.model), read_adapter(dropped.model))
+    kept.load_adapter(read_adapter(dropped.model))
+    losses = [task.evaluate(task.data.test).loss for task in (kept, dropped)]
+    assert losses[0] == losses[1]
+
+
 @pytest.mark.parametrize("setting", ["precision", "backbone_precision"])
 @pytest.mark.parametrize("kind", ["bert", "llama"])
 def test_layers_are_computed_again_in_bfloat16_too(root, kind, setting):

@@ -61,6 +61,16 @@ def test_runs_that_prune_to_other_densities_are_not_one_group(runs):
     assert (quarter["seeds"], sixteenth["seeds"]) == ([0], [1])
 
 
+def test_methods_without_lora_have_no_rank(runs):
+    config = runs["dense-0"] / "config.toml"
+    config.write_text(
+        config.read_text().replace('\nmethod = "dense"\n', '\nmethod = "full"\n')
+    )
+    flasc, full = rows_of([runs["flasc-0"], runs["dense-0"]])
+    assert (flasc["lora_rank"], full["lora_rank"]) == (2, None)
+    assert (cells(flasc)["rank"], cells(full)["rank"]) == ("2", "-")
+
+
 def test_the_rows_have_what_dense_float32_would_have_sent(runs):
     """The count during a run ends as the one in its summary."""
     run = read_run(runs["flasc-0"])

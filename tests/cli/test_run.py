@@ -112,6 +112,8 @@ def test_wrong_settings_fail_at_once_in_one_line(call, monkeypatch, settings, re
 def test_the_title_has_the_densities_in_effect():
     title = run_module._title(RunConfig.parse({"method": "dense", "lora-rank": 8}))
     assert title == "dense: digits, rank 8, densities 1 down and 1 up, seed 0"
+    full = run_module._title(RunConfig.parse({"method": "full"}))
+    assert full == "full: digits, densities 1 down and 1 up, seed 0"
     both = {"upload-bytes": 4000, "upload-density": "1/2", "download-bytes": 9000}
     assert "9000 B down and 1/2 and 4000 B up" in run_module._title(
         RunConfig.parse(both)

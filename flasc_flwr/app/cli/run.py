@@ -197,10 +197,13 @@ def _simulation(
 def _title(config: RunConfig) -> str:
     from flasc_flwr.app.reporting.groups import in_effect, limits_in_words
 
-    down, up = limits_in_words(in_effect(config))
+    settings = in_effect(config)
+    down, up = limits_in_words(settings)
+    rank = settings["lora-rank"]
+    ranked = "" if rank is None else f" rank {rank},"
     data = f" {config.model}" if config.model else ""
     return (
-        f"{config.method}: {config.task}{data}, rank {config.lora_rank}, "
+        f"{config.method}: {config.task}{data},{ranked} "
         f"densities {down} down and {up} up, seed {config.seed}"
     )
 

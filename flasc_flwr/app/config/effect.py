@@ -59,3 +59,12 @@ def require_effect(
             f"tiers must not be 'density' with method {method.name!r}, whose densities "
             "are the same on all devices"
         )
+    for key, given, ranks in (
+        ("tiers", method.tiers, "rank"),
+        ("rank-assignment", method.rank_assignment, "validation"),
+    ):
+        if given == ranks and not method.tunes.adapts:
+            raise ValueError(
+                f"{key} must not be {ranks!r} with method {method.name!r}, which has "
+                "no adapter and so no ranks"
+            )

@@ -16,7 +16,7 @@ def cells(row: Mapping[str, Any]) -> dict[str, str]:
         "down": row["most_down"],
         "up": row["most_up"],
         "values": row["value_format"],
-        "rank": str(row["lora_rank"]),
+        "rank": "-" if row["lora_rank"] is None else str(row["lora_rank"]),
         "seeds": ",".join(str(seed) for seed in row["seeds"]),
         "rounds": str(row["rounds"]),
         "accuracy": _accuracy(row),

@@ -93,7 +93,8 @@ def in_effect(config: RunConfig) -> dict[str, Any]:
     """Return a run's settings in effect, without the seed.
 
     ``densities`` are the two of the first sparse round, or where one falls from 1 the
-    one that it ends at; ``value format`` is never ``auto``.
+    one that it ends at; ``value format`` is never ``auto``, and ``lora-rank`` is None
+    where there is no LoRA adapter.
     """
     method = config.compose()
     own = config.budget()
@@ -102,11 +103,13 @@ def in_effect(config: RunConfig) -> dict[str, Any]:
     pruned = method.schedule is decaying_to
     down = own.download_density if pruned else budget.download_density
     auto = config.value_format == "auto"
+    lora = method.tunes.adapts and not config.peft_config
     return {
         "method": config.method,
         "densities": (down, budget.upload_density),
         "value format": method.value_format if auto else config.value_format,
         **{k: v for k, v in config.to_dict().items() if k not in ("method", *_APART)},
+        "lora-rank": config.lora_rank if lora else None,
     }
 
 

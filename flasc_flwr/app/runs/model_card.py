@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.reporting.runs import SavedRun
 from flasc_flwr.app.tasks.sources import local_path, looks_local
 from flasc_flwr.core.json_lines import as_json
@@ -101,7 +102,7 @@ def _facts(run: SavedRun) -> list[tuple[str, str]]:
         ("method", config.method),
         ("clients", str(run.clients or "unknown")),
         ("rounds", f"{run.rounds} of {config.num_server_rounds}"),
-        ("rank, alpha", f"{config.lora_rank}, {config.lora_alpha:g}"),
+        ("rank, alpha", _rank(config)),
         ("trained parameters", _count(summary.get("adapter_parameters"))),
         ("sent to clients", _mb(summary.get("message_bytes_down"))),
         ("sent by clients", _mb(summary.get("message_bytes_up"))),
@@ -115,6 +116,12 @@ def _facts(run: SavedRun) -> list[tuple[str, str]]:
             facts.append((f"test loss, {_cell(name[5:])}", f"{value:.4g}"))
     facts.append(("ended", _cell(run.ended)))
     return facts
+
+
+def _rank(config: RunConfig) -> str:
+    if config.compose().tunes.adapts and not config.peft_config:
+        return f"{config.lora_rank}, {config.lora_alpha:g}"
+    return "no LoRA"
 
 
 _MEASURED = {

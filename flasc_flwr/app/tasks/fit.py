@@ -110,6 +110,14 @@ def _check_length(model: PreTrainedModel, tokenizer: Any, config: RunConfig) -> 
             f"max-length must be at most {most} with model {config.model!r}, "
             f"got {config.max_length}"
         )
+    # A chat template writes such tokens itself.
+    around = tokenizer.num_special_tokens_to_add()
+    if config.task != "instruction" and config.max_length <= around:
+        raise ValueError(
+            f"max-length must be above {around} with model {config.model!r}, whose "
+            "tokenizer adds so many tokens to each text, and truncates nothing below "
+            f"that, got {config.max_length}"
+        )
 
 
 def positions(model: PreTrainedModel) -> int | None:

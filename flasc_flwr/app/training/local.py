@@ -9,6 +9,7 @@ from itertools import islice
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from peft.tuners.lora import LoraLayer
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.training.client_optimizer import ClientOptimizer
@@ -212,3 +213,6 @@ def _adapter_in_train_mode(model: Model, config: RunConfig) -> None:
     for name, module in model.named_modules():
         if "lora_dropout" in name:
             module.train()
+        elif config.use_dora and isinstance(module, LoraLayer):
+            # PEFT's DoRA asks the layer, and not its dropout. Its base stays as it is.
+            module.training = True  # type: ignore[attr-defined]

@@ -79,7 +79,7 @@ def not_quantized(auto: Any, model_config: PretrainedConfig) -> list[str]:
         model = auto.from_config(model_config)
     output = model.get_output_embeddings()
     named = model.named_modules()
-    return head_of(model, "auto") + [n for n, m in named if output and m is output]
+    return head_of(model, "auto") + [n for n, m in named if m is output]
 
 
 def keep_differentiable(model: nn.Module) -> None:

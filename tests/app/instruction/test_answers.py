@@ -98,6 +98,11 @@ def test_answers_are_those_of_the_most_likely_tokens(root):
         ("42 43", r"\d+", "43"),
         ("nothing", r"\d+", None),
         ("42", "", None),
+        # A pattern that fits everywhere also fits nothing, at the very end.
+        ("It is 42", r"\d*", "42"),
+        ("#### 7", "(.*)", "#### 7"),
+        ("none", r"\d*", None),
+        ("It is 7 or ?", r"(\d)|\?", "7"),
     ],
 )
 def test_final_answers(text, pattern, expected):
@@ -107,6 +112,7 @@ def test_final_answers(text, pattern, expected):
 def test_answers_are_scored():
     assert grade("so #### 1,000", "#### 1000", "#### (.+)") == ("exact_match", 1.0)
     assert grade("none", "#### 1000", "#### (.+)") == ("exact_match", 0.0)
+    assert grade("It is 41", "It is 42", r"\d*") == ("exact_match", 0.0)
     measure, value = grade("the cat sat", "the dog sat down", "#### (.+)")
     # Two of three words, two of four: F = 2 * 2/3 * 1/2 / (2/3 + 1/2).
     assert measure == "rouge_l" and value == pytest.approx(4 / 7)

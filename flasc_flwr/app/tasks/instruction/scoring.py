@@ -40,8 +40,8 @@ def grade(answer: str, reference: str, pattern: str) -> Graded:
     answer, reference : str
         What the model wrote, and the response of the row.
     pattern : str
-        Regular expression of the final answer, or empty. The last match counts, and of
-        it the first group if there is one.
+        Regular expression of the final answer, or empty. The last match that is not
+        empty counts, and of it the first group if there is one.
 
     Returns
     -------
@@ -61,14 +61,16 @@ def grade(answer: str, reference: str, pattern: str) -> Graded:
 def final_answer(text: str, pattern: str) -> str | None:
     """Return the final answer in a text, without commas in numbers; None without one.
 
-    Upper and lower case, spaces and a full stop at the end make no difference.
+    Upper and lower case, spaces and a full stop at the end make no difference. A match
+    of nothing is not an answer: such as ``.*`` has at the end of every text.
     """
-    found = list(re.finditer(pattern, text)) if pattern else []
-    if not found:
-        return None
-    match = found[-1]
-    answer = (match[1] if match.re.groups else match[0]) or ""
-    words = " ".join(_BETWEEN_DIGITS.sub("", answer).split())
+    found = re.finditer(pattern, text) if pattern else ()
+    answers = [_plain(match[1] if match.re.groups else match[0]) for match in found]
+    return next((answer for answer in reversed(answers) if answer), None)
+
+
+def _plain(answer: str | None) -> str:
+    words = " ".join(_BETWEEN_DIGITS.sub("", answer or "").split())
     return words.rstrip(".").casefold()
 
 
