@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import tomli_w
+from filelock import FileLock
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.reporting.answers import (
@@ -21,6 +22,7 @@ from flasc_flwr.app.reporting.answers import (
     last_answered,
 )
 from flasc_flwr.app.reporting.resuming import CHECKPOINTS, Resumed
+from flasc_flwr.app.reporting.run_lock import hold
 from flasc_flwr.app.reporting.runs import adapter_of
 from flasc_flwr.app.reporting.summary import (
     FAILED,
@@ -63,6 +65,7 @@ class RunFolder:
         self._rows = list(state.history) if state else []
         self._trackers = Trackers.of(config.trackers)
         self._untouched = False
+        self._lock: FileLock | None = None
 
     @classmethod
     def create(cls, config: RunConfig, *, run_id: int) -> RunFolder:
@@ -76,6 +79,7 @@ class RunFolder:
         runs = Path(config.output_dir).expanduser()
         folder = cls(runs, config)  # fails without a folder if a tracker is missing
         folder.path = _new_folder(runs, name, run_id)
+        folder._lock = hold(folder.path)
         (folder.path / "config.toml").write_text(tomli_w.dumps(config.to_dict()))
         return folder
 
@@ -86,8 +90,14 @@ class RunFolder:
         Its history is cut back to the checkpoint, so that it has each round once, and
         files written at its end are deleted. A finished run stays as it is until
         another round is done.
+
+        Raises
+        ------
+        RunInUseError
+            If the run still goes on, in another process.
         """
         folder = cls(resumed.folder, config, resumed.checkpoint.state)
+        folder._lock = hold(folder.path)
         folder._untouched = resumed.finished
         if not folder._untouched:
             folder._cut_back()
@@ -129,6 +139,8 @@ class RunFolder:
                 self._close_after(ended)
             log(ERROR, "The run %s", ended)
         log(INFO, "Run folder: %s", self.path)
+        if self._lock:
+            self._lock.release()
 
     def _close_after(self, ended: str) -> None:
         """Write the summary of a failed run, if its disk lets that happen."""
