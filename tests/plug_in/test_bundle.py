@@ -48,10 +48,15 @@ def test_what_is_large_or_not_of_numbers_travels_by_itself():
         2: ("broken", Array("float32", (3,), "numpy.ndarray", b"abc")),
         3: ("swapped", Array(np.zeros(3, ">f4"))),
         4: ("small", Array(np.arange(3.0))),
+        5: ("empty", Array(np.zeros((0, 100_000), np.float32))),
+        1 << 16: ("late", Array(np.arange(3.0))),
     }
     assert bundled(given)[1] == {4}
+    unbundled(bundled(given)[0])
     given.pop(4)
     assert bundled(given) == (b"", set())
+    long_names = {i: ("n" * 50_000 + str(i), Array(np.zeros(1))) for i in range(100)}
+    assert bundled(long_names) == (b"", set())
 
 
 @given(st.binary(max_size=80), st.integers(0, 200), st.integers(0, 255))

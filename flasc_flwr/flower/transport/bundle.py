@@ -46,14 +46,15 @@ def bundled(arrays: Mapping[int, tuple[str, Array]]) -> tuple[bytes, set[int]]:
     numbers = []
     for index, (name, array) in arrays.items():
         values = _small(array)
-        if values is None:
+        if values is None or index >= _MOST_ARRAYS:
             continue
         rows.append([index, name, array.dtype, list(values.shape)])
         little = values.dtype.newbyteorder("<")
         numbers.append(np.ascontiguousarray(values, little).tobytes())
-    if not rows:
+    text = as_json(rows, compact=True).encode()
+    if not rows or len(text) >= _MOST_HEAD:
         return b"", set()
-    head = zlib.compress(as_json(rows, compact=True).encode(), 9)
+    head = zlib.compress(text, 9)
     length = len(head).to_bytes(_LENGTH, "little")
     return length + head + b"".join(numbers), {row[0] for row in rows}
 
@@ -62,6 +63,8 @@ def _small(array: Array) -> NDArray[Any] | None:
     """Return the numbers of an array that can travel with others, else None."""
     if array.stype != SType.NUMPY or len(array.data) > MOST_BYTES:
         return None
+    if max(array.shape, default=0) > MOST_BYTES:
+        return None  # an empty array may have long axes
     try:
         values = array.numpy()
     except Exception:
