@@ -333,6 +333,37 @@ def test_local_privacy_stands_behind_flasc_mod():
     assert updates["private"].std() == pytest.approx(expected, rel=0.3)
 
 
+def test_with_local_privacy_no_metric_of_an_evaluation_leaves_a_client():
+    config = {"local-dp-epsilon": 0.5, "local-dp-clip-norm": 1.0, "local-dp-delta": 0.1}
+    app = client_app(mods=[flasc_mod, local_dp])
+    grid = RecordingGrid(app, 4, run_config=config)
+    Flasc(fraction_train=1.0, fraction_evaluate=1.0).start(
+        grid, array_record(adapter()), 1
+    )
+    evaluated = grid.up[-4:]
+    assert all(reply.metadata.message_type == "evaluate" for reply in evaluated)
+    assert [dict(reply.content["metrics"]) for reply in evaluated] == [
+        {"num-examples": 1}
+    ] * 4
+
+
+def test_a_poisson_sample_of_which_all_fail_is_released_like_an_empty_one():
+    """A skipped round would reveal that the client that failed was drawn."""
+
+    def fail(arrays, client, current):
+        return {
+            n: np.full_like(a, np.nan if current > 1 else 1) for n, a in arrays.items()
+        }
+
+    own = privacy(sampling="poisson")
+    strategy = run(own, 3, app=client_app(fail), fraction_train=1.0)
+    rows = strategy.state.history[1:]
+    assert [row["replies"] for row in rows] == [CLIENTS, 0, 0]
+    assert not any(row["skipped"] for row in rows)
+    assert strategy.state.optimizer.step == 3
+    assert rows[0]["epsilon"] < rows[1]["epsilon"] < rows[2]["epsilon"]
+
+
 def test_the_accountant_is_in_the_checkpoint_as_plain_json(tmp_path):
     run(privacy(), 2, on_checkpoint=Checkpoints(tmp_path, 1))
     known = read(tmp_path).state.privacy

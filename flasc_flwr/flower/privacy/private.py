@@ -55,7 +55,6 @@ class Private:
         self._known = known
         self._unclipped = 0
         self._round = 0
-        self._drawn = 0
         self._cohort = 0
         self._event: GaussianPrivacyEvent | None = None
         self._spending = Spending(privacy, known, ledger)
@@ -95,9 +94,12 @@ class Private:
         return self.clip_norm if self.privacy.clip == "before" else None
 
     def fewest(self, at_least: int) -> int:
-        """Return how many updates a step needs: none, if a Poisson sample is empty."""
-        empty = self.privacy.sampling == "poisson" and not self._drawn
-        return 0 if empty else at_least
+        """Return how many updates a step needs: none with Poisson samples.
+
+        An empty one makes a step. One whose only client fails would not, and so
+        reveal that it was drawn.
+        """
+        return 0 if self.privacy.sampling == "poisson" else at_least
 
     def open_round(self, server_round: int, drawn: int, fraction: float) -> None:
         """Begin a round.
@@ -118,7 +120,6 @@ class Private:
             dp-max-epsilon.
         """
         self._round = server_round
-        self._drawn = drawn
         self._cohort = cohort_of(self.privacy, drawn, fraction)
         self._unclipped = 0
         if self.privacy.noise_multiplier:
