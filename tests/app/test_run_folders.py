@@ -123,6 +123,7 @@ def test_a_summary_counts_a_release_whose_round_has_no_row(tmp_path):
         ({"method": "flexlora"}, "tiers must be 'none' or 'density', .* got 'rank'"),
         ({"tiers": "rank"}, "tiers must be 'none' or 'density', .* got 'rank'"),
         ({"method": "replication"}, "rank-assignment must be 'own', .*'validation'"),
+        ({"fraction-evaluate": 0.5}, "fraction-evaluate must be 0, .*, got 0.5"),
     ],
 )
 def test_local_privacy_that_cannot_be_honest_is_refused(settings, message):

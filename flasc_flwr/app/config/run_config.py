@@ -158,7 +158,7 @@ class RunConfig(
         """
         method = self.compose()
         if self.local_dp_epsilon:
-            require_local(method)
+            require_local(method, fraction_evaluate=self.sampling.fraction_evaluate)
         if self.privacy:
             require_private(
                 method,

@@ -19,7 +19,7 @@ def local_dp(
     Listed after ``flasc_mod``, so it sees plain arrays; selecting entries of noisy
     arrays is post-processing. No effect if ``local-dp-epsilon`` is 0. Epsilon is for
     one round; rounds are not added up. Of the metrics only the number of examples
-    leaves the client, because the others have no noise.
+    leaves the client, because the others have no noise; also of an evaluation's.
 
     Parameters
     ----------
@@ -32,7 +32,10 @@ def local_dp(
     """
     settings = context.run_config
     epsilon = float(settings.get("local-dp-epsilon", 0))
-    if not epsilon or message.metadata.message_type != MessageType.TRAIN:
+    kind = message.metadata.message_type
+    if epsilon and kind == MessageType.EVALUATE:
+        return _without_metrics(call_next(message, context))
+    if not epsilon or kind != MessageType.TRAIN:
         return call_next(message, context)
     norm = float(settings["local-dp-clip-norm"])
     add_noise = LocalDpMod(
@@ -42,7 +45,11 @@ def local_dp(
         epsilon=epsilon,
         delta=float(settings["local-dp-delta"]),
     )
-    reply = add_noise(message, context, call_next)
+    return _without_metrics(add_noise(message, context, call_next))
+
+
+def _without_metrics(reply: Message) -> Message:
+    """Return a reply with no other metric than the number of examples."""
     if not reply.has_error():
         for key, record in records_of(reply.content, MetricRecord).items():
             kept = {name: record[name] for name in (_KEPT,) if name in record}

@@ -59,13 +59,13 @@ def require_private(
     )
 
 
-def require_local(method: Method) -> None:
-    """Check that a method can be used where clients add the noise.
+def require_local(method: Method, *, fraction_evaluate: float) -> None:
+    """Check that a run's settings can be used where clients add the noise.
 
     Raises
     ------
     ValueError
-        If it cannot; the message names the setting and what is allowed.
+        If one cannot; the message names it and what is allowed.
     """
     beside = "because it sends merged products beside the adapter, which clients refuse"
     unequal = "because clients of unequal ranks would add unequal noise"
@@ -86,6 +86,8 @@ def require_local(method: Method) -> None:
             ),
             f"rank-assignment must be 'own', {unequal}, "
             f"got {method.rank_assignment!r}": method.rank_assignment != "own",
+            "fraction-evaluate must be 0, because clients send no metrics, "
+            f"got {fraction_evaluate!r}": fraction_evaluate != 0,
         },
     )
 
