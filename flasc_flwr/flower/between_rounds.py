@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord
 from flasc_flwr.core.layout import Role
 from flasc_flwr.core.stopping import Stop
 from flasc_flwr.flower.compat import log
+from flasc_flwr.flower.privacy.spending import spending_in
 from flasc_flwr.flower.privacy.withheld import reported_row
 from flasc_flwr.flower.run import Run
 from flasc_flwr.flower.server.server_vector import ServerVector
@@ -116,6 +117,8 @@ class BetweenRounds:
             self._health.look(run.ledger.outcome, now, evaluates=bool(run.evaluate_fn))
         except RunFailedError:
             if self.good:
+                # What was released since then has been spent all the same.
+                self.good.state.privacy |= spending_in(state.privacy)
                 self._server.resume(self.good.state)
             raise
         if self._on_checkpoint:

@@ -8,11 +8,13 @@ from collections import Counter
 import numpy as np
 import pytest
 from dp_accounting import NeighboringRelation, dp_event, rdp
+from flwr.app import MetricRecord
 
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.privacy import private as private_module
 from flasc_flwr.flower.privacy.release_ledger import Release, ReleaseLedger
 from flasc_flwr.flower.state.checkpoint_files import Checkpoints, found, read
+from flasc_flwr.flower.state.health import DivergedError
 from flasc_flwr.flower.wire import array_record
 from tests.flower.apps import adapter, client_app
 from tests.flower.test_private import CLIENTS, epsilons, privacy, run, strategy_of
@@ -302,6 +304,34 @@ def test_a_resumed_run_does_not_pass_its_bound_for_what_the_ledger_has(
     with pytest.raises(ValueError, match="another round would spend more"):
         run(own, 9, release_ledger=ledger, resume=read(checkpoint))
     assert len(lines_of(ledger)) == 6
+
+
+def test_a_run_that_diverges_has_spent_what_it_released(ledger):
+    """Its model is that of an earlier round, but the later ones were sent, too."""
+    own = privacy(quantile=0.5, **POISSON)
+    strategy = strategy_of(own, release_ledger=ledger, evaluate_every=3)
+
+    def evaluate(current, arrays):
+        return MetricRecord({"loss": float("nan") if current == 6 else 1.0})
+
+    grid = LocalGrid(client_app(), CLIENTS)
+    with pytest.raises(DivergedError, match="last good state is that after round 3"):
+        strategy.start(
+            grid, array_record(adapter()), 9, timeout=1, evaluate_fn=evaluate
+        )
+    state = strategy.state
+    assert [row["round"] for row in state.history] == [0, 1, 2, 3]
+    assert len(lines_of(ledger)) == 6
+    compositions = state.privacy["accountant"]["compositions"]
+    assert sum(entry["count"] for entry in compositions) == 6
+    spent = pytest.approx(epsilon_of(lines_of(ledger)))
+    assert state.privacy["spent"]["epsilon"] == spent
+    # A run that resumes from the good state without a ledger counts them, too.
+    norm = state.privacy["clip_norm"]  # that of the good model
+    resumed = run(own, 4, resume=strategy.good)
+    compositions = resumed.state.privacy["accountant"]["compositions"]
+    assert sum(entry["count"] for entry in compositions) == 7
+    assert resumed.state.history[4]["clip_norm"] == norm
 
 
 def test_a_second_start_accounts_for_itself():

@@ -15,6 +15,11 @@ from flasc_flwr.flower.privacy.accounting import accountant, release_of, spent
 from flasc_flwr.flower.privacy.release_ledger import Release, ReleaseLedger
 
 
+def spending_in(known: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a run's private state that says what it has spent."""
+    return {key: known[key] for key in ("accountant", "spent") if key in known}
+
+
 class Spending:
     """Accounts for every release of a run, also of those that a crash cut off.
 
