@@ -77,6 +77,22 @@ def test_a_reply_in_the_name_of_another_node_is_an_error_of_its_sender():
     assert "names node 3 as its sender" in replies[1].error.reason
 
 
+def test_an_error_in_the_name_of_another_node_is_of_its_sender():
+    """Otherwise the other node would be listed among the round's failures."""
+
+    def forge(message, context):
+        if message.metadata.dst_node_id != 2:
+            return echo(message, context)
+        reply = Message(Error(ErrorCode.UNKNOWN, "broken"), reply_to=message)
+        set_metadata(reply, "src_node_id", 3)
+        return reply
+
+    replies = list(exchange(LocalGrid(forge, 3), messages(3), timeout=30))
+    assert nodes(replies) == [1, 2, 3]
+    assert [reply.has_error() for reply in replies] == [False, True, False]
+    assert replies[1].error.reason == "broken"
+
+
 def test_a_reply_to_another_message_is_ignored():
     class Stray(LocalGrid):
         def pull_messages(self, message_ids):

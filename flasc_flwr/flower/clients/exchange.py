@@ -10,7 +10,7 @@ from logging import WARNING
 from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
-from flasc_flwr.flower.compat import ErrorCode, log
+from flasc_flwr.flower.compat import ErrorCode, log, set_metadata
 
 _SHORTEST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
@@ -136,7 +136,8 @@ def _identified(
 
     One that names another node as its sender becomes an error: the client writes the
     sender into its reply itself. The id of a message is known only to the node that
-    got it.
+    got it. An error is of that node, whoever sent it: the SuperLink does for a node
+    that is away.
     """
     for reply in replies:
         message = asked.get(reply.metadata.reply_to_message_id)
@@ -144,6 +145,8 @@ def _identified(
             log(WARNING, "Ignored a reply to a message that was not sent")
             continue
         sender, node = reply.metadata.src_node_id, message.metadata.dst_node_id
+        if reply.has_error():
+            set_metadata(reply, "src_node_id", node)
         if reply.has_error() or sender == node:
             yield reply
             continue
