@@ -124,6 +124,24 @@ def test_too_few_nodes_end_the_run_after_the_timeout():
     assert TIMEOUT <= fleet.clock.now < TIMEOUT + 1
 
 
+def test_a_refused_node_that_is_the_first_to_come_does_not_end_the_run():
+    """One that sends nonsense could otherwise keep a run from starting."""
+    fleet = Fleet(3, node_configs=[{"upload-density": 7.0}, {}, {}])
+    fleet.away = {2, 3}
+
+    def sleep(seconds):
+        fleet.clock.now += seconds
+        fleet.away = set() if fleet.clock.now > 20 else {2, 3}
+
+    sight = Sight(fleet)
+    sight.roster._sleep = sleep
+    assert sight.nodes(at_least=2) == [2, 3]
+    # Nobody else comes: the error has the reason.
+    fleet.away, alone = {2, 3}, Sight(fleet)
+    with pytest.raises(RuntimeError, match="none of the 1 .*upload-density must be"):
+        alone.nodes(at_least=2)
+
+
 def test_a_refused_node_that_is_online_on_its_own_does_not_end_the_run():
     fleet = Fleet(2, node_configs=[{}, {"upload-density": 7.0}])
     sight = Sight(fleet)

@@ -88,7 +88,8 @@ class Roster:
         Raises
         ------
         RuntimeError
-            If there are fewer after the time-out, or no node can take part.
+            If there are fewer after the time-out, or `at_least` nodes are online and
+            none can take part.
         """
         began = logged = self._clock()
         while True:
@@ -99,7 +100,10 @@ class Roster:
             if here and len(here) >= at_least and (late or not self._others_coming()):
                 break
             refused = self._online.keys() & self._refused.keys()
-            if refused and not self._known and len(refused) == len(self._online):
+            # As many as are needed: a single node could otherwise end any run.
+            many = late or len(refused) >= at_least
+            all_refused = refused and refused == self._online.keys()
+            if all_refused and many and not self._known:
                 reasons = Counter(self._refused[node] for node in refused)
                 ((reason, count),) = reasons.most_common(1)
                 raise RuntimeError(
