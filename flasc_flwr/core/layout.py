@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from flasc_flwr.core.cores import is_core
 from flasc_flwr.core.json_lines import as_json
+from flasc_flwr.core.printable import printable
 
 Vector = NDArray[np.float32]
 Arrays = dict[str, NDArray[Any]]
@@ -204,7 +205,7 @@ class Layout:
         try:
             tensors = tuple(_tensor_of(*row) for row in json.loads(text))
         except (TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"not a layout: {error}") from None
+            raise ValueError(f"not a layout: {printable(error)}") from None
         if not tensors or len({t.name for t in tensors}) != len(tensors):
             raise ValueError("not a layout: it has no tensors, or a name twice")
         return cls(tensors)

@@ -152,8 +152,8 @@ class Traffic:
 def _words(count: float) -> str:
     """Return a number of bytes as text, in a suitable unit."""
     unit = "B"
-    for larger in ("kB", "MB", "GB"):
-        if count < 1000:
+    for larger in ("kB", "MB", "GB", "TB"):
+        if float(f"{count:.3g}") < 1000:  # as it is shown: 999.7 would be 1e+03
             break
         count, unit = count / 1000, larger
     return f"{count:.3g} {unit}"

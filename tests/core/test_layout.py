@@ -109,6 +109,21 @@ def test_what_is_not_a_layout_is_refused(text):
         Layout.from_json(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[["a",["%s"],"float32","A"]]' % ("x" * 100_000),
+        '[["%s",[-1],"float32","A"]]' % ("x" * 100_000),
+        '[["a",[1],"float32","%s"]]' % ("x" * 100_000),
+    ],
+    ids=["shape", "name", "role"],
+)
+def test_what_a_refused_layout_says_is_cut(text):
+    with pytest.raises(ValueError, match="not a layout") as refused:
+        Layout.from_json(text)
+    assert len(str(refused.value)) < 400
+
+
 def test_positions_are_counted_by_tensor():
     layout = Layout.of({"a": np.zeros(3), "b": np.zeros((2, 2)), "c": np.zeros(5)})
     assert layout.counts(np.array([0, 2, 3, 11])).tolist() == [2, 1, 1]

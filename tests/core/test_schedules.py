@@ -1,11 +1,13 @@
 """Densities by turn: the schedules of methods, and the decay that is theirs."""
 
+import numpy as np
 import pytest
 
 from flasc_flwr.core.methods.allotment import Allotment
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.schedules import Decay
 from flasc_flwr.core.methods.table import METHODS
+from flasc_flwr.core.sparsity import top_k
 
 
 def downloads(name, decay, turns, density=0.25):
@@ -31,3 +33,11 @@ def test_a_given_decay_replaces_the_methods_own():
     assert downloads("adapter-lth", Decay(download=1.0), (1, 40)) == [1.0, 1.0]
     flasc = downloads("flasc", Decay(download=0.5, every=2), (1, 2, 3, 5))
     assert flasc == [0.25, 0.25, 0.125, 0.0625]
+
+
+def test_a_density_decays_towards_one_entry_and_never_to_none():
+    # 0.25 * 0.1 ** 400 is zero in floating point, and zero is no density.
+    late = downloads("flasc", Decay(download=0.1, upload=0.1), (2, 401))
+    assert late[0] == pytest.approx(0.025)
+    assert 0 < late[1] < 1e-300
+    assert top_k(np.ones(1000, np.float32), late[1]).kept == 1

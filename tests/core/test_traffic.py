@@ -67,3 +67,20 @@ def test_savings_are_named_where_there_are_some(plain, says):
     sent = {"payload": 900, "message": 1000, "plain": plain}
     traffic.record(Sent(round=1, client="0", direction=Direction.DOWN, **sent))
     assert traffic.in_words() == says
+
+
+@pytest.mark.parametrize(
+    ("sent", "says"),
+    [
+        (999, "999 B"),
+        (999_499, "999 kB"),
+        (999_500, "1 MB"),
+        (999_999_999, "1 GB"),
+        (2_500_000_000_000, "2.5 TB"),
+    ],
+)
+def test_bytes_are_named_in_a_unit_that_needs_no_exponent(sent, says):
+    traffic = Traffic()
+    sizes = {"payload": 0, "message": sent}
+    traffic.record(Sent(round=1, client="0", direction=Direction.UP, **sizes))
+    assert traffic.in_words() == f"0 B down and {says} up"

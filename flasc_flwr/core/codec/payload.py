@@ -89,7 +89,9 @@ def encode(
         Whether the payload carries the layout, for a receiver that does not have it.
     seed : int, optional
         Rounds ``int8``, ``int4`` and ``step`` stochastically, so that the expected
-        value is exact; the same seed gives the same bytes. Other formats ignore it.
+        value is exact; with ``step``, that of the entries that are kept: what is below
+        0.6 of the step is left out all the same. The same seed gives the same bytes.
+        Other formats ignore it.
     room : int
         Bytes that the payload may take: where ``step`` would take fewer because its
         steps are as fine as they get, it takes finer ones. Other formats ignore it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,8 +17,12 @@ _FACTOR = number("(0, 1]")
 
 
 def decaying(density: float, decay: float, times: int) -> float:
-    """Begin at `density`: ``density * decay ** times``, as in FLASC's code."""
-    return density * decay**times
+    """Begin at `density`: ``density * decay ** times``, as in FLASC's code.
+
+    Never zero, which is no density: the largest entry travels even where the product is
+    too small for a float.
+    """
+    return max(density * decay**times, sys.float_info.min)
 
 
 def decaying_to(density: float, decay: float, times: int) -> float:

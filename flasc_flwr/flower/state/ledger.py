@@ -27,6 +27,7 @@ from flasc_flwr.flower.wire import holds_payload, message_bytes, payload_of
 _NOTHING = Layout(())
 _FREE = ("accuracy", "loss")
 """Fields of a row that the evaluation at the server fills in."""
+_IN_SOME_ROWS = {"skip_reason", "waiting", "waiting_nodes"}  # reserved in all
 
 _OF_CLIENTS = ("train_", "clients_")
 """How the names of the metrics that clients report begin."""
@@ -156,7 +157,7 @@ class Ledger:
         """
         # Clients cannot reserve a name: what they report has a prefix.
         own = {n for n in self._metrics if not n.startswith(_OF_CLIENTS)}
-        reserved = own | self._counts().keys()
+        reserved = own | self._counts().keys() | _IN_SOME_ROWS
         for name in metrics:
             if name.startswith(_OF_CLIENTS):
                 raise ValueError(
