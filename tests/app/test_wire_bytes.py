@@ -88,3 +88,11 @@ def test_the_command_prints_the_counts_or_what_is_wrong(folder):
     unknown = wire_bytes(folder, "devices", 9)
     assert unknown.exit_code == 1 and "run 9" in unknown.stderr
     assert wire_bytes(folder).exit_code == 2
+
+
+def test_a_folder_without_an_id_or_a_summary_is_said_to_be_one(folder, tmp_path):
+    renamed = folder.rename(tmp_path / "renamed")
+    with pytest.raises(ValueError, match="RUN_ID must be given, because the name of"):
+        add_wire_bytes(renamed, "devices")
+    with pytest.raises(OSError, match="has no summary.json: it is not the folder"):
+        add_wire_bytes(tmp_path, "devices")

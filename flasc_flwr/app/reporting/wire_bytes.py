@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flasc_flwr.app.reporting.run_folder import write_json
+from flasc_flwr.app.reporting.runs import read_summary
 from flasc_flwr.app.reporting.summary import failure
 
 
@@ -44,15 +45,31 @@ def add_wire_bytes(
         If the run failed, or the SuperLink has no counts of it.
     """
     path = folder / "summary.json"
-    summary: dict[str, Any] = json.loads(path.read_text())
+    summary = read_summary(folder)
+    if not summary:
+        raise FileNotFoundError(
+            f"{str(folder)!r} has no summary.json: it is not the folder of a run that "
+            "has ended"
+        )
     if failure(summary) is not None:
         raise ValueError(f"{str(path)!r} is of a run that failed")
-    ids = run_ids or [int(folder.resolve().name.rpartition("-")[2])]
+    ids = run_ids or [_id_of(folder)]
     counts = [_counted(connection, run_id) for run_id in ids]
     for key in counts[0]:
         summary[key] = sum(count[key] for count in counts)
     write_json(path, summary)
     return summary
+
+
+def _id_of(folder: Path) -> int:
+    """Return Flower's id of a run, from its folder's name."""
+    words = folder.resolve().name.rpartition("-")[2]
+    if not (words.isascii() and words.isdigit()):
+        raise ValueError(
+            f"RUN_ID must be given, because the name of {str(folder)!r} has none at "
+            "its end"
+        )
+    return int(words)
 
 
 def _counted(connection: str, run_id: int) -> dict[str, int]:
