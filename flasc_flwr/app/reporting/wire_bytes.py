@@ -7,7 +7,9 @@ in simulation.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -75,7 +77,10 @@ def _id_of(folder: Path) -> int:
 def _counted(connection: str, run_id: int) -> dict[str, int]:
     """Return a SuperLink's counts of a run, named as seen from the devices."""
     command = ["flwr", "list", connection, "--run-id", str(run_id), "--format", "json"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    # Flower's command is beside Python's where the environment is not activated.
+    places = [os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)]
+    environment = {**os.environ, "PATH": os.pathsep.join(places)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     # Flower may print messages before and after the JSON.
     start, end = done.stdout.find("{"), done.stdout.rfind("}")
     try:
