@@ -163,14 +163,14 @@ def test_densities_are_written_as_people_write_them(density, words):
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
-        ("history.jsonl", "[]\n", "history.jsonl is damaged: .* got a list"),
-        ("history.jsonl", "{bad\n", "history.jsonl is damaged: "),
+        ("history.jsonl", "[]\n", "history.jsonl in .* is damaged: .* got a list"),
+        ("history.jsonl", "{bad\n", "history.jsonl in .* is damaged: "),
         ("history.jsonl", '{"round": 1}\n', "row of .* has no 'message_bytes_down'"),
-        ("summary.json", "[1]", "summary.json is damaged: .* got a list"),
+        ("summary.json", "[1]", "summary.json in .* is damaged: .* got a list"),
         ("summary.json", '{"a": 1}', "summary.json is damaged: it has no 'ended'"),
-        ("summary.json", '{"ended', "summary.json is damaged: "),
-        ("traffic.json", "[]", "traffic.json is damaged: .* got a list"),
-        ("traffic.json", '{"columns', "traffic.json is damaged: "),
+        ("summary.json", '{"ended', "summary.json in .* is damaged: "),
+        ("traffic.json", "[]", "traffic.json in .* is damaged: .* got a list"),
+        ("traffic.json", '{"columns', "traffic.json in .* is damaged: "),
     ],
 )
 def test_a_damaged_file_is_named_in_one_line(call, runs, name, text, reason):

@@ -181,14 +181,14 @@ def _object(path: Path, text: str) -> dict[str, Any]:
     ValueError
         If it holds none; names the file.
     """
+    damaged = f"{path.name} in {str(path.parent)!r} is damaged"
     try:
         content = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{path.name} is damaged: {error}") from None
+        raise ValueError(f"{damaged}: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(
-            f"{path.name} is damaged: it must hold JSON objects, got a "
-            f"{type(content).__name__}"
+            f"{damaged}: it must hold JSON objects, got a {type(content).__name__}"
         )
     return content
 
