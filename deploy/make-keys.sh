@@ -22,15 +22,18 @@ fi
 
 names="DNS:localhost,DNS:superlink,IP:127.0.0.1"
 for host in "$@"; do
-    if [[ "$host" =~ ^[0-9.]+$ || "$host" == *:* ]]; then
+    if [[ "$host" =~ ^[0-9.]+$ || "$host" =~ ^[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*$ ]]; then
         names+=",IP:$host"
-    else
+    elif [[ "$host" =~ ^[A-Za-z0-9*._-]+$ ]]; then
         names+=",DNS:$host"
+    else
+        echo "HOST must be a name or an address, without a port, got $host" >&2
+        exit 2
     fi
 done
 
-mkdir -p "$folder"
-cd "$folder"
+mkdir -p -- "$folder"
+cd -- "$folder"
 
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -sha256 -days 365 \
     -subj "/O=flasc-flwr/CN=test federation CA" \

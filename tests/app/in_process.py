@@ -13,10 +13,11 @@ from flasc_flwr.app.tasks.task import load_task
 class Ended:
     """Takes the place of a process that has ended."""
 
-    status: int
+    returncode: int
+    stdin = None
 
     def poll(self):
-        return self.status
+        return self.returncode
 
 
 def start(job, folder, app):

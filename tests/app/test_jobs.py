@@ -1,7 +1,9 @@
 """Several runs in one folder, each in its own process where that matters."""
 
 import json
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from flasc_flwr.app.config import ConfigError
 from flasc_flwr.app.runs import jobs
 from flasc_flwr.app.runs.jobs import Job, JobError, finished, run_jobs
 from tests.app import in_process
+from tests.app.test_run_lock import another_process
 
 APP = Path(__file__).parents[2]
 SHORT = {"num-server-rounds": 2, "lora-rank": 2, "local-epochs": 1}
@@ -100,3 +103,45 @@ def test_the_command_line_refuses_wrong_settings_and_folders(tmp_path):
     assert wrong.exit_code == 1 and "rounds is not a key" in wrong.stderr
     empty = CliRunner().invoke(app, ["local-run", "--app", str(tmp_path)])
     assert empty.exit_code == 1 and "is not a Flower app" in empty.stderr
+
+
+@pytest.mark.parametrize("held", [".", "20260101-000000-flasc-seed0-0"])
+def test_a_job_that_goes_on_elsewhere_is_not_made_twice(tmp_path, monkeypatch, held):
+    """Another sweep makes it, or its run has outlived its sweep."""
+    monkeypatch.setattr(jobs, "_start", in_process.start)
+    folder = tmp_path / "a" / held
+    folder.mkdir(parents=True)
+    with another_process(folder), pytest.raises(JobError) as raised:
+        run_jobs({"a": job()}, tmp_path, app=APP)
+    assert "a: run folder" in str(raised.value) and "in use" in str(raised.value)
+    assert not (tmp_path / "a" / "config.toml").exists()
+    assert run_jobs({"a": job()}, tmp_path, app=APP)
+
+
+def test_a_run_ends_with_its_sweep_even_if_that_is_killed(tmp_path):
+    """Its stdin is a pipe of the sweep's."""
+    code = "import time; from flasc_flwr.app.runs.orphans import end_with; end_with(0)"
+    code += "; print(flush=True); time.sleep(60)"
+    words = [sys.executable, "-c", code]
+    run = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert run.stdout.readline() == b"\n"
+    assert run.poll() is None
+    run.communicate()
+    assert run.returncode == -signal.SIGTERM
+
+
+def test_a_sweep_starts_runs_that_end_with_it(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(
+        jobs.subprocess, "Popen", lambda words, **more: started.append((words, more))
+    )
+    jobs._start(job(), tmp_path, APP)
+    ((words, more),) = started
+    assert words[-1] == "--end-with-stdin" and more["stdin"] == subprocess.PIPE
+
+
+def test_a_damaged_note_of_a_job_is_named(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "job.json").write_text('{"clients": 3,')
+    with pytest.raises(ValueError, match=r"a/job.json' cannot be read: "):
+        run_jobs({"a": job()}, tmp_path, app=APP)

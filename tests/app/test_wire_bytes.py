@@ -1,6 +1,7 @@
 """The SuperLink's own count, in the summary beside ours."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,18 @@ def test_the_command_prints_the_counts_or_what_is_wrong(folder):
     unknown = wire_bytes(folder, "devices", 9)
     assert unknown.exit_code == 1 and "run 9" in unknown.stderr
     assert wire_bytes(folder).exit_code == 2
+
+
+def test_a_folder_without_an_id_or_a_summary_is_said_to_be_one(folder, tmp_path):
+    renamed = folder.rename(tmp_path / "renamed")
+    with pytest.raises(ValueError, match="RUN_ID must be given, because the name of"):
+        add_wire_bytes(renamed, "devices")
+    with pytest.raises(OSError, match="has no summary.json: it is not the folder"):
+        add_wire_bytes(tmp_path, "devices")
+
+
+def test_flower_is_found_where_its_environment_is_not_activated(folder, monkeypatch):
+    command = Path(os.environ["PATH"].split(":")[0]) / "flwr"
+    monkeypatch.setattr("sys.executable", str(command.with_name("python")))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert add_wire_bytes(folder, "devices")["wire_bytes_up"] == 700

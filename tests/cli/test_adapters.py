@@ -67,3 +67,20 @@ def test_a_config_is_checked(call):
     assert "lora-rank = 8\n" in result.stdout
     wrong = call("check", "lora-rank=0")
     assert wrong.exit_code == 1 and "lora-rank must be" in wrong.stderr
+
+
+def test_an_adapter_is_not_exported_into_itself(call, runs):
+    adapter = runs["dense-0"] / "adapter"
+    before = sorted(adapter.rglob("*"))
+    for to in (adapter / "copy", runs["dense-0"] / "x" / ".." / "adapter" / "copy"):
+        result = call("export", runs["dense-0"], "--to", to)
+        assert result.exit_code == 1
+        assert "--to must not be in what is exported" in result.stderr
+    assert sorted(adapter.rglob("*")) == before
+
+
+def test_runs_below_the_home_folder_are_listed(call, runs, monkeypatch):
+    monkeypatch.setenv("HOME", str(runs["dense-0"].parents[1]))
+    result = call("export", "~/runs", "--to", "~/new")
+    assert result.exit_code == 1
+    assert "RUN must be one run, got '~/runs' with 3 runs: dense-0, " in result.stderr

@@ -1,9 +1,11 @@
 """Runs side by side."""
 
 import json
+import re
 
 import pytest
 
+from flasc_flwr.app.cli.compare import show
 from flasc_flwr.app.reporting.cells import cells
 from flasc_flwr.app.reporting.comparison import compare
 from flasc_flwr.app.reporting.groups import group, in_words
@@ -156,3 +158,39 @@ def test_a_folder_of_a_sweep_is_found_once(made):
 )
 def test_densities_are_written_as_people_write_them(density, words):
     assert in_words(density) == words
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("history.jsonl", "[]\n", "history.jsonl in .* is damaged: .* got a list"),
+        ("history.jsonl", "{bad\n", "history.jsonl in .* is damaged: "),
+        ("history.jsonl", '{"round": 1}\n', "row of .* has no 'message_bytes_down'"),
+        ("summary.json", "[1]", "summary.json in .* is damaged: .* got a list"),
+        ("summary.json", '{"a": 1}', "summary.json is damaged: it has no 'ended'"),
+        ("summary.json", '{"ended', "summary.json in .* is damaged: "),
+        ("traffic.json", "[]", "traffic.json in .* is damaged: .* got a list"),
+        ("traffic.json", '{"columns', "traffic.json in .* is damaged: "),
+    ],
+)
+def test_a_damaged_file_is_named_in_one_line(call, runs, name, text, reason):
+    (runs["dense-0"] / name).write_text(text)
+    result = call("compare", runs["dense-0"])
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert re.search(reason, line)
+
+
+def test_text_from_folders_neither_colours_nor_breaks_the_table(call, runs):
+    folder = runs["dense-0"].rename(runs["dense-0"].with_name("a\x1b[31m[bold]b"))
+    result = call("network", folder)
+    assert result.exit_code == 0
+    assert "\x1b" not in result.stdout and "[bold]b" in result.stdout
+
+
+def test_a_label_neither_colours_nor_breaks_the_table(runs, capsys):
+    rows = rows_of(runs.values())
+    rows[0]["label"] = "model [/x]\x1b[31m"
+    show(rows, ["a/run: failed: \x1b[31m"])
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown and "model [/x]" in shown

@@ -1,6 +1,8 @@
 """``flasc-flwr supernode`` starts Flower's, with uploads that slow links carry."""
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -21,7 +23,7 @@ def test_a_supernode_sends_small_objects_unless_told_otherwise(
 
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setattr(os, "execv", execv)
-    monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.setattr(os, "environ", os.environ | {"PATH": "/usr/bin"})
     os.environ.pop(KEY, None)
     if given:
         os.environ[KEY] = given
@@ -29,3 +31,5 @@ def test_a_supernode_sends_small_objects_unless_told_otherwise(
     assert result.exit_code == 0, result.output
     assert seen[KEY] == used
     assert seen["words"].endswith("flower-supernode --superlink x:8000")
+    # A service has no activated environment, but Flower's commands are in this one.
+    assert seen["PATH"] == f"{Path(sys.executable).parent}{os.pathsep}/usr/bin"

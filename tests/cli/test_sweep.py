@@ -71,3 +71,18 @@ def test_runs_are_made_compared_and_not_made_again(call, tmp_path, monkeypatch):
     assert "less than dense" in failing.stdout
     (line,) = failing.stderr.splitlines()
     assert "1 of 2 runs failed" in line and "causal-lm" in line
+
+
+@pytest.mark.parametrize("command", ["sweep", "search"])
+def test_a_tilde_is_the_home_folder(call, tmp_path, monkeypatch, command):
+    """A shell leaves the one in --into=~/s as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runs, "_start", in_process.start)
+    words = [command, "--into=~/s", "--app", APP / "none", "--clients", 3]
+    more = {
+        "sweep": ["--seed", "0"],
+        "search": ["--per-round-megabytes", 1, "--probe-megabytes", 1],
+    }
+    assert call(*words, *more[command]).exit_code == 1
+    assert (tmp_path / "s").is_dir() and not (tmp_path / "~").exists()

@@ -100,6 +100,18 @@ def test_only_the_owner_can_read_secrets_and_nothing_is_overwritten(keys):
     assert subprocess.run([script, keys.parent / "other", "no"]).returncode == 2
 
 
+@pytest.mark.parametrize("host", ["fed.example.org:8000", "a,DNS:b", "two words", ""])
+def test_what_is_not_a_host_is_refused_before_anything_is_written(tmp_path, host):
+    script = ROOT / "deploy" / "make-keys.sh"
+    words = [script, tmp_path / "keys", "1", "fed.example.org", host]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"HOST must be a name or an address, without a port, got {host}\n"
+    )
+    assert not (tmp_path / "keys").exists()
+
+
 def test_flower_takes_every_option_of_the_guide():
     text = (ROOT / "docs" / "deploy.md").read_text()
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)

@@ -45,20 +45,24 @@ def show(rows: Sequence[Mapping[str, Any]], not_finished: Sequence[str]) -> None
     """Print the rows of a comparison, and the runs that did not finish."""
     from rich.console import Console
 
+    from flasc_flwr.core.printable import printable
+
     # Do not wrap the table in a file or a pipe.
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)
     console.print(_table(rows))
     for line in not_finished:
-        typer.echo(f"Not finished: {line}")
+        typer.echo(f"Not finished: {printable(line, 1000)}")
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     from flasc_flwr.app.reporting.cells import cells
+    from flasc_flwr.core.printable import printable
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     lines = [cells(row) for row in rows]
@@ -66,5 +70,5 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
         left = column == "runs"
         table.add_column(column, justify="left" if left else "right", overflow="fold")
     for line in lines:
-        table.add_row(*line.values())
+        table.add_row(*(Text(printable(cell)) for cell in line.values()))
     return table

@@ -77,6 +77,8 @@ def export(
             raise ValueError("--public must only be given with --push-to-hub")
         found = the_run(run)
         source = _adapter(found, round)
+        if to and to.expanduser().resolve().is_relative_to(source.resolve()):
+            raise ValueError(f"--to must not be in what is exported, got {str(to)!r}")
         with _target(to) as target:
             if merged:
                 from flasc_flwr.app.runs.merged_model import save_merged
@@ -152,7 +154,8 @@ def the_run(path: Path) -> Path:
 
     found = find_runs([path])
     if len(found) > 1:
-        names = ", ".join(str(folder.relative_to(path.absolute())) for folder in found)
+        below = path.expanduser().absolute()
+        names = ", ".join(str(folder.relative_to(below)) for folder in found)
         raise ValueError(
             f"RUN must be one run, got {str(path)!r} with {len(found)} runs: {names}"
         )

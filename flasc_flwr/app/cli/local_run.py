@@ -16,6 +16,9 @@ def local_run(
     clients: Annotated[
         int, typer.Option(min=1, help="Number of simulated clients.")
     ] = 20,
+    end_with_stdin: Annotated[
+        bool, typer.Option("--end-with-stdin", hidden=True)
+    ] = False,
 ) -> None:
     """Run the app in one process, without Ray and without a SuperLink.
 
@@ -26,6 +29,10 @@ def local_run(
     """
     from flasc_flwr.app.cli.common import fail, parsed, user_errors
 
+    if end_with_stdin:
+        from flasc_flwr.app.runs.orphans import end_with
+
+        end_with(0)
     with user_errors():
         from flasc_flwr.app.runs.local_run import run_locally
         from flasc_flwr.flower.state.health import RunFailedError

@@ -117,7 +117,7 @@ def read_links(path: Path, seed: int) -> LinkOf:
     from flasc_flwr.app.runs.link_times import Link, by_tier, drawn
 
     try:
-        tables = tomllib.loads(path.read_text()).get("link")
+        tables = tomllib.loads(path.expanduser().read_text()).get("link")
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{str(path)!r} is not a TOML file: {error}") from None
     if (
@@ -195,6 +195,9 @@ def _times(
 def _print(results: Sequence[Mapping[str, Any]], target: float | None) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    from flasc_flwr.core.printable import printable
 
     table = Table(title="Seconds of communication")
     table.add_column("run", overflow="fold")
@@ -205,9 +208,9 @@ def _print(results: Sequence[Mapping[str, Any]], target: float | None) -> None:
         table.add_column(f"first {target:.0%}", justify="right")
         table.add_column(f"stays at {target:.0%}", justify="right")
     for result in results:
-        cells = [
-            Path(result["run"]).name,
-            result["links"],
+        cells: list[Text | str] = [
+            Text(printable(Path(result["run"]).name)),
+            Text(printable(result["links"])),
             str(result["rounds"]),
             f"{result['megabytes']:.2f}",
             _seconds(result["seconds"]),

@@ -30,10 +30,12 @@ def noise(
     from flasc_flwr.app.cli.common import user_errors
 
     with user_errors():
+        from math import ceil
+
         from flasc_flwr.core.privacy import Privacy
         from flasc_flwr.flower.privacy.accounting import noise_for
 
-        found = noise_for(
+        least = noise_for(
             epsilon,
             rounds=rounds,
             cohort=cohort,
@@ -41,6 +43,8 @@ def noise(
             delta=delta,
             sampling=sampling,
         )
+        # Rounded down, it would spend more than epsilon.
+        found = ceil(least * 10_000) / 10_000
         privacy = Privacy(
             clip_norm=1.0,
             noise_multiplier=found,

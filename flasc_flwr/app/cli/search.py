@@ -58,6 +58,7 @@ def search(
     """
     from flasc_flwr.app.cli.common import fail, parsed, user_errors
 
+    into = into.expanduser()
     with user_errors():
         from flasc_flwr.app.runs.jobs import JobError
         from flasc_flwr.app.search.candidates import Candidate, Limits

@@ -35,6 +35,7 @@ def supernode(
     import os
     import sys
     from importlib.util import find_spec
+    from pathlib import Path
 
     from flasc_flwr.app.cli.common import fail
 
@@ -46,4 +47,7 @@ def supernode(
     # By its path: a fork that had imported this package would not import the run's.
     words = [sys.executable, spec.origin, libraries, "flower-supernode", *context.args]
     os.environ |= SMALL_OBJECTS | os.environ  # what is set already counts
+    # A service starts this by its path: Flower's commands are beside it.
+    beside = str(Path(sys.executable).parent)
+    os.environ["PATH"] = os.pathsep.join([beside, os.environ.get("PATH", os.defpath)])
     os.execv(sys.executable, words)

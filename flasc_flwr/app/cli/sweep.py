@@ -61,6 +61,7 @@ def sweep(
     """
     from flasc_flwr.app.cli.common import fail, parsed, user_errors
 
+    into = into.expanduser()
     with user_errors():
         from flasc_flwr.app.cli import combinations
         from flasc_flwr.app.runs.jobs import JobError

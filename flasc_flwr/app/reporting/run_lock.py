@@ -54,3 +54,21 @@ def hold(folder: Path) -> FileLock:
             type(error).__name__,
         )
     return lock
+
+
+def hold_job(folder: Path) -> FileLock:
+    """Lock a job's folder; no run may go on in it, as one without its sweep could.
+
+    Raises
+    ------
+    RunInUseError
+        If another sweep makes this job, or one of its runs goes on.
+    """
+    lock = hold(folder)
+    try:
+        for run in folder.glob(f"*/{FILE}"):
+            hold(run.parent).release()
+    except RunInUseError:
+        lock.release()
+        raise
+    return lock

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -15,6 +15,8 @@ from flasc_flwr.app.config import ConfigError, RunConfig
 from flasc_flwr.app.reporting.summary import failure
 
 Rows = list[dict[str, Any]]
+
+_OF_A_ROW = ("round", "message_bytes_down", "message_bytes_up")
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +145,12 @@ def read_run(folder: Path) -> SavedRun:
     """
     try:
         config = RunConfig.parse(tomllib.loads((folder / "config.toml").read_text()))
-        return SavedRun(folder, config, read_history(folder), read_summary(folder))
+        history, summary = read_history(folder), read_summary(folder)
+        for row in history:
+            _require("a row of history.jsonl", row, _OF_A_ROW)
+        if summary:
+            _require("summary.json", summary, ("ended",))
+        return SavedRun(folder, config, history, summary)
     except (OSError, ConfigError, ValueError) as error:
         raise ValueError(
             f"run folder {str(folder)!r} cannot be read: {error}"
@@ -154,7 +161,7 @@ def read_history(folder: Path) -> Rows:
     """Return a run's rows so far, without a line that is still being written."""
     file = folder / "history.jsonl"
     lines = file.read_text().splitlines(keepends=True) if file.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return [_object(file, line) for line in lines if line.endswith("\n")]
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -163,5 +170,30 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return _object(path, path.read_text()) if path.is_file() else {}
+
+
+def _object(path: Path, text: str) -> dict[str, Any]:
+    """Return the JSON object that a file, or a line of it, holds.
+
+    Raises
+    ------
+    ValueError
+        If it holds none; names the file.
+    """
+    damaged = f"{path.name} in {str(path.parent)!r} is damaged"
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{damaged}: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{damaged}: it must hold JSON objects, got a {type(content).__name__}"
+        )
     return content
+
+
+def _require(what: str, content: Mapping[str, Any], keys: Iterable[str]) -> None:
+    """Check that an object has the keys that every version has written."""
+    if missing := [key for key in keys if key not in content]:
+        raise ValueError(f"{what} is damaged: it has no {missing[0]!r}")

@@ -7,12 +7,15 @@ in simulation.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from flasc_flwr.app.reporting.run_folder import write_json
+from flasc_flwr.app.reporting.runs import read_summary
 from flasc_flwr.app.reporting.summary import failure
 
 
@@ -44,10 +47,15 @@ def add_wire_bytes(
         If the run failed, or the SuperLink has no counts of it.
     """
     path = folder / "summary.json"
-    summary: dict[str, Any] = json.loads(path.read_text())
+    summary = read_summary(folder)
+    if not summary:
+        raise FileNotFoundError(
+            f"{str(folder)!r} has no summary.json: it is not the folder of a run that "
+            "has ended"
+        )
     if failure(summary) is not None:
         raise ValueError(f"{str(path)!r} is of a run that failed")
-    ids = run_ids or [int(folder.resolve().name.rpartition("-")[2])]
+    ids = run_ids or [_id_of(folder)]
     counts = [_counted(connection, run_id) for run_id in ids]
     for key in counts[0]:
         summary[key] = sum(count[key] for count in counts)
@@ -55,10 +63,24 @@ def add_wire_bytes(
     return summary
 
 
+def _id_of(folder: Path) -> int:
+    """Return Flower's id of a run, from its folder's name."""
+    words = folder.resolve().name.rpartition("-")[2]
+    if not (words.isascii() and words.isdigit()):
+        raise ValueError(
+            f"RUN_ID must be given, because the name of {str(folder)!r} has none at "
+            "its end"
+        )
+    return int(words)
+
+
 def _counted(connection: str, run_id: int) -> dict[str, int]:
     """Return a SuperLink's counts of a run, named as seen from the devices."""
     command = ["flwr", "list", connection, "--run-id", str(run_id), "--format", "json"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    # Flower's command is beside Python's where the environment is not activated.
+    places = [os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)]
+    environment = {**os.environ, "PATH": os.pathsep.join(places)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     # Flower may print messages before and after the JSON.
     start, end = done.stdout.find("{"), done.stdout.rfind("}")
     try:

@@ -15,11 +15,13 @@ from signal import Signals
 from typing import Any
 
 import tomli_w
+from filelock import FileLock
 
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.reporting.run_folder import write_json
+from flasc_flwr.app.reporting.run_lock import RunInUseError, hold_job
 from flasc_flwr.app.reporting.runs import read_summary
 from flasc_flwr.app.reporting.summary import failure
-from flasc_flwr.core.json_lines import as_json
 
 _POLL_SECONDS = 0.2
 
@@ -65,7 +67,7 @@ def run_jobs(
 
     Each job has its folder ``into/NAME``, with the log. An interrupted run resumes from
     its newest checkpoint. Each run is a ``flasc-flwr local-run`` process with one
-    thread.
+    thread, which ends with this one. A job that another process makes has failed here.
 
     Parameters
     ----------
@@ -95,18 +97,15 @@ def run_jobs(
         _claim(into / name, job)
     done = {name: found for name in jobs if (found := finished(into / name))}
     failed = []
-    for name, status in _run(
+    for name, wrong in _run(
         {name: job for name, job in jobs.items() if name not in done},
         into,
         app,
         at_once,
     ):
         found = finished(into / name)
-        if status or found is None:
-            words = _last_words(into / name / "log")
-            # A run that was killed has not logged it.
-            killed = f"killed by {Signals(-status).name}; " if status < 0 else ""
-            failed.append(f"{name}: {killed}{words}")
+        if wrong or found is None:
+            failed.append(f"{name}: {wrong or _last_words(into / name / 'log')}")
             continue
         done[name] = found
         if on_end:
@@ -123,38 +122,82 @@ def _claim(folder: Path, job: Job) -> None:
     """Record which job a folder belongs to, so that no other job reuses it."""
     what = {"clients": job.clients, "settings": dict(job.settings)}
     note = folder / "job.json"
-    if note.is_file() and json.loads(note.read_text()) != what:
-        raise ValueError(
-            f"{str(folder)!r} holds a run with other settings (see {note.name}): "
-            "choose another folder, or remove it"
-        )
+    if note.is_file():
+        try:
+            same = json.loads(note.read_text()) == what
+        except ValueError as error:
+            raise ValueError(f"{str(note)!r} cannot be read: {error}") from None
+        if not same:
+            raise ValueError(
+                f"{str(folder)!r} holds a run with other settings (see {note.name}): "
+                "choose another folder, or remove it"
+            )
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    note.write_text(as_json(what, indent=1) + "\n")
+    write_json(note, what)
 
 
 def _run(
     jobs: Mapping[str, Job], into: Path, app: Path, at_once: int
-) -> Iterator[tuple[str, int]]:
-    """Run jobs; yield the name and exit status of each as it ends."""
+) -> Iterator[tuple[str, str | None]]:
+    """Run jobs; yield the name of each as it ends, and what went wrong, if it did."""
     waiting = dict(jobs)
-    running: dict[str, subprocess.Popen[bytes]] = {}
+    running: dict[str, tuple[subprocess.Popen[bytes], FileLock]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
                 name = next(iter(waiting))
-                running[name] = _start(waiting.pop(name), into / name, app)
-            for name, process in list(running.items()):
-                status = process.poll()
-                if status is not None:
+                try:
+                    begun = _begin(waiting.pop(name), into / name, app)
+                except RunInUseError as error:
+                    yield name, str(error)
+                    continue
+                if begun:
+                    running[name] = begun
+                else:
+                    yield name, None
+            for name, (process, lock) in list(running.items()):
+                if process.poll() is not None:
                     del running[name]
-                    yield name, status
+                    lock.release()
+                    yield name, _wrong(process, into / name / "log")
             if running:
                 time.sleep(_POLL_SECONDS)
     finally:
-        for process in running.values():
+        for process, _ in running.values():
             process.terminate()
-        for process in running.values():
+        for process, lock in running.values():
             process.wait()
+            lock.release()
+
+
+def _begin(
+    job: Job, folder: Path, app: Path
+) -> tuple[subprocess.Popen[bytes], FileLock] | None:
+    """Lock a job's folder and start its run; None if another sweep has finished it.
+
+    Raises
+    ------
+    RunInUseError
+        As :func:`.hold_job`.
+    """
+    lock = hold_job(folder)
+    if finished(folder):
+        lock.release()
+        return None
+    return _start(job, folder, app), lock
+
+
+def _wrong(process: subprocess.Popen[bytes], log: Path) -> str | None:
+    """Return what went wrong in a process that has ended; None if nothing did."""
+    if process.stdin:
+        process.stdin.close()
+    status = process.returncode
+    if not status:
+        return None
+    # A run that was killed has not logged it.
+    killed = f"killed by {Signals(-status).name}; " if status < 0 else ""
+    return killed + _last_words(log)
 
 
 def write_profile(job: Job, folder: Path) -> Path:
@@ -170,10 +213,12 @@ def write_profile(job: Job, folder: Path) -> Path:
 def _start(job: Job, folder: Path, app: Path) -> subprocess.Popen[bytes]:
     profile = write_profile(job, folder)
     command = [sys.executable, "-m", "flasc_flwr.app.cli", "local-run", str(profile)]
-    command += ["--app", str(app), "--clients", str(job.clients)]
+    command += ["--app", str(app), "--clients", str(job.clients), "--end-with-stdin"]
     with (folder / "log").open("ab") as log:
+        # The pipe ends with this process, however that ends, and the run with it.
         return subprocess.Popen(
             command,
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
