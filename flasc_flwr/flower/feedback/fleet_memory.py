@@ -9,7 +9,7 @@ from typing import Any
 
 from flwr.app import ConfigRecord, Message
 
-from flasc_flwr.core.feedback.memory import Receipts, Reply
+from flasc_flwr.core.feedback.memory import Receipts
 from flasc_flwr.core.feedback.reference import Reference
 from flasc_flwr.core.feedback.stored import Stored, restore_stream, store_stream
 from flasc_flwr.core.feedback.stream import Compress, Stream
@@ -63,7 +63,7 @@ class FleetMemory:
     most: int | None = None
     run: bytes = field(default_factory=lambda: secrets.token_bytes(RUN_BYTES))
     _streams: dict[Key, _Followed] = field(default_factory=dict)
-    _collected: dict[str, bytes] = field(default_factory=dict)
+    _collected: Receipts = field(default_factory=Receipts)
 
     def followed(
         self,
@@ -160,19 +160,19 @@ class FleetMemory:
 
     def open_round(self) -> None:
         """Forget what an earlier round collected without making a step."""
-        self._collected = {}
+        self._collected = Receipts()
 
     def collect(self, name: str, round: int, payload: bytes) -> None:
         """Note the payload of a reply that is taken in if this round makes a step.
 
         Only its receipt is kept: the payloads of a round may take a lot of memory.
         """
-        self._collected[name] = Reply(round, payload).receipt
+        self._collected.take(name, round, payload)
 
     def stepped(self) -> None:
         """Confirm what was collected: the server vector has it now."""
-        self.receipts.last |= self._collected
-        self._collected = {}
+        self.receipts.last |= self._collected.last
+        self._collected = Receipts()
 
     def stored(self) -> tuple[dict[str, Any], Stored]:
         """Return what a checkpoint needs: values of JSON types, and arrays."""
