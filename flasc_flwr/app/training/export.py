@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftModel
 from peft.utils.save_and_load import load_peft_weights
 from transformers import AutoConfig
 
@@ -22,6 +22,7 @@ from flasc_flwr.app.training.lora import (
     activate,
     adapter_tensors,
     alpha_of,
+    saved_state,
     write_tensors,
 )
 from flasc_flwr.app.training.low_rank_head import dense_heads
@@ -71,7 +72,7 @@ def _save(
     arrays = cores.as_lora(model)
     if merged:
         # The head is as the model has it now: in one, also if it trained in factors.
-        state = _state_of(model)
+        state = saved_state(model)
         arrays = _with_merged({n: t.cpu().numpy() for n, t in state.items()}, merged)
     if arrays is not None:
         rank = max(a.shape[0] for key, a in arrays.items() if ".lora_A." in key)
@@ -133,7 +134,7 @@ def _load_tuner(model: PeftModel, folder: Path) -> None:
     saved = load_peft_weights(str(folder), device="cpu")
     names = adapter_tensors(model)
     write_tensors(model, {n: t.numpy() for n, t in saved.items() if n in names})
-    for name, built in _state_of(model).items():
+    for name, built in saved_state(model).items():
         if name in saved and not _close(built.cpu(), saved[name]):
             raise ValueError(
                 f"the adapter in {str(folder)!r} has another frozen state than the "
@@ -145,14 +146,6 @@ def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one.shape == other.shape and torch.allclose(
         one.double(), other.double(), rtol=1e-3, atol=1e-5
     )
-
-
-def _state_of(model: PeftModel) -> dict[str, torch.Tensor]:
-    """Return the tensors of the active adapter as PEFT saves them, by name."""
-    state: dict[str, torch.Tensor] = get_peft_model_state_dict(
-        model, save_embedding_layers=False, adapter_name=model.active_adapter
-    )
-    return state
 
 
 def _with_merged(adapter: Arrays, merged: Mapping[str, NDArray[Any]]) -> Arrays:

@@ -49,11 +49,16 @@ _PARAMETERS: WeakKeyDictionary[PeftModel, dict[str, dict[str, torch.nn.Parameter
 """Parameters of each adapter, cached: PEFT takes longer to name them than a step."""
 
 
-def _named_by_peft(model: PeftModel) -> dict[str, torch.nn.Parameter]:
-    tensors: dict[str, torch.Tensor] = get_peft_model_state_dict(
+def saved_state(model: PeftModel) -> dict[str, torch.Tensor]:
+    """Return the tensors of the active adapter as PEFT saves them, by name."""
+    state: dict[str, torch.Tensor] = get_peft_model_state_dict(
         model, save_embedding_layers=False, adapter_name=model.active_adapter
     )
-    tensors = cores.in_place_of_factors(model, tensors)
+    return state
+
+
+def _named_by_peft(model: PeftModel) -> dict[str, torch.nn.Parameter]:
+    tensors = cores.in_place_of_factors(model, saved_state(model))
     # The parameters themselves: PEFT's state holds detached aliases of them.
     scales = {p.data_ptr() for p in cores.trained_scales(model)}
     trainable = {
