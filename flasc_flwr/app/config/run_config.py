@@ -169,6 +169,11 @@ class RunConfig(
                 min_replies=self.guard.min_replies,
             )
 
+    @property
+    def has_rank(self) -> bool:
+        """Whether an adapter of rank `lora_rank` is trained: LoRA, or cores."""
+        return self.compose().tunes.adapts and not self.peft_config
+
     def shared_by_resumed(self) -> dict[str, Any]:
         """Return the settings in which a run and the one that it resumes are equal.
 

@@ -103,13 +103,12 @@ def in_effect(config: RunConfig) -> dict[str, Any]:
     pruned = method.schedule is decaying_to
     down = own.download_density if pruned else budget.download_density
     auto = config.value_format == "auto"
-    lora = method.tunes.adapts and not config.peft_config
     return {
         "method": config.method,
         "densities": (down, budget.upload_density),
         "value format": method.value_format if auto else config.value_format,
         **{k: v for k, v in config.to_dict().items() if k not in ("method", *_APART)},
-        "lora-rank": config.lora_rank if lora else None,
+        "lora-rank": config.lora_rank if config.has_rank else None,
     }
 
 

@@ -119,7 +119,7 @@ def _facts(run: SavedRun) -> list[tuple[str, str]]:
 
 
 def _rank(config: RunConfig) -> str:
-    if config.compose().tunes.adapts and not config.peft_config:
+    if config.has_rank:
         return f"{config.lora_rank}, {config.lora_alpha:g}"
     return "no LoRA"
 
