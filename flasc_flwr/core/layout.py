@@ -41,7 +41,8 @@ def chunks(size: int) -> Iterator[slice]:
     """Yield consecutive slices that cover a vector of length `size`.
 
     Computing chunk by chunk keeps temporaries small: they would be many times the
-    adapter otherwise.
+    adapter otherwise. All but the last have a power of two entries: whole bytes of
+    packed bits, and whole groups of the value formats.
     """
     return (slice(start, start + _CHUNK) for start in range(0, size, _CHUNK))
 
