@@ -146,8 +146,10 @@ def wait_until(
 
 
 def kill(pid: int) -> None:
-    """Kill a process and its children with SIGKILL."""
+    """Kill a process and its children with SIGKILL, the process itself at once."""
     parent = psutil.Process(pid)
+    # Until its children are found it could send something, or start others.
+    parent.suspend()
     for process in [parent, *parent.children(recursive=True)]:
         with suppress(psutil.NoSuchProcess):
             process.kill()
