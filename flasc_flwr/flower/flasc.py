@@ -284,7 +284,7 @@ class Flasc(OwnRounds):
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that a resumed run must share."""
-        sampling = as_json(self.sampling).items()
+        sampling = self.sampling.shared_by_resumed().items()
         return {
             **self._run_settings,
             "privacy": as_json(self.privacy),

@@ -101,6 +101,8 @@ class Devices:
         return found(folder / "checkpoints")
 
     def ended(self):
+        run = self.federation.flower.last_run(CONNECTION)
+        assert run["status"] not in ("finished:failed", "finished:stopped"), run
         return any(self.runs.glob("*/summary.json"))
 
     def memory(self, node):
@@ -168,7 +170,7 @@ def test_after_any_process_was_killed_the_run_ends_with_equal_references(tmp_pat
         # Each device first connects again and ends what it was doing, which may take
         # longer than a first round waits for more nodes than it needs.
         devices.run(**{"num-server-rounds": last, "resume": str(older), "min-nodes": 2})
-        wait_until(devices.ended, "the end of the run", 900)
+        wait_until(devices.ended, "the end of the run", 900, every=5)
     # The reply was lost; the file had it, and it went back into the residual.
     assert rows[lost.round]["replies"] == 1
     # With its file it was sent what it had missed, without it the whole reference.

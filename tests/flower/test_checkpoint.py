@@ -67,6 +67,14 @@ def test_a_resumed_run_ends_as_if_it_had_never_stopped(tmp_path, method):
             assert ours[key] == theirs[key], (ours["round"], key)
 
 
+def test_a_run_resumes_with_fewer_nodes_than_it_began_with():
+    ten = strategy_of("flasc", min_available_nodes=10, min_train_nodes=10)
+    ten.start(LocalGrid(client_app(), 10), array_record(adapter()), 2)
+    saved = Checkpoint(2, ten.settings, ten.state)
+    fewer = strategy_of("flasc", min_train_nodes=1, resume=saved)
+    assert [row["replies"] for row in run(fewer, 4).state.history] == [0, 10, 10, 3, 3]
+
+
 def a_checkpoint(round=4, method="flasc"):
     strategy = run(strategy_of(method), round)
     return Checkpoint(round, strategy.settings, strategy.state)

@@ -177,7 +177,8 @@ class RunConfig(
     def shared_by_resumed(self) -> dict[str, Any]:
         """Return the settings in which a run and the one that it resumes are equal.
 
-        These are all but how long it runs, what it leaves behind, and where.
+        These are all but how long it runs, how many nodes it needs, what it leaves
+        behind, and where.
         """
         return {
             key: value

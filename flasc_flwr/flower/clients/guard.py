@@ -47,7 +47,11 @@ class Guard:
     """
 
     min_replies: int = setting(
-        1, integer(1), "a round with fewer valid replies is skipped", unit="replies"
+        1,
+        integer(1),
+        "a round with fewer valid replies is skipped",
+        unit="replies",
+        may_change=True,
     )
     max_norm: float = setting(
         0.0,

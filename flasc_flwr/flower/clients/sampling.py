@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import ceil
 from typing import Any
 
@@ -57,13 +57,22 @@ class Sampling:
         "nodes that must be online, and smallest number of nodes in a round",
         key="min-nodes",
         unit="nodes",
+        may_change=True,  # a fleet may have lost nodes for good
     )
     # The run config has one key for all three, as the first describes it.
     min_train_nodes: int = setting(
-        2, integer(0), "smallest number of nodes that train", key="min-nodes"
+        2,
+        integer(0),
+        "smallest number of nodes that train",
+        key="min-nodes",
+        may_change=True,
     )
     min_evaluate_nodes: int = setting(
-        2, integer(0), "smallest number of nodes that evaluate", key="min-nodes"
+        2,
+        integer(0),
+        "smallest number of nodes that evaluate",
+        key="min-nodes",
+        may_change=True,
     )
     oversample: float = setting(
         1.0,
@@ -82,6 +91,15 @@ class Sampling:
         All but `poisson`, which is the strategy's to choose.
         """
         return {name: getattr(self, name) for name in settings_of(self)}
+
+    def shared_by_resumed(self) -> dict[str, Any]:
+        """Return the settings in which a run and the one that it resumes are equal."""
+        free = {name for name, one in settings_of(self).items() if one.may_change}
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in free
+        }
 
     def training(
         self, present: list[Participant], round: int, *, everyone: bool = False
