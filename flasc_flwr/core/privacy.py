@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from math import exp
 
 import numpy as np
+from numpy.typing import NDArray
 
-from flasc_flwr.core.layout import Vector
-from flasc_flwr.core.ranges import choice, integer, number
+from flasc_flwr.core.layout import Vector, chunks
+from flasc_flwr.core.ranges import choice, either, integer, number
 from flasc_flwr.core.settings import REQUIRED, check, setting
 
 CLIPS = ("after", "before")
@@ -18,6 +19,18 @@ FLASC's code, or before (by the client, and again after by the server)."""
 SAMPLINGS = ("fixed", "poisson")
 """How cohorts are drawn: a fixed number without replacement, or each client
 independently with the same probability."""
+
+_LEAST_NORM, _MOST_NORM = 1e-30, 1e30
+"""Bounds of a clipping norm: float32 holds updates within it, and their noise."""
+
+_MOST_POWER = 200.0
+"""Takes a norm from one bound to the other, and does not overflow."""
+
+LEAST_MULTIPLIER, MOST_MULTIPLIER = 1e-6, 1e6
+"""Noise multipliers that the accounting is reliable for. Of less noise than 1e-150 it
+computes an epsilon of 0, and of more than 1e9 none."""
+
+_MULTIPLIERS = number("[1e-6, 1e6]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +77,14 @@ class Privacy:
 
     clip_norm: float = setting(
         REQUIRED,
-        number("(0, inf)"),
+        number("[1e-30, 1e30]"),
         "L2 norm that every update is scaled down to; 0 turns privacy off",
         key="dp-clip-norm",
         off=0.0,
     )
     noise_multiplier: float = setting(
         REQUIRED,
-        number("[0, inf)"),
+        either(0.0, _MULTIPLIERS),
         "standard deviation of the noise on the sum of the updates; 0 only clips",
         key="dp-noise-multiplier",
         unit="dp-clip-norm",
@@ -115,7 +128,7 @@ class Privacy:
     )
     count_noise: float = setting(
         1.0,
-        number("(0, inf)"),
+        _MULTIPLIERS,
         "standard deviation of the noise on the number of unclipped updates, for "
         "dp-quantile",
         key="dp-count-noise",
@@ -183,9 +196,8 @@ class Privacy:
 
 
 def released(
-    mean: Vector,
+    total: NDArray[np.float64],
     *,
-    replies: int,
     cohort: int,
     deviation: float,
     generator: np.random.Generator,
@@ -197,10 +209,9 @@ def released(
 
     Parameters
     ----------
-    mean : NDArray[np.float32], shape (N,)
-        Mean over the replies.
-    replies : int
-        Number of replies.
+    total : NDArray[np.float64], shape (N,)
+        Sum of the replies' updates. Rounded before the noise is added, it would depend
+        on one of them by more than that one's norm.
     cohort : int
         Clients drawn, or their expected number.
     deviation : float
@@ -208,9 +219,11 @@ def released(
     generator : np.random.Generator
         Source of the noise.
     """
-    total = mean.astype(np.float64) * replies
-    total += generator.normal(0.0, deviation, len(mean))
-    return np.asarray(total / cohort, np.float32)
+    mean = np.empty(len(total), np.float32)
+    for chunk in chunks(len(total)):
+        noise = generator.normal(0.0, deviation, len(mean[chunk]))
+        mean[chunk] = (total[chunk] + noise) / cohort
+    return mean
 
 
 def adapted_norm(
@@ -225,7 +238,7 @@ def adapted_norm(
     """Return the next clipping norm (Andrew et al., arXiv 1905.03871, Algorithm 1).
 
     ``C exp(-rate (b - quantile))``, where b is the noisy fraction of the updates
-    within the norm.
+    within the norm; at least 1e-30 and at most 1e30, whatever the noise.
 
     Parameters
     ----------
@@ -247,4 +260,6 @@ def adapted_norm(
         generator.normal(0.0, privacy.count_noise) if privacy.noise_multiplier else 0
     )
     fraction = 0.5 + (unclipped - replies / 2 + noise) / cohort
-    return norm * exp(-privacy.quantile_rate * (fraction - privacy.quantile))
+    power = -privacy.quantile_rate * (fraction - privacy.quantile)
+    moved = norm * exp(min(max(power, -_MOST_POWER), _MOST_POWER))
+    return min(max(moved, _LEAST_NORM), _MOST_NORM)

@@ -45,8 +45,7 @@ def test_the_noise_on_the_mean_has_the_deviation_of_the_formula():
     draws = np.array(
         [
             released(
-                mean,
-                replies=replies,
+                mean.astype(np.float64) * replies,
                 cohort=cohort,
                 deviation=z * bound,
                 generator=np.random.default_rng(seed),
@@ -87,6 +86,29 @@ def adapt(privacy, start, norms, rounds):
     return bound
 
 
+@pytest.mark.parametrize(
+    ("start", "unclipped", "expected"), [(1.0, 0, 1e30), (1.0, 9, 1e-30)]
+)
+def test_a_norm_that_leaps_stays_a_number(start, unclipped, expected):
+    """It was too large for a float, or 0, of which no noise is left."""
+    privacy = Privacy(
+        clip_norm=1,
+        noise_multiplier=0,
+        population=9,
+        quantile=0.5,
+        quantile_rate=1e200,
+    )
+    after = adapted_norm(
+        privacy,
+        start,
+        unclipped=unclipped,
+        replies=9,
+        cohort=9,
+        generator=np.random.default_rng(0),
+    )
+    assert after == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("start", [0.01, 100.0])
 def test_the_norm_finds_the_quantile(start):
     norms = np.random.default_rng(0).lognormal(0, 1, 400)
@@ -115,6 +137,19 @@ def test_the_norm_finds_the_quantile(start):
         ({"quantile": 0.5, "clip": "before"}, "does not see which updates"),
         ({"noise_multiplier": 0, "max_epsilon": 8}, "without noise"),
         ({"noise_seed": -3}, "dp-noise-seed must be .*, got -3"),
+        # Of these, the accounting computed an epsilon of 0, or failed.
+        ({"noise_multiplier": 1e-160}, "dp-noise-multiplier must be .*, got 1e-160"),
+        ({"noise_multiplier": 1e9}, "dp-noise-multiplier must be .*, got 1000000000.0"),
+        (
+            {"noise_multiplier": 1e-200, "quantile": 0.5},
+            "dp-noise-multiplier must be .*, got 1e-200",
+        ),
+        (
+            {"noise_multiplier": 0, "quantile": 0.5, "count_noise": 1e-200},
+            "dp-count-noise must be .*, got 1e-200",
+        ),
+        ({"clip_norm": 1e-45}, "dp-clip-norm must be .*, got 1e-45"),
+        ({"clip_norm": 1e300}, r"dp-clip-norm must be .*, got 1e\+300"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, message):
