@@ -162,9 +162,10 @@ class Privacy:
                 "server does not see which updates were clipped: set dp-clip 'after'"
             )
         if self.adapts and self.noise_multiplier and self.update_multiplier <= 0:
+            effect = self._effect_on_count
             raise ValueError(
-                f"dp-count-noise must be above {self.noise_multiplier / 2:.4g}, half "
-                f"of dp-noise-multiplier, got {self.count_noise!r}"
+                f"dp-count-noise must be above {self.noise_multiplier * effect:.4g}, "
+                f"{effect:.4g} times dp-noise-multiplier, got {self.count_noise!r}"
             )
 
     @property
@@ -184,15 +185,27 @@ class Privacy:
     def update_multiplier(self) -> float:
         """Noise multiplier of the updates themselves.
 
-        Where the clipping norm adapts, the count of clipped updates is released too.
+        Where the clipping norm adapts, the count of unclipped updates is released too.
         The updates get more noise, so that both together count as one release of
-        `noise_multiplier`: ``z_u = (z^-2 - (2 s)^-2)^-1/2`` (Andrew et al.,
-        Theorem 1). Negative if the count spends more than that.
+        `noise_multiplier`: ``z_u = (z^-2 - (g / s)^2)^-1/2`` (Andrew et al., Theorem
+        1), where g is the effect of one client on the count. Negative if the count
+        spends more than that.
         """
         if not self.adapts or not self.noise_multiplier:
             return self.noise_multiplier
-        rest = self.noise_multiplier**-2 - (2 * self.count_noise) ** -2
+        count = self._effect_on_count / self.count_noise
+        rest = self.noise_multiplier**-2 - count**2
         return float(rest**-0.5) if rest > 0 else -1.0
+
+    @property
+    def _effect_on_count(self) -> float:
+        """How far one client moves the count, where it moves the sum by 1 norm.
+
+        An update counts as 1 - quantile if it is within the norm, else as -quantile.
+        """
+        if self.sampling == "fixed":  # replacing a client moves the sum by 2 norms
+            return 1 / 2
+        return max(self.quantile, 1 - self.quantile)
 
 
 def released(
@@ -238,7 +251,8 @@ def adapted_norm(
     """Return the next clipping norm (Andrew et al., arXiv 1905.03871, Algorithm 1).
 
     ``C exp(-rate (b - quantile))``, where b is the noisy fraction of the updates
-    within the norm; at least 1e-30 and at most 1e30, whatever the noise.
+    within the norm; at least 1e-30 and at most 1e30, whatever the noise. A client that
+    was drawn and did not reply moves it neither way.
 
     Parameters
     ----------
@@ -255,11 +269,10 @@ def adapted_norm(
     generator : np.random.Generator
         Source of the noise.
     """
-    # Each counts as plus or minus one half, which halves the effect of one client.
     noise = (
         generator.normal(0.0, privacy.count_noise) if privacy.noise_multiplier else 0
     )
-    fraction = 0.5 + (unclipped - replies / 2 + noise) / cohort
-    power = -privacy.quantile_rate * (fraction - privacy.quantile)
+    beyond = (unclipped - privacy.quantile * replies + noise) / cohort
+    power = -privacy.quantile_rate * beyond
     moved = norm * exp(min(max(power, -_MOST_POWER), _MOST_POWER))
     return min(max(moved, _LEAST_NORM), _MOST_NORM)
