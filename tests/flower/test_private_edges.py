@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 
+from flasc_flwr import Flasc, flasc_mod
 from flasc_flwr.core.aggregation import Contribution, aggregator
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.methods.served import MOST_SERVED
@@ -15,6 +16,7 @@ from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.clients.sampling import Sampling
 from flasc_flwr.flower.privacy import private as private_module
 from flasc_flwr.flower.privacy.accounting import noise_for, release_of, spent
+from flasc_flwr.flower.privacy.local_dp import local_dp
 from flasc_flwr.flower.privacy.private import Private
 from flasc_flwr.flower.privacy.requirements import unaccounted
 from flasc_flwr.flower.wire import CONTROL, array_record, payload_of
@@ -217,3 +219,19 @@ def test_an_epsilon_that_no_noise_reaches_is_refused():
         noise_for(1e-9, delta=1e-200, **settings)
     # And the least noise is enough for any that is large.
     assert noise_for(1e30, **settings) <= 2e-6
+
+
+def seeding(arrays, client, current):
+    """Train, as code does that seeds numpy with the seed of the run."""
+    np.random.seed(0)
+    return {name: array + np.float32(1) for name, array in arrays.items()}
+
+
+def test_the_noise_of_local_privacy_is_not_that_of_a_seed():
+    """All clients added the same noise in every round: the server can compute it."""
+    config = {"local-dp-epsilon": 0.5, "local-dp-clip-norm": 1.0, "local-dp-delta": 0.1}
+    app = client_app(seeding, mods=[flasc_mod, local_dp])
+    grid = RecordingGrid(app, 2, run_config=config)
+    Flasc(method="dense", fraction_train=1.0).start(grid, array_record(adapter()), 2)
+    sent = [payload_of(m.content["arrays"]) for m in grid.up if "arrays" in m.content]
+    assert len(sent) == len(set(sent)) == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from flwr.app import Context, Message, MessageType, MetricRecord
 from flwr.clientapp.mod import LocalDpMod
 from flwr.clientapp.typing import ClientAppCallable
@@ -45,7 +46,22 @@ def local_dp(
         epsilon=epsilon,
         delta=float(settings["local-dp-delta"]),
     )
-    return _without_metrics(add_noise(message, context, call_next))
+    return _without_metrics(add_noise(message, context, _unseeded(call_next)))
+
+
+def _unseeded(call_next: ClientAppCallable) -> ClientAppCallable:
+    """Return the next mod or app, after which numpy's generator is unpredictable.
+
+    Flower draws its noise from it. Code that trains may have seeded it, often with a
+    number that the server knows, who could then take the noise off.
+    """
+
+    def call(message: Message, context: Context) -> Message:
+        reply = call_next(message, context)
+        np.random.seed()
+        return reply
+
+    return call
 
 
 def _without_metrics(reply: Message) -> Message:
