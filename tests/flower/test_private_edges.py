@@ -8,12 +8,15 @@ import pytest
 from flasc_flwr import Flasc, flasc_mod
 from flasc_flwr.core.aggregation import Contribution, aggregator
 from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.methods.role_densities import RoleDensities
 from flasc_flwr.core.methods.served import MOST_SERVED
+from flasc_flwr.core.methods.table import compose
 from flasc_flwr.core.sparsity import top_k
 from flasc_flwr.core.stopping import Stop
 from flasc_flwr.flower.clients.guard import Guard
 from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.clients.sampling import Sampling
+from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.privacy import private as private_module
 from flasc_flwr.flower.privacy.accounting import noise_for, release_of, spent
 from flasc_flwr.flower.privacy.local_dp import local_dp
@@ -25,6 +28,7 @@ from tests.flower.fleet import Fleet
 from tests.flower.test_private import (
     CLIENTS,
     epsilons,
+    leap,
     privacy,
     run,
     spying,
@@ -154,6 +158,13 @@ def test_a_run_that_only_clips_skips_a_round_without_updates():
     ]
 
 
+@pytest.mark.parametrize(("delta", "warns"), [(0.5, True), (None, False)])
+def test_a_delta_that_promises_little_is_named(delta, warns, said):
+    """With 0.5, epsilon was 0 for hardly any noise, and nothing said why."""
+    Private(privacy(delta=delta, sampling="poisson"), {})
+    assert any("dp-delta = 0.5 should be below" in line for line in said()) == warns
+
+
 @pytest.mark.parametrize(
     ("stop", "fewest", "named"),
     [
@@ -202,6 +213,50 @@ def test_noise_is_added_to_the_exact_sum(monkeypatch):
         added.add(Contribution(private.clip(top_k(update, 1.0)), 4))
     private.release(added)
     np.testing.assert_array_equal(sums[0], exact)
+
+
+UNEQUAL = [
+    {"lora-rank": 1, "upload-density": 1.0},
+    {"lora-rank": 2, "download-density": 0.5, "upload-bytes": 200},
+    {"upload-density": 0.1},
+    {},
+]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"values": "int4"},
+        {"values": "step", "download_bytes": 300},
+        {"method": "flasc-shared-mask"},
+        {"method": "fedselect"},
+        {"method": compose("hetlora-tiers", rank_scale="own")},
+        {"method": compose("segments", aggregation="zero-padded-updates")},
+        {"method": compose("flasc", roles=RoleDensities(b=1.0, head=0.5))},
+        {"method": compose("ravan", aggregation="zero-padded-updates")},
+    ],
+    ids="int4 step shared fedselect ranks segments roles ravan".split(),
+)
+def test_no_client_moves_the_sum_by_more_than_is_accounted(settings, monkeypatch):
+    """A Poisson sample is accounted for a client that is added or removed: one norm."""
+    sums = []
+    monkeypatch.setattr(
+        private_module,
+        "released",
+        lambda total, **_: sums.append(total) or np.zeros(len(total), np.float32),
+    )
+
+    def without(arrays, client, current):
+        if client == 0:
+            raise RuntimeError("it does not take part")
+        return leap(arrays, client, current)
+
+    own = privacy(population=4, sampling="poisson", noise_multiplier=0.0)
+    for trainer in (leap, without):
+        grid = LocalGrid(client_app(trainer), 4, node_configs=UNEQUAL)
+        run(own, 1, grid=grid, fraction_train=1.0, **settings)
+    moved = np.linalg.norm(sums[0] - sums[1])
+    assert 0.1 * own.clip_norm < moved <= own.clip_norm * (1 + 1e-12)
 
 
 def test_what_does_not_sum_updates_gets_no_noise():

@@ -73,6 +73,14 @@ class Private:
             )
         if not privacy.noise_multiplier:
             log(WARNING, "Updates are clipped but get no noise: this is not private")
+        elif privacy.reported_delta >= 1 / privacy.population:
+            log(
+                WARNING,
+                "dp-delta = %g should be below 1 / dp-population = %.3g: a run that "
+                "reveals one client entirely could still satisfy it",
+                privacy.reported_delta,
+                1 / privacy.population,
+            )
 
     @property
     def clip_norm(self) -> float:
