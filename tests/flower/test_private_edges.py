@@ -235,7 +235,7 @@ UNEQUAL = [
         {"method": compose("flasc", roles=RoleDensities(b=1.0, head=0.5))},
         {"method": compose("ravan", aggregation="zero-padded-updates")},
     ],
-    ids="int4 step shared fedselect ranks segments roles ravan".split(),
+    ids=["int4", "step", "shared", "fedselect", "ranks", "segments", "roles", "ravan"],
 )
 def test_no_client_moves_the_sum_by_more_than_is_accounted(settings, monkeypatch):
     """A Poisson sample is accounted for a client that is added or removed: one norm."""
