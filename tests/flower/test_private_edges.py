@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from flasc_flwr import Flasc, flasc_mod
-from flasc_flwr.core.aggregation import Contribution, aggregator
+from flasc_flwr.core.aggregation import Aggregate, Contribution, aggregator
 from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.role_densities import RoleDensities
 from flasc_flwr.core.methods.served import MOST_SERVED
 from flasc_flwr.core.methods.table import compose
+from flasc_flwr.core.optimizers import Sgd
 from flasc_flwr.core.sparsity import top_k
 from flasc_flwr.core.stopping import Stop
 from flasc_flwr.flower.clients.guard import Guard
@@ -22,6 +24,7 @@ from flasc_flwr.flower.privacy.accounting import noise_for, release_of, spent
 from flasc_flwr.flower.privacy.local_dp import local_dp
 from flasc_flwr.flower.privacy.private import Private
 from flasc_flwr.flower.privacy.requirements import unaccounted
+from flasc_flwr.flower.state.checkpoint import Checkpoint
 from flasc_flwr.flower.wire import CONTROL, array_record, payload_of
 from tests.flower.apps import RecordingGrid, adapter, client_app
 from tests.flower.fleet import Fleet
@@ -79,6 +82,25 @@ def test_what_a_client_is_sent_does_not_depend_on_who_else_takes_part():
     # Each is served what it asked for.
     for node, (_, control) in before.items():
         assert control["upload-density"] == densities[node - 1]
+
+
+def test_a_fixed_support_does_not_depend_on_who_was_drawn_before():
+    """It was selected when a client of its budget was first drawn."""
+    budget = Budget(download_density=0.1, rank=2)
+    supports = []
+    for drawn_in in ({2, 5}, {5}):
+        server = Flasc(method="sparse-adapter", server_optimizer=Sgd()).server
+        server.begin(array_record(adapter()))
+        for turn in range(1, 6):
+            if turn in drawn_in:
+                supports.append(server.encode(budget).support)
+            rng = np.random.default_rng(turn)
+            step = rng.standard_normal(server.state.layout.size).astype(np.float32)
+            server.step(Aggregate(step))
+            now = Checkpoint(turn, {}, server.state)
+            server.resume(Checkpoint.from_bytes(now.to_bytes()).state)
+    earlier, _, later = supports
+    np.testing.assert_array_equal(earlier, later)
 
 
 @pytest.mark.parametrize(("fraction", "rounds"), [(0.5, 2), (1.0, 3)])
