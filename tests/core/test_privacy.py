@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from flasc_flwr.core.clipping import clip_to_norm
-from flasc_flwr.core.privacy import Privacy, adapted_norm, released
+from flasc_flwr.core.noise import adapted_norm, released
+from flasc_flwr.core.privacy import Privacy
 
 
 def norm(values):

@@ -13,7 +13,8 @@ from flwr.serverapp import GaussianPrivacyEvent
 from flasc_flwr.core.aggregation import Aggregate, Aggregator
 from flasc_flwr.core.aggregation.average import Average
 from flasc_flwr.core.clipping import clip_to_norm, l2_norm
-from flasc_flwr.core.privacy import Privacy, adapted_norm, released
+from flasc_flwr.core.noise import adapted_norm, released
+from flasc_flwr.core.privacy import Privacy
 from flasc_flwr.core.sparsity import SparseVector
 from flasc_flwr.flower.clients.guard import RejectedReplyError
 from flasc_flwr.flower.clients.participant import Participant
