@@ -312,3 +312,23 @@ def test_the_noise_of_local_privacy_is_not_that_of_a_seed():
     Flasc(method="dense", fraction_train=1.0).start(grid, array_record(adapter()), 2)
     sent = [payload_of(m.content["arrays"]) for m in grid.up if "arrays" in m.content]
     assert len(sent) == len(set(sent)) == 4
+
+
+@pytest.mark.parametrize("step", [0.0, 1e-30])
+def test_local_privacy_hides_that_training_changed_nothing(step):
+    """Flower divided by the norm, 0, and the server was sent a ZeroDivisionError."""
+
+    def stay(arrays, client, current):
+        return {name: array + np.float32(step) for name, array in arrays.items()}
+
+    config = {"local-dp-epsilon": 0.5, "local-dp-clip-norm": 1.0, "local-dp-delta": 0.1}
+    app = client_app(stay, mods=[flasc_mod, local_dp])
+    seen = []
+    strategy = Flasc(method="dense", fraction_train=1.0)
+    strategy.server.step = spying(strategy.server.step, seen)
+    grid = LocalGrid(app, 4, run_config=config)
+    strategy.start(grid, array_record(adapter()), 1)
+    assert strategy.state.history[1]["replies"] == 4
+    # Four clients' mean of sensitivity * sqrt(2 ln(1.25 / delta)) / epsilon.
+    expected = 2.0 * np.sqrt(2 * np.log(1.25 / 0.1)) / 0.5 / np.sqrt(4)
+    assert seen[0].std() == pytest.approx(expected, rel=0.3)
