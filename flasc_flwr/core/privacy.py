@@ -1,14 +1,10 @@
-"""Central differential privacy: clipped updates with noise on their sum."""
+"""Settings of central differential privacy: clipped updates, noise on their sum."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp
 
-import numpy as np
-
-from flasc_flwr.core.layout import Vector
-from flasc_flwr.core.ranges import choice, integer, number
+from flasc_flwr.core.ranges import choice, either, integer, number
 from flasc_flwr.core.settings import REQUIRED, check, setting
 
 CLIPS = ("after", "before")
@@ -18,6 +14,15 @@ FLASC's code, or before (by the client, and again after by the server)."""
 SAMPLINGS = ("fixed", "poisson")
 """How cohorts are drawn: a fixed number without replacement, or each client
 independently with the same probability."""
+
+LEAST_NORM, MOST_NORM = 1e-30, 1e30
+"""Bounds of a clipping norm: float32 holds updates within it, and their noise."""
+
+LEAST_MULTIPLIER, MOST_MULTIPLIER = 1e-6, 1e6
+"""Noise multipliers that the accounting is reliable for. Of less noise than 1e-150 it
+computes an epsilon of 0, and of more than 1e9 none."""
+
+_MULTIPLIERS = number("[1e-6, 1e6]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +69,14 @@ class Privacy:
 
     clip_norm: float = setting(
         REQUIRED,
-        number("(0, inf)"),
+        number("[1e-30, 1e30]"),
         "L2 norm that every update is scaled down to; 0 turns privacy off",
         key="dp-clip-norm",
         off=0.0,
     )
     noise_multiplier: float = setting(
         REQUIRED,
-        number("[0, inf)"),
+        either(0.0, _MULTIPLIERS),
         "standard deviation of the noise on the sum of the updates; 0 only clips",
         key="dp-noise-multiplier",
         unit="dp-clip-norm",
@@ -115,7 +120,7 @@ class Privacy:
     )
     count_noise: float = setting(
         1.0,
-        number("(0, inf)"),
+        _MULTIPLIERS,
         "standard deviation of the noise on the number of unclipped updates, for "
         "dp-quantile",
         key="dp-count-noise",
@@ -149,9 +154,10 @@ class Privacy:
                 "server does not see which updates were clipped: set dp-clip 'after'"
             )
         if self.adapts and self.noise_multiplier and self.update_multiplier <= 0:
+            effect = self._effect_on_count
             raise ValueError(
-                f"dp-count-noise must be above {self.noise_multiplier / 2:.4g}, half "
-                f"of dp-noise-multiplier, got {self.count_noise!r}"
+                f"dp-count-noise must be above {self.noise_multiplier * effect:.4g}, "
+                f"{effect:.4g} times dp-noise-multiplier, got {self.count_noise!r}"
             )
 
     @property
@@ -171,80 +177,24 @@ class Privacy:
     def update_multiplier(self) -> float:
         """Noise multiplier of the updates themselves.
 
-        Where the clipping norm adapts, the count of clipped updates is released too.
+        Where the clipping norm adapts, the count of unclipped updates is released too.
         The updates get more noise, so that both together count as one release of
-        `noise_multiplier`: ``z_u = (z^-2 - (2 s)^-2)^-1/2`` (Andrew et al.,
-        Theorem 1). Negative if the count spends more than that.
+        `noise_multiplier`: ``z_u = (z^-2 - (g / s)^2)^-1/2`` (Andrew et al., Theorem
+        1), where g is the effect of one client on the count. Negative if the count
+        spends more than that.
         """
         if not self.adapts or not self.noise_multiplier:
             return self.noise_multiplier
-        rest = self.noise_multiplier**-2 - (2 * self.count_noise) ** -2
+        count = self._effect_on_count / self.count_noise
+        rest = self.noise_multiplier**-2 - count**2
         return float(rest**-0.5) if rest > 0 else -1.0
 
+    @property
+    def _effect_on_count(self) -> float:
+        """How far one client moves the count, where it moves the sum by 1 norm.
 
-def released(
-    mean: Vector,
-    *,
-    replies: int,
-    cohort: int,
-    deviation: float,
-    generator: np.random.Generator,
-) -> Vector:
-    """Return the noisy mean of updates, over the cohort that was drawn.
-
-    ``(sum of updates + N(0, deviation^2)) / cohort`` on every coordinate: divided by
-    the number that was drawn, so that fewer replies do not mean less noise.
-
-    Parameters
-    ----------
-    mean : NDArray[np.float32], shape (N,)
-        Mean over the replies.
-    replies : int
-        Number of replies.
-    cohort : int
-        Clients drawn, or their expected number.
-    deviation : float
-        Standard deviation of the noise on the sum.
-    generator : np.random.Generator
-        Source of the noise.
-    """
-    total = mean.astype(np.float64) * replies
-    total += generator.normal(0.0, deviation, len(mean))
-    return np.asarray(total / cohort, np.float32)
-
-
-def adapted_norm(
-    privacy: Privacy,
-    norm: float,
-    *,
-    unclipped: int,
-    replies: int,
-    cohort: int,
-    generator: np.random.Generator,
-) -> float:
-    """Return the next clipping norm (Andrew et al., arXiv 1905.03871, Algorithm 1).
-
-    ``C exp(-rate (b - quantile))``, where b is the noisy fraction of the updates
-    within the norm.
-
-    Parameters
-    ----------
-    privacy : Privacy
-        Quantile, rate and noise of the count.
-    norm : float
-        C, the clipping norm of this round.
-    unclipped : int
-        Number of updates within it.
-    replies : int
-        Number of updates.
-    cohort : int
-        Clients drawn, or their expected number.
-    generator : np.random.Generator
-        Source of the noise.
-    """
-    # Each counts as plus or minus one half, which halves the effect of one client.
-    noise = (
-        generator.normal(0.0, privacy.count_noise) if privacy.noise_multiplier else 0
-    )
-    fraction = 0.5 + (unclipped - replies / 2 + noise) / cohort
-    return norm * exp(-privacy.quantile_rate * (fraction - privacy.quantile))
+        An update counts as 1 - quantile if it is within the norm, else as -quantile.
+        """
+        if self.sampling == "fixed":  # replacing a client moves the sum by 2 norms
+            return 1 / 2
+        return max(self.quantile, 1 - self.quantile)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from logging import INFO
+from logging import INFO, WARNING
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord
@@ -38,7 +38,7 @@ from flasc_flwr.flower.measuring import measure_bases
 from flasc_flwr.flower.own_rounds import OwnRounds
 from flasc_flwr.flower.privacy.private import Private
 from flasc_flwr.flower.privacy.release_ledger import ReleaseLedger
-from flasc_flwr.flower.privacy.requirements import require_private
+from flasc_flwr.flower.privacy.requirements import require_private, unaccounted
 from flasc_flwr.flower.privacy.withheld import reported_tensors
 from flasc_flwr.flower.round import run_round
 from flasc_flwr.flower.run import Run
@@ -197,14 +197,6 @@ class Flasc(OwnRounds):
         integer(1).require("evaluate_every", evaluate_every)
         self.guard = guard or Guard()
         if privacy:
-            require_private(
-                chosen,
-                privacy,
-                weighting=weighting,
-                oversample=oversample,
-                fraction_evaluate=fraction_evaluate,
-                min_replies=self.guard.min_replies,
-            )
             # The fewer clients a cohort is drawn from, the more it reveals of each.
             min_available_nodes = max(min_available_nodes, privacy.population)
         self.server = settings.build(
@@ -234,6 +226,14 @@ class Flasc(OwnRounds):
             oversample=oversample,
             poisson=privacy is not None and privacy.sampling == "poisson",
         )
+        if privacy:
+            require_private(
+                chosen,
+                privacy,
+                weighting=weighting,
+                sampling=self.sampling,
+                min_replies=self.guard.min_replies,
+            )
         self.records = Records(
             weighted_by_key=weighted_by_key,
             arrayrecord_key=arrayrecord_key,
@@ -251,10 +251,11 @@ class Flasc(OwnRounds):
         self._roles = roles
         self._on_clients = on_clients
         self._run: Run | None = None
+        self._stop = stop or Stop()
         self._between = BetweenRounds(
             server=self.server,
             settings=lambda: self.settings,
-            stop=stop or Stop(),
+            stop=self._stop,
             resume=resume,
             on_round=on_round,
             on_checkpoint=on_checkpoint,
@@ -361,6 +362,11 @@ class Flasc(OwnRounds):
             ledger = self._release_ledger
             private = Private(self.privacy, self.state.privacy, ledger)
             log(INFO, "\t%s", private.describe())
+            decided = unaccounted(
+                self.privacy, self._stop, min_replies=self.guard.min_replies
+            )
+            for what in decided:
+                log(WARNING, "Not counted by epsilon, as it has no noise: %s", what)
         self._run = run = Run(
             grid=grid,
             server=self.server,

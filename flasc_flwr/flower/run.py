@@ -113,13 +113,15 @@ class Run:
 
     def sample(self, current: int) -> list[Participant]:
         """Return the clients that train in a round, with this turn's budgets."""
-        private = self.private
-        sampling = private.sampling(self.sampling) if private else self.sampling
         online = self._online()
         self.ledger.outcome.online = len(online)
-        drawn = sampling.training(online, current, everyone=self.server.assigns_ranks)
-        if private:
-            private.open_round(current, len(drawn), sampling.fraction_train)
+        if self.private:
+            drawn = self.private.draw(self.sampling, online, current)
+            # What one client is served must not depend on the others.
+            return with_budgets(map(self._paces.paced, drawn), self.server, most=None)
+        drawn = self.sampling.training(
+            online, current, everyone=self.server.assigns_ranks
+        )
         return with_budgets(map(self._paces.paced, drawn), self.server)
 
     def training_messages(
@@ -185,9 +187,7 @@ class Run:
         """Return the cohort's aggregate; in a private run with noise, accounted for."""
         if not self.private:
             return aggregator.result()
-        aggregate, spent = self.private.release(
-            aggregator, size=self.server.state.layout.size
-        )
+        aggregate, spent = self.private.release(aggregator)
         self.ledger.measured(spent)
         return aggregate
 

@@ -259,7 +259,9 @@ def test_a_run_that_would_train_nobody_is_refused():
         ({"dp-population": 300}, "dp-population is 300 without a dp-clip-norm"),
         ({"dp-max-epsilon": 8.0}, "dp-max-epsilon is 8.0 without a dp-clip-norm"),
         ({"dp-clip-norm": 1.0}, "dp-population must be .*, got 0"),
-        ({"local-dp-epsilon": 3.0}, r"local-dp-epsilon must be a number in"),
+        ({"local-dp-epsilon": 3.0}, r"local-dp-epsilon must be 0 or a number in"),
+        # Its noise would be infinite.
+        ({"local-dp-epsilon": 1e-45}, r"local-dp-epsilon must be 0 or .*, got 1e-45"),
     ],
 )
 def test_privacy_by_half_is_refused(settings, message):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -91,6 +93,26 @@ def test_a_decaying_learning_rate_is_torchs_exponential_one(name):
     inner = SERVER_OPTIMIZERS[name](learning_rate=0.05)
     ours = run(Decaying(optimizer=inner, decay=0.7))
     np.testing.assert_allclose(ours, parameter.detach().numpy(), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("value", [1e-46, 1e-30, 1e30, 0.0])
+def test_what_float32_cannot_add_to_a_denominator_is_refused(value):
+    """Below 1e-45 it was 0, and an entry without gradient became NaN."""
+    with pytest.raises(ValueError, match="epsilon must be a number in"):
+        AdamW(epsilon=value)
+    with pytest.raises(ValueError, match="tau must be a number in"):
+        replace(SERVER_OPTIMIZERS["fedadam"](learning_rate=0.1), tau=value)
+
+
+@pytest.mark.parametrize("value", [1e-19, 1e19])
+@pytest.mark.parametrize("name", ["adamw", "fedadam", "fedyogi", "fedadagrad"])
+def test_steps_along_tiny_gradients_are_no_larger_than_usual(name, value):
+    optimizer = SERVER_OPTIMIZERS[name](learning_rate=0.1)
+    added = "epsilon" if name == "adamw" else "tau"
+    optimizer = replace(optimizer, **{added: value})
+    gradient = np.array([0, 1e-45, 1e-30, -1e-21, 1e-10, 1], np.float32)
+    stepped, _ = optimizer.step(np.zeros(6, np.float32), gradient, optimizer.init(6))
+    assert np.abs(stepped).max() <= 1
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.5, float("nan")])

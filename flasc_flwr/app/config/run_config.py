@@ -164,8 +164,7 @@ class RunConfig(
                 method,
                 self.privacy,
                 weighting=self.weighting,
-                oversample=self.sampling.oversample,
-                fraction_evaluate=self.sampling.fraction_evaluate,
+                sampling=self.sampling,
                 min_replies=self.guard.min_replies,
             )
 

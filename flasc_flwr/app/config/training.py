@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flasc_flwr.core.ranges import automatic, choice, integer, number, switch
+from flasc_flwr.core.ranges import automatic, choice, either, integer, number, switch
 from flasc_flwr.core.settings import setting
 
 CLIENT_OPTIMIZERS = ("sgd", "adamw")
@@ -118,9 +118,14 @@ class LocalPrivacySettings:
     """Local differential privacy, which each client applies to its own update."""
 
     local_dp_epsilon: float = setting(
-        0.0, number("[0, 1)"), "epsilon of one round; 0 turns local privacy off"
+        0.0,
+        # With less, the noise is larger than any float32.
+        either(0.0, number("[1e-6, 1)")),
+        "epsilon of one round; 0 turns local privacy off",
     )
     local_dp_delta: float = setting(1e-5, number("(0, 1)"), "delta of one round")
     local_dp_clip_norm: float = setting(
-        1.0, number("(0, inf)"), "L2 norm that the client scales its update down to"
+        1.0,
+        number("[1e-20, 1e20]"),
+        "L2 norm that the client scales its update down to",
     )

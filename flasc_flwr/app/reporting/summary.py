@@ -14,6 +14,9 @@ from flasc_flwr.core.traffic import Traffic
 FAILED = "failed: "
 """How ``ended`` begins if a run failed."""
 
+SKIPPED_AT_THE_END = "; the last "
+"""What ``ended`` goes on with if the last rounds trained nothing."""
+
 
 def summarise(
     history: Sequence[dict[str, Any]], traffic: Traffic, size: int, ended: str
@@ -85,7 +88,8 @@ def how_it_ended(ended: str, history: Sequence[dict[str, Any]]) -> str:
     # Why replies were rejected says more than how many there were.
     reasons = _reasons(last) or Counter(row.get("skip_reason", "") for row in last)
     ((why, _),) = reasons.most_common(1)
-    return f"{ended}; the last {rounds} skipped: {why or 'too few replies'}"
+    skipped = f"{rounds} skipped: {why or 'too few replies'}"
+    return f"{ended}{SKIPPED_AT_THE_END}{skipped}"
 
 
 def nothing_trained(history: Sequence[dict[str, Any]]) -> str | None:

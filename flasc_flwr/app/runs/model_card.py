@@ -9,6 +9,7 @@ from typing import Any
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.reporting.runs import SavedRun
+from flasc_flwr.app.reporting.summary import SKIPPED_AT_THE_END, failure
 from flasc_flwr.app.tasks.sources import local_path, looks_local
 from flasc_flwr.core.json_lines import as_json
 from flasc_flwr.core.printable import printable
@@ -105,17 +106,31 @@ def _facts(run: SavedRun) -> list[tuple[str, str]]:
         ("rank, alpha", _rank(config)),
         ("trained parameters", _count(summary.get("adapter_parameters"))),
         ("sent to clients", _mb(summary.get("message_bytes_down"))),
-        ("sent by clients", _mb(summary.get("message_bytes_up"))),
-        ("less than dense float32", _times(summary.get("reduction_vs_dense_float32"))),
     ]
+    if not config.privacy:  # the length of an update depends on a client's data
+        facts += [
+            ("sent by clients", _mb(summary.get("message_bytes_up"))),
+            (
+                "less than dense float32",
+                _times(summary.get("reduction_vs_dense_float32")),
+            ),
+        ]
     for name, words in _MEASURED.items():
         if isinstance(value := summary.get(name), float):
             facts.append((words, f"{value:.4g}"))
     for name, value in summary.items():
         if name.startswith("loss_") and isinstance(value, float):
             facts.append((f"test loss, {_cell(name[5:])}", f"{value:.4g}"))
-    facts.append(("ended", _cell(run.ended)))
+    facts.append(("ended", _cell(_ended(run))))
     return facts
+
+
+def _ended(run: SavedRun) -> str:
+    """Return why a run ended; of a private one without what its clients replied."""
+    if not run.config.privacy:
+        return run.ended
+    failed = failure(run.summary) is not None
+    return "it failed" if failed else run.ended.partition(SKIPPED_AT_THE_END)[0]
 
 
 def _rank(config: RunConfig) -> str:

@@ -58,12 +58,19 @@ class Average:
         self._note(contribution)
         self.count += 1
 
+    def total(self) -> Float64s:
+        """Return the weighted sum of the updates, shape (N,): zero without any.
+
+        Nothing can be added afterwards.
+        """
+        sums, self._sum = self._sum, np.zeros(0, np.float64)
+        return sums
+
     def result(self) -> Aggregate:
         """Return the average update, shape (N,). Nothing can be added afterwards."""
         if self.count == 0:
             raise ValueError("there are no updates to average")
-        sums, self._sum = self._sum, np.zeros(0, np.float64)
-        total = self._total
+        sums, total = self.total(), self._total
         # In chunks, and in the memory of the sums: the update of a chunk takes half as
         # much and never reaches the sums that are still needed.
         update = sums.view(np.float32)[: len(sums)]

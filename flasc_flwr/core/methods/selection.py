@@ -37,7 +37,11 @@ def fixed_support(
     scoring: Scoring,
     supports: Supports,
 ) -> SparseVector:
-    """Send the entries that were the largest when this density was first used."""
+    """Send the entries that were the largest when this density was first used.
+
+    A run uses it first with the vector after its dense rounds, also for a client whose
+    density comes later.
+    """
     if density == 1:  # nothing is fixed; roles have their own densities
         return scoring.largest(layout, vector, density)
     key = len(vector), density

@@ -12,7 +12,9 @@ MOST_SERVED = 16
 """Distinct budgets in one round; for each the server encodes and keeps a download."""
 
 
-def served(wanted: Iterable[Budget], most: int = MOST_SERVED) -> dict[Budget, Budget]:
+def served(
+    wanted: Iterable[Budget], most: int | None = MOST_SERVED
+) -> dict[Budget, Budget]:
     """Return, for each of the clients' budgets, the one that is served instead.
 
     With at most `most` distinct budgets that is the budget itself. Otherwise the most
@@ -24,10 +26,13 @@ def served(wanted: Iterable[Budget], most: int = MOST_SERVED) -> dict[Budget, Bu
     ----------
     wanted : Iterable[Budget]
         One for each client of a cohort.
-    most : int
-        How many distinct budgets are served, at least 1.
+    most : int, optional
+        How many distinct budgets are served, at least 1; None: all of them. What a
+        client is served then depends on no other client.
     """
     counts = Counter(wanted)
+    if most is None:
+        return {budget: budget for budget in counts}
     # The rarest first; of equally common ones the lowest.
     ordered = sorted(counts, key=lambda budget: (counts[budget], _key(budget)))
     instead = _moved(ordered, most)

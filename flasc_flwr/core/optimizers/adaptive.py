@@ -19,6 +19,10 @@ from flasc_flwr.core.optimizers.optimizer import (
 from flasc_flwr.core.ranges import number
 from flasc_flwr.core.settings import check, setting
 
+_ADDED = number("[1e-19, 1e19]")
+"""What may be added to a denominator: float32 has its square. The square of a smaller
+gradient is 0 there, and divided by less, the step would be huge, infinite or NaN."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW:
@@ -36,7 +40,7 @@ class AdamW:
     )
     beta_1: float = setting(0.9, BETA, "decay of the first moment")
     beta_2: float = setting(0.999, BETA, "decay of the second moment")
-    epsilon: float = setting(1e-8, number("(0, inf)"), "added to the denominator")
+    epsilon: float = setting(1e-8, _ADDED, "added to the denominator")
     weight_decay: float = setting(0.01, number("[0, inf)"), "decoupled weight decay")
 
     def __post_init__(self) -> None:
@@ -82,7 +86,7 @@ class AdaptiveOptimizer:
     )
     beta_1: float = setting(0.9, BETA, "decay of the first moment")
     beta_2: float = setting(0.99, BETA, "decay of the second moment")
-    tau: float = setting(1e-3, number("(0, inf)"), "added to the denominator")
+    tau: float = setting(1e-3, _ADDED, "added to the denominator")
 
     def __post_init__(self) -> None:
         """Check the settings."""

@@ -17,7 +17,7 @@ from flwr.serverapp import (
     SamplingMethod,
 )
 
-from flasc_flwr.core.privacy import Privacy
+from flasc_flwr.core.privacy import LEAST_MULTIPLIER, MOST_MULTIPLIER, Privacy
 from flasc_flwr.core.ranges import integer, number
 
 _PRECISION = 1e-4
@@ -90,13 +90,24 @@ def release_of(privacy: Privacy, cohort: int) -> GaussianPrivacyEvent:
     )
 
 
-def cohort_of(privacy: Privacy, drawn: int, fraction: float) -> int:
-    """Return the size that a cohort is accounted with; the expected one if Poisson.
+def cohort_of(privacy: Privacy, fraction: float, *, at_least: int) -> int:
+    """Return the size of a cohort; the expected one if Poisson.
 
-    Rounded up: a larger sample never spends less.
+    It follows from dp-population, so neither depends on who is online: what a round
+    spends, and what the sum of its updates is divided by.
+
+    Parameters
+    ----------
+    privacy : Privacy
+        Population and sampling.
+    fraction : float
+        Fraction of the clients that train in a round.
+    at_least : int
+        Smallest cohort of fixed size.
     """
     if privacy.sampling == "fixed":
-        return drawn
+        return max(at_least, int(fraction * privacy.population))
+    # Rounded up: a larger sample never spends less.
     return max(1, ceil(fraction * privacy.population - 1e-9))
 
 
@@ -128,7 +139,7 @@ def noise_for(
     Raises
     ------
     ValueError
-        If a number is out of range.
+        If a number is out of range, or no noise spends so little.
     ImportError
         If dp-accounting is not installed.
     """
@@ -146,10 +157,15 @@ def noise_for(
         )
         return spent(privacy, {release_of(privacy, cohort): rounds})
 
+    low, most = LEAST_MULTIPLIER, MOST_MULTIPLIER
     high = 1.0
-    while spent_with(high) > epsilon:
-        high *= 2
-    low = 0.0
+    while (least := spent_with(high)) > epsilon:
+        if high == most:
+            raise ValueError(
+                f"epsilon must be >= {least:.4g}, which a dp-noise-multiplier of "
+                f"{most:g} spends at this delta, got {epsilon!r}"
+            )
+        low, high = high, min(2 * high, most)
     # Halving the interval never ends above `epsilon`, as `high` is always enough.
     while high - low > _PRECISION * high:
         middle = (low + high) / 2

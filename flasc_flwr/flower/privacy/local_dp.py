@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from flwr.app import Context, Message, MessageType, MetricRecord
+import numpy as np
+from flwr.app import ArrayRecord, Context, Message, MessageType, MetricRecord
 from flwr.clientapp.mod import LocalDpMod
 from flwr.clientapp.typing import ClientAppCallable
 
 from flasc_flwr.flower.compat import records_of
+from flasc_flwr.flower.wire import array_record, arrays_of, views_of
 
 _KEPT = "num-examples"
+
+_STEP = 1e-3
+"""Relative step of an entry that must not stay where it was."""
 
 
 def local_dp(
@@ -45,7 +50,46 @@ def local_dp(
         epsilon=epsilon,
         delta=float(settings["local-dp-delta"]),
     )
-    return _without_metrics(add_noise(message, context, call_next))
+    return _without_metrics(add_noise(message, context, _before_noise(call_next)))
+
+
+def _before_noise(call_next: ClientAppCallable) -> ClientAppCallable:
+    """Return the next mod or app, whose reply is then ready for Flower's noise."""
+
+    def call(message: Message, context: Context) -> Message:
+        reply = call_next(message, context)
+        if not reply.has_error():
+            _move_what_stood_still(message, reply)
+        # Flower draws the noise from numpy's own generator. Code that trains may have
+        # seeded it, often with a number that the server knows: it could then take the
+        # noise off.
+        np.random.seed()
+        return reply
+
+    return call
+
+
+def _move_what_stood_still(message: Message, reply: Message) -> None:
+    """Change an entry where training changed none, less than the noise will.
+
+    Flower divides by the norm of the update: the error would say that it is zero.
+    """
+    sent, trained = (records_of(m.content, ArrayRecord) for m in (message, reply))
+    if len(sent) != 1 or len(trained) != 1:
+        return  # Flower refuses it
+    (old,), ((key, new),) = map(views_of, sent.values()), trained.items()
+    arrays = arrays_of(new)
+    if list(old) != list(arrays):
+        return  # as well
+    # As Flower computes it, where small numbers have no squares.
+    squares = (np.linalg.norm((arrays[n] - old[n]).flat) ** 2 for n in arrays)
+    if any(squares):
+        return
+    for array in arrays.values():
+        if array.size:
+            array.flat[0] += _STEP * max(1.0, abs(array.flat[0]))
+            break
+    reply.content[key] = array_record(arrays)
 
 
 def _without_metrics(reply: Message) -> Message:

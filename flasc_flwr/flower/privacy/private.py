@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import replace
-from logging import WARNING
+from logging import INFO, WARNING
 from typing import Any
 
 import numpy as np
 from flwr.serverapp import GaussianPrivacyEvent
 
 from flasc_flwr.core.aggregation import Aggregate, Aggregator
+from flasc_flwr.core.aggregation.average import Average
 from flasc_flwr.core.clipping import clip_to_norm, l2_norm
-from flasc_flwr.core.privacy import Privacy, adapted_norm, released
+from flasc_flwr.core.noise import adapted_norm, released
+from flasc_flwr.core.privacy import Privacy
 from flasc_flwr.core.sparsity import SparseVector
 from flasc_flwr.flower.clients.guard import RejectedReplyError
+from flasc_flwr.flower.clients.participant import Participant
 from flasc_flwr.flower.clients.sampling import Sampling
 from flasc_flwr.flower.compat import log
 from flasc_flwr.flower.privacy.accounting import cohort_of, release_of
@@ -53,6 +56,7 @@ class Private:
     ) -> None:
         self.privacy = privacy
         self._known = known
+        self._remarked = False
         self._unclipped = 0
         self._round = 0
         self._cohort = 0
@@ -70,6 +74,14 @@ class Private:
             )
         if not privacy.noise_multiplier:
             log(WARNING, "Updates are clipped but get no noise: this is not private")
+        elif privacy.reported_delta >= 1 / privacy.population:
+            log(
+                WARNING,
+                "dp-delta = %g should be below 1 / dp-population = %.3g: a run that "
+                "reveals one client entirely could still satisfy it",
+                privacy.reported_delta,
+                1 / privacy.population,
+            )
 
     @property
     def clip_norm(self) -> float:
@@ -81,12 +93,45 @@ class Private:
         """Epsilon spent so far; None without noise."""
         return self._spending.epsilon
 
-    def sampling(self, sampling: Sampling) -> Sampling:
-        """Return how cohorts are drawn: from a secret seed."""
-        seed = self.privacy.noise_seed
+    def draw(
+        self, sampling: Sampling, online: list[Participant], server_round: int
+    ) -> list[Participant]:
+        """Begin a round: draw its cohort, from a secret seed.
+
+        A cohort of fixed size is as large as one of dp-population clients: what a round
+        spends does not change where more are online.
+
+        Parameters
+        ----------
+        sampling : Sampling
+            How cohorts are drawn in a run that is not private.
+        online : list[Participant]
+            Who could take part, at least dp-population.
+        server_round : int
+            The round.
+
+        Raises
+        ------
+        ValueError
+            If the round would exceed dp-max-epsilon.
+        """
+        privacy, seed = self.privacy, self.privacy.noise_seed
         # Amplification by sampling requires secret cohorts.
         secret = int(self._known["secret"]) if seed is None else seed
-        return replace(sampling, seed=secret)
+        drawn = replace(sampling, seed=secret).training(online, server_round)
+        self._round, self._unclipped = server_round, 0
+        self._cohort = cohort_of(
+            privacy, sampling.fraction_train, at_least=sampling.min_train_nodes
+        )
+        if privacy.sampling == "fixed":
+            # The first of a random order are a random sample, too.
+            drawn = drawn[: self._cohort]
+        self._remark(len(online))
+        if privacy.noise_multiplier:
+            self._event = release_of(privacy, self._cohort)
+        if reason := self.exhausted():
+            raise ValueError(reason)
+        return drawn
 
     @property
     def client_clip_norm(self) -> float | None:
@@ -94,38 +139,15 @@ class Private:
         return self.clip_norm if self.privacy.clip == "before" else None
 
     def fewest(self, at_least: int) -> int:
-        """Return how many updates a step needs: none with Poisson samples.
+        """Return how many updates a step needs: none, unless the run asks for several.
 
-        An empty one makes a step. One whose only client fails would not, and so
-        reveal that it was drawn.
+        An empty cohort makes a step. One whose clients all fail would otherwise make
+        none, and so reveal, without noise, that they failed.
         """
-        return 0 if self.privacy.sampling == "poisson" else at_least
-
-    def open_round(self, server_round: int, drawn: int, fraction: float) -> None:
-        """Begin a round.
-
-        Parameters
-        ----------
-        server_round : int
-            The round.
-        drawn : int
-            Number of clients drawn.
-        fraction : float
-            Sampling probability: a Poisson sample is accounted by it.
-
-        Raises
-        ------
-        ValueError
-            If the cohort is larger than the population, or the round would exceed
-            dp-max-epsilon.
-        """
-        self._round = server_round
-        self._cohort = cohort_of(self.privacy, drawn, fraction)
-        self._unclipped = 0
-        if self.privacy.noise_multiplier:
-            self._event = release_of(self.privacy, self._cohort)
-        if reason := self.exhausted():
-            raise ValueError(reason)
+        privacy = self.privacy
+        if privacy.sampling == "poisson" or (privacy.noise_multiplier and at_least < 2):
+            return 0
+        return at_least
 
     def describe(self) -> str:
         """Return the settings as a line."""
@@ -135,6 +157,33 @@ class Private:
             f"{self.clip_norm:.4g} ({privacy.clip} selection), {privacy.sampling} "
             f"cohorts of {privacy.population} clients, "
             f"delta {privacy.reported_delta:.3g}"
+        )
+
+    def _remark(self, online: int) -> None:
+        """Log once what it means that more clients are online than dp-population."""
+        population = self.privacy.population
+        if online <= population or self._remarked:
+            return
+        self._remarked = True
+        if self.privacy.sampling == "fixed":
+            log(
+                INFO,
+                "%d clients are online, more than dp-population = %d: each round still "
+                "draws %d of them, as epsilon counts",
+                online,
+                population,
+                self._cohort,
+            )
+            return
+        log(
+            WARNING,
+            "%d clients are online, more than dp-population = %d: samples are larger, "
+            "and the sum of the updates is still divided by %d, so steps are %.2g "
+            "times as large. Epsilon holds. Raise dp-population in a new run",
+            online,
+            population,
+            self._cohort,
+            online / population,
         )
 
     def exhausted(self) -> str | None:
@@ -156,9 +205,7 @@ class Private:
         except ValueError as error:
             raise RejectedReplyError(str(error)) from None
 
-    def release(
-        self, aggregator: Aggregator, *, size: int
-    ) -> tuple[Aggregate, dict[str, Any]]:
+    def release(self, aggregator: Aggregator) -> tuple[Aggregate, dict[str, Any]]:
         """Return the mean with noise, and what the history reports of it.
 
         The release is accounted for, and in the ledger, before it is returned.
@@ -167,16 +214,21 @@ class Private:
         ----------
         aggregator : Aggregator
             Has taken in the clipped updates.
-        size : int
-            N, the length of the server vector.
+
+        Raises
+        ------
+        TypeError
+            If it does not sum them.
         """
+        if not isinstance(aggregator, Average):
+            raise TypeError(
+                f"noise needs a sum of clipped updates, got {type(aggregator).__name__}"
+            )
         privacy, norm, replies = self.privacy, self.clip_norm, aggregator.count
-        mean = aggregator.result().update if replies else np.zeros(size, np.float32)
         if self._event is not None:
             self._spending.charge(self._event, self._round)
         noisy = released(
-            mean,
-            replies=replies,
+            aggregator.total(),
             cohort=self._cohort,
             deviation=privacy.update_multiplier * norm,
             generator=self._generator(_NOISE),

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from flasc_flwr.core.methods.method import Method
 from flasc_flwr.core.privacy import Privacy
+from flasc_flwr.core.stopping import Stop
+from flasc_flwr.flower.clients.sampling import Sampling
 
 _CARRIED = "because a residual carries what one round has trained into later ones"
 _MEASURED = "because clients' first gradients would be sent without noise"
@@ -16,8 +18,7 @@ def require_private(
     privacy: Privacy,
     *,
     weighting: str,
-    oversample: float,
-    fraction_evaluate: float,
+    sampling: Sampling,
     min_replies: int,
 ) -> None:
     """Check that a run's other settings keep the guarantee of noise and clipping.
@@ -49,14 +50,52 @@ def require_private(
                 method.rank_assignment != "own"
             ),
             "oversample must be 1, because the first replies are not a random sample, "
-            f"got {oversample!r}": oversample != 1,
+            f"got {sampling.oversample!r}": sampling.oversample != 1,
             "fraction-evaluate must be 0, because clients' metrics would be reported "
-            f"without noise, got {fraction_evaluate!r}": fraction_evaluate != 0,
+            "without noise, "
+            f"got {sampling.fraction_evaluate!r}": sampling.fraction_evaluate != 0,
+            "fraction-train must be above 0, because epsilon would count rounds in "
+            "which nobody trains, got 0.0": sampling.fraction_train == 0,
+            "dp-population must be >= the smallest cohort, min-nodes = "
+            f"{sampling.min_train_nodes}, with dp-sampling 'fixed', "
+            f"got {privacy.population}": (
+                privacy.sampling == "fixed"
+                and sampling.min_train_nodes > privacy.population
+            ),
             "min-replies must be 1 with dp-sampling 'poisson', because a skipped round "
             "would reveal that its sample was small, "
             f"got {min_replies!r}": privacy.sampling == "poisson" and min_replies != 1,
         },
     )
+
+
+def unaccounted(privacy: Privacy, stop: Stop, *, min_replies: int) -> list[str]:
+    """Return what a run decides by its clients' replies, without noise.
+
+    Epsilon counts the releases, and none of these decisions.
+
+    Parameters
+    ----------
+    privacy : Privacy
+        The settings.
+    stop : Stop
+        When the run ends early.
+    min_replies : int
+        Fewest updates of a round that makes a step.
+    """
+    if not privacy.noise_multiplier:
+        return []
+    bytes_of_updates = "the bytes of the updates, which vary with the clients' data"
+    decided = {
+        f"stop-megabytes ends the run by {bytes_of_updates}": stop.megabytes,
+        f"stop-client-megabytes ends the run by {bytes_of_updates}": (
+            stop.client_megabytes
+        ),
+        f"min-replies = {min_replies} skips a round by the number of valid updates": (
+            min_replies > 1
+        ),
+    }
+    return [what for what, there in decided.items() if there]
 
 
 def require_local(method: Method, *, fraction_evaluate: float) -> None:

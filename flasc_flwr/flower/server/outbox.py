@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from flasc_flwr.core.methods.budget import Budget
-from flasc_flwr.core.methods.served import served
+from flasc_flwr.core.methods.served import MOST_SERVED, served
 from flasc_flwr.flower.bases.device_bases import VERSION
 from flasc_flwr.flower.clients.exchange import lifetime
 from flasc_flwr.flower.clients.participant import Participant
@@ -21,17 +21,28 @@ from flasc_flwr.flower.wire import BASES, CONTROL, MERGED
 
 
 def with_budgets(
-    drawn: Iterable[Participant], server: ServerVector
+    drawn: Iterable[Participant],
+    server: ServerVector,
+    most: int | None = MOST_SERVED,
 ) -> list[Participant]:
     """Return the clients, each with its budget of this turn.
 
     Only so many distinct ones are served: each is encoded once and kept until the
     round is over, and a node chooses its own.
+
+    Parameters
+    ----------
+    drawn : Iterable[Participant]
+        The clients, with their own budgets.
+    server : ServerVector
+        Knows what they use in this turn.
+    most : int, optional
+        How many distinct budgets are served; None: all of them.
     """
     drawn = list(drawn)
     own = [server.budget_of(one) for one in drawn]
     plain = [replace(b, prescribed=frozenset(), segment=None) for b in own]
-    instead = served(plain)
+    instead = served(plain, most)
     # What the method prescribes is declared to each device by its own settings.
     # Segments share a download.
     return [

@@ -21,6 +21,7 @@ from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.least import require_bytes
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
 from flasc_flwr.core.methods.role_densities import RoleDensities
+from flasc_flwr.core.methods.selection import fixed_support
 from flasc_flwr.core.optimizers import ServerOptimizer
 from flasc_flwr.core.printable import printable
 from flasc_flwr.core.ranks import Truncation, rank_of, truncation
@@ -264,14 +265,38 @@ class ServerVector:
                 vector[place] = seeded_factors(layout, self.init_seed)[place]
         return vector
 
+    @property
+    def _keeps_supports(self) -> bool:
+        """Whether a density has the same support in every turn.
+
+        It is selected from one vector, whenever a client first needs it: otherwise it
+        would depend on who was drawn before.
+        """
+        steady = self.allotment.download_decay == 1
+        return steady and self.method.download is fixed_support
+
+    def _counted(self, cut: Truncation, vector: Vector) -> Vector:
+        """Return a vector cut to a rank, counted from the initial values."""
+        taken = cut.truncate(vector)
+        if self.init_seed is None:
+            return taken
+        return taken - seeded_factors(cut.layout, self.init_seed)
+
     def _reset_downloads(self) -> None:
         state, method = self.state, self.method
         if self.turn <= method.dense_rounds:  # every entry, of every role
             scoring = replace(method.scoring, roles=RoleDensities())
             method = replace(method, scoring=scoring)
+        elif state.selected_from is None and self._keeps_supports:
+            state.selected_from = state.vector
 
         def select(layout: Layout, vector: Vector, most: float) -> Select:
-            weights = self.cut(rank_of(layout)).truncate(state.vector)
+            cut = self.cut(rank_of(layout))
+            if (then := state.selected_from) is not None:
+                # Adds the support that stays, if this is the first client with it.
+                first, weights = self._counted(cut, then), cut.truncate(then)
+                method.selection(layout, first, most, state.supports, weights)(most)
+            weights = cut.truncate(state.vector)
             return method.selection(layout, vector, most, state.supports, weights)
 
         follow = None

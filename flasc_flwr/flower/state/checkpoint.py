@@ -80,6 +80,8 @@ class Checkpoint:
         arrays |= {f"bases/{n}": b for n, b in state.bases.items()}
         fleet, remembered = state.fleet.stored()
         arrays |= {f"fleet/{name}": array for name, array in remembered.items()}
+        if state.selected_from is not None:
+            arrays["selected_from"] = state.selected_from
         supports = list(state.supports.items())
         arrays |= {f"support/{i}": p for i, (_, p) in enumerate(supports)}
         known = {
@@ -131,6 +133,7 @@ class Checkpoint:
                 known["step"], _under("moment/", arrays), known["part_steps"]
             ),
             supports=supports,
+            selected_from=arrays.get("selected_from"),
             ranks=known["ranks"],
             privacy=known["privacy"],
             merged=_under("merged/", arrays),

@@ -27,6 +27,9 @@ class RunState:
         State of the server optimizer.
     supports : Supports
         Supports that were selected once and stay.
+    selected_from : NDArray[np.float32], shape (N,), optional
+        The server vector that these are selected from, whenever a client needs one;
+        None before there are any.
     ranks : dict[str, int]
         Ranks that the server assigned, by the client's name.
     rank_nodes : dict[str, int]
@@ -51,6 +54,7 @@ class RunState:
     vector: Vector
     optimizer: OptimizerState
     supports: Supports = field(default_factory=dict)
+    selected_from: Vector | None = None
     ranks: dict[str, int] = field(default_factory=dict)
     rank_nodes: dict[str, int] = field(default_factory=dict)
     merged: Merged = field(default_factory=dict)

@@ -33,7 +33,7 @@ from flasc_flwr.flower.transport.download_parcel import (
 )
 from flasc_flwr.flower.transport.form import Form, equal_arrays
 from flasc_flwr.flower.transport.parcel import DOWNLOAD, is_parcel, match_sent
-from flasc_flwr.flower.transport.private_mods import is_private
+from flasc_flwr.flower.transport.private_mods import clips, is_private
 from flasc_flwr.flower.transport.replied import Origin, encoded_reply
 from flasc_flwr.flower.wire import CONTROL, PART, PAYLOAD, SAME, UNCHANGED, category
 
@@ -89,7 +89,11 @@ def run_client_app(
             answer = ConfigRecord(held)
             return Message(RecordDict({CONTROL: answer}), reply_to=message)
     if instructions.density is not None and is_private(message, call_next):
-        received = {key: replace(o, session=None) for key, o in received.items()}
+        bounded = clips(message, call_next)
+        received = {
+            key: replace(origin, session=None, bounded=bounded)
+            for key, origin in received.items()
+        }
     reply = call_next(message, context)
     if reply.has_error():
         return reply

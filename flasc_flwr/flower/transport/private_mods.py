@@ -28,9 +28,8 @@ def is_private(message: Message, call_next: ClientAppCallable) -> bool:
     call_next : ClientAppCallable
         The next mod, or the app.
     """
-    configs = records_of(message.content, ConfigRecord).values()
-    private = any(CLIPPING_NORM in config for config in configs) or any(
-        isinstance(mod, LocalDpMod) or mod in _PRIVATE for mod in mods_behind(call_next)
+    private = clips(message, call_next) or any(
+        isinstance(mod, LocalDpMod) or mod is local_dp for mod in mods_behind(call_next)
     )
     if private:
         log(
@@ -41,4 +40,22 @@ def is_private(message: Message, call_next: ClientAppCallable) -> bool:
     return private
 
 
-_PRIVATE = (adaptiveclipping_mod, fixedclipping_mod, local_dp)
+def clips(message: Message, call_next: ClientAppCallable) -> bool:
+    """Return whether a device clips its update, and the server adds the noise.
+
+    What is sent must then be within the norm, too: the noise depends on it.
+
+    Parameters
+    ----------
+    message : Message
+        The message.
+    call_next : ClientAppCallable
+        The next mod, or the app.
+    """
+    configs = records_of(message.content, ConfigRecord).values()
+    return any(CLIPPING_NORM in config for config in configs) or any(
+        mod in _CLIPPING for mod in mods_behind(call_next)
+    )
+
+
+_CLIPPING = (adaptiveclipping_mod, fixedclipping_mod)

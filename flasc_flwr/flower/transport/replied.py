@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from flwr.app import ArrayRecord
 
+from flasc_flwr.core.clipping import l2_norm
+from flasc_flwr.core.codec import decode
 from flasc_flwr.core.finite import FINITE, require_finite_tensors
 from flasc_flwr.core.layout import Vector
 from flasc_flwr.core.printable import printable
@@ -17,6 +21,9 @@ from flasc_flwr.flower.transport.evidence import AUTO, UPDATES, are_trained
 from flasc_flwr.flower.transport.form import Form
 from flasc_flwr.flower.transport.selection import encode_largest
 from flasc_flwr.flower.transport.upload_parcel import pack_upload
+
+_LESS = 0.999
+"""Scaled down a little more than is needed, an update is within its norm sooner."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +42,9 @@ class Origin:
         What replies hold: one of :data:`~.evidence.WORDS`.
     session : DeviceSession or None
         Where the device keeps what its replies leave out; None if it does not.
+    bounded : bool
+        Whether the norm of what is sent must not exceed that of the update: it was
+        clipped.
     """
 
     form: Form
@@ -42,6 +52,7 @@ class Origin:
     most_bytes: int
     word: str
     session: DeviceSession | None
+    bounded: bool = False
 
 
 def encoded_reply(
@@ -93,19 +104,36 @@ def encoded_reply(
             for tensor, place in form.layout.slices():
                 entries[place] = tensor.name in names
         update = session.owed(form.layout, update, entries)
-    payload = encode_largest(
-        update,
-        form.layout,
+    encode = partial(
+        encode_largest,
+        layout=form.layout,
         density=density,
         values=instructions.value_format,
         most=origin.most_bytes,
         key="upload-bytes",
         quota=instructions.quota,
     )
+    payload = encode(update)
+    if origin.bounded:
+        payload = _within_norm(payload, update, encode)
     if session:
         session.sent(payload)
     parcel = pack_upload(form, payload, part, reply)
     return parcel, None if form.fits(reply) else part
+
+
+def _within_norm(
+    payload: bytes, update: Vector, encode: Callable[[Vector], bytes]
+) -> bytes:
+    """Return a payload whose values, as they are decoded, have no larger norm.
+
+    Rounding to few bits raises some values: by up to half of the norm with `int4`.
+    """
+    bound, scaled = l2_norm(update), update
+    while (norm := l2_norm(decode(payload, size=len(update)).values)) > bound:
+        scaled = scaled * np.float32(_LESS * bound / norm)
+        payload = encode(scaled)
+    return payload
 
 
 def _update(origin: Origin, reply: ArrayRecord, names: list[str]) -> Vector:
