@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp
+from math import exp, log
 
 import numpy as np
 
 from flasc_flwr.core.layout import Vector
 from flasc_flwr.core.ranges import choice, integer, number
 from flasc_flwr.core.settings import REQUIRED, check, setting
+
+_SMALLEST = float(np.finfo(np.float32).tiny)
+_LARGEST = float(np.finfo(np.float32).max)
 
 CLIPS = ("after", "before")
 """When a client's update is clipped: after its largest entries were chosen, as in
@@ -225,7 +228,8 @@ def adapted_norm(
     """Return the next clipping norm (Andrew et al., arXiv 1905.03871, Algorithm 1).
 
     ``C exp(-rate (b - quantile))``, where b is the noisy fraction of the updates
-    within the norm.
+    within the norm. With a high rate and much noise that can be any number: the result
+    stays within the range of float32, so that it can grow and shrink again.
 
     Parameters
     ----------
@@ -247,4 +251,8 @@ def adapted_norm(
         generator.normal(0.0, privacy.count_noise) if privacy.noise_multiplier else 0
     )
     fraction = 0.5 + (unclipped - replies / 2 + noise) / cohort
-    return norm * exp(-privacy.quantile_rate * (fraction - privacy.quantile))
+    norm = max(norm, _SMALLEST)
+    change = -privacy.quantile_rate * (fraction - privacy.quantile)
+    if log(_SMALLEST) < log(norm) + change < log(_LARGEST):
+        return norm * exp(change)
+    return _SMALLEST if change < 0 else _LARGEST

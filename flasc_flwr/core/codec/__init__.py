@@ -5,11 +5,12 @@ packs integers; `blocks`, `block_table` and `positions` code the support block b
 `formats` quantizes the values, `values` codes the resulting integers, with `entropy`
 (`lanes`, `frequencies`) where that pays; `body` and `header` put the parts together;
 `parts` joins several formats; `payload` writes and reads the whole; `version2` reads
-what older versions wrote.
+what older versions wrote; `one_entry` knows the most bytes of the smallest payloads.
 """
 
 from flasc_flwr.core.codec.errors import PayloadError
 from flasc_flwr.core.codec.header import VERSION
+from flasc_flwr.core.codec.one_entry import most_bytes_of_one_entry
 from flasc_flwr.core.codec.parts import of_formats, require_head, split
 from flasc_flwr.core.codec.payload import (
     VALUE_FORMATS,
@@ -27,6 +28,7 @@ __all__ = [
     "PayloadError",
     "decode",
     "encode",
+    "most_bytes_of_one_entry",
     "of_formats",
     "read_layout",
     "refines",
