@@ -252,8 +252,10 @@ class ServerVector:
         return self.downloads.merged
 
     def _require_bytes(self, budget: Budget) -> None:
-        layout = self.cut(budget.rank).layout
-        require_bytes(budget, layout, self.value_format, self.method.scoring)
+        # A layout of a lower rank is most often shorter when deflated, but not always.
+        for rank in {budget.rank, budget.at_most(self.allotment.low_rank).rank}:
+            layout = self.cut(rank).layout
+            require_bytes(budget, layout, self.value_format, self.method.scoring)
 
     def _initial(self, layout: Layout, vector: Vector) -> Vector:
         """Return the first server vector, with A from the seed if it is shared."""
