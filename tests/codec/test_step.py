@@ -97,6 +97,27 @@ def test_both_codings_give_the_same_values(limit, monkeypatch):
     np.testing.assert_array_equal(one.densify(), other.densify())
 
 
+@pytest.mark.parametrize("seed", [None, 3], ids=["nearest", "stochastic"])
+@pytest.mark.parametrize("density", [1, 1 / 3])
+def test_runs_give_the_same_bytes_and_values_as_everything_at_once(
+    density, seed, monkeypatch
+):
+    """Temporaries are computed for runs of entries; here for 64 instead of 262,144."""
+    layouts = [LORA, layout_of((7, 500)), layout_of((900,), (3, 50), (50, 3), (40, 40))]
+    whole = []
+    for run in (1 << 18, 64):
+        monkeypatch.setattr("flasc_flwr.core.layout._CHUNK", run)
+        for number, layout in enumerate(layouts):
+            sparse = top_k(update_like(layout, number), density)
+            coded = encode_body(sparse, layout, seed)
+            back = decoded(coded, layout.size)
+            made = coded, back.positions.tobytes(), back.values.tobytes()
+            if run > layout.size:
+                whole.append(made)
+            else:
+                assert made == whole[number]
+
+
 def test_what_top_k_keeps_is_kept_and_half_a_step_near():
     vector = update_like(LORA)
     sparse = top_k(vector, 1 / 8)

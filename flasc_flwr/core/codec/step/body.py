@@ -18,8 +18,8 @@ from flasc_flwr.core.codec.step.quantizer import (
     require_step,
 )
 from flasc_flwr.core.codec.step.shapes import Shapes
-from flasc_flwr.core.layout import Layout, Vector
-from flasc_flwr.core.sparsity import Positions, SparseVector
+from flasc_flwr.core.layout import Layout, chunks
+from flasc_flwr.core.sparsity import SparseVector
 
 _HEAD = struct.Struct(f"<f{CENTRES}sB")
 
@@ -118,15 +118,15 @@ def decode_body(reader: Reader, size: int) -> SparseVector:
     count = len(positions)
     negative = unpack_bits(reader.take((count + 7) // 8, "signs"), count, "signs")
     rounded = Levels(positions, negative, levels, require_step(step), centres)
-    if coding == Coding.BY_CONTEXT:
-        return _in_order(size, positions, rounded.values())
-    return SparseVector(size, positions, rounded.values())
-
-
-def _in_order(size: int, positions: Positions, values: Vector) -> SparseVector:
-    """Return entries that are in any order; no two have the same position."""
-    # Faster than to sort them, above all on small processors.
+    if coding == Coding.BY_BLOCK:
+        return SparseVector(size, positions, rounded.values())
+    values = rounded.values()
+    # Entries in any order, each at its own position. What follows is faster than to
+    # sort them, above all on small processors.
     kept, dense = np.zeros(size, np.bool_), np.empty(size, np.float32)
-    kept[positions], dense[positions] = True, values
+    for chunk in chunks(count):
+        kept[positions[chunk]] = True
+        dense[positions[chunk]] = values[chunk]
+    del positions, levels, negative, rounded, values
     ascending = np.flatnonzero(kept)
-    return SparseVector(size, ascending, dense[ascending])
+    return SparseVector(size, ascending, dense.take(ascending))
