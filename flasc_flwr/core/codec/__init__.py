@@ -4,10 +4,12 @@
 packs integers; `blocks`, `block_table` and `positions` code the support block by block;
 `formats` quantizes the values, `values` codes the resulting integers, with `entropy`
 (`lanes`, `frequencies`) where that pays; `body` and `header` put the parts together;
+`carried` is the layout in them;
 `parts` joins several formats; `payload` writes and reads the whole; `version2` reads
 what older versions wrote; `one_entry` knows the most bytes of the smallest payloads.
 """
 
+from flasc_flwr.core.codec.carried import MOST_TENSORS, require_sendable
 from flasc_flwr.core.codec.errors import PayloadError
 from flasc_flwr.core.codec.header import VERSION
 from flasc_flwr.core.codec.one_entry import most_bytes_of_one_entry
@@ -22,6 +24,7 @@ from flasc_flwr.core.codec.payload import (
 )
 
 __all__ = [
+    "MOST_TENSORS",
     "VALUES",
     "VALUE_FORMATS",
     "VERSION",
@@ -33,5 +36,6 @@ __all__ = [
     "read_layout",
     "refines",
     "require_head",
+    "require_sendable",
     "split",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 from flwr.app import ArrayRecord
 
 from flasc_flwr.core.aggregation import Aggregate, Aggregator, Contribution, aggregator
-from flasc_flwr.core.codec import require_head
+from flasc_flwr.core.codec import require_head, require_sendable
 from flasc_flwr.core.feedback.memory import Fading
 from flasc_flwr.core.fitting import Select
 from flasc_flwr.core.initial import seeded_factors
@@ -158,7 +158,7 @@ class ServerVector:
         ------
         ValueError
             If a role has a density or a format and no tensors, a role is that of no
-            array, or as :meth:`resume`.
+            array, there are too many arrays, or as :meth:`resume`.
         """
         initial = arrays_of(arrays)
         if unknown := sorted((roles or {}).keys() - initial.keys()):
@@ -170,6 +170,7 @@ class ServerVector:
         layout = Layout.of(initial, roles)
         self.method.scoring.roles.require_tensors(layout)
         require_head(self.value_format, layout)
+        require_sendable([layout])
         vector = self._initial(layout, layout.flatten(initial))
         self.resume(RunState(layout, vector, self.optimizer.init(layout.size)))
 
