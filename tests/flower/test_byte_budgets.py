@@ -158,7 +158,7 @@ RANKS = ValidationRanks(loss_of=lambda arrays: 0.5, low_rank=1, fraction=0.1)
         ("segments", {"values": "int8"}),
         ("flasc-tiers", {}),
         (compose("flasc", quota="tensor"), {"values": "int4+head=float16"}),
-        ("replication", {"validation": RANKS}),
+        ("replication", {"validation": RANKS, "values": "int8"}),
     ],
 )
 def test_the_fewest_bytes_that_are_accepted_are_enough(method, settings, caplog):

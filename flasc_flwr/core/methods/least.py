@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from math import ceil
 
@@ -17,7 +17,12 @@ _PLAIN = Scoring()
 
 
 def require_bytes(
-    budget: Budget, layout: Layout, values: str, scoring: Scoring = _PLAIN
+    budget: Budget,
+    layout: Layout,
+    values: str,
+    scoring: Scoring = _PLAIN,
+    *,
+    lower: Sequence[Layout] = (),
 ) -> None:
     """Check that a budget's bytes are enough for at least one entry each way.
 
@@ -31,19 +36,27 @@ def require_bytes(
         Value format.
     scoring : Scoring
         How the entries of downloads are selected.
+    lower : Sequence[Layout]
+        Layouts at lower ranks that the client may be given: most often they take fewer
+        bytes, but deflated they may take more.
 
     Raises
     ------
     ValueError
         If they are not; the message has the fewest that are.
     """
-    require_upload_bytes(budget.upload_bytes, layout, values)
+    require_upload_bytes(budget.upload_bytes, layout, values, lower=lower)
     if budget.download_bytes:
-        least = _least(layout, values, scoring, carry_layout=True)
+        least = max(
+            _least(each, values, scoring, carry_layout=True)
+            for each in (layout, *lower)
+        )
         _require("download-bytes", budget.download_bytes, least)
 
 
-def require_upload_bytes(most: int, layout: Layout, values: str) -> None:
+def require_upload_bytes(
+    most: int, layout: Layout, values: str, *, lower: Sequence[Layout] = ()
+) -> None:
     """Check that a number of bytes is enough for at least one entry of an update.
 
     Raises
@@ -52,7 +65,10 @@ def require_upload_bytes(most: int, layout: Layout, values: str) -> None:
         If it is not; the message has the fewest that are.
     """
     if most:
-        least = _least(layout, values, _PLAIN, carry_layout=False)
+        least = max(
+            _least(each, values, _PLAIN, carry_layout=False)
+            for each in (layout, *lower)
+        )
         _require("upload-bytes", most, least)
 
 

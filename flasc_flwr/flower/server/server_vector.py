@@ -253,10 +253,11 @@ class ServerVector:
         return self.downloads.merged
 
     def _require_bytes(self, budget: Budget) -> None:
-        # A layout of a lower rank is most often shorter when deflated, but not always.
-        for rank in {budget.rank, budget.at_most(self.allotment.low_rank).rank}:
-            layout = self.cut(rank).layout
-            require_bytes(budget, layout, self.value_format, self.method.scoring)
+        layout = self.cut(budget.rank).layout
+        given = self.cut(budget.at_most(self.allotment.low_rank).rank).layout
+        require_bytes(
+            budget, layout, self.value_format, self.method.scoring, lower=[given]
+        )
 
     def _initial(self, layout: Layout, vector: Vector) -> Vector:
         """Return the first server vector, with A from the seed if it is shared."""
