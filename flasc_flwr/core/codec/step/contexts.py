@@ -174,7 +174,8 @@ class Places:
     @classmethod
     def of(cls, shapes: Shapes, positions: NDArray[np.int64]) -> Places:
         """Return the places of ascending positions."""
-        counts = np.diff(np.searchsorted(positions, np.cumsum([0, *shapes.sizes])))
+        edges = np.append(0, np.cumsum(shapes.sizes))
+        counts = np.diff(np.searchsorted(positions, edges))
         tensors = np.repeat(np.arange(len(counts)), counts)
         within = positions - _starts(shapes.sizes)[tensors]
         turned = shapes.turned[tensors]
