@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.methods.allotment import Allotment
-from flasc_flwr.core.methods.budget import AUTO, Budget
+from flasc_flwr.core.methods.budget import AUTO, Budget, on_grid, up_to_grid
 from flasc_flwr.core.methods.schedules import Decay
 from flasc_flwr.core.methods.served import served
 from flasc_flwr.core.methods.table import METHODS, compose
@@ -56,6 +56,13 @@ def test_a_devices_bytes_are_rounded_down_to_few_values(most):
     own = Budget().limited_by({"download-bytes": most}).download_bytes
     assert most * 63 / 64 <= own <= most
     assert own >> max(0, own.bit_length() - 7) << max(0, own.bit_length() - 7) == own
+
+
+@given(st.integers(1, 1 << 40))
+def test_the_fewest_bytes_that_are_not_below_a_number_when_rounded(least):
+    stated = up_to_grid(least)
+    assert least <= on_grid(stated) == stated
+    assert stated == least or on_grid(stated - 1) < least
 
 
 def test_the_runs_own_bytes_are_not_rounded():

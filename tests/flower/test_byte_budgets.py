@@ -288,6 +288,23 @@ def test_a_device_with_too_few_bytes_takes_no_part_and_the_row_says_why(key):
     assert row["replies"] == 2
 
 
+@pytest.mark.parametrize("key", ["upload-bytes", "download-bytes"])
+def test_a_device_that_sets_what_the_reason_names_takes_part(key):
+    """Its bytes are rounded down to 7 bits: 137 would be 136, and refused again."""
+    method = compose("flasc", quota="tensor")
+    own = {key: 20}
+    for _ in range(2):
+        strategy, _ = run([own, {}, {}], rounds=1, method=method, values="float32")
+        row = strategy.state.history[1]
+        if row["replies"] == 3:
+            break
+        (waiting,) = row["waiting"]
+        own = {key: int(re.findall(r">= (\d+) for this", waiting["reason"])[0])}
+    assert row["replies"] == 3 and own[key] > 20
+    if key == "download-bytes":
+        assert own[key] > 128
+
+
 def test_settings_that_do_not_fit_the_method_are_refused():
     with pytest.raises(ValueError, match="download-bytes must be 0 with method 'flo"):
         Flasc(method="flora", download_bytes=1000)

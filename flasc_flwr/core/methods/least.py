@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from math import ceil
 
@@ -23,6 +23,7 @@ def require_bytes(
     scoring: Scoring = _PLAIN,
     *,
     lower: Sequence[Layout] = (),
+    stated: Callable[[int], int] = int,
 ) -> None:
     """Check that a budget's bytes are enough for at least one entry each way.
 
@@ -39,25 +40,37 @@ def require_bytes(
     lower : Sequence[Layout]
         Layouts at lower ranks that the client may be given: most often they take fewer
         bytes, but deflated they may take more.
+    stated : Callable[[int], int]
+        Returns what the message says of the fewest: more than these where a budget's
+        bytes are rounded down (default: these).
 
     Raises
     ------
     ValueError
         If they are not; the message has the fewest that are.
     """
-    require_upload_bytes(budget.upload_bytes, layout, values, lower=lower)
+    require_upload_bytes(
+        budget.upload_bytes, layout, values, lower=lower, stated=stated
+    )
     if budget.download_bytes:
         least = max(
             _least(each, values, scoring, carry_layout=True)
             for each in (layout, *lower)
         )
-        _require("download-bytes", budget.download_bytes, least)
+        _require("download-bytes", budget.download_bytes, least, stated)
 
 
 def require_upload_bytes(
-    most: int, layout: Layout, values: str, *, lower: Sequence[Layout] = ()
+    most: int,
+    layout: Layout,
+    values: str,
+    *,
+    lower: Sequence[Layout] = (),
+    stated: Callable[[int], int] = int,
 ) -> None:
     """Check that a number of bytes is enough for at least one entry of an update.
+
+    The parameters are those of :func:`require_bytes`.
 
     Raises
     ------
@@ -69,12 +82,14 @@ def require_upload_bytes(
             _least(each, values, _PLAIN, carry_layout=False)
             for each in (layout, *lower)
         )
-        _require("upload-bytes", most, least)
+        _require("upload-bytes", most, least, stated)
 
 
-def _require(key: str, most: int, least: int) -> None:
+def _require(key: str, most: int, least: int, stated: Callable[[int], int]) -> None:
     if most < least:
-        raise ValueError(f"{key} must be >= {least} for this adapter, got {most}")
+        raise ValueError(
+            f"{key} must be >= {stated(least)} for this adapter, got {most}"
+        )
 
 
 @lru_cache(maxsize=64)

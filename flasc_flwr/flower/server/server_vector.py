@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from flasc_flwr.core.layout import Arrays, Layout, Role, Vector
 from flasc_flwr.core.measured_bases import Sides
 from flasc_flwr.core.merged import Merged
 from flasc_flwr.core.methods.allotment import Allotment
-from flasc_flwr.core.methods.budget import Budget
+from flasc_flwr.core.methods.budget import Budget, up_to_grid
 from flasc_flwr.core.methods.least import require_bytes
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
 from flasc_flwr.core.methods.role_densities import RoleDensities
@@ -113,7 +113,7 @@ class ServerVector:
             If a setting is out of range, or its bytes are too few for any payload.
         """
         budget = self.allotment.of(name, settings)
-        self._require_bytes(budget)
+        self._require_bytes(budget, stated=up_to_grid)
         if self.remembers:
             self.state.fleet.introduced(name, settings)
         if self.bases:
@@ -252,11 +252,16 @@ class ServerVector:
         """Return what clients merge into the backbone now: rounded."""
         return self.downloads.merged
 
-    def _require_bytes(self, budget: Budget) -> None:
-        layout = self.cut(budget.rank).layout
-        given = self.cut(budget.at_most(self.allotment.low_rank).rank).layout
+    def _require_bytes(
+        self, budget: Budget, *, stated: Callable[[int], int] = int
+    ) -> None:
         require_bytes(
-            budget, layout, self.value_format, self.method.scoring, lower=[given]
+            budget,
+            self.cut(budget.rank).layout,
+            self.value_format,
+            self.method.scoring,
+            lower=[self.cut(budget.at_most(self.allotment.low_rank).rank).layout],
+            stated=stated,
         )
 
     def _initial(self, layout: Layout, vector: Vector) -> Vector:
