@@ -124,21 +124,22 @@ def _incompressible(size: int) -> Iterator[Vector]:
     gaps between few zeros take more than what they save in a format of few bits.
     """
     generator = np.random.default_rng(0)
-    uniform = generator.uniform(-1, 1, size).astype(np.float32)
-    spread = generator.random(size, np.float32)
-    vectors = (
-        generator.standard_normal(size, np.float32),
-        uniform,
-        np.copysign(1 + np.floor(7 * spread), uniform),
-        np.copysign(np.exp2(-_OCTAVES_OF_FLOAT16 * spread), uniform),
-        np.copysign(np.exp2(_OCTAVES_OF_FLOAT32 * (spread - 0.5)), uniform),
-    )
-    for vector in vectors:
+    signs = np.where(generator.random(size, np.float32) < _HALF, -_ONE, _ONE)
+    for of_uniform in (
+        lambda uniform: uniform,
+        lambda uniform: 1 + np.floor(7 * uniform),
+        lambda uniform: np.exp2(-_OCTAVES_OF_FLOAT16 * uniform),
+        lambda uniform: np.exp2(_OCTAVES_OF_FLOAT32 * (uniform - _HALF)),
+        lambda uniform: generator.standard_normal(size, np.float32),
+    ):
+        vector = signs * of_uniform(generator.random(size, np.float32))
         yield vector
-        yield np.where(generator.random(size) > _ZEROS, vector, np.float32(0))
+        vector[generator.random(size, np.float32) < _ZEROS] = 0
+        yield vector
 
 
+_HALF, _ONE = np.float32(0.5), np.float32(1)
 _OCTAVES_OF_FLOAT16 = np.float32(29)
 _OCTAVES_OF_FLOAT32 = np.float32(250)
 _ZEROS = 1 / 15
-_MARGIN = 1 / 32
+_MARGIN = 1 / 24
