@@ -30,7 +30,7 @@ _GUESS = 2.0
 
 
 class TooFewBytesError(ValueError):
-    """Not even the smallest selection fits; the message has the bytes that would."""
+    """Not even one entry fits; the message has the bytes that would be enough."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +68,9 @@ def fit(
     little progress: mostly 3 to 6 payloads are encoded. The result is one of them, so
     it is not encoded again, and the same input gives the same bytes.
 
+    Where even the smallest selection takes more, as it may where tensors or roles have
+    a share of their own, the result is the largest of its entries that fit.
+
     Parameters
     ----------
     select : Callable[[float], SparseVector]
@@ -95,7 +98,7 @@ def fit(
     Raises
     ------
     TooFewBytesError
-        If not even the smallest selection fits.
+        If not even one entry fits.
     """
     end = max(1, floor(size * density))
 
@@ -111,9 +114,7 @@ def fit(
             return _refined(widest, refine, most)
     least = at(1)
     if len(least.payload) > most:
-        raise TooFewBytesError(
-            f"{key} must be >= {len(least.payload)} for these entries, got {most}"
-        )
+        return _refined(_fewer(least, encode, most, key), refine, most)
     best, beyond = _search(at, least, end, most)
     if beyond is None or _is_enough(best, most):
         return _refined(best, refine, most)
@@ -204,6 +205,27 @@ def _further(
             if length < len(tried.payload) <= most:
                 best, length = tried, len(tried.payload)
     return best
+
+
+def _fewer(least: Fitted, encode: Encode, most: int, key: str) -> Fitted:
+    """Return as many entries as fit of the smallest selection, the largest first.
+
+    Raises
+    ------
+    TooFewBytesError
+        If none fits.
+    """
+    sparse = least.sparse
+    if sparse.kept > 1:
+        first = int(np.argmax(np.abs(sparse.values)))
+        own = slice(first, first + 1)
+        one = SparseVector(sparse.size, sparse.positions[own], sparse.values[own])
+        least = Fitted(least.density, one, encode(one))
+    if len(least.payload) > most:
+        raise TooFewBytesError(
+            f"{key} must be >= {len(least.payload)} for these entries, got {most}"
+        )
+    return _fill(least, sparse, encode, most)
 
 
 def _fill(best: Fitted, beyond: SparseVector, encode: Encode, most: int) -> Fitted:

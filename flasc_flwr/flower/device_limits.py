@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord
 
+from flasc_flwr.core.codec import MOST_TENSORS
 from flasc_flwr.core.layout import Layout, Role
 from flasc_flwr.core.methods.budget import AUTO, BYTES, OWN_UPLOAD_BYTES, RANK
 from flasc_flwr.core.methods.least import require_upload_bytes
@@ -20,9 +21,6 @@ from flasc_flwr.core.sparsity import DENSITY
 
 _GRID = 1 / 4096
 """Densities below this are rounded up to it by the server."""
-
-_MOST_TENSORS = 1 << 16
-"""More than any model has: bounds the memory that a layout takes."""
 
 _RANK_AXES = {Role.A: 0, Role.B: 1, Role.CORE: 0}
 
@@ -184,9 +182,9 @@ class DeviceLimits:
                     f"entries of the download must be <= {self.max_entries}, this "
                     f"device's max-entries, got {entries}"
                 )
-            if tensors > _MOST_TENSORS:
+            if tensors > MOST_TENSORS:
                 raise RefusedDownloadError(
-                    f"tensors of the download must be <= {_MOST_TENSORS}, got {tensors}"
+                    f"tensors of the download must be <= {MOST_TENSORS}, got {tensors}"
                 )
 
     def let_in_adapter(

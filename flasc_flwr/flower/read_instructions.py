@@ -7,7 +7,7 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
-from flasc_flwr.core.codec import VALUES
+from flasc_flwr.core.codec import MOST_TENSORS, VALUES
 from flasc_flwr.core.layout import Role
 from flasc_flwr.core.methods.budget import DENSITIES
 from flasc_flwr.core.methods.role_densities import RoleDensities
@@ -27,7 +27,6 @@ WORDS = ("auto", "weights", "updates")
 """What replies may hold: the arrays received, trained; or what is to be added to them;
 or either, to be found out."""
 
-_MOST_INDICES = 1 << 16
 _MOST_SHOWN = 3
 _LONGEST = 60
 """Longest text of a message that an error quotes, in characters."""
@@ -136,12 +135,12 @@ def indices_in(value: Any, key: str) -> tuple[int, ...]:
     """
     if (
         not isinstance(value, list)
-        or len(value) > _MOST_INDICES
+        or len(value) > MOST_TENSORS
         or not all(type(index) is int and index >= 0 for index in value)
         or any(after <= before for before, after in pairwise(value))
     ):
         raise ValueError(
-            f"{printable(key, _LONGEST)} must be a list of at most {_MOST_INDICES} "
+            f"{printable(key, _LONGEST)} must be a list of at most {MOST_TENSORS} "
             "ascending integers >= 0"
         )
     return tuple(value)

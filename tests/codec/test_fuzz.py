@@ -23,12 +23,14 @@ from flasc_flwr.core.codec import (
     version2,
 )
 from flasc_flwr.core.codec.bits import varint
+from flasc_flwr.core.codec.step import by_block, by_context
 from flasc_flwr.core.codec.values import Coding
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.sparsity import SparseVector, top_k
 from tests.payload_bytes import resealed
 
 from .samples import random_sparse
+from .test_vectors import FACTORS, structured
 from .vectors import read_vectors
 
 HEADER = 32
@@ -68,12 +70,24 @@ def originals() -> list[tuple[bytes, int]]:
         made.append((encode(SparseVector(600, np.arange(300), values), form), 600))
         made.append((encode(random_sparse(rng, 5, 0.5), form), 5))
         made.append((encode(random_sparse(rng, 0, 0.5), form), 0))
+        made.append((encode(structured(), form, layout=FACTORS), FACTORS.size))
+    headed = Layout.of(
+        {n: np.zeros(s, np.float32) for n, s in {"lora_A": (9, 90), "h": 300}.items()}
+    )
+    vector = uneven[: headed.size]
+    made += [
+        (encode(top_k(vector, 0.5), form, layout=headed), headed.size)
+        for form in ("int4+head=int8", "step+head=float16")
+    ]
     # Enough for several lanes of the entropy coder.
     dense = random_sparse(rng, 33_000, 1.0)
     made.append((encode(dense, "int4"), 33_000))
     made += [
         (vector.payload, vector.size)
-        for vector in read_vectors("version-2")
+        for vector in (
+            *read_vectors("version-2"),
+            *read_vectors("version-3-by-context"),
+        )
         if vector.size < 2000
     ]
     return made
@@ -94,8 +108,17 @@ def test_the_originals_use_every_code(monkeypatch):
             return join(high, low, split)
 
         monkeypatch.setattr(module, "join", join)
+    ways = set()
+    for way in (by_block, by_context):
+
+        def read(reader, size, way=way, read=way.decode_levels):
+            ways.add(way)
+            return read(reader, size)
+
+        monkeypatch.setattr(way, "decode_levels", read)
     for payload, size in ORIGINALS:
         decode(payload, size)
+    assert len(ways) == 2
     old = {("version2", coding) for coding in (*Coding,)[:3]}
     assert seen == old | {("values", coding) for coding in Coding}
 

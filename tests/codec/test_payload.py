@@ -5,7 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flasc_flwr.core.codec import PayloadError, decode, encode, read_layout
+from flasc_flwr.core.codec import (
+    MOST_TENSORS,
+    PayloadError,
+    carried,
+    decode,
+    encode,
+    read_layout,
+    require_sendable,
+)
 from flasc_flwr.core.codec.bits import varint
 from flasc_flwr.core.codec.blocks import block_bounds
 from flasc_flwr.core.codec.formats import FORMATS
@@ -13,6 +21,7 @@ from flasc_flwr.core.codec.header import Header, seal
 from flasc_flwr.core.codec.positions import encode_positions
 from flasc_flwr.core.codec.values import Coding, encode_values
 from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.sparsity import top_k
 from tests.payload_bytes import (
     CHECKSUM_AT,
     FLAGS_AT,
@@ -224,3 +233,30 @@ def test_a_corrupt_layout_is_refused(text, message):
     carried = zlib.compress(text)
     with pytest.raises(PayloadError, match=message):
         read_layout(with_layout(varint(len(carried)), carried))
+
+
+def test_a_layout_that_no_device_would_take_is_not_sent(monkeypatch):
+    """Devices refused it, with the advice to compare versions."""
+    assert MOST_TENSORS == 65536
+    monkeypatch.setattr(carried, "MOST_TENSORS", 3)
+    many = Layout.of({str(i): np.zeros(1, np.float32) for i in range(4)})
+    nothing = top_k(np.zeros(4, np.float32), 1.0)
+    with pytest.raises(
+        ValueError, match=r"arrays .* must be <= 3 in one mess.*, got 4"
+    ):
+        encode(nothing, layout=many, carry_layout=True)
+    encode(nothing, layout=many)
+    halves = [Layout(many.tensors[::2]), Layout(many.tensors[1::2])]
+    with pytest.raises(ValueError, match="got 4; join small ones"):
+        require_sendable(halves)
+    require_sendable([Layout(many.tensors[1:])])
+
+
+def test_names_that_no_receiver_would_read_are_not_sent():
+    long = Layout.of({"w" * (1 << 22): np.zeros(1, np.float32)})
+    nothing = top_k(np.zeros(1, np.float32), 1.0)
+    with pytest.raises(
+        ValueError, match=r"names .* <= 4194304 .*, got .* for 1 arrays"
+    ):
+        encode(nothing, layout=long, carry_layout=True)
+    encode(nothing, layout=long)

@@ -39,6 +39,20 @@ def update_like(layout, seed=0):
 LORA = layout_of((4, 40), (30, 4), (4, 24), (24, 4), (7, 40), (7,))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def by_context_wherever_it_is_possible():
+    """Vectors here are so short that most would be shorter by block."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(body, "_FEWEST_BY_CONTEXT", 0)
+        patch.setattr(body, "_MOST_BOTH_WAYS", 0)
+        yield
+
+
+def coding_of(coded):
+    """Return how levels are coded: 0 by block, 1 by context."""
+    return coded[7]
+
+
 def decoded(payload, size):
     reader = Reader(payload)
     sparse = decode_body(reader, size)
@@ -93,8 +107,51 @@ def test_both_codings_give_the_same_values(limit, monkeypatch):
     sparse = top_k(vector, 1 / 4)
     other = decoded(encode_body(sparse, LORA), LORA.size)
     monkeypatch.setattr(body, "_MOST_BY_CONTEXT", limit)
-    one = decoded(encode_body(sparse, LORA), LORA.size)
+    coded = encode_body(sparse, LORA)
+    assert coding_of(coded) == bool(limit)
+    one = decoded(coded, LORA.size)
     np.testing.assert_array_equal(one.densify(), other.densify())
+
+
+@pytest.mark.parametrize("seed", [None, 3], ids=["nearest", "stochastic"])
+@pytest.mark.parametrize("density", [1, 1 / 3])
+def test_runs_give_the_same_bytes_and_values_as_everything_at_once(
+    density, seed, monkeypatch
+):
+    """Temporaries are computed for runs of entries; here for 64 instead of 262,144."""
+    layouts = [LORA, layout_of((7, 500)), layout_of((900,), (3, 50), (50, 3), (40, 40))]
+    whole = []
+    for run in (1 << 18, 64):
+        monkeypatch.setattr("flasc_flwr.core.layout._CHUNK", run)
+        for number, layout in enumerate(layouts):
+            sparse = top_k(update_like(layout, number), density)
+            coded = encode_body(sparse, layout, seed)
+            back = decoded(coded, layout.size)
+            made = coded, back.positions.tobytes(), back.values.tobytes()
+            if run > layout.size:
+                whole.append(made)
+            else:
+                assert made == whole[number]
+
+
+def test_few_entries_have_the_shorter_coding(monkeypatch):
+    structured = layout_of((8, 300), (300, 8))
+    vector = update_like(structured, 3)
+    lengths = {}
+    for density in (1 / 300, 1 / 100, 1 / 4):
+        sparse = top_k(vector, density)
+        monkeypatch.undo()
+        contexts = encode_body(sparse, structured)
+        monkeypatch.setattr(body, "_MOST_BY_CONTEXT", 0)
+        blocks = encode_body(sparse, structured)
+        monkeypatch.undo()
+        monkeypatch.setattr(body, "_FEWEST_BY_CONTEXT", 17)
+        monkeypatch.setattr(body, "_MOST_BOTH_WAYS", 1 << 12)
+        coded = encode_body(sparse, structured)
+        expected = blocks if sparse.kept < 17 else min(contexts, blocks, key=len)
+        assert coded == expected
+        lengths[density] = coding_of(coded)
+    assert lengths[1 / 300] == 0 and lengths[1 / 4] == 1
 
 
 def test_what_top_k_keeps_is_kept_and_half_a_step_near():

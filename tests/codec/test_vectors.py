@@ -47,6 +47,26 @@ LAYOUT = Layout.of(
 )
 
 
+FACTORS = Layout.of(
+    {
+        "m.lora_A": np.zeros((8, 300), np.float32),
+        "m.lora_B": np.zeros((200, 8), np.float32),
+    }
+)
+
+
+def structured() -> SparseVector:
+    """Return values in a sixth of the inputs and outputs, which contexts are made for.
+
+    Each exact in binary32.
+    """
+    vector = sparse(FACTORS.size, 256, 7).values
+    inputs, outputs = integers(300, 1) % 6 == 0, integers(200, 2) % 6 == 0
+    here = np.concatenate([np.tile(inputs, 8), np.repeat(outputs, 8)])
+    positions = np.flatnonzero(here & (integers(FACTORS.size, 8) % 4 > 0))
+    return SparseVector(FACTORS.size, positions.astype(np.int64), vector[positions])
+
+
 def current() -> dict[str, tuple[SparseVector, bytes]]:
     """Return sparse vectors and their payloads, by case."""
     made = {}
@@ -66,18 +86,26 @@ def current() -> dict[str, tuple[SparseVector, bytes]]:
     vector = sparse(33_333, 256, 5)
     vector = SparseVector(vector.size, vector.positions, np.rint(vector.values))
     made["int4-lanes"] = vector, encode(vector, "int4")
+    made["step-structured"] = (
+        structured(),
+        encode(structured(), layout=FACTORS, values="step"),
+    )
     return {
         case: (vector, payload or encode(vector, case.split("-")[0]))
         for case, (vector, payload) in made.items()
     }
 
 
-@pytest.mark.parametrize("name", ["version-2", "version-3"])
-def test_committed_payloads_decode_to_the_committed_vectors(name):
+@pytest.mark.parametrize(
+    ("name", "more_than"),
+    [("version-2", 40), ("version-3", 40), ("version-3-by-context", 6)],
+)
+def test_committed_payloads_decode_to_the_committed_vectors(name, more_than):
+    """The last are of vectors that are coded by block today, as that is shorter."""
     vectors = read_vectors(name)
-    assert len(vectors) > 40
+    assert len(vectors) > more_than
     for vector in vectors:
-        assert f"version-{check_magic(vector.payload)}" == name
+        assert name.startswith(f"version-{check_magic(vector.payload)}")
         assert vector.is_of(decode(vector.payload, vector.size)), vector.name
 
 

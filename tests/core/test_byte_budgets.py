@@ -5,17 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flasc_flwr.core.codec import VALUE_FORMATS, encode
 from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.methods.allotment import Allotment
-from flasc_flwr.core.methods.budget import AUTO, Budget
-from flasc_flwr.core.methods.least import require_bytes, require_upload_bytes
+from flasc_flwr.core.methods.budget import AUTO, Budget, on_grid, up_to_grid
 from flasc_flwr.core.methods.schedules import Decay
-from flasc_flwr.core.methods.scores import Scoring
 from flasc_flwr.core.methods.served import served
 from flasc_flwr.core.methods.table import METHODS, compose
-from flasc_flwr.core.sparsity import top_k
-from tests.peak import peak_of
 
 LIMITED = Budget(download_bytes=5000, upload_bytes=400)
 LAYOUT = Layout.of(
@@ -61,6 +56,13 @@ def test_a_devices_bytes_are_rounded_down_to_few_values(most):
     own = Budget().limited_by({"download-bytes": most}).download_bytes
     assert most * 63 / 64 <= own <= most
     assert own >> max(0, own.bit_length() - 7) << max(0, own.bit_length() - 7) == own
+
+
+@given(st.integers(1, 1 << 40))
+def test_the_fewest_bytes_that_are_not_below_a_number_when_rounded(least):
+    stated = up_to_grid(least)
+    assert least <= on_grid(stated) == stated
+    assert stated == least or on_grid(stated - 1) < least
 
 
 def test_the_runs_own_bytes_are_not_rounded():
@@ -119,38 +121,3 @@ def test_what_a_method_cannot_limit_is_refused_at_the_start():
     for method in merging:
         with pytest.raises(ValueError, match="download-bytes must be 0 .*, got 400"):
             allotment(method, Budget(download_bytes=400))
-
-
-@pytest.mark.parametrize("values", VALUE_FORMATS)
-def test_the_fewest_bytes_that_work_are_enough_for_any_one_entry(values):
-    with pytest.raises(
-        ValueError, match=r"^upload-bytes must be >= (\d+) for this adapter, got 20$"
-    ) as raised:
-        require_bytes(Budget(upload_bytes=20), LAYOUT, values)
-    least = int(str(raised.value).split(">= ")[1].split()[0])
-    require_upload_bytes(least, LAYOUT, values)
-    require_upload_bytes(0, LAYOUT, values)
-    for position in range(LAYOUT.size):
-        vector = np.zeros(LAYOUT.size, np.float32)
-        vector[position] = 1.7
-        assert len(encode(top_k(vector, 1.0), values, layout=LAYOUT)) <= least + 2
-
-
-def test_without_a_limit_no_payload_is_made_to_know_the_fewest_bytes():
-    size = 1 << 20
-    layout = Layout.of({"w": np.broadcast_to(np.float32(0), size)})
-    assert peak_of(require_bytes, Budget(), layout, "int4") < size
-    assert peak_of(require_bytes, Budget(download_bytes=99), layout, "int4") > size
-
-
-def test_the_fewest_bytes_of_a_download_have_its_layout_and_a_whole_head():
-    def least(scoring):
-        with pytest.raises(ValueError, match="download-bytes") as raised:
-            require_bytes(Budget(download_bytes=9), LAYOUT, "float32", scoring)
-        return int(str(raised.value).split(">= ")[1].split()[0])
-
-    vector = np.ones(LAYOUT.size, np.float32)
-    one = encode(top_k(vector, 0.001), layout=LAYOUT, carry_layout=True)
-    assert len(one) <= least(Scoring()) <= len(one) + 16
-    head = 5 * 30
-    assert least(Scoring(whole_head=True)) > least(Scoring()) + 3 * head

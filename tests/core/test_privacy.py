@@ -170,6 +170,28 @@ def test_the_norm_finds_the_quantile_of_those_that_reply(cohort):
     )
 
 
+@pytest.mark.parametrize("rate", [1e3, 1e300])
+@pytest.mark.parametrize("unclipped", [0, 10])
+def test_the_norm_stays_a_number_above_zero_at_any_rate(rate, unclipped):
+    """It was an OverflowError, or zero, from which no norm returns."""
+    privacy = Privacy(
+        clip_norm=1, noise_multiplier=0, population=10, quantile=0.5, quantile_rate=rate
+    )
+    norm = 1.0
+    generator = np.random.default_rng(0)
+    for unclipped_now in (unclipped, unclipped, 10 - unclipped):
+        norm = adapted_norm(
+            privacy,
+            norm,
+            unclipped=unclipped_now,
+            replies=10,
+            cohort=10,
+            generator=generator,
+        )
+        assert 0 < norm <= np.finfo(np.float32).max
+        assert (norm < 1) == (unclipped_now == 10)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -152,3 +152,32 @@ def test_product_is_magnitude_for_an_adapter_without_factors():
     vector = np.arange(12, dtype=np.float32)
     ours = Scoring(score="product").largest(layout, vector, 0.5)
     np.testing.assert_array_equal(ours.positions, top_k(vector, 0.5).positions)
+
+
+@pytest.mark.parametrize("scale", [2.0**126, 2.0**70, 2.0**-70, 2.0**-128])
+@pytest.mark.parametrize("score", ["fan-in", "product"])
+def test_scores_outside_the_range_of_float32_order_all_the_same(scale, score):
+    """They were infinite, which was refused, or zero, which is never kept."""
+    scaled = (VECTOR / np.abs(VECTOR).max() * scale).astype(np.float32)
+    factors = partner_norms(LAYOUT, scaled).astype(float)
+    if score == "fan-in":
+        fans = [v.shape[1] if v.ndim > 1 else 1 for v in ARRAYS.values()]
+        factors = np.repeat(np.sqrt(fans), [v.size for v in ARRAYS.values()])
+    scores = np.abs(scaled.astype(float)) * factors
+    for density in (0.05, 0.2, 0.6):
+        ours = Scoring(score=score).largest(LAYOUT, scaled, density)
+        order = np.argsort(-scores, kind="stable")
+        expected = np.sort(order[: int(LAYOUT.size * density)])
+        np.testing.assert_array_equal(ours.positions, expected)
+        np.testing.assert_array_equal(ours.values, scaled[expected])
+        shares = Scoring(score=score, quota="tensor").largest(LAYOUT, scaled, density)
+        assert shares.kept > 0.8 * len(expected)
+    with pytest.raises(ValueError, match="must be finite"):
+        Scoring(score=score).largest(LAYOUT, scaled * np.float32(np.nan), 0.2)
+
+
+def test_norms_beyond_float32_are_not_infinite():
+    large = np.full(LAYOUT.size, np.finfo(np.float32).max)
+    norms = partner_norms(LAYOUT, large)
+    assert np.isfinite(norms).all() and norms.max() > np.finfo(np.float32).max
+    assert partner_norms(LAYOUT, VECTOR).dtype == np.float32

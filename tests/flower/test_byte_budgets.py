@@ -1,14 +1,20 @@
 """Bytes as the budget: payloads of whole runs, measured where they travel."""
 
+import re
+from contextlib import nullcontext as nothing
+
 import numpy as np
 import pytest
 
 from flasc_flwr import Flasc
-from flasc_flwr.core.codec import decode
+from flasc_flwr.core.codec import decode, most_bytes_of_one_entry
 from flasc_flwr.core.layout import Layout
+from flasc_flwr.core.methods.rank_assignment import ValidationRanks
+from flasc_flwr.core.methods.role_densities import RoleDensities
 from flasc_flwr.core.methods.served import MOST_SERVED
-from flasc_flwr.core.methods.table import METHODS
+from flasc_flwr.core.methods.table import METHODS, compose
 from flasc_flwr.core.privacy import Privacy
+from flasc_flwr.core.ranks import truncation
 from flasc_flwr.flower.state.checkpoint import CheckpointError
 from flasc_flwr.flower.state.checkpoint_files import Checkpoints, read
 from flasc_flwr.flower.wire import (
@@ -129,6 +135,42 @@ def test_a_device_of_a_lower_rank_has_its_bytes_on_its_smaller_adapter():
     assert all(0.97 * 800 <= size <= 800 for size in lengths(grid.down, 1))
 
 
+def fewest(**settings):
+    """Return the lowest limits that a run with these settings accepts."""
+    limits = {"download_bytes": 1, "upload_bytes": 1}
+    for name in ("upload_bytes", "download_bytes"):  # in the order of the checks
+        with pytest.raises(ValueError, match=f"{name[:2]}.*-bytes must be") as raised:
+            run(**settings, **limits)
+        limits[name] = int(re.findall(r">= (\d+) for", str(raised.value))[0])
+    return limits
+
+
+SHARES = compose("flasc", roles=RoleDensities(a=1.0, b=1.0))
+RANKS = ValidationRanks(loss_of=lambda arrays: 0.5, low_rank=1, fraction=0.1)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("flasc", {"values": "step"}),
+        (SHARES, {"values": "float32", "upload_density": 2 / N}),
+        ("flasc-ef", {}),
+        ("segments", {"values": "int8"}),
+        ("flasc-tiers", {}),
+        (compose("flasc", quota="tensor"), {"values": "int4+head=float16"}),
+        ("replication", {"validation": RANKS, "values": "int8"}),
+    ],
+)
+def test_the_fewest_bytes_that_are_accepted_are_enough(method, settings, caplog):
+    limits = fewest(method=method, **settings)
+    settings = {**settings, **limits, "rounds": 4}
+    strategy, grid = run(method=method, **settings)
+    assert not failures(strategy)
+    assert "no entries" not in caplog.text
+    assert all(size <= limits["upload_bytes"] for size in lengths(grid.up))
+    assert all(row["kept_up"] > 0 for row in strategy.state.history[1:])
+
+
 @pytest.mark.parametrize("method", sorted(set(METHODS) - {"replication"}))
 def test_a_devices_bytes_hold_with_every_method(method):
     """Also where the method prescribes densities, a support or dense rounds."""
@@ -209,13 +251,31 @@ def test_too_few_bytes_of_the_run_are_an_error_before_any_message():
         assert not grid.down
 
 
-def test_the_fewest_bytes_that_the_error_names_work():
-    with pytest.raises(ValueError, match="upload-bytes") as raised:
-        run(upload_bytes=20)
-    least = int(str(raised.value).split(">= ")[1].split()[0])
-    strategy, grid = run(upload_bytes=least + 2)
-    assert not failures(strategy)
-    assert all(0 < size <= least + 2 for size in lengths(grid.up))
+def test_the_bytes_are_enough_at_the_rank_of_most_clients():
+    """A layout of a lower rank may be longer, deflated."""
+    arrays = {
+        f"layers.{layer}.{module}.lora_{factor}.weight": np.zeros(shape, np.float32)
+        for layer in range(6)
+        for module in ("q_proj", "v_proj")
+        for factor, shape in (("A", (32, 64)), ("B", (64, 32)))
+    }
+    layout = Layout.of(arrays)
+    enough = max(
+        most_bytes_of_one_entry(
+            truncation(layout, rank).layout, "int8", carry_layout=True
+        )
+        for rank in (32, 16)
+    )
+    ranks = ValidationRanks(loss_of=lambda arrays: 0.5, low_rank=16)
+    for missing in (1, 0):
+        strategy = Flasc(
+            method="replication",
+            validation=ranks,
+            values="int8",
+            download_bytes=enough - missing,
+        )
+        with pytest.raises(ValueError, match=f">= {enough}") if missing else nothing():
+            strategy.server.begin(array_record(arrays))
 
 
 @pytest.mark.parametrize("key", ["upload-bytes", "download-bytes"])
@@ -226,6 +286,23 @@ def test_a_device_with_too_few_bytes_takes_no_part_and_the_row_says_why(key):
     assert f"{key} must be >= " in waiting["reason"]
     assert waiting["reason"].endswith("for this adapter, got 20")
     assert row["replies"] == 2
+
+
+@pytest.mark.parametrize("key", ["upload-bytes", "download-bytes"])
+def test_a_device_that_sets_what_the_reason_names_takes_part(key):
+    """Its bytes are rounded down to 7 bits: 137 would be 136, and refused again."""
+    method = compose("flasc", quota="tensor")
+    own = {key: 20}
+    for _ in range(2):
+        strategy, _ = run([own, {}, {}], rounds=1, method=method, values="float32")
+        row = strategy.state.history[1]
+        if row["replies"] == 3:
+            break
+        (waiting,) = row["waiting"]
+        own = {key: int(re.findall(r">= (\d+) for this", waiting["reason"])[0])}
+    assert row["replies"] == 3 and own[key] > 20
+    if key == "download-bytes":
+        assert own[key] > 128
 
 
 def test_settings_that_do_not_fit_the_method_are_refused():

@@ -277,3 +277,12 @@ def test_a_role_of_an_array_that_is_not_there_is_refused():
     strategy = Flasc(roles={"clasifier.weight": Role.HEAD})
     with pytest.raises(ValueError, match="roles must name arrays .*'clasifier.weight'"):
         strategy.start(LocalGrid(client_app(), 2), array_record(adapter()), 1)
+
+
+def test_more_arrays_than_devices_accept_are_refused_at_the_start(monkeypatch):
+    most = len(adapter()) - 1
+    monkeypatch.setattr("flasc_flwr.core.codec.carried.MOST_TENSORS", most)
+    strategy, grid = Flasc(), RecordingGrid(client_app(), 2)
+    with pytest.raises(ValueError, match=f"must be <= {most} in one message, got"):
+        strategy.start(grid, array_record(adapter()), 1)
+    assert grid.down == []

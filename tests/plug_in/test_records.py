@@ -43,6 +43,20 @@ def test_a_record_without_floating_point_arrays_travels_unchanged():
     assert result.arrays["0"].shape == (100,)
 
 
+@pytest.mark.parametrize(
+    "settings", [{"download_density": 0.5}, {"upload_density": 0.5}]
+)
+def test_more_arrays_than_devices_accept_are_not_sent(settings, monkeypatch):
+    """Devices answered that server and client need the same version."""
+    names = [name for name, array in mixed().items() if array.ndim > 1]
+    most = len(names) - 1
+    monkeypatch.setattr("flasc_flwr.core.codec.carried.MOST_TENSORS", most)
+    with pytest.raises(
+        ValueError, match=f"^arrays in payloads must be <= {most} .*, got {most + 1};"
+    ):
+        run_wrapped(**settings)
+
+
 class TwoRecords(FedAvg):
     """Sends a second record; averages only the first."""
 

@@ -128,6 +128,12 @@ class ExactResidual:
     ``sum_k p_k B_k A_k - B A``, with B and A averaged by the inner rule, is merged into
     the backbone. Its rank is at most the sum of all ranks.
 
+    p_k are the clients' own weights, also where the inner rule averages factors with
+    others (`frobenius`): the whole is then the mean product that the run's weights
+    define, as with every other rule, and the residual undoes those of the rule, too.
+    Only the head keeps them. HetLoRA's paper has no residual, and FedEx-LoRA's no such
+    weights, so that neither says more.
+
     Parameters
     ----------
     inner : Aggregator

@@ -197,6 +197,12 @@ def unpack_bits(data: memoryview, count: int, what: str) -> NDArray[np.bool_]:
     return flags[:count].view(np.bool_)
 
 
+def set_bit(numbers: NDArray[np.uint32], flags: NDArray[np.bool_], at: int) -> None:
+    """Set bit `at` of each number that is flagged."""
+    for chunk in chunks(len(numbers)):
+        numbers[chunk] |= np.left_shift(flags[chunk], at, dtype=np.uint32)
+
+
 def pack_unary(numbers: Integers) -> bytes:
     """Code each number n in unary: n zero bits, then a one bit."""
     flags = np.zeros(int(numbers.sum(dtype=np.int64)) + len(numbers), np.bool_)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flasc_flwr.core.codec.bits import Integers
+from flasc_flwr.core.codec.bits import Integers, set_bit
 from flasc_flwr.core.codec.errors import PayloadError
 from flasc_flwr.core.layout import Vector, chunks
 
@@ -72,7 +72,7 @@ def _quantize_float32(values: Vector, seed: int | None) -> Quantized:
 
 def _dequantize_float32(quantized: Quantized) -> Vector:
     bits = quantized.magnitudes.astype(np.uint32)
-    _set_signs(bits, quantized.negative, 31)
+    set_bit(bits, quantized.negative, 31)
     return bits.view(np.float32)
 
 
@@ -90,15 +90,9 @@ def _quantize_bfloat16(values: Vector, seed: int | None) -> Quantized:
 
 def _dequantize_bfloat16(quantized: Quantized) -> Vector:
     bits = quantized.magnitudes.astype(np.uint32)
-    _set_signs(bits, quantized.negative, 15)
+    set_bit(bits, quantized.negative, 15)
     bits <<= 16
     return bits.view(np.float32)
-
-
-def _set_signs(bits: NDArray[np.uint32], negative: NDArray[np.bool_], at: int) -> None:
-    """Set bit `at` of each number that is negative."""
-    for chunk in chunks(len(bits)):
-        bits[chunk] |= np.left_shift(negative[chunk], at, dtype=np.uint32)
 
 
 def _quantize_float16(values: Vector, seed: int | None) -> Quantized:
@@ -108,8 +102,11 @@ def _quantize_float16(values: Vector, seed: int | None) -> Quantized:
     """
     top = float(np.abs(values).max(initial=0.0))
     shift = _FLOAT16_TOP - int(np.frexp(top)[1]) if top else 0
-    halves = np.ldexp(values.astype(np.float64), shift).astype(np.float16)
-    bits = halves.view(np.uint16) & np.uint16(0x7FFF)
+    halves = np.empty(len(values), np.float16)
+    for chunk in chunks(len(values)):
+        halves[chunk] = np.ldexp(values[chunk].astype(np.float64), shift)
+    bits = halves.view(np.uint16)
+    bits &= np.uint16(0x7FFF)
     if shift == _FLOAT16_TOP - 128:
         # The largest may be rounded to 2**128, which is not a float32.
         np.minimum(bits, 0x77FF, out=bits)
@@ -119,11 +116,13 @@ def _quantize_float16(values: Vector, seed: int | None) -> Quantized:
 
 def _dequantize_float16(quantized: Quantized) -> Vector:
     shift = int.from_bytes(quantized.scales, "little", signed=True)
-    halves = quantized.magnitudes.astype(np.uint16)
-    halves |= quantized.negative.astype(np.uint16) << 15
+    values = np.empty(len(quantized.magnitudes), np.float32)
     with np.errstate(over="ignore"):
-        scaled = np.ldexp(halves.view(np.float16).astype(np.float64), -shift)
-        return scaled.astype(np.float32)
+        for chunk in chunks(len(values)):
+            halves = quantized.magnitudes[chunk].astype(np.uint16)
+            halves |= quantized.negative[chunk].astype(np.uint16) << 15
+            values[chunk] = np.ldexp(halves.view(np.float16).astype(np.float64), -shift)
+    return values
 
 
 def _grouped_integers(name: str, largest: int, group: int) -> ValueFormat:
@@ -167,7 +166,7 @@ def _grouped_integers(name: str, largest: int, group: int) -> ValueFormat:
         with np.errstate(over="ignore", invalid="ignore"):
             for chunk, scale in _of_each(scales, group, len(values)):
                 values[chunk] *= scale
-        _set_signs(values.view(np.uint32), quantized.negative, 31)
+        set_bit(values.view(np.uint32), quantized.negative, 31)
         return values
 
     return ValueFormat(

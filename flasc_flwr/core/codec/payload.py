@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 
 import numpy as np
 
 from flasc_flwr.core.codec import version2
 from flasc_flwr.core.codec.body import Body, body_of
+from flasc_flwr.core.codec.carried import deflated, inflated
 from flasc_flwr.core.codec.errors import PayloadError
 from flasc_flwr.core.codec.formats import FORMATS
 from flasc_flwr.core.codec.header import (
@@ -55,8 +55,6 @@ VALUES = Range(
     _known,
 )
 """What a value format may be, also with another one for the head."""
-
-_MAX_LAYOUT_BYTES = 1 << 22
 
 
 def encode(
@@ -104,8 +102,8 @@ def encode(
     Raises
     ------
     ValueError
-        If the value format is unknown, the layout has another size, or a value is not
-        finite in that format.
+        If the value format is unknown, the layout has another size or is too large to
+        be carried, or a value is not finite in that format.
     """
     VALUES.require("value-format", values)
     if layout is not None and layout.size != sparse.size:
@@ -122,7 +120,7 @@ def encode(
     number = _PARTS if apart else most
     carried = b""
     if layout is not None and carry_layout:
-        carried = zlib.compress(layout.to_json().encode(), 9)
+        carried = deflated(layout)
     fingerprint = layout.fingerprint if layout is not None else b""
     header = Header(number, sparse.size, fingerprint, carried)
     room = max(0, room - len(seal(header, b"")))
@@ -179,18 +177,7 @@ def read_layout(payload: bytes) -> Layout:
     header, _ = _open(payload)
     if not header.layout:
         raise PayloadError("payload carries no layout")
-    inflater = zlib.decompressobj()
-    try:
-        text = inflater.decompress(header.layout, _MAX_LAYOUT_BYTES)
-        if not inflater.eof or inflater.unused_data:
-            raise PayloadError(
-                f"layout: not one deflated text of at most {_MAX_LAYOUT_BYTES} bytes"
-            )
-        layout = Layout.from_json(text.decode())
-    except PayloadError:
-        raise
-    except (zlib.error, ValueError) as error:
-        raise PayloadError(f"layout: {error}") from None
+    layout = inflated(header.layout)
     if layout.size != header.size or layout.fingerprint != header.fingerprint:
         raise PayloadError("layout does not match the payload's size and fingerprint")
     return layout

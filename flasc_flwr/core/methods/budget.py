@@ -222,3 +222,10 @@ def on_grid(most: int) -> int:
     """Return a number of bytes rounded down by up to 1/64."""
     below = max(0, most.bit_length() - _BITS)
     return most >> below << below
+
+
+def up_to_grid(least: int) -> int:
+    """Return the fewest bytes that are not below `least` when rounded down."""
+    below = on_grid(least)
+    step = 1 << max(0, least.bit_length() - _BITS)
+    return below if below == least else below + step

@@ -20,6 +20,8 @@ SCORES = ("magnitude", "fan-in", "product")
 ``product`` is what the entry adds to B A, ``|A_ij| ||B_:i||`` and ``|B_ij| ||A_j:||``
 (FedSRD, arXiv 2510.04601, which scores updates like that)."""
 
+_SMALLEST, _LARGEST = np.finfo(np.float32).tiny, np.finfo(np.float32).max
+
 QUOTAS = ("none", "tensor")
 """Where scores compete: ``none``, over the whole adapter, as in FLASC's code;
 ``tensor``, within each tensor, so that every tensor gets its share."""
@@ -83,10 +85,10 @@ class Scoring:
             return top_k(vector, density)
         scored = vector
         if self.score == "fan-in":
-            scored = vector * _root_fan_in(layout)
+            scored = _times(vector, _root_fan_in(layout))
         elif self.score == "product":
             weights = vector if self.weights is None else self.weights
-            scored = vector * partner_norms(layout, weights)
+            scored = _times(vector, partner_norms(layout, weights))
         if self.quota == "tensor":
             chosen = [
                 _top(scored[place], *self._density(tensor.role, density, share))
@@ -134,6 +136,26 @@ class Scoring:
         return (1.0 if self.whole_head and role == Role.HEAD else density), 1
 
 
+def _times(vector: Vector, factors: Vector | Matrix) -> Vector:
+    """Return scores that order like ``|vector| * factors``, and are zero where it is.
+
+    Products outside the range of float32 would be infinite, or zero. So where some are,
+    each score is the number of lower ones instead, as a float32 of the same bits.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        scored = (vector * factors).astype(np.float32, copy=False)
+    sizes = np.abs(scored)
+    lost = (sizes < _SMALLEST) & (vector != 0)
+    if not lost.any() and sizes.max(initial=0) <= _LARGEST:
+        return scored
+    if not np.isfinite(vector).all():
+        return vector  # refused when the largest are taken
+    exact = np.abs(vector.astype(np.float64) * factors)
+    # Zero comes first, and is there even if no score is.
+    ordered = np.unique(np.append(exact, 0.0), return_inverse=True)[1][:-1]
+    return ordered.astype(np.uint32).view(np.float32)
+
+
 def _top(scored: Vector, density: float, least: int) -> Positions:
     """Return the positions of the largest; of none where the share is below `least`."""
     if int(len(scored) * density) < 1 - least:
@@ -153,19 +175,22 @@ def _root_fan_in(layout: Layout) -> Vector:
     return roots
 
 
-def partner_norms(layout: Layout, weights: Vector) -> Vector:
+def partner_norms(layout: Layout, weights: Vector) -> Vector | Matrix:
     """Return by how much each entry is multiplied in B A, as a norm; shape (N,).
 
     For an entry of row j of A that is ``||B_:j||``, for one of column j of B
     ``||A_j:||``, and for others 1. A norm that is zero counts as the mean of the others
     of its kind, or 1 if all are zero: before its partner has grown, a component would
-    never travel.
+    never travel. float32, or float64 where a norm is beyond its range.
     """
-    norms = np.ones(layout.size, np.float32)
     modules = lora_modules(layout)
     factors = [module.factors(weights) for module in modules]
     of_b = _filled([np.linalg.norm(b, axis=0) for b, _ in factors])
     of_a = _filled([np.linalg.norm(a, axis=1) for _, a in factors])
+    largest = max((norm.max(initial=0) for norm in (*of_b, *of_a)), default=0)
+    norms: Vector | Matrix = np.ones(layout.size, np.float32)
+    if largest > _LARGEST:
+        norms = norms.astype(np.float64)
     for module, (b, a), norm_b, norm_a in zip(
         modules, factors, of_b, of_a, strict=True
     ):

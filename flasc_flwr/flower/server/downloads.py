@@ -186,7 +186,8 @@ class Downloads:
                 carry_layout=True,
             )
         except TooFewBytesError as error:
-            # Budgets are checked before: only a few bytes can be missing.
+            # Budgets are checked before. One that is served instead may have another
+            # rank, with a layout that is a few bytes longer.
             log(WARNING, "A download has no entries: %s", error)
             nothing = top_k(np.zeros_like(vector), density)
             payload = encode(nothing, values, layout=layout, carry_layout=True)

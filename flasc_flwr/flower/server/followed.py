@@ -144,7 +144,7 @@ class Following:
                 key="download-bytes",
             ).payload
         except TooFewBytesError as error:
-            # Budgets are checked before: only a few bytes can be missing.
+            # Budgets are checked before: one that is served instead may be too low.
             log(WARNING, "A download has no entries: %s", error)
             return _nothing(layout)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from flwr.app import ArrayRecord
 
 from flasc_flwr.core.aggregation import Aggregate, Aggregator, Contribution, aggregator
-from flasc_flwr.core.codec import require_head
+from flasc_flwr.core.codec import require_head, require_sendable
 from flasc_flwr.core.feedback.memory import Fading
 from flasc_flwr.core.fitting import Select
 from flasc_flwr.core.initial import seeded_factors
@@ -17,7 +17,7 @@ from flasc_flwr.core.layout import Arrays, Layout, Role, Vector
 from flasc_flwr.core.measured_bases import Sides
 from flasc_flwr.core.merged import Merged
 from flasc_flwr.core.methods.allotment import Allotment
-from flasc_flwr.core.methods.budget import Budget
+from flasc_flwr.core.methods.budget import Budget, up_to_grid
 from flasc_flwr.core.methods.least import require_bytes
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
 from flasc_flwr.core.methods.role_densities import RoleDensities
@@ -114,7 +114,7 @@ class ServerVector:
             If a setting is out of range, or its bytes are too few for any payload.
         """
         budget = self.allotment.of(name, settings)
-        self._require_bytes(budget)
+        self._require_bytes(budget, stated=up_to_grid)
         if self.remembers:
             self.state.fleet.introduced(name, settings)
         if self.bases:
@@ -159,7 +159,7 @@ class ServerVector:
         ------
         ValueError
             If a role has a density or a format and no tensors, a role is that of no
-            array, or as :meth:`resume`.
+            array, there are too many arrays, or as :meth:`resume`.
         """
         initial = arrays_of(arrays)
         if unknown := sorted((roles or {}).keys() - initial.keys()):
@@ -171,6 +171,7 @@ class ServerVector:
         layout = Layout.of(initial, roles)
         self.method.scoring.roles.require_tensors(layout)
         require_head(self.value_format, layout)
+        require_sendable([layout])
         vector = self._initial(layout, layout.flatten(initial))
         self.resume(RunState(layout, vector, self.optimizer.init(layout.size)))
 
@@ -252,9 +253,17 @@ class ServerVector:
         """Return what clients merge into the backbone now: rounded."""
         return self.downloads.merged
 
-    def _require_bytes(self, budget: Budget) -> None:
-        layout = self.cut(budget.rank).layout
-        require_bytes(budget, layout, self.value_format, self.method.scoring)
+    def _require_bytes(
+        self, budget: Budget, *, stated: Callable[[int], int] = int
+    ) -> None:
+        require_bytes(
+            budget,
+            self.cut(budget.rank).layout,
+            self.value_format,
+            self.method.scoring,
+            lower=[self.cut(budget.at_most(self.allotment.low_rank).rank).layout],
+            stated=stated,
+        )
 
     def _initial(self, layout: Layout, vector: Vector) -> Vector:
         """Return the first server vector, with A from the seed if it is shared."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from flwr.app import ArrayRecord, MessageType, RecordDict
 
+from flasc_flwr.core.codec import require_sendable
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.least import require_bytes
 from flasc_flwr.flower.compat import records_of
@@ -96,8 +97,8 @@ def encode_content(
     Raises
     ------
     ValueError
-        If an array holds NaN or infinity, the bytes are too few for any payload, or a
-        record has the key of the instructions.
+        If an array holds NaN or infinity, the bytes are too few for any payload, there
+        are too many arrays, or a record has the key of the instructions.
     """
     if CONTROL in content:
         raise ValueError(
@@ -111,6 +112,7 @@ def encode_content(
         for key, dense in arrays.items():
             if encoding := _encode_record(key, dense, settings, follow):
                 sent[key] = encoding
+    require_sendable(record.form.layout for record in sent.values())
     encoded = RecordDict(dict(content))
     for key, record in sent.items():
         if record.parcel is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from flasc_flwr.core.fitting import TooFewBytesError, fit_payload
+from flasc_flwr.core.fitting import fit_payload
 from flasc_flwr.core.layout import Layout, Vector
 from flasc_flwr.core.methods.scores import Scoring
 
@@ -38,7 +38,7 @@ def encode_largest(
         The setting that `most` is from, for the error.
     quota : str
         Where entries compete: one of :data:`~flasc_flwr.core.methods.scores.QUOTAS`.
-        If the bytes are too few for an entry of each tensor, entries of all tensors
+        If the bytes are too few for an entry of each tensor, those of all tensors
         compete.
     carry_layout : bool
         Whether the payload carries the layout.
@@ -48,20 +48,13 @@ def encode_largest(
     TooFewBytesError
         If not even one entry fits.
     """
-
-    def fitted(quota: str) -> bytes:
-        return fit_payload(
-            partial(Scoring(quota=quota).largest, layout, vector),
-            values,
-            layout=layout,
-            size=layout.size,
-            density=density,
-            most=most,
-            key=key,
-            carry_layout=carry_layout,
-        ).payload
-
-    try:
-        return fitted(quota)
-    except TooFewBytesError:
-        return fitted("none")
+    return fit_payload(
+        partial(Scoring(quota=quota).largest, layout, vector),
+        values,
+        layout=layout,
+        size=layout.size,
+        density=density,
+        most=most,
+        key=key,
+        carry_layout=carry_layout,
+    ).payload

@@ -6,6 +6,7 @@ import struct
 from enum import IntEnum
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flasc_flwr.core.codec.bits import Reader, pack_bits, unpack_bits
 from flasc_flwr.core.codec.errors import PayloadError
@@ -17,13 +18,21 @@ from flasc_flwr.core.codec.step.quantizer import (
     require_step,
 )
 from flasc_flwr.core.codec.step.shapes import Shapes
-from flasc_flwr.core.layout import Layout, Vector
-from flasc_flwr.core.sparsity import Positions, SparseVector
+from flasc_flwr.core.layout import Layout, chunks
+from flasc_flwr.core.sparsity import SparseVector
 
 _HEAD = struct.Struct(f"<f{CENTRES}sB")
 
 _MOST_BY_CONTEXT = 1 << 22
 """Longer vectors are coded by block, which is ten times as fast."""
+
+_FEWEST_BY_CONTEXT = 17
+"""Fewer entries are coded by block: contexts cost more than they can save."""
+
+_MOST_BOTH_WAYS = 1 << 12
+"""Up to so many entries, the shorter of both codings is taken: contexts cost a hundred
+bytes, and save more than that only where large entries have a structure. Beyond that,
+they save more in any vector with one, and trying both takes a tenth more time."""
 
 _MOST_OCTAVES = 20.0
 _TRIALS = 12
@@ -62,17 +71,31 @@ def encode_body(
 
 
 def _encode(rounded: Levels, size: int, layout: Layout | None) -> bytes:
-    if not len(rounded.positions):
+    """Code levels by context or by block."""
+    count = len(rounded.positions)
+    if not count:
         return b""
-    positions, levels, negative = rounded.positions, rounded.levels, rounded.negative
-    if size > _MOST_BY_CONTEXT:
-        coding = Coding.BY_BLOCK
-        coded = by_block.encode_levels(positions, levels, layout, size)
-    else:
-        coding = Coding.BY_CONTEXT
-        shapes = Shapes.of(size, layout)
-        coded, order = by_context.encode_levels(positions, levels, shapes)
-        negative = negative[order]
+    by_contexts = count >= _FEWEST_BY_CONTEXT and size <= _MOST_BY_CONTEXT
+    bodies = [_by_context(rounded, size, layout)] if by_contexts else []
+    if not bodies or count <= _MOST_BOTH_WAYS:
+        bodies.append(_by_block(rounded, size, layout))
+    return min(bodies, key=len)
+
+
+def _by_block(rounded: Levels, size: int, layout: Layout | None) -> bytes:
+    coded = by_block.encode_levels(rounded.positions, rounded.levels, layout, size)
+    return _joined(rounded, Coding.BY_BLOCK, coded, rounded.negative)
+
+
+def _by_context(rounded: Levels, size: int, layout: Layout | None) -> bytes:
+    shapes = Shapes.of(size, layout)
+    coded, order = by_context.encode_levels(rounded.positions, rounded.levels, shapes)
+    return _joined(rounded, Coding.BY_CONTEXT, coded, rounded.negative[order])
+
+
+def _joined(
+    rounded: Levels, coding: Coding, coded: bytes, negative: NDArray[np.bool_]
+) -> bytes:
     head = _HEAD.pack(rounded.step, rounded.centres, coding)
     return head + coded + pack_bits(negative)
 
@@ -95,15 +118,15 @@ def decode_body(reader: Reader, size: int) -> SparseVector:
     count = len(positions)
     negative = unpack_bits(reader.take((count + 7) // 8, "signs"), count, "signs")
     rounded = Levels(positions, negative, levels, require_step(step), centres)
-    if coding == Coding.BY_CONTEXT:
-        return _in_order(size, positions, rounded.values())
-    return SparseVector(size, positions, rounded.values())
-
-
-def _in_order(size: int, positions: Positions, values: Vector) -> SparseVector:
-    """Return entries that are in any order; no two have the same position."""
-    # Faster than to sort them, above all on small processors.
+    if coding == Coding.BY_BLOCK:
+        return SparseVector(size, positions, rounded.values())
+    values = rounded.values()
+    # Entries in any order, each at its own position. What follows is faster than to
+    # sort them, above all on small processors.
     kept, dense = np.zeros(size, np.bool_), np.empty(size, np.float32)
-    kept[positions], dense[positions] = True, values
+    for chunk in chunks(count):
+        kept[positions[chunk]] = True
+        dense[positions[chunk]] = values[chunk]
+    del positions, levels, negative, rounded, values
     ascending = np.flatnonzero(kept)
-    return SparseVector(size, ascending, dense[ascending])
+    return SparseVector(size, ascending, dense.take(ascending))

@@ -26,7 +26,7 @@ from flasc_flwr.core.sparsity import Positions
 
 def encode_levels(
     positions: Positions,
-    levels: NDArray[np.int64],
+    levels: NDArray[np.int32],
     layout: Layout | None,
     size: int,
 ) -> bytes:
@@ -34,9 +34,9 @@ def encode_levels(
 
     Parameters
     ----------
-    positions : NDArray[np.int64], shape (k,)
+    positions : NDArray[np.int32], shape (k,)
         The support, ascending; at least one entry.
-    levels : NDArray[np.int64], shape (k,)
+    levels : NDArray[np.int32], shape (k,)
         The levels, at least 1.
     layout : Layout, optional
         Where the tensors begin.
@@ -55,7 +55,7 @@ def encode_levels(
     )  # fmt: skip
 
 
-def decode_levels(reader: Reader, size: int) -> tuple[Positions, NDArray[np.int64]]:
+def decode_levels(reader: Reader, size: int) -> tuple[Positions, NDArray[np.int32]]:
     """Read what :func:`encode_levels` coded, of a vector of length N.
 
     Raises

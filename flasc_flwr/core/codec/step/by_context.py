@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,11 +34,10 @@ from flasc_flwr.core.codec.step.contexts import (
     MOST_FACTOR,
     PRIORS,
     Contexts,
-    Places,
     choose,
 )
 from flasc_flwr.core.codec.step.shapes import Shapes
-from flasc_flwr.core.codec.step.stages import Order, classify, place
+from flasc_flwr.core.codec.step.stages import Order, classify, narrowest, place
 from flasc_flwr.core.codec.step.symbols import (
     SYMBOLS,
     read_levels,
@@ -49,7 +50,7 @@ _PRIOR_BITS = 5
 
 
 def encode_levels(
-    positions: Positions, levels: NDArray[np.int64], shapes: Shapes
+    positions: Positions, levels: NDArray[np.int32], shapes: Shapes
 ) -> tuple[bytes, Order]:
     """Code where a vector's levels are not zero, and the levels there.
 
@@ -57,7 +58,7 @@ def encode_levels(
     ----------
     positions : NDArray[np.int64], shape (k,)
         The support, ascending; at least one entry.
-    levels : NDArray[np.int64], shape (k,)
+    levels : NDArray[np.int32], shape (k,)
         The levels, at least 1.
     shapes : Shapes
         The tensors of the vector.
@@ -66,13 +67,12 @@ def encode_levels(
     -------
     sections : bytes
         All that is coded.
-    order : NDArray[np.int64], shape (k,)
+    order : integers, shape (k,)
         The entries in the order of the code, as indices into `positions`.
     """
-    places = Places.of(shapes, positions)
-    priors, factors = choose(shapes, places, levels)
+    priors, factors = choose(shapes, positions, levels)
     contexts = Contexts(shapes, priors, factors)
-    sizes, ranks, order = classify(contexts, places, levels)
+    sizes, ranks, order = classify(contexts, shapes, positions, levels)
     streams = make_streams(sizes, ranks, [levels[own] for own in order])
     every = np.concatenate(order)
     factor_table = compact_table(np.bincount(factors))
@@ -96,12 +96,12 @@ def encode_levels(
     return b"".join(sections), every
 
 
-def decode_levels(reader: Reader, size: int) -> tuple[Positions, NDArray[np.int64]]:
+def decode_levels(reader: Reader, size: int) -> tuple[Order, NDArray[np.int32]]:
     """Read what :func:`encode_levels` coded.
 
     Returns
     -------
-    positions, levels : NDArray[np.int64], shape (k,)
+    positions, levels : integers, shape (k,)
         The entries in the order of the code, not ascending.
 
     Raises
@@ -135,28 +135,29 @@ def decode_levels(reader: Reader, size: int) -> tuple[Positions, NDArray[np.int6
     )
     factors, symbols = symbols[:rows].astype(np.int64), symbols[rows:]
     require_symbols(symbols)
-    ranks, nonzero = _nonzero(streams, ranks, symbols)
+    ranks, nonzero = _nonzero(streams, ranks, symbols, narrowest(entries))
     levels = read_levels(reader, nonzero)
     contexts = Contexts(shapes, priors, factors)
-    return place(contexts, streams, ranks, levels), levels
+    return place(contexts, streams, ranks, levels, size), levels
 
 
 def _nonzero(
     streams: list[ClassStream],
-    ranks: list[NDArray[np.int64]],
+    ranks: list[Order],
     symbols: NDArray[np.uint16],
-) -> tuple[list[NDArray[np.int64]], NDArray[np.uint16]]:
+    kind: type[np.signedinteger[Any]],
+) -> tuple[list[Order], NDArray[np.uint16]]:
     """Return which entries of each class are not zero, and their symbols."""
     found, kept, at = [], [], 0
     for stream, rank in zip(streams, ranks, strict=True):
         own = symbols[at : at + stream.count]
         at += stream.count
         if stream.dense:
-            rank = np.flatnonzero(own)
+            rank = np.flatnonzero(own).astype(kind)
             own = own[rank]
         elif not own.all():
             raise PayloadError(f"class {stream.number}: a level is zero")
-        found.append(rank)
+        found.append(rank.astype(kind, copy=False))
         kept.append(own)
     return found, np.concatenate(kept) if kept else symbols
 

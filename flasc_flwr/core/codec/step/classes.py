@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import log2
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,8 +73,8 @@ class ClassStream:
 
 def make_streams(
     sizes: list[int],
-    ranks: list[NDArray[np.int64]],
-    levels: list[NDArray[np.int64]],
+    ranks: list[NDArray[np.signedinteger[Any]]],
+    levels: list[NDArray[np.int32]],
 ) -> list[ClassStream]:
     """Return the streams of the classes that have an entry, in their cheapest form.
 
@@ -81,7 +82,7 @@ def make_streams(
     ----------
     sizes : list[int]
         Number of entries of each class.
-    ranks, levels : list[NDArray[np.int64]]
+    ranks, levels : list[NDArray]
         For each class, which of its entries are not zero, ascending, and their levels.
     """
     streams: list[ClassStream] = []
@@ -91,14 +92,14 @@ def make_streams(
     ):
         if not len(rank):
             continue
-        gaps, symbols = np.diff(rank, prepend=-1) - 1, symbols_of(level)[0]
+        gaps, symbols = _gaps_of(rank), symbols_of(level)[0]
         width, bits = _rice(gaps)
         counts = np.bincount(symbols, minlength=SYMBOLS)
         every = counts.copy()
         every[0] = size - len(rank)
         dense = _WORTH_ALL * _entropy(every) < bits + _entropy(counts)
         if dense:
-            counts, width, gaps = every, 0, gaps[:0]
+            counts, width, gaps = every, 0, np.zeros(0, rank.dtype)
             full = np.zeros(size, np.uint16)
             full[rank] = symbols
             symbols = full
@@ -115,7 +116,15 @@ def make_streams(
     return streams
 
 
-def _rice(gaps: NDArray[np.int64]) -> tuple[int, int]:
+def _gaps_of(rank: NDArray[np.signedinteger[Any]]) -> NDArray[np.signedinteger[Any]]:
+    """Return how many entries are skipped before each."""
+    gaps = rank.copy()
+    gaps[1:] -= rank[:-1]
+    gaps[1:] -= 1
+    return gaps
+
+
+def _rice(gaps: NDArray[np.signedinteger[Any]]) -> tuple[int, int]:
     """Return the best Rice parameter of some gaps, and their bits."""
     total = int(gaps.sum())
     near = max(0, (total // len(gaps) + 1).bit_length() - 1)
@@ -197,7 +206,7 @@ def gap_bytes(streams: list[ClassStream]) -> tuple[bytes, bytes]:
 
 def read_ranks(
     reader: Reader, streams: list[ClassStream], unary_length: int, entries: int
-) -> list[NDArray[np.int64]]:
+) -> list[NDArray[np.signedinteger[Any]]]:
     """Read which entries of each sparse class are not zero; none for a dense class.
 
     Raises

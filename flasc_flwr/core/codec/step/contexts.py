@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flasc_flwr.core.codec.step.shapes import Shapes
+from flasc_flwr.core.layout import chunks
+from flasc_flwr.core.sparsity import Positions
 
 CLASSES = 16
 MOST_FACTOR = 9
@@ -42,7 +44,7 @@ def prior_of(code: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.where(code > 0, (2 + (place & 1)) << (place >> 1), 0)
 
 
-def counted(levels: NDArray[np.int64]) -> NDArray[np.int64]:
+def counted(levels: NDArray[np.int32]) -> NDArray[np.int32]:
     """Return what levels add to the intensity of their column."""
     return np.minimum(levels, _HIGHEST_COUNTED)
 
@@ -99,16 +101,24 @@ class Contexts:
         """Return the classes of a stage's entries, given all stages before it."""
         tensors = int(self._tensors[stage])
         ratios = self._ratios[self._first[:tensors] + stage]
-        expected = np.repeat(ratios, self._widths[:tensors])
-        expected *= self._known[: len(expected)]
-        expected >>= _RATIO_BITS
-        np.minimum(expected, (1 << CLASSES - 1) - 1, out=expected)
-        # The number of bits of an integer is the exponent of its floating point form.
-        exponents = expected.astype(np.float32).view(np.int32)
-        exponents >>= 23
-        exponents -= 126
-        np.maximum(exponents, 0, out=exponents)
-        return exponents.astype(np.uint8)
+        ends = self._ends[:tensors]
+        classes = np.empty(int(ends[-1]), np.uint8)
+        for run in chunks(len(classes)):
+            counts = self._widths[:tensors]
+            if len(classes) > run.stop - run.start:  # a part of the stage
+                within = (ends - run.start).clip(0, run.stop - run.start)
+                counts = np.diff(within, prepend=0)
+            expected = np.repeat(ratios, counts)
+            expected *= self._known[run][: len(expected)]
+            expected >>= _RATIO_BITS
+            np.minimum(expected, (1 << CLASSES - 1) - 1, out=expected)
+            # An integer has as many bits as the exponent of its floating point form.
+            exponents = expected.astype(np.float32).view(np.int32)
+            exponents >>= 23
+            exponents -= 126
+            np.maximum(exponents, 0, out=exponents)
+            classes[run] = exponents
+        return classes
 
     def of_stage(self, places: Places) -> NDArray[np.int64]:
         """Return which entries of their stages some places are."""
@@ -124,7 +134,7 @@ class Contexts:
         places += stage * self._row_step[tensors]
         return places
 
-    def learn(self, which: NDArray[np.int64], levels: NDArray[np.int64]) -> None:
+    def learn(self, which: NDArray[np.int64], levels: NDArray[np.int32]) -> None:
         """Take note of the levels of some of a stage's entries; others are zero."""
         self._known[which] += (counted(levels) << _UNIT).astype(np.uint32)
 
@@ -164,7 +174,8 @@ class Places:
     @classmethod
     def of(cls, shapes: Shapes, positions: NDArray[np.int64]) -> Places:
         """Return the places of ascending positions."""
-        counts = np.diff(np.searchsorted(positions, np.cumsum([0, *shapes.sizes])))
+        edges = np.append(0, np.cumsum(shapes.sizes))
+        counts = np.diff(np.searchsorted(positions, edges))
         tensors = np.repeat(np.arange(len(counts)), counts)
         within = positions - _starts(shapes.sizes)[tensors]
         turned = shapes.turned[tensors]
@@ -177,7 +188,7 @@ class Places:
 
 
 def choose(
-    shapes: Shapes, places: Places, levels: NDArray[np.int64]
+    shapes: Shapes, positions: Positions, levels: NDArray[np.int32]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the priors and the factors that fit some levels best, as codes.
 
@@ -185,15 +196,15 @@ def choose(
     ----------
     shapes : Shapes
         The tensors.
-    places, levels
+    positions, levels
         The entries that are not zero, at least one.
     """
     firsts = _starts(shapes.rows)
-    sums = np.bincount(
-        firsts[places.tensors] + places.rows,
-        counted(levels),
-        minlength=int(shapes.rows.sum()),
-    )
+    sums = np.zeros(int(shapes.rows.sum()))
+    for chunk in chunks(len(positions)):
+        places = Places.of(shapes, positions[chunk])
+        rows = firsts[places.tensors] + places.rows
+        sums += np.bincount(rows, counted(levels[chunk]), minlength=len(sums))
     of_tensor = np.add.reduceat(sums, firsts)
     mean = np.maximum(of_tensor, 1) / shapes.sizes
     # Twice the logarithm, as codes 1, 3, 5 are powers of two; 2 is half way to 3.

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from flasc_flwr.core.codec.bits import set_bit
 from flasc_flwr.core.codec.errors import PayloadError
-from flasc_flwr.core.layout import Vector
+from flasc_flwr.core.layout import Vector, chunks
 from flasc_flwr.core.sparsity import Positions, SparseVector
 
 CENTRES = 3
@@ -46,7 +47,7 @@ class Levels:
         The support, ascending.
     negative : NDArray[np.bool_], shape (k,)
         The signs.
-    levels : NDArray[np.int64], shape (k,)
+    levels : NDArray[np.int32], shape (k,)
         The magnitudes in steps, 1 to `HIGHEST_LEVEL`.
     step : float
         The step, a float32 above 0.
@@ -56,7 +57,7 @@ class Levels:
 
     positions: Positions
     negative: NDArray[np.bool_]
-    levels: NDArray[np.int64]
+    levels: NDArray[np.int32]
     step: float
     centres: bytes
 
@@ -66,12 +67,12 @@ class Levels:
         distances = np.zeros(CENTRES + 2, np.float32)
         distances[1:-1] = [(each - 128) / _CENTRE_STEPS for each in self.centres]
         sizes = self.levels.astype(np.float32)
-        sizes += distances.take(self.levels, mode="clip")
+        for chunk in chunks(len(sizes)):
+            sizes[chunk] += distances.take(self.levels[chunk], mode="clip")
         with np.errstate(over="ignore"):
             sizes *= np.float32(self.step)
         np.minimum(sizes, _LARGEST, out=sizes)
-        bits = sizes.view(np.uint32)
-        bits |= np.left_shift(self.negative, 31, dtype=np.uint32)
+        set_bit(sizes.view(np.uint32), self.negative, 31)
         return sizes
 
 
@@ -97,7 +98,7 @@ def quantize(
         entries = entries.where(entries.sizes > 0)
     sizes = entries.sizes
     if not len(sizes):
-        return entries.rounded(sizes.astype(np.int64), 1.0, _MIDDLE)
+        return entries.rounded(sizes.astype(np.int32), 1.0, _MIDDLE)
     smallest, largest = float(sizes.min()), float(sizes.max())
     if step is None:
         # float32 squared neither over- nor underflows in float64.
@@ -110,11 +111,13 @@ def quantize(
         entries = entries.where(sizes >= np.float32(_SMALLEST * step))
     sizes = np.divide(entries.sizes, np.float32(step), dtype=np.float32)
     if seed is None:
-        levels = np.maximum(np.rint(sizes), 1).astype(np.int64)
+        levels = np.empty(len(sizes), np.int32)
+        for chunk in chunks(len(sizes)):
+            levels[chunk] = np.maximum(np.rint(sizes[chunk]), 1)
         centres = _centres(levels, sizes)
     else:
         noise = np.random.default_rng(seed).random(len(sizes), np.float32)
-        levels = np.floor(sizes + noise).astype(np.int64)
+        levels = np.floor(sizes + noise).astype(np.int32)
         entries, levels = entries.where(levels > 0), levels[levels > 0]
         centres = _MIDDLE
     np.minimum(levels, HIGHEST_LEVEL, out=levels)
@@ -128,15 +131,14 @@ class _Entries:
     sizes: Vector
 
     def where(self, kept: NDArray[np.bool_]) -> _Entries:
-        which = np.flatnonzero(kept)
-        return _Entries(self.positions[which], self.values[which], self.sizes[which])
+        return _Entries(self.positions[kept], self.values[kept], self.sizes[kept])
 
-    def rounded(self, levels: NDArray[np.int64], step: float, centres: bytes) -> Levels:
+    def rounded(self, levels: NDArray[np.int32], step: float, centres: bytes) -> Levels:
         negative = np.signbit(self.values)
         return Levels(self.positions, negative, levels, step, centres)
 
 
-def _centres(levels: NDArray[np.int64], sizes: Vector) -> bytes:
+def _centres(levels: NDArray[np.int32], sizes: Vector) -> bytes:
     """Return the mean of each of the first levels, in 1/256 from the level."""
     codes = []
     for level in range(1, CENTRES + 1):

@@ -22,7 +22,7 @@ SYMBOLS = _DIRECT + _MOST_WIDTH - _FIRST_WIDTH + 1
 _WHAT = "low bits of levels"
 
 
-def symbols_of(levels: NDArray[np.int64]) -> tuple[NDArray[np.uint16], bytes]:
+def symbols_of(levels: NDArray[np.int32]) -> tuple[NDArray[np.uint16], bytes]:
     """Return the symbols of some levels, and the bits beside them.
 
     The bits are packed by width, the narrowest first.
@@ -39,7 +39,7 @@ def symbols_of(levels: NDArray[np.int64]) -> tuple[NDArray[np.uint16], bytes]:
     return symbols, b"".join(parts)
 
 
-def read_levels(reader: Reader, symbols: NDArray[np.uint16]) -> NDArray[np.int64]:
+def read_levels(reader: Reader, symbols: NDArray[np.uint16]) -> NDArray[np.int32]:
     """Return the levels of symbols; reads the bits beside them.
 
     Raises
@@ -47,7 +47,7 @@ def read_levels(reader: Reader, symbols: NDArray[np.uint16]) -> NDArray[np.int64
     PayloadError
         If the bits are corrupt.
     """
-    levels = symbols.astype(np.int64)
+    levels = symbols.astype(np.int32)
     for width in range(_FIRST_WIDTH, _MOST_WIDTH + 1):
         own = np.flatnonzero(symbols == _DIRECT - _FIRST_WIDTH + width)
         if len(own):
