@@ -165,9 +165,17 @@ def test_densities_are_written_as_people_write_them(density, words):
     [
         ("history.jsonl", "[]\n", "history.jsonl in .* is damaged: .* got a list"),
         ("history.jsonl", "{bad\n", "history.jsonl in .* is damaged: "),
-        ("history.jsonl", '{"round": 1}\n', "row of .* has no 'message_bytes_down'"),
+        (
+            "history.jsonl",
+            '{"round": 1}\n',
+            "history.jsonl in .*dense-0' is damaged: line 1 has no 'message_bytes_d",
+        ),
         ("summary.json", "[1]", "summary.json in .* is damaged: .* got a list"),
-        ("summary.json", '{"a": 1}', "summary.json is damaged: it has no 'ended'"),
+        (
+            "summary.json",
+            '{"a": 1}',
+            "summary.json in .* is damaged: it has no 'ended'",
+        ),
         ("summary.json", '{"ended', "summary.json in .* is damaged: "),
         ("traffic.json", "[]", "traffic.json in .* is damaged: .* got a list"),
         ("traffic.json", '{"columns', "traffic.json in .* is damaged: "),

@@ -125,7 +125,7 @@ def _say_how_it_ended(
 ) -> None:
     """Print how a run ended, and exit with 1 if it failed."""
     from flasc_flwr.app.cli.common import fail, printable
-    from flasc_flwr.app.reporting.runs import read_summary
+    from flasc_flwr.app.reporting.run_files import read_summary
 
     if reason is None and progress.folder:
         for warning in read_summary(progress.folder).get("warnings", ()):

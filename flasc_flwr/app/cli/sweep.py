@@ -138,11 +138,12 @@ def _make(jobs: Mapping[str, Job], into: Path, app: Path, at_once: int) -> None:
 
 def _reached(folder: Path) -> str:
     from flasc_flwr.app.reporting.cells import megabytes, percent
-    from flasc_flwr.app.reporting.runs import read_summary
+    from flasc_flwr.app.reporting.run_files import read_summary
 
     summary = read_summary(folder)
-    sent = summary["message_bytes_down"] + summary["message_bytes_up"]
-    return f"{percent(summary.get('accuracy'))}, {megabytes(sent / 1e6)} MB"
+    down, up = (summary.get(f"message_bytes_{way}") for way in ("down", "up"))
+    sent = None if down is None or up is None else (down + up) / 1e6
+    return f"{percent(summary.get('accuracy'))}, {megabytes(sent)} MB"
 
 
 def _print_left(jobs: Mapping[str, Job], into: Path) -> None:

@@ -134,6 +134,13 @@ _COUNTS = {
 """The counts of bytes; the last is there once it was added (`wire_bytes`)."""
 
 
+SHOWN = (
+    *("rounds", "adapter_parameters", "dense_float32_bytes", "seconds"),
+    "reduction_vs_dense_float32",
+)
+"""What a summary must have to be shown as a table."""
+
+
 def as_table(summary: dict[str, Any]) -> str:
     """Return a summary as a table for the log."""
     reduction = summary["reduction_vs_dense_float32"]

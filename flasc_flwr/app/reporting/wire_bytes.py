@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flasc_flwr.app.reporting.run_files import read_summary
 from flasc_flwr.app.reporting.run_folder import write_json
-from flasc_flwr.app.reporting.runs import read_summary
-from flasc_flwr.app.reporting.summary import failure
+from flasc_flwr.app.reporting.summary import SHOWN, failure
+from flasc_flwr.app.runs.commands import own_first
 
 
 def add_wire_bytes(
@@ -55,6 +55,7 @@ def add_wire_bytes(
         )
     if failure(summary) is not None:
         raise ValueError(f"{str(path)!r} is of a run that failed")
+    summary = read_summary(folder, SHOWN)
     ids = run_ids or [_id_of(folder)]
     counts = [_counted(connection, run_id) for run_id in ids]
     for key in counts[0]:
@@ -77,9 +78,7 @@ def _id_of(folder: Path) -> int:
 def _counted(connection: str, run_id: int) -> dict[str, int]:
     """Return a SuperLink's counts of a run, named as seen from the devices."""
     command = ["flwr", "list", connection, "--run-id", str(run_id), "--format", "json"]
-    # Flower's command is beside Python's where the environment is not activated.
-    places = [os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)]
-    environment = {**os.environ, "PATH": os.pathsep.join(places)}
+    environment = {**os.environ, "PATH": own_first()}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     # Flower may print messages before and after the JSON.
     start, end = done.stdout.find("{"), done.stdout.rfind("}")
