@@ -119,10 +119,16 @@ def test_the_table_and_the_json(call, runs):
     folder = runs["flasc-0"].parent
     table = call("compare", folder, "--target", "1")
     assert table.exit_code == 0
-    for text in ("flasc", "dense", "bfloat16", "0,1", "MB to 100.0 %", "not reached"):
+    for text in ("flasc", "dense", "bfloat16", "0,1", "MB to 100 %", "not reached"):
         assert text in table.stdout
     rows = json.loads(call("compare", folder, "--json").stdout)
     assert [row["label"] for row in rows] == ["dense", "flasc"]
+
+
+def test_a_target_is_shown_as_it_was_given(call, runs):
+    """Rounded, 0.8125 would look like another target."""
+    result = call("compare", runs["flasc-0"], "--target", "0.8125")
+    assert "MB to 81.25 %" in result.stdout
 
 
 def test_runs_that_did_not_finish_are_listed(call, runs, unfinished, failed):

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from flasc_flwr.app.cli.common import RunConfigOption
+from flasc_flwr.app.cli.numbers import whole
 
 _HELP = "/reset forgets the conversation, /quit ends it."
 
@@ -27,7 +28,8 @@ def chat(
         str, typer.Option(help="System message.", show_default=False)
     ] = "",
     tokens: Annotated[
-        int, typer.Option(min=1, help="Longest answer, in tokens.")
+        int,
+        typer.Option(click_type=whole(1, 1_000_000), help="Longest answer, in tokens."),
     ] = 256,
     run_config: RunConfigOption = None,
 ) -> None:

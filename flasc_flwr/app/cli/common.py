@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from flasc_flwr.app.cli.numbers import ACCURACY
 from flasc_flwr.app.cli.words import repeated_key, require_all_read
 
 RunConfigOption = Annotated[
@@ -47,8 +48,7 @@ AppOption = Annotated[Path, typer.Option(help="Folder of the Flower app.")]
 TargetOption = Annotated[
     float | None,
     typer.Option(
-        min=0.0,
-        max=1.0,
+        click_type=ACCURACY,
         help="Also show the MB sent until the run first reached this test accuracy, "
         "such as 0.8.",
         show_default=False,

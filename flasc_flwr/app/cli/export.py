@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from flasc_flwr.app.cli.numbers import whole
+
 _OF_ROUND = re.compile(r"adapter-round-(\d+)")
 
 
@@ -35,7 +37,7 @@ def export(
     round: Annotated[
         int | None,
         typer.Option(
-            min=0,
+            click_type=whole(0, 1_000_000_000),
             help="Export the adapter of this round instead of the last one. Rounds are "
             "saved by export-every in the run config.",
             show_default=False,

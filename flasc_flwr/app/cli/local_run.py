@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from flasc_flwr.app.cli.common import AppOption, SettingsArgument
+from flasc_flwr.app.cli.numbers import CLIENTS
 
 
 def local_run(
     config: SettingsArgument = None,
     app: AppOption = Path("."),
     clients: Annotated[
-        int, typer.Option(min=1, help="Number of simulated clients.")
+        int, typer.Option(click_type=CLIENTS, help="Number of simulated clients.")
     ] = 20,
     end_with_stdin: Annotated[
         bool, typer.Option("--end-with-stdin", hidden=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flasc_flwr.app.cli.common import RunConfigOption
+from flasc_flwr.app.cli.numbers import CLIENTS
 
 if TYPE_CHECKING:
     from flasc_flwr.app.cli.progress import Progress
@@ -28,7 +29,7 @@ def run(
     clients: Annotated[
         int | None,
         typer.Option(
-            min=1,
+            click_type=CLIENTS,
             help=f"Number of simulated clients (default: {_CLIENTS}).",
             show_default=False,
         ),

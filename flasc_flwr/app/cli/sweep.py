@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flasc_flwr.app.cli.common import AppOption, RunConfigOption, TargetOption
+from flasc_flwr.app.cli.numbers import CLIENTS, PROCESSES
 
 if TYPE_CHECKING:
     from flasc_flwr.app.runs.jobs import Job
@@ -46,10 +47,13 @@ def sweep(
     ] = None,
     run_config: RunConfigOption = None,
     clients: Annotated[
-        int, typer.Option(min=1, help="Number of simulated clients.")
+        int, typer.Option(click_type=CLIENTS, help="Number of simulated clients.")
     ] = 20,
     at_once: Annotated[
-        int, typer.Option(min=1, help="Number of runs at a time, each on one core.")
+        int,
+        typer.Option(
+            click_type=PROCESSES, help="Number of runs at a time, each on one core."
+        ),
     ] = 1,
     app: AppOption = Path("."),
     target: TargetOption = None,
