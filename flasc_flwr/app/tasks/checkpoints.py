@@ -79,7 +79,12 @@ def load_checkpoint(
             ),
         )
     new_head = _check_weights(model, report, config)
-    if classes and not new_head:
+    if classes and new_head:
+        # A new head does not have the classes of the old one.
+        unnamed = {number: f"LABEL_{number}" for number in range(classes)}
+        model.config.id2label = unnamed
+        model.config.label2id = {name: number for number, name in unnamed.items()}
+    elif classes:
         check_class_order(model.config.id2label, config)
     if is_gguf(source := model_path(config.model)):
         # Exported adapters name the file, and not where it is kept here.

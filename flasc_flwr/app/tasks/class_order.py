@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from logging import WARNING
+
+from datasets import Dataset
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.labels import class_names, names_in_data
@@ -35,10 +38,36 @@ def check_class_order(head: Mapping[int, str], config: RunConfig) -> None:
         If the head has the run's classes in another order: it would start by taking
         one class for another.
     """
-    theirs = [str(head[number]) for number in sorted(head)]
-    if not theirs or all(_UNNAMED.fullmatch(name) for name in theirs):
+    if theirs := _named(head):
+        _compare(theirs, _names(config), config)
+
+
+def check_order_in_data(
+    head: Mapping[int, str], rows: Dataset, config: RunConfig
+) -> None:
+    """Check the same of rows with class names, once they are loaded.
+
+    Where ``classes`` says how many there are, a head is built without the data, which
+    a device with data of its own never loads.
+
+    Raises
+    ------
+    ValueError
+        As :func:`check_class_order`.
+    """
+    if class_names(config):
         return
-    ours = _names(config)
+    if (theirs := _named(head)) and (ours := names_in_data(rows, config.label_column)):
+        _compare(theirs, ours, config)
+
+
+def _named(head: Mapping[int, str]) -> list[str]:
+    """Return the names of a head's classes; none if they are not named."""
+    names = [str(head[number]) for number in sorted(head)]
+    return [] if all(_UNNAMED.fullmatch(name) for name in names) else names
+
+
+def _compare(theirs: list[str], ours: list[str], config: RunConfig) -> None:
     theirs_folded, ours_folded = ([n.casefold() for n in ns] for ns in (theirs, ours))
     if not ours or theirs_folded == ours_folded:
         return
@@ -46,14 +75,20 @@ def check_class_order(head: Mapping[int, str], config: RunConfig) -> None:
         raise ValueError(
             f"class-names must be in the order of the head of model {config.model!r}, "
             f"{_listed(theirs)}, got {_listed(ours)}"
+            f"{'' if class_names(config) else ', as the data has them'}"
         )
+    _say_others(config.model, _listed(theirs), _listed(ours))
+
+
+@cache
+def _say_others(model: str, theirs: str, ours: str) -> None:
     log(
         WARNING,
         "The head of model %r is kept, though its classes (%s) are not those of the "
         "run (%s)",
-        config.model,
-        _listed(theirs),
-        _listed(ours),
+        model,
+        theirs,
+        ours,
     )
 
 
