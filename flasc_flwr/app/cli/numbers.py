@@ -6,15 +6,20 @@ upper end for numbers that only a slip of the hand can mean.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from click import Context, Parameter, ParamType
 
 from flasc_flwr.core.ranges import Range, integer
 from flasc_flwr.core.ranges import number as finite
 
+if TYPE_CHECKING:
+    _Type = ParamType[int | float]
+else:  # older versions of click have no such form
+    _Type = ParamType
 
-class Number(ParamType):
+
+class Number(_Type):
     """The type of an option that is a number.
 
     Parameters

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from logging import WARNING
+from typing import Any
 
 from datasets import Dataset
 
@@ -43,7 +44,7 @@ def check_class_order(head: Mapping[int, str], config: RunConfig) -> None:
 
 
 def check_order_in_data(
-    head: Mapping[int, str], rows: Dataset, config: RunConfig
+    head: Mapping[Any, str] | None, rows: Dataset, config: RunConfig
 ) -> None:
     """Check the same of rows with class names, once they are loaded.
 
@@ -55,13 +56,13 @@ def check_order_in_data(
     ValueError
         As :func:`check_class_order`.
     """
-    if class_names(config):
+    if class_names(config) or head is None:
         return
     if (theirs := _named(head)) and (ours := names_in_data(rows, config.label_column)):
         _compare(theirs, ours, config)
 
 
-def _named(head: Mapping[int, str]) -> list[str]:
+def _named(head: Mapping[Any, str]) -> list[str]:
     """Return the names of a head's classes; none if they are not named."""
     names = [str(head[number]) for number in sorted(head)]
     return [] if all(_UNNAMED.fullmatch(name) for name in names) else names
