@@ -120,8 +120,9 @@ def parsed(overrides: list[str] | None, option: str = "--run-config") -> dict[st
         raise ValueError(f"{must_be}, got {given!r}") from None
     except ValueError as error:
         lists = "; write a list as text, such as class-names='cat,dog'"
+        file = f" {given.strip()!r}" if given.strip().endswith(".toml") else ""
         raise ValueError(
-            f"{option}: {error}{lists if 'of type' in str(error) else ''}"
+            f"{option}{file}: {error}{lists if 'of type' in str(error) else ''}"
         ) from None
     if given.strip() and not settings:
         raise ValueError(f"{must_be}, got {given!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -119,12 +118,10 @@ def read_links(path: Path, seed: int) -> LinkOf:
     ValueError
         If it does not hold valid links.
     """
+    from flasc_flwr.app.config.toml_file import read_toml
     from flasc_flwr.app.runs.link_times import Link, by_tier, drawn
 
-    try:
-        tables = tomllib.loads(path.expanduser().read_text()).get("link")
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{str(path)!r} is not a TOML file: {error}") from None
+    tables = read_toml(path.expanduser()).get("link")
     if (
         not isinstance(tables, list)
         or not tables

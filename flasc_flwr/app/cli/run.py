@@ -161,19 +161,11 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 def _config(app: Path, overrides: list[str] | None) -> RunConfig:
     """Return the app's run config with the overrides, checked."""
-    import tomllib
-
     from flasc_flwr.app.cli.common import parsed
     from flasc_flwr.app.config import RunConfig
+    from flasc_flwr.app.config.toml_file import read_app
 
-    project = app / "pyproject.toml"
-    try:
-        declared = tomllib.loads(project.read_text())["tool"]["flwr"]["app"]
-    except (OSError, KeyError):
-        raise ValueError(
-            f"{str(app)!r} is not a Flower app: it needs a pyproject.toml with "
-            "[tool.flwr.app]"
-        ) from None
+    declared = read_app(app)
     return RunConfig.parse({**declared.get("config", {}), **parsed(overrides)})
 
 

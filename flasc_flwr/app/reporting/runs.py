@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flasc_flwr.app.config import ConfigError, RunConfig
+from flasc_flwr.app.config.toml_file import read_toml
 from flasc_flwr.app.reporting.run_files import (
     Rows,
     read_history,
@@ -157,7 +157,7 @@ def read_run(folder: Path) -> SavedRun:
         If it is not a run folder, or a file in it cannot be read.
     """
     try:
-        config = RunConfig.parse(tomllib.loads((folder / "config.toml").read_text()))
+        config = RunConfig.parse(read_toml(folder / "config.toml"))
         return SavedRun(folder, config, read_history(folder), read_summary(folder))
     except (OSError, ConfigError, ValueError) as error:
         raise ValueError(

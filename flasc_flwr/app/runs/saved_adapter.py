@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.config.toml_file import read_toml
 
 if TYPE_CHECKING:
     from flasc_flwr.app.tasks.task import Task
@@ -68,7 +68,7 @@ def trained_task(folder: Path, overrides: Mapping[str, Any]) -> Task:
         )
     if not (adapter / "config.json").is_file() | (adapter / _SAVED).is_file():
         raise ValueError(f"{str(adapter)!r} has no adapter and no model")
-    config = RunConfig.parse({**tomllib.loads(settings.read_text()), **overrides})
+    config = RunConfig.parse({**read_toml(settings), **overrides})
 
     from flasc_flwr.app.tasks import load_task
     from flasc_flwr.app.training.export import load_for_evaluation
