@@ -6,7 +6,13 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 from typer.testing import CliRunner
 
 import client_app
@@ -90,6 +96,31 @@ def test_evaluating_what_was_exported_gives_what_the_run_measured(
     assert given["examples"] == (11 if "evaluate-examples" in changes else 31)
     # It has been trained: the start would give another loss.
     assert abs(first["loss"] - last["loss"]) > 5e-5
+
+
+@pytest.mark.parametrize("changes", [{"method": "full"}, {}], ids=str)
+def test_a_whole_model_predicts_by_the_names_of_the_runs_classes(
+    root, tmp_path, changes
+):
+    """With transformers alone, as accurately as the run has measured."""
+    result = simulate(root, tmp_path / "runs", **{"class-names": "1,0"} | changes)
+    to = result.folder / "adapter" if changes else tmp_path / "merged"
+    if not changes:
+        done = CliRunner().invoke(
+            app, ["export", str(result.folder), "--merged", "--to", str(to)]
+        )
+        assert done.exit_code == 0, done.stderr
+    names = AutoConfig.from_pretrained(to)
+    assert names.id2label == {0: "1", 1: "0"} and names.label2id == {"1": 0, "0": 1}
+    model = AutoModelForSequenceClassification.from_pretrained(to).eval()
+    rows, tokenizer = texts(31, seed=1), AutoTokenizer.from_pretrained(root / "bert")
+    right = 0
+    for row in rows:
+        tokens = tokenizer(row["text"], return_tensors="pt", truncation=True)
+        with torch.no_grad():
+            predicted = int(model(**tokens).logits.argmax())
+        right += names.id2label[predicted] == str(row["label"])
+    assert right / len(rows) == pytest.approx(result.summary["accuracy"])
 
 
 def test_settings_can_be_overridden(root, tmp_path):

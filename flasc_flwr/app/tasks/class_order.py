@@ -9,6 +9,7 @@ from logging import WARNING
 from typing import Any
 
 from datasets import Dataset
+from transformers import PretrainedConfig
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.labels import class_names, names_in_data
@@ -20,18 +21,25 @@ _UNNAMED = re.compile(r"LABEL_\d+")
 _LONGEST = 200
 
 
-def check_class_order(head: Mapping[int, str], config: RunConfig) -> None:
-    """Check that class n of a model's head is class n of the run.
+def name_classes(
+    model: PretrainedConfig, classes: int, config: RunConfig, *, kept: bool
+) -> None:
+    """Write the run's classes into a model's config; check a head that is kept.
 
-    A head whose classes have other names is kept, with a warning: a run may well start
-    from the head of a similar task.
+    Exported models tell what they predict by these names. A head whose classes have
+    other names is kept, with a warning: a run may well start from the head of a similar
+    task.
 
     Parameters
     ----------
-    head : Mapping[int, str]
-        Names of the head's classes by number, the ``id2label`` of its config.
+    model : PretrainedConfig
+        The model's config; its ``id2label`` has the names of the head's classes.
+    classes : int
+        Their number.
     config : RunConfig
         The run's classes, and where its data is.
+    kept : bool
+        Whether the head is that of the checkpoint, and not a new one.
 
     Raises
     ------
@@ -39,8 +47,12 @@ def check_class_order(head: Mapping[int, str], config: RunConfig) -> None:
         If the head has the run's classes in another order: it would start by taking
         one class for another.
     """
-    if theirs := _named(head):
-        _compare(theirs, _names(config), config)
+    ours, theirs = _names(config), _named(model.id2label) if kept else []
+    if theirs:
+        _compare(theirs, ours, config)
+    names = ours or theirs or [f"LABEL_{number}" for number in range(classes)]
+    model.id2label = dict(enumerate(names))
+    model.label2id = {name: number for number, name in enumerate(names)}
 
 
 def check_order_in_data(
@@ -54,16 +66,18 @@ def check_order_in_data(
     Raises
     ------
     ValueError
-        As :func:`check_class_order`.
+        As :func:`name_classes`.
     """
-    if class_names(config) or head is None:
+    if class_names(config):
         return
     if (theirs := _named(head)) and (ours := names_in_data(rows, config.label_column)):
         _compare(theirs, ours, config)
 
 
-def _named(head: Mapping[Any, str]) -> list[str]:
+def _named(head: Mapping[Any, str] | None) -> list[str]:
     """Return the names of a head's classes; none if they are not named."""
+    if head is None:
+        return []
     names = [str(head[number]) for number in sorted(head)]
     return [] if all(_UNNAMED.fullmatch(name) for name in names) else names
 
