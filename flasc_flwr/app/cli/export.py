@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,8 +12,6 @@ from typing import Annotated
 import typer
 
 from flasc_flwr.app.cli.numbers import whole
-
-_OF_ROUND = re.compile(r"adapter-round-(\d+)")
 
 
 def export(
@@ -172,21 +169,13 @@ def _adapter(run: Path, round: int | None) -> Path:
     ValueError
         If it does not exist; the message lists the adapters that do.
     """
-    from flasc_flwr.app.reporting.runs import adapter_of
+    from flasc_flwr.app.reporting.adapters import adapter_of, available_adapters
 
     folder = adapter_of(run, round)
     if folder.is_dir():
         return folder
-    rounds = sorted(
-        int(match[1])
-        for path in run.iterdir()
-        if (match := _OF_ROUND.fullmatch(path.name))
-    )
-    saved = [f"round {number}" for number in rounds]
-    if (run / "adapter").is_dir():
-        saved.append("the last one (omit --round)")
     missing = "no adapter" if round is None else f"no adapter of round {round}"
+    omit = " (omit --round)" if adapter_of(run).is_dir() else ""
     raise ValueError(
-        f"{str(run)!r} has {missing}; available: "
-        + (", ".join(saved) or "none (the run has not finished)")
+        f"{str(run)!r} has {missing}; available: {available_adapters(run)}{omit}"
     )

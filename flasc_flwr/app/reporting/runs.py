@@ -113,11 +113,6 @@ class SavedRun:
         return len({row["client"] for row in self.traffic}) or None
 
 
-def adapter_of(run: Path, round: int | None = None) -> Path:
-    """Return the folder of a run's adapter after a round, or of the final one."""
-    return run / ("adapter" if round is None else f"adapter-round-{round:04d}")
-
-
 def is_run(folder: Path) -> bool:
     """Return whether this is a run's folder, and not that of a job of a sweep."""
     return (folder / "config.toml").is_file() and not (folder / "job.json").exists()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.config.toml_file import read_toml
+from flasc_flwr.app.reporting.adapters import available_adapters
 
 if TYPE_CHECKING:
     from flasc_flwr.app.tasks.task import Task
@@ -67,7 +68,10 @@ def trained_task(folder: Path, overrides: Mapping[str, Any]) -> Task:
             "in it or beside it"
         )
     if not (adapter / "config.json").is_file() | (adapter / _SAVED).is_file():
-        raise ValueError(f"{str(adapter)!r} has no adapter and no model")
+        available = available_adapters(adapter.parent)
+        raise ValueError(
+            f"{str(adapter)!r} has no adapter and no model; available: {available}"
+        )
     config = RunConfig.parse({**read_toml(settings), **overrides})
 
     from flasc_flwr.app.tasks import load_task
