@@ -9,6 +9,7 @@ from flasc_flwr.app.cli.compare import show
 from flasc_flwr.app.reporting.cells import cells
 from flasc_flwr.app.reporting.comparison import compare
 from flasc_flwr.app.reporting.groups import group, in_words
+from flasc_flwr.app.reporting.run_figures import all_figures
 from flasc_flwr.app.reporting.runs import find_runs, read_run
 
 
@@ -136,6 +137,30 @@ def test_runs_that_did_not_finish_are_listed(call, runs, unfinished, failed):
     assert f"{unfinished}: unfinished: 2 of 3 rounds" in result.stdout
     assert f"{failed}: failed: the <disk> is full" in result.stdout
     assert "flasc (unfinished)" in result.stdout and "dense (failed)" in result.stdout
+
+
+def test_groups_that_look_alike_have_labels_of_their_own(runs):
+    """Their curves are drawn by label: one would take the place of the other."""
+    for name, density in (("flasc-0", "0.28571"), ("flasc-1", "0.285714")):
+        config = runs[name] / "config.toml"
+        text = config.read_text()
+        wanted = f"upload-density = {density}"
+        config.write_text(text.replace('upload-density = "auto"', wanted))
+    found = group([read_run(runs[name]) for name in ("flasc-0", "flasc-1")])
+    label = "flasc down 1/4, up 0.2857"
+    assert [one.label for one in found] == [label, f"{label} #2"]
+
+
+def test_runs_that_failed_early_and_late_are_both_drawn(runs):
+    for name, rows in (("flasc-0", 4), ("flasc-1", 0)):
+        folder = runs[name]
+        (folder / "summary.json").write_text('{"ended": "failed: no battery"}')
+        if not rows:  # its clients are not known
+            (folder / "history.jsonl").unlink()
+            (folder / "traffic.json").unlink()
+    found = group([read_run(runs[name]) for name in ("flasc-0", "flasc-1")])
+    (curve,) = [s for s in all_figures(found) if s.name == "accuracy-by-round"]
+    assert curve.figure is not None
 
 
 def test_a_folder_without_runs_is_named(call, tmp_path):

@@ -92,7 +92,7 @@ def export(
                 from flasc_flwr.app.reporting.runs import read_run
                 from flasc_flwr.app.runs.model_card import write_card
 
-                write_card(read_run(found), target, merged=merged)
+                write_card(read_run(found), target, merged=merged, round=round)
                 _push(target, push_to_hub, private=not public)
                 typer.echo(f"Uploaded to {push_to_hub}")
 

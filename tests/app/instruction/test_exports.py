@@ -1,5 +1,8 @@
 """What is exported of a run, and where it is published."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -102,6 +105,38 @@ def test_a_published_model_says_where_it_comes_from(root, result, hub, merged):
     # Nothing that is uploaded says where files lie on this machine.
     for name, content in files.items():
         assert str(root).encode() not in content, name
+
+
+def test_an_adapter_of_a_round_is_published_with_what_was_true_then(
+    result, hub, tmp_path
+):
+    """Not with the accuracy, the rounds and the bytes of the run's end."""
+    run = shutil.copytree(result.folder, tmp_path / "run")
+    shutil.copytree(run / "adapter", run / "adapter-round-0001")
+    done = call("export", run, "--push-to-hub", "my-chat", "--round", 1)
+    assert done.exit_code == 0, (done.output, done.exception)
+    card = hub.calls[-1][2]["README.md"].decode()
+    rows = result.history[:2]
+    for words in (
+        "| rounds | 1 of 3 |",
+        f"| test loss | {rows[1]['loss']:.4g} |",
+        f"| sent by clients | {sum(r['message_bytes_up'] for r in rows) / 1e6:,.2f} MB",
+    ):
+        assert words in card, words
+    assert "| ended |" not in card
+    dense = sum(row["dense_float32_bytes"] for row in rows)
+    sent = sum(r["message_bytes_down"] + r["message_bytes_up"] for r in rows)
+    assert f"| less than dense float32 | {dense / sent:.1f} times |" in card
+
+
+def test_a_card_does_not_say_where_a_failed_run_lay(result, hub, tmp_path):
+    run = shutil.copytree(result.folder, tmp_path / "run")
+    ended = json.dumps({"ended": f"failed: no space left in {tmp_path}"})
+    (run / "summary.json").write_text(ended)
+    done = call("export", run, "--push-to-hub", "my-chat")
+    assert done.exit_code == 0, (done.output, done.exception)
+    card = hub.calls[-1][2]["README.md"].decode()
+    assert "| ended | failed |" in card and str(tmp_path) not in card
 
 
 def test_a_hub_that_fails_is_an_error_in_one_line(result, monkeypatch):
