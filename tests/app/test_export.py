@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import tomli_w
 import torch
 from safetensors.numpy import load_file, save_file
 from transformers import (
@@ -212,6 +213,31 @@ def test_no_adapter_is_named(root, tmp_path):
     other = fresh(root)
     with pytest.raises(ValueError, match="adapter must .* adapter_config.json"):
         load_into(other.model, str(tmp_path), other.config)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("adapter_model.safetensors", b"\x00" * 300),
+        ("adapter_model.safetensors", b""),
+        ("adapter_config.json", b"{"),
+        ("adapter_config.json", b"{}"),
+        ("adapter_config.json", b'{"peft_type": "NOPE"}'),
+    ],
+)
+def test_a_damaged_adapter_is_named_in_one_line(
+    root, exported, tmp_path, name, content
+):
+    _, folder = exported
+    (tmp_path / "config.toml").write_text(tomli_w.dumps(settings(root)))
+    assert evaluate(tmp_path).exit_code == 0
+    (folder / name).write_bytes(content)
+    for words in (["evaluate"], ["export", "--merged", "--to", str(tmp_path / "to")]):
+        load_task.cache_clear()
+        result = CliRunner().invoke(app, [words[0], str(tmp_path), *words[1:]])
+        assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+        (line,) = result.stderr.splitlines()[-1:]
+        assert line.startswith(f"Error: '{folder}' could not be loaded: ")
 
 
 def test_what_cannot_be_evaluated_is_named(root, tmp_path):

@@ -75,6 +75,10 @@ def _next_line() -> str | None:
         line = sys.stdin.readline()
     except KeyboardInterrupt:
         line = ""
+    except UnicodeDecodeError as error:
+        from flasc_flwr.app.cli.common import fail
+
+        fail(f"the input must be text in {error.encoding}, got other bytes")
     return line.strip() if line else None
 
 

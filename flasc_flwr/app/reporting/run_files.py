@@ -68,7 +68,7 @@ def read_summary(folder: Path, needed: Iterable[str] = ()) -> dict[str, Any]:
     """
     file = folder / "summary.json"
     content = _object(file, SUMMARY)
-    if content and (missing := [key for key in needed if key not in content]):
+    if content and (missing := [k for k in needed if content.get(k) is None]):
         raise _damaged(file, f"it has no {missing[0]!r}")
     return content
 

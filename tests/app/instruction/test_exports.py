@@ -8,7 +8,9 @@ import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
+from flasc_flwr.app.cli import app
 from flasc_flwr.app.tasks.task import load_task
 from tests.app.chat_tokenizers import CHATML
 from tests.app.instruction.running import call
@@ -53,6 +55,21 @@ def test_the_merged_model_gives_the_same_logits_without_peft(result, trained, tm
     assert sorted(ended) == ["</s>", "<|im_end|>"]
     assert "AutoModel" not in (tmp_path / "m/README.md").read_text()
     assert call("export", result.folder, "--merged").exit_code == 1
+
+
+def test_input_of_a_chat_that_is_no_text_is_refused(result):
+    load_task.cache_clear()
+    words = ["chat", str(result.folder), "--tokens", "4"]
+    done = CliRunner().invoke(app, words, input=b"\xff\n")
+    assert done.exit_code == 1 and isinstance(done.exception, SystemExit)
+    assert "Error: the input must be text in utf-8, got other bytes" in done.stderr
+
+
+def test_a_chat_names_the_option_that_is_too_large(result):
+    """Its default may be, for a model that reads little."""
+    done = call("chat", result.folder)
+    assert done.exit_code == 1
+    assert "Error: --tokens must be below the 256 tokens that the" in done.stderr
 
 
 class Hub:
