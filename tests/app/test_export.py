@@ -128,6 +128,9 @@ def test_settings_can_be_overridden(root, tmp_path):
     folder = simulate(root, tmp_path / "runs").folder
     some = evaluated(folder, "--run-config", "evaluate-examples=7")
     assert some["examples"] == 7
+    # Of a file beside the runs, nothing says that it is of a run.
+    (tmp_path / "config.toml").write_text("")
+    assert evaluated(tmp_path / "runs")["examples"] == 31
 
 
 def test_adapters_of_rounds_on_the_way(root, tmp_path):

@@ -59,6 +59,16 @@ def test_the_parts_of_a_resumed_run_are_added(folder):
     assert (summary["wire_bytes_down"], summary["wire_bytes_up"]) == (15000, 1500)
 
 
+def test_a_resumed_run_needs_all_of_its_ids(folder):
+    """Its folder's name has the first only: the others' bytes would be missing."""
+    (folder / "config.toml").write_text("resume = 'latest'")
+    with pytest.raises(ValueError, match="RUN_ID must be .* resumed: list all of its"):
+        add_wire_bytes(folder, "devices")
+    assert add_wire_bytes(folder, "devices", [7, 8])["wire_bytes_down"] == 15000
+    (folder / "config.toml").write_text("resume = ''")
+    assert add_wire_bytes(folder, "devices")["wire_bytes_down"] == 7000
+
+
 def test_a_folder_may_be_named_from_within(folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert add_wire_bytes(Path("."), "devices")["wire_bytes_down"] == 7000

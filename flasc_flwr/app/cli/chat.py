@@ -43,14 +43,12 @@ def chat(
     with user_errors():
         overrides = parsed(run_config)
 
-        from flasc_flwr.app.cli.export import the_run
+        from flasc_flwr.app.cli.export import run_or_adapter
         from flasc_flwr.app.runs.talk import Talk
         from flasc_flwr.app.tasks.instruction.chat_template import RefusedError
         from flasc_flwr.core.printable import why
 
-        path = folder.expanduser().absolute()
-        if not (path.parent / "config.toml").is_file():
-            path = the_run(path)
+        path = run_or_adapter(folder)
         talk = Talk(path, overrides, new=tokens, system=system)
     if sys.stdin.isatty():
         typer.echo(_HELP)

@@ -161,6 +161,24 @@ def the_run(path: Path) -> Path:
     return found[0]
 
 
+def run_or_adapter(path: Path) -> Path:
+    """Return a run folder as :func:`the_run`, or `path` if it is in one.
+
+    Raises
+    ------
+    ValueError
+        As :func:`the_run`.
+    """
+    from flasc_flwr.app.reporting.runs import is_run
+
+    path = path.expanduser().absolute()
+    below = path.rglob("config.toml")
+    # A folder of runs may lie beside a config.toml that is not of a run.
+    if is_run(path.parent) and not any(is_run(file.parent) for file in below):
+        return path
+    return the_run(path)
+
+
 def _adapter(run: Path, round: int | None) -> Path:
     """Return the folder of a run's adapter.
 

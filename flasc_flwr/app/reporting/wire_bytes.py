@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flasc_flwr.app.config.toml_file import read_toml
 from flasc_flwr.app.reporting.run_files import read_summary
 from flasc_flwr.app.reporting.run_folder import write_json
 from flasc_flwr.app.reporting.summary import SHOWN, failure
@@ -56,7 +57,7 @@ def add_wire_bytes(
     if failure(summary) is not None:
         raise ValueError(f"{str(path)!r} is of a run that failed")
     summary = read_summary(folder, SHOWN)
-    ids = run_ids or [_id_of(folder)]
+    ids = run_ids or [_only_id_of(folder)]
     counts = [_counted(connection, run_id) for run_id in ids]
     for key in counts[0]:
         summary[key] = sum(count[key] for count in counts)
@@ -64,8 +65,20 @@ def add_wire_bytes(
     return summary
 
 
-def _id_of(folder: Path) -> int:
-    """Return Flower's id of a run, from its folder's name."""
+def _only_id_of(folder: Path) -> int:
+    """Return Flower's id of a run, from its folder's name.
+
+    Raises
+    ------
+    ValueError
+        If it has none, or others beside it.
+    """
+    settings = folder / "config.toml"
+    if settings.is_file() and read_toml(settings).get("resume"):
+        raise ValueError(
+            f"RUN_ID must be given, because {str(folder)!r} is of a run that was "
+            "resumed: list all of its ids, which flwr list shows"
+        )
     words = folder.resolve().name.rpartition("-")[2]
     if not (words.isascii() and words.isdigit()):
         raise ValueError(
