@@ -71,19 +71,21 @@ def search(
 
     into = into.expanduser()
     with user_errors():
+        from flasc_flwr.app.config.app_settings import settings_of_app
         from flasc_flwr.app.runs.jobs import JobError
         from flasc_flwr.app.search.candidates import Candidate, Limits
         from flasc_flwr.app.search.probes import Probes, search_into
         from flasc_flwr.app.search.search import most_accurate
 
+        folder = app.expanduser().resolve()
         start = Candidate(start_rank, _density(start_density))
         limits = Limits(max_rank=max_rank, megabytes=per_round_megabytes)
         probes = Probes(
-            base=parsed(run_config),
+            base=settings_of_app(folder, for_many=True) | parsed(run_config),
             clients=clients,
             megabytes=probe_megabytes,
             into=into,
-            app=app.expanduser().resolve(),
+            app=folder,
             at_once=at_once,
             on_end=lambda name, folder: typer.echo(f"  {name}: {folder}"),
         )

@@ -68,6 +68,7 @@ def sweep(
     into = into.expanduser()
     with user_errors():
         from flasc_flwr.app.cli import combinations
+        from flasc_flwr.app.config.app_settings import settings_of_app
         from flasc_flwr.app.runs.jobs import JobError
 
         named = {
@@ -79,7 +80,8 @@ def sweep(
         }
         given = {key: text for key, text in named.items() if text is not None}
         values = combinations.axes(given, grid or [])
-        jobs = combinations.jobs(parsed(run_config), values, clients)
+        base = settings_of_app(app.expanduser(), for_many=True) | parsed(run_config)
+        jobs = combinations.jobs(base, values, clients)
         failed = None
         try:
             _make(jobs, into, app, at_once)
