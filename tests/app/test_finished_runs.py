@@ -124,6 +124,7 @@ def test_row_1_a_run_that_was_killed_after_its_last_round_is_finished(tmp_path):
 def test_a_run_that_goes_on_keeps_no_adapter_that_its_history_lacks(tmp_path):
     """Neither that of its earlier end, nor of rounds that are made again."""
     settings = {"num_server_rounds": 4, "checkpoint_every": 2, "export_every": 1}
+    settings |= {"evaluate_examples": 20}
     folder = run(tmp_path, **settings).folder
     (folder / "checkpoints" / "checkpoint-000004.flasc").unlink()
     (folder / "summary.json").unlink()
