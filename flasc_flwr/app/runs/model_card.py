@@ -89,12 +89,38 @@ def _without_paths(run: SavedRun, folder: Path) -> list[str]:
 
 
 def _training(run: SavedRun, round: int | None) -> str:
-    rows = "\n".join(f"| {name} | {value} |" for name, value in _facts(run, round))
+    facts = _facts(run, round)
+    if round is not None:  # how the run ended is not of this adapter
+        facts = [fact for fact in facts if fact[0] != "ended"]
+    elif run.status == "failed":  # the reason may name folders on this machine
+        facts = [(n, "it failed" if n == "ended" else value) for n, value in facts]
+    rows = "\n".join(f"| {name} | {value} |" for name, value in facts)
     return (
         "## How it was trained\n\nBy federated learning: the training data stayed "
         "with the clients, which sent updates of the trained parameters. MB are 10^6 "
         f"bytes of whole messages, all clients together.\n\n| | |\n|---|---|\n{rows}\n"
     )
+
+
+def _after(run: SavedRun, round: int) -> dict[str, Any]:
+    """Return what a summary would have said after a round.
+
+    Of what is measured, only what was measured then: it is of another adapter
+    otherwise.
+    """
+    rows = [row for row in run.history if row["round"] <= round]
+    down, up = (
+        sum(row[f"message_bytes_{way}"] for row in rows) for way in ("down", "up")
+    )
+    dense = sum(row.get("dense_float32_bytes") or 0 for row in rows)
+    measured = next((row for row in rows if row["round"] == round), {})
+    return {
+        **{name: value for name, value in measured.items() if value is not None},
+        "adapter_parameters": run.summary.get("adapter_parameters"),
+        "message_bytes_down": down,
+        "message_bytes_up": up,
+        "reduction_vs_dense_float32": dense / (down + up) if dense and rows else None,
+    }
 
 
 def _facts(run: SavedRun, round: int | None) -> list[tuple[str, str]]:
@@ -120,33 +146,8 @@ def _facts(run: SavedRun, round: int | None) -> list[tuple[str, str]]:
     for name, value in summary.items():
         if name.startswith("loss_") and isinstance(value, float):
             facts.append((f"test loss, {_cell(name[5:])}", f"{value:.4g}"))
-    if round is None:
-        # Why a run failed may name folders on this machine.
-        facts.append(
-            ("ended", "failed" if run.status == "failed" else _cell(run.ended))
-        )
+    facts.append(("ended", _cell(run.ended)))
     return facts
-
-
-def _after(run: SavedRun, round: int) -> dict[str, Any]:
-    """Return what a summary would have said after a round.
-
-    Of what is measured, only what was measured then: it is of another adapter
-    otherwise.
-    """
-    rows = [row for row in run.history if row["round"] <= round]
-    down, up = (
-        sum(row[f"message_bytes_{way}"] for row in rows) for way in ("down", "up")
-    )
-    dense = sum(row.get("dense_float32_bytes") or 0 for row in rows)
-    measured = next((row for row in rows if row["round"] == round), {})
-    return {
-        **{name: value for name, value in measured.items() if value is not None},
-        "adapter_parameters": run.summary.get("adapter_parameters"),
-        "message_bytes_down": down,
-        "message_bytes_up": up,
-        "reduction_vs_dense_float32": dense / (down + up) if dense and rows else None,
-    }
 
 
 def _rank(config: RunConfig) -> str:

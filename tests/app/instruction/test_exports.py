@@ -153,7 +153,7 @@ def test_a_card_does_not_say_where_a_failed_run_lay(result, hub, tmp_path):
     done = call("export", run, "--push-to-hub", "my-chat")
     assert done.exit_code == 0, (done.output, done.exception)
     card = hub.calls[-1][2]["README.md"].decode()
-    assert "| ended | failed |" in card and str(tmp_path) not in card
+    assert "| ended | it failed |" in card and str(tmp_path) not in card
 
 
 def test_a_hub_that_fails_is_an_error_in_one_line(result, monkeypatch):
