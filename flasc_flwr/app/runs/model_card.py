@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from flasc_flwr.core.json_lines import as_json
 from flasc_flwr.core.printable import printable
 
 _FRONT = re.compile(r"\A---\n.*?\n---\n+", re.DOTALL)
+_PATH = re.compile(r"""(['"])(?:~|[A-Za-z]:)?[/\\].*?\1|(?<!\w)~?/[^\s'",;]+""")
+"""A path, in quotes or not."""
+
 _TAGS = ["federated-learning", "flower", "flasc-flwr"]
 
 
@@ -36,6 +40,7 @@ def write_card(
     round : int, optional
         The round after which its adapter was saved (default: the last one).
     """
+    run = _without_paths_in_reason(run)
     readme = folder / "README.md"
     body = _FRONT.sub("", readme.read_text("utf-8"))
     for path in _without_paths(run, folder):
@@ -88,12 +93,18 @@ def _without_paths(run: SavedRun, folder: Path) -> list[str]:
     return [base, str(Path(base).parent)] if base.endswith(".gguf") else [base]
 
 
+def _without_paths_in_reason(run: SavedRun) -> SavedRun:
+    """Return a run whose reason of having failed names no folder of this machine."""
+    if run.status != "failed":
+        return run
+    ended = _PATH.sub("(a path)", run.ended)
+    return replace(run, summary={**run.summary, "ended": ended})
+
+
 def _training(run: SavedRun, round: int | None) -> str:
     facts = _facts(run, round)
     if round is not None:  # how the run ended is not of this adapter
         facts = [fact for fact in facts if fact[0] != "ended"]
-    elif run.status == "failed":  # the reason may name folders on this machine
-        facts = [(n, "it failed" if n == "ended" else value) for n, value in facts]
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts)
     return (
         "## How it was trained\n\nBy federated learning: the training data stayed "

@@ -148,12 +148,14 @@ def test_an_adapter_of_a_round_is_published_with_what_was_true_then(
 
 def test_a_card_does_not_say_where_a_failed_run_lay(result, hub, tmp_path):
     run = shutil.copytree(result.folder, tmp_path / "run")
-    ended = json.dumps({"ended": f"failed: no space left in {tmp_path}"})
+    places = f"'{tmp_path}/my data_1.csv' and {tmp_path}/run, ~/x; 3/4 of all"
+    ended = json.dumps({"ended": f"failed: no space left for {places}"})
     (run / "summary.json").write_text(ended)
     done = call("export", run, "--push-to-hub", "my-chat")
     assert done.exit_code == 0, (done.output, done.exception)
     card = hub.calls[-1][2]["README.md"].decode()
-    assert "| ended | it failed |" in card and str(tmp_path) not in card
+    left = "(a path) and (a path), (a path); 3/4 of all"
+    assert f"| ended | failed: no space left for {left} |" in card
 
 
 def test_a_hub_that_fails_is_an_error_in_one_line(result, monkeypatch):
