@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from reproduce_runs import profile
 
-from flasc_flwr.app.reporting.runs import read_history
+from flasc_flwr.app.reporting.run_files import read_history
 from flasc_flwr.app.runs.jobs import Job, run_jobs
 
 BENCHMARKS = Path(__file__).parent

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from flasc_flwr.app.cli.common import parsed
-from flasc_flwr.app.reporting.runs import read_history
+from flasc_flwr.app.reporting.run_files import read_history
 from flasc_flwr.app.runs.local_run import run_locally
 from flasc_flwr.core.methods.table import METHODS
 

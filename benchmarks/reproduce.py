@@ -19,7 +19,7 @@ from typing import Any
 import reproduce_draw
 from reproduce_runs import EXPERIMENTS, profile
 
-from flasc_flwr.app.reporting.runs import read_history
+from flasc_flwr.app.reporting.run_files import read_history
 from flasc_flwr.app.runs.jobs import Job, run_jobs
 
 HERE = Path(__file__).parent

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flasc_flwr.app.reporting.runs import read_history
+from flasc_flwr.app.reporting.run_files import read_history
 from flasc_flwr.app.runs.local_run import run_locally
 
 APP = Path(__file__).parents[2]

@@ -40,19 +40,28 @@ def test_without_traffic_an_even_split_is_made_only_if_asked(tmp_path):
 @pytest.mark.parametrize(
     ("traffic", "message"),
     [
-        ({"columns": ["round"], "rows": [[1]]}, "cannot be read.*direction"),
+        ({"columns": ["round"], "rows": [[1]]}, "damaged: its 'columns' lack 'client'"),
         (
             {"columns": COLUMNS, "rows": [[0, "a", "left", 0, 6]]},
-            "direction.*got 'left'",
+            "damaged: row 0 has a 'direction' that must .*'up', got 'left'",
         ),
-        ({"columns": COLUMNS, "rows": [[0, "a"]]}, "cannot be read"),
+        ({"columns": COLUMNS, "rows": [[0, "a"]]}, "row 0 must be a list of 5 values"),
+        ({"columns": COLUMNS, "rows": [[0, 1, "up", 0, 6]]}, "'client' that must be t"),
         ({"columns": COLUMNS, "rows": ROWS[:-1]}, r"has \(30, 0\).*\(30, 10\)"),
-        ([], "cannot be read"),
+        ({"columns": 1, "rows": []}, "must have 'columns' and 'rows', which are lists"),
+        ([], "traffic.json in .* is damaged: it must be a JSON object, got a list"),
     ],
 )
 def test_a_wrong_traffic_file_is_named(tmp_path, traffic, message):
     with pytest.raises(ValueError, match=message):
         exchanges_of(a_run(tmp_path, traffic))
+
+
+def test_an_even_split_needs_the_number_of_replies(tmp_path):
+    run = a_run(tmp_path)
+    del run.history[1]["replies"]
+    with pytest.raises(ValueError, match="has no 'replies' in round 1, among which"):
+        exchanges_of(run, even_split=True)
 
 
 def test_a_run_without_rounds_is_refused(tmp_path):

@@ -6,7 +6,14 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import tomli_w
+import torch
 from safetensors.numpy import load_file, save_file
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 from typer.testing import CliRunner
 
 import client_app
@@ -92,10 +99,38 @@ def test_evaluating_what_was_exported_gives_what_the_run_measured(
     assert abs(first["loss"] - last["loss"]) > 5e-5
 
 
+@pytest.mark.parametrize("changes", [{"method": "full"}, {}], ids=str)
+def test_a_whole_model_predicts_by_the_names_of_the_runs_classes(
+    root, tmp_path, changes
+):
+    """With transformers alone, as accurately as the run has measured."""
+    result = simulate(root, tmp_path / "runs", **{"class-names": "1,0"} | changes)
+    to = result.folder / "adapter" if changes else tmp_path / "merged"
+    if not changes:
+        done = CliRunner().invoke(
+            app, ["export", str(result.folder), "--merged", "--to", str(to)]
+        )
+        assert done.exit_code == 0, done.stderr
+    names = AutoConfig.from_pretrained(to)
+    assert names.id2label == {0: "1", 1: "0"} and names.label2id == {"1": 0, "0": 1}
+    model = AutoModelForSequenceClassification.from_pretrained(to).eval()
+    rows, tokenizer = texts(31, seed=1), AutoTokenizer.from_pretrained(root / "bert")
+    right = 0
+    for row in rows:
+        tokens = tokenizer(row["text"], return_tensors="pt", truncation=True)
+        with torch.no_grad():
+            predicted = int(model(**tokens).logits.argmax())
+        right += names.id2label[predicted] == str(row["label"])
+    assert right / len(rows) == pytest.approx(result.summary["accuracy"])
+
+
 def test_settings_can_be_overridden(root, tmp_path):
     folder = simulate(root, tmp_path / "runs").folder
     some = evaluated(folder, "--run-config", "evaluate-examples=7")
     assert some["examples"] == 7
+    # Of a file beside the runs, nothing says that it is of a run.
+    (tmp_path / "config.toml").write_text("")
+    assert evaluated(tmp_path / "runs")["examples"] == 31
 
 
 def test_adapters_of_rounds_on_the_way(root, tmp_path):
@@ -181,6 +216,31 @@ def test_no_adapter_is_named(root, tmp_path):
     other = fresh(root)
     with pytest.raises(ValueError, match="adapter must .* adapter_config.json"):
         load_into(other.model, str(tmp_path), other.config)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("adapter_model.safetensors", b"\x00" * 300),
+        ("adapter_model.safetensors", b""),
+        ("adapter_config.json", b"{"),
+        ("adapter_config.json", b"{}"),
+        ("adapter_config.json", b'{"peft_type": "NOPE"}'),
+    ],
+)
+def test_a_damaged_adapter_is_named_in_one_line(
+    root, exported, tmp_path, name, content
+):
+    _, folder = exported
+    (tmp_path / "config.toml").write_text(tomli_w.dumps(settings(root)))
+    assert evaluate(tmp_path).exit_code == 0
+    (folder / name).write_bytes(content)
+    for words in (["evaluate"], ["export", "--merged", "--to", str(tmp_path / "to")]):
+        load_task.cache_clear()
+        result = CliRunner().invoke(app, [words[0], str(tmp_path), *words[1:]])
+        assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+        (line,) = result.stderr.splitlines()[-1:]
+        assert line.startswith(f"Error: '{folder}' could not be loaded: ")
 
 
 def test_what_cannot_be_evaluated_is_named(root, tmp_path):

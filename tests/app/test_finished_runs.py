@@ -121,6 +121,48 @@ def test_row_1_a_run_that_was_killed_after_its_last_round_is_finished(tmp_path):
     assert {t["kept_up"] for t in again["tensors"]} == {None}
 
 
+def test_a_run_that_goes_on_keeps_no_adapter_that_its_history_lacks(tmp_path):
+    """Neither that of its earlier end, nor of rounds that are made again."""
+    settings = {"num_server_rounds": 4, "checkpoint_every": 2, "export_every": 1}
+    settings |= {"evaluate_examples": 20}
+    folder = run(tmp_path, **settings).folder
+    (folder / "checkpoints" / "checkpoint-000004.flasc").unlink()
+    (folder / "summary.json").unlink()
+
+    def adapters():
+        return sorted(path.name for path in folder.glob("adapter*"))
+
+    everything = ["adapter", *(f"adapter-round-000{n}" for n in (1, 2, 3, 4))]
+    assert adapters() == everything
+
+    class Killed(LocalGrid):
+        def push_messages(self, messages):
+            messages = list(messages)
+            rounds = {m.metadata.group_id for m in messages if m.metadata.group_id}
+            if rounds & {"4"}:
+                seen.append(adapters())
+                raise OSError("killed")
+            return super().push_messages(messages)
+
+    seen = []
+    config = RunConfig(lora_rank=4, local_epochs=1).to_dict()
+    # Where nothing is made, nothing is lost.
+    with pytest.raises(AssertionError):
+        resume(tmp_path, **settings)
+    assert adapters() == everything
+    with pytest.raises(OSError, match="killed"):
+        resume(
+            tmp_path,
+            Killed(client_app.app, 4, run_config=config),
+            **settings | {"export_every": 2},
+        )
+    assert seen == [["adapter-round-0001", "adapter-round-0002"]]
+    result = CliRunner().invoke(commands, ["evaluate", str(folder)])
+    assert "available: round 1, round 2" in result.stderr
+    resume(tmp_path, LocalGrid(client_app.app, 4, run_config=config), **settings)
+    assert adapters() == everything
+
+
 def test_row_1_the_command_line_says_it_and_exits_with_0(tmp_path):
     folder = run(tmp_path, checkpoint_every=1).folder
     before = everything_in(folder)

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, TrainableTokensConfig, get_peft_model
+from transformers import GPT2Config, GPT2LMHeadModel
 
-from flasc_flwr.app.training.merging import Merging
+from flasc_flwr.app.runs.merged_model import merged_into
+from flasc_flwr.app.training.merging import Merging, shared
 from tests.app.built import language_task
 
 
@@ -38,6 +40,27 @@ def test_original_weights_are_copied_once_not_on_each_message(monkeypatch):
     merging.apply({}, 1.0)
     assert torch.equal(weight, original)
     assert clones == [(2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (LoraConfig(target_modules=["c_attn"]), None),
+        (LoraConfig(target_modules=["c_attn"], trainable_token_indices=[1]), None),
+        (TrainableTokensConfig(target_modules=["wte"], token_indices=[1]), None),
+        (LoraConfig(target_modules=["wte"]), "base_model.model.transformer.wte"),
+        (LoraConfig(target_modules=["lm_head"]), "base_model.model.lm_head"),
+    ],
+)
+def test_adapted_weights_that_another_module_has_are_named(config, name):
+    """One check for what is merged in a run, and for an export."""
+    sizes = {"vocab_size": 9, "n_embd": 8, "n_layer": 1, "n_head": 2}
+    model = get_peft_model(GPT2LMHeadModel(GPT2Config(**sizes)), config)
+    assert shared(model) == name
+    if name is None:
+        return
+    with pytest.raises(ValueError, match=f"--merged must not .*{name}'.* shares"):
+        merged_into(model)
 
 
 @pytest.mark.parametrize("method", ["flora", "fedex-lora"])

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from datasets import ClassLabel, Dataset, Features, Value
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForSequenceClassification
@@ -136,6 +137,37 @@ def test_a_kept_head_has_the_classes_of_the_run_in_its_order(
     text_task(tmp_path / "two", named, class_names="bad,good")
     with pytest.raises(ValueError, match="class-names must be in the order of the hea"):
         text_task(tmp_path / "two", named, class_names="good,bad")
+
+
+@pytest.mark.parametrize("settings", [{}, {"classes": 2}])
+def test_a_kept_head_has_the_order_that_the_data_stores(
+    root, model, tmp_path, settings
+):
+    """Also where ``classes`` says how many there are, so that nothing is counted."""
+    two = AutoModelForSequenceClassification.from_pretrained(model, num_labels=2)
+    two.save_pretrained(tmp_path / "two")
+    save_tokenizer(tmp_path / "two")
+    features = Features(text=Value("string"), label=ClassLabel(names=["good", "bad"]))
+    rows = {"text": ["t 0", "t 1"] * 20, "label": [0, 1] * 20}
+    for part in ("train", "test"):
+        stored = Dataset.from_dict(rows, features)
+        stored.to_parquet(tmp_path / f"named-{part}.parquet")
+    named = tmp_path / "named-*.parquet"
+    for labels, fits in (
+        ({"0": "LABEL_0", "1": "LABEL_1"}, True),
+        ({"0": "Good", "1": "bad"}, True),
+        ({"0": "bad", "1": "good"}, False),
+    ):
+        change(tmp_path / "two" / "config.json", id2label=labels)
+        if fits:
+            assert len(text_task(tmp_path / "two", named, **settings).data.test) == 40
+            continue
+        expected = "class-names must be in the order .*bad, good, got good, bad, as the"
+        with pytest.raises(ValueError, match=expected):
+            assert text_task(tmp_path / "two", named, **settings).data.test
+    # A head of its own has no order yet.
+    task = text_task(tmp_path / "two", named, head="mean", **settings)
+    assert len(task.data.test) == 40
 
 
 @pytest.mark.parametrize("head", ["stock", "mean"])

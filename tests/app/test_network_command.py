@@ -59,6 +59,14 @@ def test_a_table_for_people(run):
     ]
 
 
+@pytest.mark.parametrize(
+    ("target", "shown"), [(0.7, "70 %"), (0.8125, "81.25 %"), (0.57, "57 %")]
+)
+def test_a_target_is_shown_as_it_was_given(run, target, shown):
+    output = invoked(run, "--target", target).output
+    assert f"first {shown} " in output and f"stays at {shown} " in output
+
+
 def test_json_for_programs(run):
     result = invoked(run, "--up-slower", 1, "--down", 8, "--compute", 1, "--json")
     (first,) = json.loads(result.output)
@@ -118,6 +126,17 @@ def test_the_links_of_the_documentation_can_be_read(tmp_path):
             "[[link]]\ndownload = 8\nupload = 8\n",
             "got 1 of 2",
         ),
+        *(
+            (
+                f"[[link]]\ndownload = 8\nupload = {word}\n",
+                "upload must be a number ",
+            )
+            for word in ("nan", "inf", "-1", "1e308", "1e-308", "true", "'8'")
+        ),
+        (
+            "[[link]]\ndownload = 8\nupload = 8\nshare = 1e308\n",
+            "share must be a number in (0, 1e12], got 1e+308",
+        ),
         ("[[link", "links.toml"),
     ],
 )
@@ -133,9 +152,12 @@ def test_wrong_links_are_refused(run, tmp_path, content, message):
     ("arguments", "status", "message"),
     [
         (["--up-slower", "1;4"], 1, "up-slower must be numbers"),
-        (["--up-slower", "0"], 1, "up-slower must be"),
-        (["--down", "0"], 1, "download must be"),
-        (["--target", "70"], 2, "is not in the range"),
+        *(
+            (["--up-slower", f"1,{word}"], 1, "up-slower must be a number in [1e-6, 1")
+            for word in ("0", "nan", "inf", "-1", "1e308")
+        ),
+        (["--down", "0"], 2, "must be a number in [1e-6, 1e6], got '0'"),
+        (["--target", "70"], 2, "must be a number in [0, 1], got '70'"),
         (["--links", "nowhere.toml"], 1, "nowhere.toml"),
     ],
 )

@@ -211,9 +211,7 @@ def test_the_command_searches_and_shows_each_step(tmp_path, made):
         (["--seeds", "0,0"], "seeds must be one or more distinct numbers, got [0, 0]"),
         (["--start-density", "2"], "start-density must be a number in (0,"),
         (["--start-density", "thin"], "start-density must be"),
-        (["--start-rank", "0"], "rank must be"),
         (["--start-rank", "5"], "max-rank 4, got 5"),
-        (["--per-round-megabytes", "0"], "per-round-megabytes must be"),
         (["--per-round-megabytes", "0.001"], "above the budget of 0.001 MB"),
         (["--probe-megabytes", "0.001"], "probe-megabytes must be"),
         (["--run-config", "lora-rnak=2"], "did you mean lora-rank"),
@@ -223,6 +221,13 @@ def test_the_command_refuses_wrong_options(tmp_path, made, arguments, message):
     result = invoked(tmp_path, *arguments)
     assert result.exit_code == 1
     assert message in result.output
+
+
+@pytest.mark.parametrize("option", ["--start-rank", "--per-round-megabytes"])
+def test_the_command_refuses_numbers_out_of_range(tmp_path, made, option):
+    result = invoked(tmp_path, option, "0")
+    assert result.exit_code == 2
+    assert f"'{option}': must be a" in " ".join(result.output.split())
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """The SuperLink's own count, in the summary beside ours."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -30,7 +29,8 @@ def folder(tmp_path, monkeypatch):
     command.parent.mkdir()
     command.write_text(FLWR)
     command.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{command.parent}:/usr/bin:/bin")
+    monkeypatch.setattr("sys.executable", str(command.with_name("python")))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
     traffic = Traffic()
     traffic.record(
         Sent(round=1, client="a", direction=Direction.UP, payload=100, message=650)
@@ -57,6 +57,16 @@ def test_the_three_counts_stand_side_by_side(folder):
 def test_the_parts_of_a_resumed_run_are_added(folder):
     summary = add_wire_bytes(folder, "devices", [7, 8])
     assert (summary["wire_bytes_down"], summary["wire_bytes_up"]) == (15000, 1500)
+
+
+def test_a_resumed_run_needs_all_of_its_ids(folder):
+    """Its folder's name has the first only: the others' bytes would be missing."""
+    (folder / "config.toml").write_text("resume = 'latest'")
+    with pytest.raises(ValueError, match="RUN_ID must be .* resumed: list all of its"):
+        add_wire_bytes(folder, "devices")
+    assert add_wire_bytes(folder, "devices", [7, 8])["wire_bytes_down"] == 15000
+    (folder / "config.toml").write_text("resume = ''")
+    assert add_wire_bytes(folder, "devices")["wire_bytes_down"] == 7000
 
 
 def test_a_folder_may_be_named_from_within(folder, monkeypatch):
@@ -99,8 +109,11 @@ def test_a_folder_without_an_id_or_a_summary_is_said_to_be_one(folder, tmp_path)
         add_wire_bytes(tmp_path, "devices")
 
 
-def test_flower_is_found_where_its_environment_is_not_activated(folder, monkeypatch):
-    command = Path(os.environ["PATH"].split(":")[0]) / "flwr"
-    monkeypatch.setattr("sys.executable", str(command.with_name("python")))
-    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+def test_flower_is_that_of_this_environment(folder, monkeypatch, tmp_path):
+    """Another one may be of another version; and ours need not be activated."""
+    other = tmp_path / "other" / "flwr"
+    other.parent.mkdir()
+    other.write_text("#!/bin/sh\necho another version\n")
+    other.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{other.parent}:/usr/bin:/bin")
     assert add_wire_bytes(folder, "devices")["wire_bytes_up"] == 700

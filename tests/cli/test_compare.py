@@ -9,6 +9,7 @@ from flasc_flwr.app.cli.compare import show
 from flasc_flwr.app.reporting.cells import cells
 from flasc_flwr.app.reporting.comparison import compare
 from flasc_flwr.app.reporting.groups import group, in_words
+from flasc_flwr.app.reporting.run_figures import all_figures
 from flasc_flwr.app.reporting.runs import find_runs, read_run
 
 
@@ -119,10 +120,16 @@ def test_the_table_and_the_json(call, runs):
     folder = runs["flasc-0"].parent
     table = call("compare", folder, "--target", "1")
     assert table.exit_code == 0
-    for text in ("flasc", "dense", "bfloat16", "0,1", "MB to 100.0 %", "not reached"):
+    for text in ("flasc", "dense", "bfloat16", "0,1", "MB to 100 %", "not reached"):
         assert text in table.stdout
     rows = json.loads(call("compare", folder, "--json").stdout)
     assert [row["label"] for row in rows] == ["dense", "flasc"]
+
+
+def test_a_target_is_shown_as_it_was_given(call, runs):
+    """Rounded, 0.8125 would look like another target."""
+    result = call("compare", runs["flasc-0"], "--target", "0.8125")
+    assert "MB to 81.25 %" in result.stdout
 
 
 def test_runs_that_did_not_finish_are_listed(call, runs, unfinished, failed):
@@ -130,6 +137,30 @@ def test_runs_that_did_not_finish_are_listed(call, runs, unfinished, failed):
     assert f"{unfinished}: unfinished: 2 of 3 rounds" in result.stdout
     assert f"{failed}: failed: the <disk> is full" in result.stdout
     assert "flasc (unfinished)" in result.stdout and "dense (failed)" in result.stdout
+
+
+def test_groups_that_look_alike_have_labels_of_their_own(runs):
+    """Their curves are drawn by label: one would take the place of the other."""
+    for name, density in (("flasc-0", "0.28571"), ("flasc-1", "0.285714")):
+        config = runs[name] / "config.toml"
+        text = config.read_text()
+        wanted = f"upload-density = {density}"
+        config.write_text(text.replace('upload-density = "auto"', wanted))
+    found = group([read_run(runs[name]) for name in ("flasc-0", "flasc-1")])
+    label = "flasc down 1/4, up 0.2857"
+    assert [one.label for one in found] == [label, f"{label} #2"]
+
+
+def test_runs_that_failed_early_and_late_are_both_drawn(runs):
+    for name, rows in (("flasc-0", 4), ("flasc-1", 0)):
+        folder = runs[name]
+        (folder / "summary.json").write_text('{"ended": "failed: no battery"}')
+        if not rows:  # its clients are not known
+            (folder / "history.jsonl").unlink()
+            (folder / "traffic.json").unlink()
+    found = group([read_run(runs[name]) for name in ("flasc-0", "flasc-1")])
+    (curve,) = [s for s in all_figures(found) if s.name == "accuracy-by-round"]
+    assert curve.figure is not None
 
 
 def test_a_folder_without_runs_is_named(call, tmp_path):
@@ -165,9 +196,17 @@ def test_densities_are_written_as_people_write_them(density, words):
     [
         ("history.jsonl", "[]\n", "history.jsonl in .* is damaged: .* got a list"),
         ("history.jsonl", "{bad\n", "history.jsonl in .* is damaged: "),
-        ("history.jsonl", '{"round": 1}\n', "row of .* has no 'message_bytes_down'"),
+        (
+            "history.jsonl",
+            '{"round": 1}\n',
+            "history.jsonl in .*dense-0' is damaged: line 1 has no 'message_bytes_d",
+        ),
         ("summary.json", "[1]", "summary.json in .* is damaged: .* got a list"),
-        ("summary.json", '{"a": 1}', "summary.json is damaged: it has no 'ended'"),
+        (
+            "summary.json",
+            '{"a": 1}',
+            "summary.json in .* is damaged: it has no 'ended'",
+        ),
         ("summary.json", '{"ended', "summary.json in .* is damaged: "),
         ("traffic.json", "[]", "traffic.json in .* is damaged: .* got a list"),
         ("traffic.json", '{"columns', "traffic.json in .* is damaged: "),

@@ -1,10 +1,13 @@
 """All combinations of some settings."""
 
+import importlib
+
 import pytest
 
 from flasc_flwr.app.cli.combinations import axes, jobs
 from flasc_flwr.app.config import ConfigError
 from flasc_flwr.app.runs import jobs as runs
+from flasc_flwr.app.runs import local_run
 from tests.app import in_process
 from tests.cli.conftest import APP, SHORT
 
@@ -44,6 +47,50 @@ def test_wrong_combinations_are_refused(named, grid, reason):
         jobs({}, axes(named, grid), clients=2)
 
 
+@pytest.fixture
+def own_app(tmp_path):
+    """An app whose ``pyproject.toml`` sets more than the defaults."""
+    folder = tmp_path / "app"
+    folder.mkdir()
+    (folder / "pyproject.toml").write_text(
+        "[tool.flwr.app.components]\nserverapp = 'a:b'\nclientapp = 'a:b'\n"
+        "[tool.flwr.app.config]\nseed = 0\nlora-rank = 8\nlocal-epochs = 5\n"
+        "output-dir = '/elsewhere'\nresume = 'latest'\n"
+    )
+    return folder
+
+
+def test_what_the_apps_pyproject_sets_counts_in_a_sweep(
+    call, monkeypatch, tmp_path, own_app
+):
+    """As for ``flwr run``; what a sweep sets itself does not."""
+    seen = {}
+    module = importlib.import_module("flasc_flwr.app.cli.sweep")
+    monkeypatch.setattr(module, "_make", lambda jobs, *_: seen.update(jobs))
+    words = ["sweep", "--into", tmp_path / "s", "--app", own_app, "--seed", "1,2"]
+    assert call(*words, "-c", "local-epochs=3").exit_code == 0
+    settings = [dict(job.settings) for job in seen.values()]
+    assert settings == [{"lora-rank": 8, "local-epochs": 3, "seed": s} for s in (1, 2)]
+
+
+def test_what_the_apps_pyproject_sets_counts_in_a_local_run(call, monkeypatch, own_app):
+    seen = []
+    monkeypatch.setattr(local_run, "run_locally", lambda *given: seen.append(given))
+    usual = {"lora-rank": 8, "local-epochs": 5}
+    apart = {"output-dir": "/elsewhere", "resume": "latest"}
+    words = ["local-run", "--app", own_app, "--clients", "3"]
+    assert call(*words, "seed=4").exit_code == 0
+    assert seen == [(own_app, {**usual, **apart, "seed": 4}, 3)]
+
+
+def test_an_app_with_wrong_settings_is_refused(call, tmp_path, own_app):
+    project = own_app / "pyproject.toml"
+    project.write_text(project.read_text().replace("lora-rank = 8", "lora-rank = 0"))
+    for words in (["local-run"], ["sweep", "--into", tmp_path / "s", "--seed", "1"]):
+        result = call(*words, "--app", own_app)
+        assert result.exit_code == 1 and "lora-rank must be" in result.stderr
+
+
 def test_a_wrong_value_is_refused_before_anything_runs(call, tmp_path):
     with pytest.raises(ConfigError, match="lora-rank must be .*, got 0"):
         jobs({}, {"lora-rank": [4, 0]}, clients=2)
@@ -78,8 +125,8 @@ def test_a_tilde_is_the_home_folder(call, tmp_path, monkeypatch, command):
     """A shell leaves the one in --into=~/s as it is."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runs, "_start", in_process.start)
-    words = [command, "--into=~/s", "--app", APP / "none", "--clients", 3]
+    monkeypatch.setattr(runs, "_start", lambda *_: in_process.Ended(1))
+    words = [command, "--into=~/s", "--app", APP, "--clients", 3]
     more = {
         "sweep": ["--seed", "0"],
         "search": ["--per-round-megabytes", 1, "--probe-megabytes", 1],

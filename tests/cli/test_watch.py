@@ -228,5 +228,9 @@ def test_a_file_is_not_a_folder(call, unfinished):
 
 def test_a_port_that_is_taken_is_an_error(call, live, unfinished):
     with serving(live) as address:
-        result = call("watch", unfinished, "--port", urlsplit(address).port)
-    assert result.exit_code == 1 and "Address already in use" in result.stderr
+        port = urlsplit(address).port
+        result = call("watch", unfinished, "--port", port)
+    assert result.exit_code == 1
+    assert f"port {port} of 127.0.0.1 cannot be used: Address already in use" in (
+        result.stderr
+    )

@@ -138,6 +138,29 @@ def test_a_library_that_starts_threads_gets_new_processes(prepared, folder):
     assert done.stdout == "a new process: draw\n"
 
 
+def test_the_supernode_ends_with_its_keeper(prepared, tmp_path):
+    """Also where that is killed: it can do nothing then."""
+    program = PROGRAM.format(path=keeper.__file__)
+    script = "flwr-clientapp wait & exec sleep 60"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "", "sh", "-c", script],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 3  # the SuperNode, its ClientApp, and the fork for that
+    process.kill()
+    process.wait(timeout=20)
+    _, alive = psutil.wait_procs(family, timeout=10)
+    running = [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+    for process in running:
+        process.kill()
+    assert not running
+
+
 def test_forks_and_files_end_with_the_supernode(prepared, tmp_path):
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     program = PROGRAM.format(path=keeper.__file__)

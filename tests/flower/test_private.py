@@ -282,7 +282,7 @@ def test_the_noise_for_an_epsilon_spends_it_and_not_more(sampling):
     # Rounded up: rounded down, it would spend more.
     printed = float(found.stdout.removeprefix("dp-noise-multiplier = ").split()[0])
     assert z <= printed < z + 1e-4
-    assert CliRunner().invoke(app, ["noise", *words, "--epsilon", "-1"]).exit_code == 1
+    assert CliRunner().invoke(app, ["noise", *words, "--epsilon", "-1"]).exit_code == 2
 
 
 def test_a_shared_mask_sends_the_same_positions_of_everyone():

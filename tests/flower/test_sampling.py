@@ -33,6 +33,13 @@ def test_cohorts_have_the_right_size_and_nobody_twice(fraction, at_least, count)
     assert len(cohort) == len(set(cohort)) == count
 
 
+def test_an_oversample_beyond_all_nodes_draws_all_of_them():
+    drawn = sampling(fraction_train=0.5, oversample=1e308)
+    cohort = drawn.training(everyone(10), 1)
+    assert (len(set(cohort)), drawn.enough(cohort)) == (10, 1)
+    assert sampling(fraction_train=0.0, oversample=9).training([], 1) == []
+
+
 def test_everyone_is_drawn_equally_often():
     times = [0] * 10
     for current in range(2000):

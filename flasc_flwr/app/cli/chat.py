@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from flasc_flwr.app.cli.common import RunConfigOption
+from flasc_flwr.app.cli.numbers import whole
 
 _HELP = "/reset forgets the conversation, /quit ends it."
 
@@ -27,7 +28,8 @@ def chat(
         str, typer.Option(help="System message.", show_default=False)
     ] = "",
     tokens: Annotated[
-        int, typer.Option(min=1, help="Longest answer, in tokens.")
+        int,
+        typer.Option(click_type=whole(1, 1_000_000), help="Longest answer, in tokens."),
     ] = 256,
     run_config: RunConfigOption = None,
 ) -> None:
@@ -41,14 +43,12 @@ def chat(
     with user_errors():
         overrides = parsed(run_config)
 
-        from flasc_flwr.app.cli.export import the_run
+        from flasc_flwr.app.cli.export import run_or_adapter
         from flasc_flwr.app.runs.talk import Talk
         from flasc_flwr.app.tasks.instruction.chat_template import RefusedError
         from flasc_flwr.core.printable import why
 
-        path = folder.expanduser().absolute()
-        if not (path.parent / "config.toml").is_file():
-            path = the_run(path)
+        path = run_or_adapter(folder)
         talk = Talk(path, overrides, new=tokens, system=system)
     if sys.stdin.isatty():
         typer.echo(_HELP)
@@ -73,6 +73,10 @@ def _next_line() -> str | None:
         line = sys.stdin.readline()
     except KeyboardInterrupt:
         line = ""
+    except UnicodeDecodeError as error:
+        from flasc_flwr.app.cli.common import fail
+
+        fail(f"the input must be text in {error.encoding}, got other bytes")
     return line.strip() if line else None
 
 

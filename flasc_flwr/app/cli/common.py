@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from flasc_flwr.app.cli.numbers import ACCURACY
 from flasc_flwr.app.cli.words import repeated_key, require_all_read
 
 RunConfigOption = Annotated[
@@ -47,8 +48,7 @@ AppOption = Annotated[Path, typer.Option(help="Folder of the Flower app.")]
 TargetOption = Annotated[
     float | None,
     typer.Option(
-        min=0.0,
-        max=1.0,
+        click_type=ACCURACY,
         help="Also show the MB sent until the run first reached this test accuracy, "
         "such as 0.8.",
         show_default=False,
@@ -120,8 +120,9 @@ def parsed(overrides: list[str] | None, option: str = "--run-config") -> dict[st
         raise ValueError(f"{must_be}, got {given!r}") from None
     except ValueError as error:
         lists = "; write a list as text, such as class-names='cat,dog'"
+        file = f" {given.strip()!r}" if given.strip().endswith(".toml") else ""
         raise ValueError(
-            f"{option}: {error}{lists if 'of type' in str(error) else ''}"
+            f"{option}{file}: {error}{lists if 'of type' in str(error) else ''}"
         ) from None
     if given.strip() and not settings:
         raise ValueError(f"{must_be}, got {given!r}")

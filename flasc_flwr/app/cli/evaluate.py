@@ -33,12 +33,10 @@ def evaluate(
     with user_errors():
         overrides = parsed(run_config)
 
-        from flasc_flwr.app.cli.export import the_run
+        from flasc_flwr.app.cli.export import run_or_adapter
         from flasc_flwr.app.runs.saved_adapter import evaluate_adapter
 
-        path = folder.expanduser().absolute()
-        if not (path.parent / "config.toml").is_file():
-            path = the_run(path)
+        path = run_or_adapter(folder)
         result = evaluate_adapter(path, overrides)
     for name, value in result.items():
         typer.echo(f"{name} {value if name == 'examples' else format(value, '.6f')}")

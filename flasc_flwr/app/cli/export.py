@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-_OF_ROUND = re.compile(r"adapter-round-(\d+)")
+from flasc_flwr.app.cli.numbers import whole
 
 
 def export(
@@ -35,7 +34,7 @@ def export(
     round: Annotated[
         int | None,
         typer.Option(
-            min=0,
+            click_type=whole(0, 1_000_000_000),
             help="Export the adapter of this round instead of the last one. Rounds are "
             "saved by export-every in the run config.",
             show_default=False,
@@ -93,7 +92,7 @@ def export(
                 from flasc_flwr.app.reporting.runs import read_run
                 from flasc_flwr.app.runs.model_card import write_card
 
-                write_card(read_run(found), target, merged=merged)
+                write_card(read_run(found), target, merged=merged, round=round)
                 _push(target, push_to_hub, private=not public)
                 typer.echo(f"Uploaded to {push_to_hub}")
 
@@ -162,6 +161,24 @@ def the_run(path: Path) -> Path:
     return found[0]
 
 
+def run_or_adapter(path: Path) -> Path:
+    """Return a run folder as :func:`the_run`, or `path` if it is in one.
+
+    Raises
+    ------
+    ValueError
+        As :func:`the_run`.
+    """
+    from flasc_flwr.app.reporting.runs import is_run
+
+    path = path.expanduser().absolute()
+    below = path.rglob("config.toml")
+    # A folder of runs may lie beside a config.toml that is not of a run.
+    if is_run(path.parent) and not any(is_run(file.parent) for file in below):
+        return path
+    return the_run(path)
+
+
 def _adapter(run: Path, round: int | None) -> Path:
     """Return the folder of a run's adapter.
 
@@ -170,21 +187,13 @@ def _adapter(run: Path, round: int | None) -> Path:
     ValueError
         If it does not exist; the message lists the adapters that do.
     """
-    from flasc_flwr.app.reporting.runs import adapter_of
+    from flasc_flwr.app.reporting.adapters import adapter_of, available_adapters
 
     folder = adapter_of(run, round)
     if folder.is_dir():
         return folder
-    rounds = sorted(
-        int(match[1])
-        for path in run.iterdir()
-        if (match := _OF_ROUND.fullmatch(path.name))
-    )
-    saved = [f"round {number}" for number in rounds]
-    if (run / "adapter").is_dir():
-        saved.append("the last one (omit --round)")
     missing = "no adapter" if round is None else f"no adapter of round {round}"
+    omit = " (omit --round)" if adapter_of(run).is_dir() else ""
     raise ValueError(
-        f"{str(run)!r} has {missing}; available: "
-        + (", ".join(saved) or "none (the run has not finished)")
+        f"{str(run)!r} has {missing}; available: {available_adapters(run)}{omit}"
     )

@@ -11,7 +11,7 @@ from flasc_flwr.app.cli.common import printable
 from flasc_flwr.app.cli.live import View, view_of
 from flasc_flwr.app.cli.progress import Progress
 from flasc_flwr.app.cli.superlink import FlwrRun
-from flasc_flwr.app.reporting.runs import read_summary
+from flasc_flwr.app.reporting.run_files import read_summary
 from flasc_flwr.app.reporting.summary import failure
 
 _EVERY = 0.25

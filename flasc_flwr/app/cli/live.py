@@ -124,8 +124,8 @@ def figures(progress: Progress) -> list[tuple[str, str]]:
         ("up", megabytes(progress.total("message_bytes_up") / 1e6) + " MB"),
         ("less than dense float32", "-" if less is None else f"{less:.1f} x"),
         *spent,
-        ("replies", f"{row['replies']}"),
-        ("failures", f"{sum(len(r['failures']) for r in progress.rows)}"),
+        ("replies", f"{row.get('replies', '-')}"),
+        ("failures", f"{sum(len(r.get('failures') or ()) for r in progress.rows)}"),
     ]
 
 

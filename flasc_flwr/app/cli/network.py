@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flasc_flwr.app.cli.common import RunsArgument
+from flasc_flwr.app.cli.numbers import ACCURACY, BANDWIDTH, SECONDS
 from flasc_flwr.core.json_lines import as_json as text_of
 
 if TYPE_CHECKING:
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 def network(
     runs: RunsArgument,
     down: Annotated[
-        float, typer.Option(help="Download bandwidth of a client, Mbit/s.")
+        float,
+        typer.Option(
+            click_type=BANDWIDTH, help="Download bandwidth of a client, Mbit/s."
+        ),
     ] = 10.0,
     up_slower: Annotated[
         str,
@@ -29,21 +32,22 @@ def network(
     latency: Annotated[
         float,
         typer.Option(
-            help="Seconds per message, whatever its size: about 6 round trips."
+            click_type=SECONDS,
+            help="Seconds per message, whatever its size: about 6 round trips.",
         ),
     ] = 0.05,
     compute: Annotated[
         float,
         typer.Option(
+            click_type=SECONDS,
             help="Seconds per client and round beside its messages: those of a round "
-            "on a fast network."
+            "on a fast network.",
         ),
     ] = 0.0,
     target: Annotated[
         float | None,
         typer.Option(
-            min=0.0,
-            max=1.0,
+            click_type=ACCURACY,
             help="Also show the seconds until this test accuracy, such as 0.8.",
             show_default=False,
         ),
@@ -114,12 +118,10 @@ def read_links(path: Path, seed: int) -> LinkOf:
     ValueError
         If it does not hold valid links.
     """
+    from flasc_flwr.app.config.toml_file import read_toml
     from flasc_flwr.app.runs.link_times import Link, by_tier, drawn
 
-    try:
-        tables = tomllib.loads(path.expanduser().read_text()).get("link")
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{str(path)!r} is not a TOML file: {error}") from None
+    tables = read_toml(path.expanduser()).get("link")
     if (
         not isinstance(tables, list)
         or not tables
@@ -197,6 +199,7 @@ def _print(results: Sequence[Mapping[str, Any]], target: float | None) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from flasc_flwr.app.reporting.cells import exact_percent
     from flasc_flwr.core.printable import printable
 
     table = Table(title="Seconds of communication")
@@ -205,8 +208,8 @@ def _print(results: Sequence[Mapping[str, Any]], target: float | None) -> None:
     for column in ("rounds", "MB", "whole run"):
         table.add_column(column, justify="right")
     if target is not None:
-        table.add_column(f"first {target:.0%}", justify="right")
-        table.add_column(f"stays at {target:.0%}", justify="right")
+        table.add_column(f"first {exact_percent(target)}", justify="right")
+        table.add_column(f"stays at {exact_percent(target)}", justify="right")
     for result in results:
         cells: list[Text | str] = [
             Text(printable(Path(result["run"]).name)),

@@ -6,21 +6,45 @@ from typing import Annotated
 
 import typer
 
+from flasc_flwr.app.cli.numbers import number, whole
+
 
 def noise(
     epsilon: Annotated[
-        float, typer.Option(help="Privacy budget of the run.", show_default=False)
+        float,
+        typer.Option(
+            click_type=number("(0, 1e6]"),
+            help="Privacy budget of the run.",
+            show_default=False,
+        ),
     ],
-    rounds: Annotated[int, typer.Option(help="Number of rounds.", show_default=False)],
+    rounds: Annotated[
+        int,
+        typer.Option(
+            click_type=whole(1, 10**9), help="Number of rounds.", show_default=False
+        ),
+    ],
     cohort: Annotated[
-        int, typer.Option(help="Clients in each round.", show_default=False)
+        int,
+        typer.Option(
+            click_type=whole(1, 10**12),
+            help="Clients in each round.",
+            show_default=False,
+        ),
     ],
     population: Annotated[
-        int, typer.Option(help="Clients in total.", show_default=False)
+        int,
+        typer.Option(
+            click_type=whole(1, 10**12), help="Clients in total.", show_default=False
+        ),
     ],
     delta: Annotated[
         float | None,
-        typer.Option(help="Default: population ** -1.1.", show_default=False),
+        typer.Option(
+            click_type=number("(0, 1)"),
+            help="Default: population ** -1.1.",
+            show_default=False,
+        ),
     ] = None,
     sampling: Annotated[
         str, typer.Option(help="How cohorts are drawn, as dp-sampling: fixed, poisson.")

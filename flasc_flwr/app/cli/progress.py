@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from flasc_flwr.app.reporting.runs import read_history
+from flasc_flwr.app.reporting.run_files import read_history
 
 _LAST_LINES = 20
 _RECENT = 5
@@ -88,7 +88,11 @@ class Progress:
     @property
     def left(self) -> float | None:
         """Estimated seconds to the end: the median of the last rounds' times."""
-        recent = [row["seconds"] for row in self.rows[-_RECENT:] if row["round"] > 0]
+        recent = [
+            row["seconds"]
+            for row in self.rows[-_RECENT:]
+            if row["round"] > 0 and row.get("seconds") is not None
+        ]
         # The first round is slower: it starts the clients.
         if len(recent) < 2:
             return None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flasc_flwr.app.cli.common import RunConfigOption
+from flasc_flwr.app.cli.numbers import CLIENTS
 
 if TYPE_CHECKING:
     from flasc_flwr.app.cli.progress import Progress
@@ -28,7 +29,7 @@ def run(
     clients: Annotated[
         int | None,
         typer.Option(
-            min=1,
+            click_type=CLIENTS,
             help=f"Number of simulated clients (default: {_CLIENTS}).",
             show_default=False,
         ),
@@ -125,7 +126,7 @@ def _say_how_it_ended(
 ) -> None:
     """Print how a run ended, and exit with 1 if it failed."""
     from flasc_flwr.app.cli.common import fail, printable
-    from flasc_flwr.app.reporting.runs import read_summary
+    from flasc_flwr.app.reporting.run_files import read_summary
 
     if reason is None and progress.folder:
         for warning in read_summary(progress.folder).get("warnings", ()):
@@ -160,19 +161,11 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 def _config(app: Path, overrides: list[str] | None) -> RunConfig:
     """Return the app's run config with the overrides, checked."""
-    import tomllib
-
     from flasc_flwr.app.cli.common import parsed
     from flasc_flwr.app.config import RunConfig
+    from flasc_flwr.app.config.toml_file import read_app
 
-    project = app / "pyproject.toml"
-    try:
-        declared = tomllib.loads(project.read_text())["tool"]["flwr"]["app"]
-    except (OSError, KeyError):
-        raise ValueError(
-            f"{str(app)!r} is not a Flower app: it needs a pyproject.toml with "
-            "[tool.flwr.app]"
-        ) from None
+    declared = read_app(app)
     return RunConfig.parse({**declared.get("config", {}), **parsed(overrides)})
 
 

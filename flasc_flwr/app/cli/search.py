@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flasc_flwr.app.cli.common import AppOption, RunConfigOption
+from flasc_flwr.app.cli.numbers import CLIENTS, MEGABYTES, PROCESSES, whole
 
 if TYPE_CHECKING:
     from flasc_flwr.app.search.search import Step
+
+_RANK = whole(1, 65_536)
 
 
 def search(
@@ -25,6 +28,7 @@ def search(
     per_round_megabytes: Annotated[
         float,
         typer.Option(
+            click_type=MEGABYTES,
             help="Budget of one round of one client, both ways, in MB.",
             show_default=False,
         ),
@@ -32,21 +36,28 @@ def search(
     probe_megabytes: Annotated[
         float,
         typer.Option(
+            click_type=MEGABYTES,
             help="MB that each short run sends: all clients, both ways.",
             show_default=False,
         ),
     ],
     run_config: RunConfigOption = None,
-    clients: Annotated[int, typer.Option(help="Number of clients.")] = 20,
-    start_rank: Annotated[int, typer.Option(help="Rank to start from.")] = 2,
+    clients: Annotated[
+        int, typer.Option(click_type=CLIENTS, help="Number of clients.")
+    ] = 20,
+    start_rank: Annotated[
+        int, typer.Option(click_type=_RANK, help="Rank to start from.")
+    ] = 2,
     start_density: Annotated[
         str, typer.Option(help="Density to start from, such as 0.0625 or 1/16.")
     ] = "1/64",
-    max_rank: Annotated[int, typer.Option(help="Highest rank.")] = 64,
+    max_rank: Annotated[int, typer.Option(click_type=_RANK, help="Highest rank.")] = 64,
     seeds: Annotated[
         str, typer.Option(help="Seeds; their mean accuracies are compared.")
     ] = "0",
-    at_once: Annotated[int, typer.Option(help="Number of runs at a time.")] = 1,
+    at_once: Annotated[
+        int, typer.Option(click_type=PROCESSES, help="Number of runs at a time.")
+    ] = 1,
     app: AppOption = Path("."),
 ) -> None:
     """Search for the rank and density to use within a byte budget.
@@ -60,19 +71,21 @@ def search(
 
     into = into.expanduser()
     with user_errors():
+        from flasc_flwr.app.config.app_settings import settings_of_app
         from flasc_flwr.app.runs.jobs import JobError
         from flasc_flwr.app.search.candidates import Candidate, Limits
         from flasc_flwr.app.search.probes import Probes, search_into
         from flasc_flwr.app.search.search import most_accurate
 
+        folder = app.expanduser().resolve()
         start = Candidate(start_rank, _density(start_density))
         limits = Limits(max_rank=max_rank, megabytes=per_round_megabytes)
         probes = Probes(
-            base=parsed(run_config),
+            base=settings_of_app(folder, for_many=True) | parsed(run_config),
             clients=clients,
             megabytes=probe_megabytes,
             into=into,
-            app=app.expanduser().resolve(),
+            app=folder,
             at_once=at_once,
             on_end=lambda name, folder: typer.echo(f"  {name}: {folder}"),
         )

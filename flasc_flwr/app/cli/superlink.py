@@ -14,6 +14,7 @@ from typing import Any
 
 from click import unstyle
 
+from flasc_flwr.app.runs.commands import own_first
 from flasc_flwr.flower.compat import FLWR_COMMAND
 
 _START_SECONDS = 30
@@ -180,7 +181,4 @@ def _flwr() -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    # Flower starts other commands of its environment by name.
-    beside = str(Path(sys.executable).parent)
-    path = os.pathsep.join([beside, os.environ.get("PATH", "")])
-    return {**_SETTINGS, **os.environ, **_ALWAYS, "PATH": path}
+    return {**_SETTINGS, **os.environ, **_ALWAYS, "PATH": own_first()}

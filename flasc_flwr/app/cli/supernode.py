@@ -35,9 +35,9 @@ def supernode(
     import os
     import sys
     from importlib.util import find_spec
-    from pathlib import Path
 
     from flasc_flwr.app.cli.common import fail
+    from flasc_flwr.app.runs.commands import own_first
 
     if not sys.platform.startswith("linux"):
         fail("supernode needs Linux: start flower-supernode instead")
@@ -47,7 +47,5 @@ def supernode(
     # By its path: a fork that had imported this package would not import the run's.
     words = [sys.executable, spec.origin, libraries, "flower-supernode", *context.args]
     os.environ |= SMALL_OBJECTS | os.environ  # what is set already counts
-    # A service starts this by its path: Flower's commands are beside it.
-    beside = str(Path(sys.executable).parent)
-    os.environ["PATH"] = os.pathsep.join([beside, os.environ.get("PATH", os.defpath)])
+    os.environ["PATH"] = own_first()
     os.execv(sys.executable, words)

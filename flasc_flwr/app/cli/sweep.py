@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flasc_flwr.app.cli.common import AppOption, RunConfigOption, TargetOption
+from flasc_flwr.app.cli.numbers import CLIENTS, PROCESSES
 
 if TYPE_CHECKING:
     from flasc_flwr.app.runs.jobs import Job
@@ -46,10 +47,13 @@ def sweep(
     ] = None,
     run_config: RunConfigOption = None,
     clients: Annotated[
-        int, typer.Option(min=1, help="Number of simulated clients.")
+        int, typer.Option(click_type=CLIENTS, help="Number of simulated clients.")
     ] = 20,
     at_once: Annotated[
-        int, typer.Option(min=1, help="Number of runs at a time, each on one core.")
+        int,
+        typer.Option(
+            click_type=PROCESSES, help="Number of runs at a time, each on one core."
+        ),
     ] = 1,
     app: AppOption = Path("."),
     target: TargetOption = None,
@@ -64,6 +68,7 @@ def sweep(
     into = into.expanduser()
     with user_errors():
         from flasc_flwr.app.cli import combinations
+        from flasc_flwr.app.config.app_settings import settings_of_app
         from flasc_flwr.app.runs.jobs import JobError
 
         named = {
@@ -75,7 +80,8 @@ def sweep(
         }
         given = {key: text for key, text in named.items() if text is not None}
         values = combinations.axes(given, grid or [])
-        jobs = combinations.jobs(parsed(run_config), values, clients)
+        base = settings_of_app(app.expanduser(), for_many=True) | parsed(run_config)
+        jobs = combinations.jobs(base, values, clients)
         failed = None
         try:
             _make(jobs, into, app, at_once)
@@ -138,11 +144,12 @@ def _make(jobs: Mapping[str, Job], into: Path, app: Path, at_once: int) -> None:
 
 def _reached(folder: Path) -> str:
     from flasc_flwr.app.reporting.cells import megabytes, percent
-    from flasc_flwr.app.reporting.runs import read_summary
+    from flasc_flwr.app.reporting.run_files import read_summary
 
     summary = read_summary(folder)
-    sent = summary["message_bytes_down"] + summary["message_bytes_up"]
-    return f"{percent(summary.get('accuracy'))}, {megabytes(sent / 1e6)} MB"
+    down, up = (summary.get(f"message_bytes_{way}") for way in ("down", "up"))
+    sent = None if down is None or up is None else (down + up) / 1e6
+    return f"{percent(summary.get('accuracy'))}, {megabytes(sent)} MB"
 
 
 def _print_left(jobs: Mapping[str, Job], into: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flasc_flwr.app.cli.common import TargetOption
+from flasc_flwr.app.cli.numbers import number, whole
 
 
 def watch(
@@ -23,12 +24,16 @@ def watch(
     port: Annotated[
         int,
         typer.Option(
-            min=0, max=65535, help="Port on this machine; 0 takes one that is free."
+            click_type=whole(0, 65535),
+            help="Port on this machine; 0 takes one that is free.",
         ),
     ] = 0,
     every: Annotated[
         float,
-        typer.Option(min=0.1, help="Seconds between two looks at the folders."),
+        typer.Option(
+            click_type=number("[0.1, 86400]"),
+            help="Seconds between two looks at the folders.",
+        ),
     ] = 3.0,
     target: TargetOption = None,
 ) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from flasc_flwr.app.cli.numbers import whole
+
 
 def wire_bytes(
     run: Annotated[
@@ -27,6 +29,7 @@ def wire_bytes(
         list[int] | None,
         typer.Argument(
             metavar="[RUN_ID]...",
+            click_type=whole(0, 2**64 - 1),
             help="Flower's run ids; list all of them if the run was resumed. Default: "
             "the number at the end of the folder's name.",
             show_default=False,

@@ -16,6 +16,7 @@ Usage: keeper.py LIBRARIES COMMAND..., with LIBRARIES separated by commas.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import json
@@ -46,6 +47,10 @@ _MOST = 1 << 20
 _PATIENCE = 5.0
 """Seconds in which forks may end when the SuperNode has."""
 
+_DEATH_OF_THE_PARENT = 1
+"""``PR_SET_PDEATHSIG`` of Linux: the signal that a process gets when its parent ends.
+It outlasts ``exec``."""
+
 _IMPORTING = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 """Environment of the imports: looking for a GPU must not start CUDA before a fork."""
 
@@ -66,7 +71,9 @@ def main(target: Callable[[], Any] | None = None) -> int:
         server = socket.socket(socket.AF_UNIX)
         server.bind(address)
         server.listen()
-        process = subprocess.Popen(command, env=_environment(folder, address))
+        process = subprocess.Popen(
+            command, env=_environment(folder, address), preexec_fn=_ends_with_this()
+        )
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda which, _: process.send_signal(which))
         run = target or _flower()
@@ -76,6 +83,22 @@ def main(target: Callable[[], Any] | None = None) -> int:
     finally:
         if keeper is None or not keeper.in_fork:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _ends_with_this() -> Callable[[], None]:
+    """Return what a child calls first, to end with this process if it is killed.
+
+    The SuperNode would go on alone otherwise, and the next start of its service would
+    be a second one with the same key.
+    """
+    keeper, libc = os.getpid(), ctypes.CDLL(None)
+
+    def begin() -> None:
+        libc.prctl(_DEATH_OF_THE_PARENT, int(signal.SIGTERM))
+        if os.getppid() != keeper:  # it has ended before the call
+            os._exit(1)
+
+    return begin
 
 
 def _environment(folder: str, address: str) -> dict[str, str]:
@@ -223,12 +246,14 @@ class Keeper:
             # A library started a thread, which a fork would not have.
             connection.close()
             return False
+        begin = _ends_with_this()
         with warnings.catch_warnings():
             # Python 3.12 warns of any thread; those of OpenBLAS survive a fork.
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
         if pid == 0:
             self.in_fork = True
+            begin()
             self._become(request, streams)
             return True
         for stream in streams:

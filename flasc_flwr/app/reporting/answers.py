@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flasc_flwr.app.reporting.run_files import read_answers
 from flasc_flwr.core.json_lines import as_json
 
 FILE = "answers.jsonl"
@@ -17,14 +17,6 @@ def add_answers(folder: Path, round: int, rows: Sequence[dict[str, Any]]) -> Non
     with (folder / FILE).open("a", encoding="utf-8") as file:
         for row in rows:
             file.write(as_json({"round": round, **row}) + "\n")
-
-
-def read_answers(folder: Path) -> list[dict[str, Any]]:
-    """Return a run's answers so far, without a line that is still being written."""
-    file = folder / FILE
-    text = file.read_text("utf-8") if file.is_file() else ""
-    lines = text.splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def last_answered(folder: Path) -> int | None:

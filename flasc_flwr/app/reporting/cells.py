@@ -26,7 +26,7 @@ def cells(row: Mapping[str, Any]) -> dict[str, str]:
         "less than dense": _times(row["times_less_than_dense"]),
     }
     if "target" in row:
-        title = f"MB to {percent(row['target'])}"
+        title = f"MB to {exact_percent(row['target'])}"
         shown[title] = _reached(row)
     return shown
 
@@ -34,6 +34,11 @@ def cells(row: Mapping[str, Any]) -> dict[str, str]:
 def percent(fraction: float | None) -> str:
     """Return a fraction as a percentage; ``-`` for None."""
     return "-" if fraction is None else f"{100 * fraction:.1f} %"
+
+
+def exact_percent(fraction: float) -> str:
+    """Return a fraction that was given as a percentage, not rounded."""
+    return f"{100 * fraction:.12g} %"
 
 
 def megabytes(count: float | None) -> str:

@@ -7,7 +7,8 @@ from statistics import fmean
 from typing import Any
 
 from flasc_flwr.app.reporting.groups import Group, limits_in_words
-from flasc_flwr.app.reporting.runs import Rows, SavedRun
+from flasc_flwr.app.reporting.run_files import Rows
+from flasc_flwr.app.reporting.runs import SavedRun
 
 
 def compare(groups: Iterable[Group], target: float | None = None) -> Rows:
@@ -37,7 +38,7 @@ def _row(one: Group, target: float | None) -> dict[str, Any]:
     runs, settings = one.runs, one.settings
     sums = {
         key: [run.total(key) for run in runs]
-        for key in ("message_bytes_down", "message_bytes_up", "seconds")
+        for key in ("message_bytes_down", "message_bytes_up")
     }
     row = {
         "label": one.label,
@@ -57,7 +58,7 @@ def _row(one: Group, target: float | None) -> dict[str, Any]:
         "megabytes_down": fmean(sums["message_bytes_down"]) / 1e6,
         "megabytes_up": fmean(sums["message_bytes_up"]) / 1e6,
         "times_less_than_dense": _mean([times_less(run) for run in runs]),
-        "seconds": fmean(sums["seconds"]),
+        "seconds": _mean([run.seconds for run in runs]),
     }
     row["differing"] = dict(one.differing)
     if target is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from flasc_flwr.app.reporting.runs import Rows, SavedRun
+from flasc_flwr.app.reporting.run_files import Rows
+from flasc_flwr.app.reporting.runs import SavedRun
 from flasc_flwr.app.runs.link_times import Exchanges
 
 
@@ -28,16 +29,12 @@ def exchanges_of(run: SavedRun, *, even_split: bool = False) -> Exchanges:
     where = repr(str(run.folder))
     if not run.history:
         raise ValueError(f"{where} is a run without a finished round")
-    try:
-        rows = run.traffic
-        exchanges = _by_client(rows)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"{where}: traffic.json cannot be read: {error!r}") from None
-    if rows:
+    if run.traffic:
+        exchanges = _by_client(run.traffic)
         _check_history(where, exchanges, run.history)
         return exchanges
     if even_split:
-        return _even_split(run.history)
+        return _even_split(where, run.history)
     raise ValueError(
         f"{where} has no traffic.json, with the bytes of each client: the run was made "
         "by an older version or has not ended. With --even-split, each round's bytes "
@@ -46,30 +43,27 @@ def exchanges_of(run: SavedRun, *, even_split: bool = False) -> Exchanges:
 
 
 def _by_client(rows: Rows) -> Exchanges:
-    """Return the message bytes of the rows of ``traffic.json``.
-
-    Raises
-    ------
-    ValueError
-        If a direction is neither ``down`` nor ``up``.
-    """
+    """Return the message bytes of the rows of ``traffic.json``."""
     sums: dict[int, dict[str, tuple[int, int]]] = defaultdict(dict)
     for row in rows:
         way, message = row["direction"], row["message"]
-        if way not in ("down", "up"):
-            raise ValueError(f"direction must be 'down' or 'up', got {way!r}")
         down, up = sums[row["round"]].get(row["client"], (0, 0))
         both = (down + message, up) if way == "down" else (down, up + message)
         sums[row["round"]][row["client"]] = both
     return dict(sums)
 
 
-def _even_split(history: Rows) -> Exchanges:
+def _even_split(where: str, history: Rows) -> Exchanges:
     """Split each round's bytes evenly over its clients.
 
     A round without replies, such as that of introductions, is split over as many
     clients as replied in the largest round.
     """
+    if unknown := [r["round"] for r in history if r.get("replies") is None]:
+        raise ValueError(
+            f"{where}: history.jsonl has no 'replies' in round {unknown[0]}, among "
+            "which --even-split would split its bytes"
+        )
     most = max(row["replies"] for row in history) or 1
     return {
         row["round"]: {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -70,15 +71,30 @@ def group(runs: Iterable[SavedRun]) -> list[Group]:
         }
         gathered.setdefault(repr(settings), (settings, []))[1].append(run)
     everyone = [settings for settings, _ in gathered.values()]
+    labels = _different([_label(settings, everyone) for settings in everyone])
     return [
         Group(
-            _label(settings, everyone),
+            label,
             settings,
             {key: settings[key] for key in _differing(everyone)},
             members,
         )
-        for settings, members in gathered.values()
+        for label, (settings, members) in zip(labels, gathered.values(), strict=True)
     ]
+
+
+def _different(labels: Sequence[str]) -> list[str]:
+    """Return labels with a number where an earlier one is the same.
+
+    Figures name their curves by them. Densities are rounded in them, and the number of
+    clients of a run without a round is not known.
+    """
+    counts: Counter[str] = Counter()
+    found = []
+    for label in labels:
+        counts[label] += 1
+        found.append(f"{label} #{counts[label]}" if counts[label] > 1 else label)
+    return found
 
 
 def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:

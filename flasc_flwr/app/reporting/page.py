@@ -80,15 +80,14 @@ def _word(value: Any) -> str:
 def _of_run(run: SavedRun) -> dict[str, str]:
     rows, _ = run.known("accuracy")
     sent = run.megabytes[-1] if run.megabytes else None
-    failures = sum(len(row["failures"]) for row in run.history)
     return {
         "folder": str(run.folder),
         "seed": str(run.config.seed),
         "rounds": f"{run.rounds} of {run.config.num_server_rounds}",
         "accuracy": percent(rows[-1]["accuracy"] if rows else None),
         "MB": megabytes(sent),
-        "failures": str(failures),
-        "seconds": f"{run.total('seconds'):.0f}",
+        "failures": "-" if run.failures is None else str(run.failures),
+        "seconds": "-" if run.seconds is None else f"{run.seconds:.0f}",
         "ended": run.ended,
     }
 

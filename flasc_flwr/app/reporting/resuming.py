@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flasc_flwr.app.config import RunConfig
-from flasc_flwr.app.reporting.runs import SavedRun, read_run, read_summary
+from flasc_flwr.app.reporting.run_files import read_summary
+from flasc_flwr.app.reporting.runs import SavedRun, read_run
 from flasc_flwr.app.reporting.summary import failure
 from flasc_flwr.core.traffic import Direction, Sent, Traffic
 from flasc_flwr.flower.state.checkpoint import Checkpoint, CheckpointError
@@ -126,6 +127,6 @@ def _traffic_of(run: SavedRun) -> Traffic:
     """Return a finished run's traffic, as its stop conditions see it."""
     traffic = Traffic()
     for row in run.traffic:
-        direction = Direction(row["direction"])
-        traffic.record(Sent(**{**row, "direction": direction}))
+        amounts = {key: row[key] for key in ("round", "client", "payload", "message")}
+        traffic.record(Sent(direction=Direction(row["direction"]), **amounts))
     return traffic

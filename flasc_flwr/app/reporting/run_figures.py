@@ -186,7 +186,7 @@ def _by_tensor(group: Group, key: str) -> dict[str, float]:
         tensors = run.tensors.get("tensors", [])
         names = _short_names([tensor["name"] for tensor in tensors])
         for name, tensor in zip(names, tensors, strict=True):
-            if tensor[key] is not None:
+            if tensor.get(key) is not None:
                 size = tensor["entries"]
                 sums[name] = sums.get(name, 0.0) + tensor[key] * size
                 entries[name] = entries.get(name, 0) + size
@@ -211,7 +211,7 @@ def _whole_payloads(groups: Iterable[Group]) -> str:
         ways = [
             f"{fmean(bits):.2f} {way}"
             for way in ("down", "up")
-            if (bits := [k[way] for k in known if k[way] is not None])
+            if (bits := [k[way] for k in known if k.get(way) is not None])
         ]
         if ways:
             words.append(f"{group.label}: {', '.join(ways)}")
@@ -226,11 +226,12 @@ def _times(groups: Iterable[Group]) -> Figure | None:
 
 def _seconds(group: Group) -> dict[str, float]:
     """Return the mean seconds of a round by phase; empty if they are not known."""
+    needed = {"seconds", *(f"seconds_{phase}" for phase in PHASES)}
     rows = [
         row
         for run in group.runs
         for row in run.history
-        if row["round"] > 0 and "seconds_clients" in row
+        if row["round"] > 0 and all(row.get(key) is not None for key in needed)
     ]
     if not rows:
         return {}

@@ -13,6 +13,7 @@ import tomli_w
 from filelock import FileLock
 
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.reporting.adapters import adapter_of, drop_adapters
 from flasc_flwr.app.reporting.answers import (
     FILE as ANSWERS,
 )
@@ -23,7 +24,6 @@ from flasc_flwr.app.reporting.answers import (
 )
 from flasc_flwr.app.reporting.resuming import CHECKPOINTS, Resumed
 from flasc_flwr.app.reporting.run_lock import hold
-from flasc_flwr.app.reporting.runs import adapter_of
 from flasc_flwr.app.reporting.summary import (
     FAILED,
     as_line,
@@ -65,6 +65,7 @@ class RunFolder:
         self._rows = list(state.history) if state else []
         self._trackers = Trackers.of(config.trackers)
         self._untouched = False
+        self._has_old_adapters = False
         self._lock: FileLock | None = None
 
     @classmethod
@@ -88,8 +89,9 @@ class RunFolder:
         """Open the folder of an earlier run, to resume from its checkpoint.
 
         Its history is cut back to the checkpoint, so that it has each round once, and
-        files written at its end are deleted. A finished run stays as it is until
-        another round is done.
+        files written at its end are deleted; after the next round also adapters that
+        the history does not have. A finished run stays as it is until another round is
+        done.
 
         Raises
         ------
@@ -99,6 +101,7 @@ class RunFolder:
         folder = cls(resumed.folder, config, resumed.checkpoint.state)
         folder._lock = hold(folder.path)
         folder._untouched = resumed.finished
+        folder._has_old_adapters = True
         if not folder._untouched:
             folder._cut_back()
         return folder
@@ -155,6 +158,7 @@ class RunFolder:
             self._untouched = False
             self._cut_back()
             self._trackers.start(self._config, self.path, self._rows)
+        self._drop_old_adapters()
         self._state = state
         with (self.path / "history.jsonl").open("a") as file:
             file.write(as_json(row) + "\n")
@@ -213,6 +217,17 @@ class RunFolder:
             write_text(self.path / ANSWERS, kept_answers(self.path, last))
         for name in _AT_THE_END:
             (self.path / name).unlink(missing_ok=True)
+
+    def _drop_old_adapters(self) -> None:
+        """Delete adapters of an earlier end, and of rounds that are made again.
+
+        They would be taken for those of the history, which has other rounds now. Until
+        there is a new round they are the best that there is.
+        """
+        if not self._has_old_adapters:
+            return
+        self._has_old_adapters = False
+        drop_adapters(self.path, max((row["round"] for row in self._rows), default=-1))
 
     def _close(
         self,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -12,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from flasc_flwr.app.config import ConfigError, RunConfig
+from flasc_flwr.app.config.toml_file import read_toml
+from flasc_flwr.app.reporting.run_files import (
+    Rows,
+    read_history,
+    read_summary,
+    read_tensors,
+    read_traffic,
+)
 from flasc_flwr.app.reporting.summary import failure
-
-Rows = list[dict[str, Any]]
-
-_OF_A_ROW = ("round", "message_bytes_down", "message_bytes_up")
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +78,19 @@ class SavedRun:
         """Return the sum of a number over the rows."""
         return sum(row.get(key) or 0 for row in self.history)
 
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of all rounds; None if the history does not say."""
+        known = any("seconds" in row for row in self.history)
+        return self.total("seconds") if known else None
+
+    @property
+    def failures(self) -> int | None:
+        """How many replies failed; None if the history does not say."""
+        known = [row["failures"] for row in self.history if row.get("failures")]
+        counted = any("failures" in row for row in self.history)
+        return sum(map(len, known)) if counted else None
+
     def known(self, key: str) -> tuple[Rows, list[float]]:
         """Return the rows that have a number, and the megabytes at their end."""
         pairs = zip(self.history, self.megabytes, strict=True)
@@ -85,24 +100,17 @@ class SavedRun:
     @cached_property
     def traffic(self) -> Rows:
         """The rows of ``traffic.json`` by column; empty if there is none."""
-        content = _json(self.folder / "traffic.json")
-        columns = content.get("columns", [])
-        return [dict(zip(columns, row, strict=True)) for row in content.get("rows", [])]
+        return read_traffic(self.folder)
 
     @cached_property
     def tensors(self) -> dict[str, Any]:
         """The content of ``tensors.json``; empty if there is none."""
-        return _json(self.folder / "tensors.json")
+        return read_tensors(self.folder)
 
     @property
     def clients(self) -> int | None:
         """The number of clients; None if that is not known."""
         return len({row["client"] for row in self.traffic}) or None
-
-
-def adapter_of(run: Path, round: int | None = None) -> Path:
-    """Return the folder of a run's adapter after a round, or of the final one."""
-    return run / ("adapter" if round is None else f"adapter-round-{round:04d}")
 
 
 def is_run(folder: Path) -> bool:
@@ -144,56 +152,9 @@ def read_run(folder: Path) -> SavedRun:
         If it is not a run folder, or a file in it cannot be read.
     """
     try:
-        config = RunConfig.parse(tomllib.loads((folder / "config.toml").read_text()))
-        history, summary = read_history(folder), read_summary(folder)
-        for row in history:
-            _require("a row of history.jsonl", row, _OF_A_ROW)
-        if summary:
-            _require("summary.json", summary, ("ended",))
-        return SavedRun(folder, config, history, summary)
+        config = RunConfig.parse(read_toml(folder / "config.toml"))
+        return SavedRun(folder, config, read_history(folder), read_summary(folder))
     except (OSError, ConfigError, ValueError) as error:
         raise ValueError(
             f"run folder {str(folder)!r} cannot be read: {error}"
         ) from None
-
-
-def read_history(folder: Path) -> Rows:
-    """Return a run's rows so far, without a line that is still being written."""
-    file = folder / "history.jsonl"
-    lines = file.read_text().splitlines(keepends=True) if file.is_file() else []
-    return [_object(file, line) for line in lines if line.endswith("\n")]
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """Return the content of a run's ``summary.json``; empty if there is none."""
-    return _json(folder / "summary.json")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return _object(path, path.read_text()) if path.is_file() else {}
-
-
-def _object(path: Path, text: str) -> dict[str, Any]:
-    """Return the JSON object that a file, or a line of it, holds.
-
-    Raises
-    ------
-    ValueError
-        If it holds none; names the file.
-    """
-    damaged = f"{path.name} in {str(path.parent)!r} is damaged"
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{damaged}: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"{damaged}: it must hold JSON objects, got a {type(content).__name__}"
-        )
-    return content
-
-
-def _require(what: str, content: Mapping[str, Any], keys: Iterable[str]) -> None:
-    """Check that an object has the keys that every version has written."""
-    if missing := [key for key in keys if key not in content]:
-        raise ValueError(f"{what} is damaged: it has no {missing[0]!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flasc_flwr.app.reporting.answers import read_answers
+from flasc_flwr.app.reporting.run_files import read_answers
 from flasc_flwr.app.reporting.runs import SavedRun
 from flasc_flwr.core.printable import printable, printable_lines
 

@@ -138,9 +138,17 @@ _COUNTS = {
 """The counts of bytes; the last is there once it was added (`wire_bytes`)."""
 
 
+SHOWN = (
+    *("rounds", "adapter_parameters", "dense_float32_bytes", "seconds"),
+    *("payload_bytes_down", "payload_bytes_up"),
+    *("message_bytes_down", "message_bytes_up"),
+)
+"""What a summary must have to be shown as a table."""
+
+
 def as_table(summary: dict[str, Any]) -> str:
     """Return a summary as a table for the log."""
-    reduction = summary["reduction_vs_dense_float32"]
+    reduction = summary.get("reduction_vs_dense_float32")
     rows = [
         ("Ended", summary["ended"]),
         ("Rounds", f"{summary['rounds']}"),
@@ -158,7 +166,7 @@ def as_table(summary: dict[str, Any]) -> str:
         *(
             (f"{name} down, up", _both_ways(kind, summary))
             for kind, name in _COUNTS.items()
-            if f"{kind}_bytes_down" in summary
+            if None not in (summary.get(f"{kind}_bytes_{w}") for w in ("down", "up"))
         ),
         (
             "Every parameter in float32, both ways",
@@ -167,7 +175,7 @@ def as_table(summary: dict[str, Any]) -> str:
         ("Times less than dense", f"{reduction:.1f} x" if reduction else "-"),
         *(
             [("Epsilon", f"{summary['epsilon']:.4g} at delta {summary['delta']:.3g}")]
-            if "epsilon" in summary
+            if None not in (summary.get("epsilon"), summary.get("delta"))
             else []
         ),
         ("Seconds", f"{summary['seconds']:.1f}"),

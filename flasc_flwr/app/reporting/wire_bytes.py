@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flasc_flwr.app.config.toml_file import read_toml
+from flasc_flwr.app.reporting.run_files import read_summary
 from flasc_flwr.app.reporting.run_folder import write_json
-from flasc_flwr.app.reporting.runs import read_summary
-from flasc_flwr.app.reporting.summary import failure
+from flasc_flwr.app.reporting.summary import SHOWN, failure
+from flasc_flwr.app.runs.commands import own_first
 
 
 def add_wire_bytes(
@@ -55,7 +56,8 @@ def add_wire_bytes(
         )
     if failure(summary) is not None:
         raise ValueError(f"{str(path)!r} is of a run that failed")
-    ids = run_ids or [_id_of(folder)]
+    summary = read_summary(folder, SHOWN)
+    ids = run_ids or [_only_id_of(folder)]
     counts = [_counted(connection, run_id) for run_id in ids]
     for key in counts[0]:
         summary[key] = sum(count[key] for count in counts)
@@ -63,8 +65,20 @@ def add_wire_bytes(
     return summary
 
 
-def _id_of(folder: Path) -> int:
-    """Return Flower's id of a run, from its folder's name."""
+def _only_id_of(folder: Path) -> int:
+    """Return Flower's id of a run, from its folder's name.
+
+    Raises
+    ------
+    ValueError
+        If it has none, or others beside it.
+    """
+    settings = folder / "config.toml"
+    if settings.is_file() and read_toml(settings).get("resume"):
+        raise ValueError(
+            f"RUN_ID must be given, because {str(folder)!r} is of a run that was "
+            "resumed: list all of its ids, which flwr list shows"
+        )
     words = folder.resolve().name.rpartition("-")[2]
     if not (words.isascii() and words.isdigit()):
         raise ValueError(
@@ -77,9 +91,7 @@ def _id_of(folder: Path) -> int:
 def _counted(connection: str, run_id: int) -> dict[str, int]:
     """Return a SuperLink's counts of a run, named as seen from the devices."""
     command = ["flwr", "list", connection, "--run-id", str(run_id), "--format", "json"]
-    # Flower's command is beside Python's where the environment is not activated.
-    places = [os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)]
-    environment = {**os.environ, "PATH": os.pathsep.join(places)}
+    environment = {**os.environ, "PATH": own_first()}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     # Flower may print messages before and after the JSON.
     start, end = done.stdout.find("{"), done.stdout.rfind("}")

@@ -18,9 +18,9 @@ import tomli_w
 from filelock import FileLock
 
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.reporting.run_files import read_summary
 from flasc_flwr.app.reporting.run_folder import write_json
 from flasc_flwr.app.reporting.run_lock import RunInUseError, hold_job
-from flasc_flwr.app.reporting.runs import read_summary
 from flasc_flwr.app.reporting.summary import failure
 
 _POLL_SECONDS = 0.2

@@ -16,6 +16,12 @@ from flasc_flwr.core.ranges import number
 
 BYTES_PER_MEGABIT = 1e6 / 8
 
+MEGABITS = number("[1e-6, 1e6]")
+"""What a bandwidth may be, in Mbit/s: then times are finite."""
+
+LATENCY = number("[0, 1e6]")
+"""What a latency, or a client's computing in a round, may be, in seconds."""
+
 ON_THE_LINK = 1.04
 """Bytes on a link for each byte of a message: of a packet's 1,500 bytes, 52 are headers
 of IP and TCP; TLS, HTTP and Flower's requests add the rest. Measured: docs/deploy.md.
@@ -32,9 +38,9 @@ class Link:
     Attributes
     ----------
     download, upload : float
-        Bandwidths in Mbit/s (10^6 bits per second), > 0.
+        Bandwidths in Mbit/s (10^6 bits per second), 1e-6 to 1e6.
     latency : float
-        Seconds added to each message in either direction, >= 0: Flower asks for a
+        Seconds added to each message in either direction, up to 1e6: Flower asks for a
         message, then for its objects, and confirms, which takes about 6 round trips.
 
     Raises
@@ -49,14 +55,14 @@ class Link:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        number("(0, inf)").require("download", self.download)
-        number("(0, inf)").require("upload", self.upload)
-        number("[0, inf)").require("latency", self.latency)
+        MEGABITS.require("download", self.download)
+        MEGABITS.require("upload", self.upload)
+        LATENCY.require("latency", self.latency)
 
     @classmethod
     def slower_up(cls, download: float, factor: float, latency: float = 0.0) -> Link:
         """Return a link whose upload is `factor` times slower than its download."""
-        number("(0, inf)").require("up-slower", factor)
+        number("[1e-6, 1e6]").require("up-slower", factor)
         return cls(download=download, upload=download / factor, latency=latency)
 
     def seconds(self, down: int, up: int) -> float:
@@ -100,13 +106,13 @@ def drawn(links: Sequence[Link], shares: Sequence[float], seed: int) -> LinkOf:
     Raises
     ------
     ValueError
-        If a share is not > 0, or the number of shares is not that of the links.
+        If a share is not in (0, 1e12], or there are not as many as links.
     """
     if len(shares) != len(links):
         raise ValueError(
             f"shares must be {len(links)}, one per link, got {len(shares)}"
         )
-    weights = [number("(0, inf)").require("share", share) for share in shares]
+    weights = [number("(0, 1e12]").require("share", share) for share in shares]
     return lambda client: Random(f"{seed}/{client}").choices(links, weights)[0]
 
 
@@ -130,7 +136,7 @@ def round_seconds(
     compute : float
         Seconds that each client computes before it replies.
     """
-    number("[0, inf)").require("compute", compute)
+    LATENCY.require("compute", compute)
     return max(
         (
             link_of(client).seconds(down, up) + (compute if round and up else 0.0)

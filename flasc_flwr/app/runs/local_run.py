@@ -7,7 +7,6 @@ runs fit on one machine; a single large run is faster with ``flwr run``.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from flwr.app import Context, RecordDict
 
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.config.toml_file import read_app
 from flasc_flwr.flower.compat import load_app
 from flasc_flwr.flower.local_grid import LocalGrid
 
@@ -56,12 +56,12 @@ def run_locally(app: Path, settings: Mapping[str, Any], clients: int) -> None:
 
 def _components(app: Path) -> dict[str, str]:
     """Return the import paths, ``module:object``, of an app's two components."""
-    try:
-        declared = tomllib.loads((app / "pyproject.toml").read_text())
-        components = declared["tool"]["flwr"]["app"]["components"]
-        return {kind: components[kind] for kind in ("serverapp", "clientapp")}
-    except (OSError, KeyError) as error:
-        raise ValueError(
-            f"{str(app)!r} is not a Flower app: it needs a pyproject.toml with "
-            f"[tool.flwr.app.components] ({error!r})"
-        ) from None
+    components = read_app(app).get("components", {})
+    found = {kind: components.get(kind) for kind in ("serverapp", "clientapp")}
+    for kind, place in found.items():
+        if not isinstance(place, str):
+            raise ValueError(
+                f"{str(app)!r} is not a Flower app: [tool.flwr.app.components] in its "
+                f"pyproject.toml must have {kind!r} as 'module:object', got {place!r}"
+            )
+    return found

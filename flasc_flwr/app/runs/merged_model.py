@@ -19,6 +19,7 @@ from flasc_flwr.app.tasks.sources import model_path
 from flasc_flwr.app.tasks.tokenizer import load_tokenizer
 from flasc_flwr.app.training.card import describe
 from flasc_flwr.app.training.heads import MeanPooledClassifier
+from flasc_flwr.app.training.merging import shared
 
 _WHOLE = {
     "quantize": "none",
@@ -80,7 +81,11 @@ def merged_into(model: PeftModel) -> Any:
     ValueError
         If PEFT cannot merge such an adapter, or would change more than it adapts.
     """
-    _require_untied(model)
+    if name := shared(model):
+        raise ValueError(
+            f"--merged must not be given for a run that adapts {name!r}, whose weights "
+            "another module shares, as with tie_word_embeddings: export its adapter"
+        )
     kind = PeftType(model.peft_config[model.active_adapter].peft_type)
     refusal = (
         f"--merged must not be given for a run with a tuner of type {kind.value}, "
@@ -95,36 +100,6 @@ def merged_into(model: PeftModel) -> Any:
     if any(isinstance(module, left) for module in inner.modules()):
         raise ValueError(refusal)
     return inner
-
-
-def _require_untied(model: PeftModel) -> None:
-    """Refuse to merge what adapts one of two modules that are one table of weights.
-
-    Raises
-    ------
-    ValueError
-        If the model has such.
-    """
-    inner: Any = model.get_base_model()
-    try:
-        ends = inner.get_input_embeddings(), inner.get_output_embeddings()
-    except NotImplementedError:  # a model for images may have none
-        return
-    tables = [getattr(_without_adapter(end), "weight", None) for end in ends]
-    # Trained tokens are in both.
-    adapted = any(isinstance(end, BaseTunerLayer) for end in ends)
-    kind = PeftType(model.peft_config[model.active_adapter].peft_type)
-    tokens = kind == PeftType.TRAINABLE_TOKENS
-    if adapted and tables[0] is tables[1] and not tokens:
-        raise ValueError(
-            "--merged must not be given for a run that adapts the output layer or the "
-            "token embeddings of a model in which they share their weights (it has "
-            "tie_word_embeddings): export its adapter"
-        )
-
-
-def _without_adapter(module: Any) -> Any:
-    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
 
 
 def _as_chat_model(model: Any, config: RunConfig, to: Path) -> None:

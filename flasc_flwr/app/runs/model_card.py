@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,15 @@ from flasc_flwr.core.json_lines import as_json
 from flasc_flwr.core.printable import printable
 
 _FRONT = re.compile(r"\A---\n.*?\n---\n+", re.DOTALL)
+_PATH = re.compile(r"""(['"])(?:~|[A-Za-z]:)?[/\\].*?\1|(?<!\w)~?/[^\s'",;]+""")
+"""A path, in quotes or not."""
+
 _TAGS = ["federated-learning", "flower", "flasc-flwr"]
 
 
-def write_card(run: SavedRun, folder: Path, *, merged: bool) -> None:
+def write_card(
+    run: SavedRun, folder: Path, *, merged: bool, round: int | None = None
+) -> None:
     """Rewrite an exported folder's README as a model card.
 
     Folders on this machine, such as that of a local model, are not named: only what
@@ -32,13 +38,16 @@ def write_card(run: SavedRun, folder: Path, *, merged: bool) -> None:
         The exported folder.
     merged : bool
         Whether it has a whole model, and not an adapter.
+    round : int, optional
+        The round after which its adapter was saved (default: the last one).
     """
+    run = _without_paths_in_reason(run)
     readme = folder / "README.md"
     body = _FRONT.sub("", readme.read_text("utf-8"))
     for path in _without_paths(run, folder):
         body = body.replace(path, shown_source(run.config.model))
     front = as_front_matter(run, merged=merged)
-    readme.write_text(f"{front}\n{body.rstrip()}\n\n{_training(run)}", "utf-8")
+    readme.write_text(f"{front}\n{body.rstrip()}\n\n{_training(run, round)}", "utf-8")
 
 
 def shown_source(source: str) -> str:
@@ -85,8 +94,19 @@ def _without_paths(run: SavedRun, folder: Path) -> list[str]:
     return [base, str(Path(base).parent)] if base.endswith(".gguf") else [base]
 
 
-def _training(run: SavedRun) -> str:
-    rows = "\n".join(f"| {name} | {value} |" for name, value in _facts(run))
+def _without_paths_in_reason(run: SavedRun) -> SavedRun:
+    """Return a run whose reason of having failed names no folder of this machine."""
+    if run.status != "failed":
+        return run
+    ended = _PATH.sub("(a path)", run.ended)
+    return replace(run, summary={**run.summary, "ended": ended})
+
+
+def _training(run: SavedRun, round: int | None) -> str:
+    facts = _facts(run, round)
+    if round is not None:  # how the run ended is not of this adapter
+        facts = [fact for fact in facts if fact[0] != "ended"]
+    rows = "\n".join(f"| {name} | {value} |" for name, value in facts)
     return (
         "## How it was trained\n\nBy federated learning: the training data stayed "
         "with the clients, which sent updates of the trained parameters. MB are 10^6 "
@@ -94,15 +114,38 @@ def _training(run: SavedRun) -> str:
     )
 
 
-def _facts(run: SavedRun) -> list[tuple[str, str]]:
-    config, summary = run.config, run.summary
+def _after(run: SavedRun, round: int) -> dict[str, Any]:
+    """Return what a summary would have said after a round.
+
+    Of what is measured, only what was measured then: it is of another adapter
+    otherwise.
+    """
+    rows = [row for row in run.history if row["round"] <= round]
+    down, up = (
+        sum(row[f"message_bytes_{way}"] for row in rows) for way in ("down", "up")
+    )
+    dense = sum(row.get("dense_float32_bytes") or 0 for row in rows)
+    measured = next((row for row in rows if row["round"] == round), {})
+    return {
+        **{name: value for name, value in measured.items() if value is not None},
+        "adapter_parameters": run.summary.get("adapter_parameters"),
+        "message_bytes_down": down,
+        "message_bytes_up": up,
+        "reduction_vs_dense_float32": dense / (down + up) if dense and rows else None,
+    }
+
+
+def _facts(run: SavedRun, round: int | None) -> list[tuple[str, str]]:
+    config = run.config
+    summary = run.summary if round is None else _after(run, round)
+    done = run.rounds if round is None else round
     facts = [
         ("base model", shown_source(config.model) if config.model else "its own"),
         ("data", shown_source(config.dataset) if config.dataset else config.task),
         ("task", config.task),
         ("method", config.method),
         ("clients", str(run.clients or "unknown")),
-        ("rounds", f"{run.rounds} of {config.num_server_rounds}"),
+        ("rounds", f"{done} of {config.num_server_rounds}"),
         ("rank, alpha", _rank(config)),
         ("trained parameters", _count(summary.get("adapter_parameters"))),
         ("sent to clients", _mb(summary.get("message_bytes_down"))),

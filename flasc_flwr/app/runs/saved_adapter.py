@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.config.toml_file import read_toml
+from flasc_flwr.app.reporting.adapters import available_adapters
+from flasc_flwr.core.printable import why
 
 if TYPE_CHECKING:
     from flasc_flwr.app.tasks.task import Task
@@ -67,8 +69,11 @@ def trained_task(folder: Path, overrides: Mapping[str, Any]) -> Task:
             "in it or beside it"
         )
     if not (adapter / "config.json").is_file() | (adapter / _SAVED).is_file():
-        raise ValueError(f"{str(adapter)!r} has no adapter and no model")
-    config = RunConfig.parse({**tomllib.loads(settings.read_text()), **overrides})
+        available = available_adapters(adapter.parent)
+        raise ValueError(
+            f"{str(adapter)!r} has no adapter and no model; available: {available}"
+        )
+    config = RunConfig.parse({**read_toml(settings), **overrides})
 
     from flasc_flwr.app.tasks import load_task
     from flasc_flwr.app.training.export import load_for_evaluation
@@ -77,5 +82,12 @@ def trained_task(folder: Path, overrides: Mapping[str, Any]) -> Task:
         # The run's file may be elsewhere by now.
         config = replace(config, peft_config=str(adapter.resolve() / _SAVED))
     task = load_task(replace(config, adapter="", head_rank=0))
-    load_for_evaluation(task.model, adapter)
+    try:
+        load_for_evaluation(task.model, adapter)
+    except Exception as error:  # damaged files raise errors of many libraries
+        if str(adapter) in str(error):
+            raise
+        raise ValueError(
+            f"{str(adapter)!r} could not be loaded: {why(error)}"
+        ) from error
     return task

@@ -55,7 +55,7 @@ class Talk:
             )
         self._chat = ChatTemplate.of(load_tokenizer(config), config)
         self._new = new
-        room = room_for_prompts(self._task.model, new)
+        room = room_for_prompts(self._task.model, new, "--tokens")
         self._room = _UNLIMITED if room is None else room
         self._start: Messages = [{"role": SYSTEM, "content": system}] if system else []
         self._said: Messages = []

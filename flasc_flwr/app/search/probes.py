@@ -11,8 +11,8 @@ from typing import Any
 import tomli_w
 
 from flasc_flwr.app.config import RunConfig
+from flasc_flwr.app.reporting.run_files import read_history
 from flasc_flwr.app.reporting.run_folder import write_json, write_text
-from flasc_flwr.app.reporting.runs import read_history
 from flasc_flwr.app.runs.jobs import Job, run_jobs
 from flasc_flwr.app.search.candidates import Candidate, Limits, Result
 from flasc_flwr.app.search.search import SearchError, Step, most_accurate, search
@@ -179,9 +179,9 @@ def result_of(history: Sequence[Mapping[str, Any]], megabytes: float) -> Result:
     within = [
         row
         for row, spent in zip(history, sent, strict=True)
-        if row["round"] and row["accuracy"] is not None and spent <= 1e6 * megabytes
+        if row["round"] and row.get("accuracy") is not None and spent <= 1e6 * megabytes
     ]
-    costs = [message_bytes(r) / r["replies"] for r in history if r["replies"]]
+    costs = [message_bytes(r) / r["replies"] for r in history if r.get("replies")]
     if not within or not costs:
         least = sum(message_bytes(row) for row in history[:2]) / 1e6
         raise SearchError(

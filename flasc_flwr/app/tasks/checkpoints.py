@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from flasc_flwr.app.config import RunConfig
-from flasc_flwr.app.tasks.class_order import check_class_order
+from flasc_flwr.app.tasks.class_order import name_classes
 from flasc_flwr.app.tasks.gguf import converted, is_gguf
 from flasc_flwr.app.tasks.sources import from_hub, model_path
 from flasc_flwr.app.training.precision import kept_precision
@@ -79,8 +79,8 @@ def load_checkpoint(
             ),
         )
     new_head = _check_weights(model, report, config)
-    if classes and not new_head:
-        check_class_order(model.config.id2label, config)
+    if classes:
+        name_classes(model.config, classes, config, kept=not new_head)
     if is_gguf(source := model_path(config.model)):
         # Exported adapters name the file, and not where it is kept here.
         model.name_or_path = source

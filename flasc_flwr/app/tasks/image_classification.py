@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate, pad
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.backbones import add_adapter, load_backbone
+from flasc_flwr.app.tasks.class_order import check_order_in_data
 from flasc_flwr.app.tasks.data_errors import cell
 from flasc_flwr.app.tasks.image_inputs import InputShape, image_inputs
 from flasc_flwr.app.tasks.images import pixels_of, stored_images
@@ -33,6 +34,7 @@ def load(config: RunConfig) -> Task:
     shape, mean, std = image_inputs(backbone, config)
 
     def prepare(rows: Dataset) -> Dataset:
+        check_order_in_data(backbone.config.id2label, rows, config)
         rows = number_labels(rows, config, count, several=config.multi_label)
         keep = {config.image_column, config.label_column, USER}
         rows = rows.remove_columns([c for c in rows.column_names if c not in keep])

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.backbones import add_adapter, load_backbone
+from flasc_flwr.app.tasks.class_order import check_order_in_data
 from flasc_flwr.app.tasks.fit import check_fit, readable_tokens
 from flasc_flwr.app.tasks.labels import class_count, number_labels
 from flasc_flwr.app.tasks.padding import Padding
@@ -38,6 +39,8 @@ def load(config: RunConfig) -> Task:
     padding = Padding(tokenizer, backbone, config)
 
     def prepare(rows: Dataset) -> Dataset:
+        if config.head == "stock":
+            check_order_in_data(backbone.config.id2label, rows, config)
         rows = number_labels(rows, config, classes, several=False)
         keep = [config.label_column, USER]
         tokens = tokenise(rows, tokenizer, config, keep, readable)

@@ -10,8 +10,29 @@ import torch
 from numpy.typing import NDArray
 from peft import PeftModel
 from peft.tuners.lora import Linear
+from peft.tuners.trainable_tokens import TrainableTokensLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from flasc_flwr.core.merged import merged_modules, product_of
+
+
+def shared(model: PeftModel) -> str | None:
+    """Return the name of an adapted module whose weights another one has; or None.
+
+    What is merged into them changes the outputs of both. Trained tokens are no such
+    case: PEFT trains and merges them in both.
+    """
+    every = model.named_parameters(remove_duplicate=False)
+    uses = Counter(id(parameter) for _, parameter in every)
+    name: str
+    for name, layer in model.named_modules():
+        if isinstance(layer, BaseTunerLayer) and not isinstance(
+            layer, TrainableTokensLayer
+        ):
+            own: torch.nn.Module = layer.get_base_layer()
+            if any(uses[id(parameter)] > 1 for parameter in own.parameters()):
+                return name
+    return None
 
 
 def require_untied(model: PeftModel, method: str) -> None:
@@ -20,16 +41,13 @@ def require_untied(model: PeftModel, method: str) -> None:
     Raises
     ------
     ValueError
-        If another module has the same: its outputs would change, too.
+        If another module has the same.
     """
-    every = model.named_parameters(remove_duplicate=False)
-    uses = Counter(id(parameter) for _, parameter in every)
-    for name, layer in model.named_modules():
-        if isinstance(layer, Linear) and uses[id(layer.get_base_layer().weight)] > 1:
-            raise ValueError(
-                f"lora-targets must not name a module with method {method!r}, which "
-                f"merges products into its weights, if others share them, got {name!r}"
-            )
+    if name := shared(model):
+        raise ValueError(
+            f"lora-targets must not name a module with method {method!r}, which "
+            f"merges products into its weights, if others share them, got {name!r}"
+        )
 
 
 class Merging:

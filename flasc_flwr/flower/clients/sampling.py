@@ -110,7 +110,8 @@ class Sampling:
             drawn = self._generator(round, 0).random(len(present))
             return [p for p, d in zip(present, drawn, strict=True) if d < fraction]
         needed = self._count(present, fraction, self.min_train_nodes)
-        return self._draw(present, round, ceil(needed * self.oversample), 0)
+        wanted = min(needed * self.oversample, len(present))  # may be infinite
+        return self._draw(present, round, ceil(wanted), 0)
 
     def enough(self, cohort: list[Participant]) -> int | None:
         """Return how many replies of a training cohort are enough; None for all."""

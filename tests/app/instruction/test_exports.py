@@ -1,11 +1,16 @@
 """What is exported of a run, and where it is published."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
+from flasc_flwr.app.cli import app
 from flasc_flwr.app.tasks.task import load_task
 from tests.app.chat_tokenizers import CHATML
 from tests.app.instruction.running import call
@@ -50,6 +55,21 @@ def test_the_merged_model_gives_the_same_logits_without_peft(result, trained, tm
     assert sorted(ended) == ["</s>", "<|im_end|>"]
     assert "AutoModel" not in (tmp_path / "m/README.md").read_text()
     assert call("export", result.folder, "--merged").exit_code == 1
+
+
+def test_input_of_a_chat_that_is_no_text_is_refused(result):
+    load_task.cache_clear()
+    words = ["chat", str(result.folder), "--tokens", "4"]
+    done = CliRunner().invoke(app, words, input=b"\xff\n")
+    assert done.exit_code == 1 and isinstance(done.exception, SystemExit)
+    assert "Error: the input must be text in utf-8, got other bytes" in done.stderr
+
+
+def test_a_chat_names_the_option_that_is_too_large(result):
+    """Its default may be, for a model that reads little."""
+    done = call("chat", result.folder)
+    assert done.exit_code == 1
+    assert "Error: --tokens must be below the 256 tokens that the" in done.stderr
 
 
 class Hub:
@@ -102,6 +122,40 @@ def test_a_published_model_says_where_it_comes_from(root, result, hub, merged):
     # Nothing that is uploaded says where files lie on this machine.
     for name, content in files.items():
         assert str(root).encode() not in content, name
+
+
+def test_an_adapter_of_a_round_is_published_with_what_was_true_then(
+    result, hub, tmp_path
+):
+    """Not with the accuracy, the rounds and the bytes of the run's end."""
+    run = shutil.copytree(result.folder, tmp_path / "run")
+    shutil.copytree(run / "adapter", run / "adapter-round-0001")
+    done = call("export", run, "--push-to-hub", "my-chat", "--round", 1)
+    assert done.exit_code == 0, (done.output, done.exception)
+    card = hub.calls[-1][2]["README.md"].decode()
+    rows = result.history[:2]
+    for words in (
+        "| rounds | 1 of 3 |",
+        f"| test loss | {rows[1]['loss']:.4g} |",
+        f"| sent by clients | {sum(r['message_bytes_up'] for r in rows) / 1e6:,.2f} MB",
+    ):
+        assert words in card, words
+    assert "| ended |" not in card
+    dense = sum(row["dense_float32_bytes"] for row in rows)
+    sent = sum(r["message_bytes_down"] + r["message_bytes_up"] for r in rows)
+    assert f"| less than dense float32 | {dense / sent:.1f} times |" in card
+
+
+def test_a_card_does_not_say_where_a_failed_run_lay(result, hub, tmp_path):
+    run = shutil.copytree(result.folder, tmp_path / "run")
+    places = f"'{tmp_path}/my data_1.csv' and {tmp_path}/run, ~/x; 3/4 of all"
+    ended = json.dumps({"ended": f"failed: no space left for {places}"})
+    (run / "summary.json").write_text(ended)
+    done = call("export", run, "--push-to-hub", "my-chat")
+    assert done.exit_code == 0, (done.output, done.exception)
+    card = hub.calls[-1][2]["README.md"].decode()
+    left = "(a path) and (a path), (a path); 3/4 of all"
+    assert f"| ended | failed: no space left for {left} |" in card
 
 
 def test_a_hub_that_fails_is_an_error_in_one_line(result, monkeypatch):

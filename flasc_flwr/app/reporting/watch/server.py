@@ -55,9 +55,15 @@ def serving(live: LiveReport, port: int = 0) -> Iterator[str]:
     Raises
     ------
     OSError
-        If the port is taken.
+        If the port is taken; names it.
     """
-    server = _Server(live, port)
+    try:
+        server = _Server(live, port)
+    except OSError as error:
+        raise OSError(
+            f"port {port} of {HOST} cannot be used: {error.strerror}; with --port 0, "
+            "a free one is taken"
+        ) from error
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1})
     thread.daemon = True
     thread.start()

@@ -16,8 +16,12 @@ from flasc_flwr.app.training.device import autocast, memory_advice
 from flasc_flwr.app.training.lora import Model
 
 
-def room_for_prompts(model: Model, new: int) -> int | None:
+def room_for_prompts(
+    model: Model, new: int, name: str = "generate-tokens"
+) -> int | None:
     """Return how long a prompt may be before `new` tokens; None if there is no limit.
+
+    `name` is what an error calls that number.
 
     Raises
     ------
@@ -29,8 +33,7 @@ def room_for_prompts(model: Model, new: int) -> int | None:
         return None
     if new >= most:
         raise ValueError(
-            f"generate-tokens must be below the {most} tokens that the model can read, "
-            f"got {new}"
+            f"{name} must be below the {most} tokens that the model can read, got {new}"
         )
     return most - new
 
