@@ -212,10 +212,14 @@ class Run:
         self._note("train", averaged, self.result.train_metrics_clientapp)
 
     def evaluate_at_clients(self, current: int) -> None:
-        """Let some clients evaluate what they receive of the new server vector."""
+        """Let some clients evaluate what they receive of the new server vector.
+
+        Clients that have left are not waited for: the round has made its step.
+        """
         server = self.server
         with self.ledger.phase("select"):
-            drawn = self.sampling.evaluating(self._online(), current)
+            online = self._roster.now(self.grid, self.ledger)
+            drawn = self.sampling.evaluating(online, current)
             cohort = with_budgets(map(self._paces.paced, drawn), self.server)
             downloads = {one.budget: server.encode(one.budget) for one in cohort}
             instructions = {

@@ -94,7 +94,7 @@ class Roster:
         began = logged = self._clock()
         while True:
             self._look(grid, ledger)
-            here = [self._known[node] for node in self._online if node in self._known]
+            here = self._here()
             elapsed = self._clock() - began
             late = elapsed >= self._timeout
             if here and len(here) >= at_least and (late or not self._others_coming()):
@@ -122,7 +122,13 @@ class Roster:
             self._sleep(min(0.5, max(0.05, elapsed / 20)))
         self._opened = True
         ledger.missing(self._missing())
-        return sorted(here, key=lambda p: (p.name, p.node_id))
+        return here
+
+    def now(self, grid: Grid, ledger: Ledger) -> list[Participant]:
+        """Return the participants online now as :meth:`present`, without waiting."""
+        self._look(grid, ledger)
+        ledger.missing(self._missing())
+        return self._here()
 
     def listen(self, grid: Grid, ledger: Ledger) -> None:
         """Ask new nodes and take answers, while a round waits for its replies."""
@@ -133,6 +139,11 @@ class Roster:
         """Note that a node did not get a message because it is away."""
         if node in self._known:
             self._returned.add(node)
+
+    def _here(self) -> list[Participant]:
+        """Return the participants that were online at the last look, in order."""
+        here = [self._known[node] for node in self._online if node in self._known]
+        return sorted(here, key=lambda p: (p.name, p.node_id))
 
     def _look(self, grid: Grid, ledger: Ledger) -> None:
         """Find out who is online, ask who is new or was away, and take the answers."""
