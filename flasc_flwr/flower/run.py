@@ -102,7 +102,10 @@ class Run:
         self.ledger = Ledger(0, Traffic(), self.server.state.layout)
         self._paces = Paces(self.timeout)
         self._roster = Roster(
-            self.server.own_budget, self.timeout, came=self._paces.came
+            self.server.own_budget,
+            self.timeout,
+            came=self._paces.came,
+            admitted=self.server.admitted,
         )
 
     def open_round(self, current: int) -> list[Participant]:

@@ -45,6 +45,8 @@ class Roster:
         Seconds to wait for enough nodes, and how long an introduction is valid.
     came : Callable[[int, Message], object]
         Called with each node and its answer as soon as it is here.
+    admitted : Callable[[Participant], object]
+        Called with each node that takes part from now on, once it has its name.
     clock, sleep : Callable
         The time in seconds, and a pause of so many seconds.
     """
@@ -55,11 +57,13 @@ class Roster:
         timeout: float,
         *,
         came: Callable[[int, Message], object] = lambda node, reply: None,
+        admitted: Callable[[Participant], object] = lambda participant: None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._budget_of = budget_of
         self._came = came
+        self._admitted = admitted
         self._timeout = timeout
         self._clock = clock
         self._sleep = sleep
@@ -217,6 +221,7 @@ class Roster:
             self._leave_out(holder)
         self._known[node] = participant
         self._holders[participant.name] = node
+        self._admitted(participant)
         return True
 
     def _take_over(self) -> dict[int, str]:

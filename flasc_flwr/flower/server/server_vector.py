@@ -114,11 +114,14 @@ class ServerVector:
         """
         budget = self.allotment.of(name, settings)
         self._require_bytes(budget)
-        if self.remembers:
-            self.state.fleet.introduced(name, settings)
-        if self.bases:
-            self.bases.introduced(name, settings)
         return budget
+
+    def admitted(self, client: Participant) -> None:
+        """Note what a client remembers that takes part from now on."""
+        if self.remembers:
+            self.state.fleet.introduced(client.name, client.answer)
+        if self.bases:
+            self.bases.introduced(client.name, client.answer)
 
     @property
     def lacks_bases(self) -> bool:
