@@ -163,8 +163,9 @@ class Run:
 
     def waiting(self, cohort: list[Participant] | None = None) -> Waiting:
         """Return how long to wait for the replies of a cohort that trains."""
+        enough = None if cohort is None else self.sampling.enough(cohort)
         return {
-            "enough": None if cohort is None else self.sampling.enough(cohort),
+            "enough": enough and max(enough, self.guard.min_replies),
             "waiting": partial(self.ledger.phase, "clients"),
             "surplus": self.ledger.received,
             "meanwhile": partial(self._roster.listen, self.grid, self.ledger),

@@ -4,6 +4,7 @@ from flwr.app import Message, RecordDict
 
 from flasc_flwr import Flasc
 from flasc_flwr.flower.clients.exchange import exchange
+from flasc_flwr.flower.clients.guard import Guard
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import array_record
 from tests.flower.apps import RecordingGrid, adapter, client_app
@@ -49,3 +50,11 @@ def test_a_round_names_who_was_asked_and_did_not_reply_in_time():
         assert row["replies"] == 2
         (failure,) = row["failures"]
         assert (failure["client"], failure["reason"]) == ("1", "no reply within 0.5 s")
+
+
+def test_a_round_waits_for_the_fewest_replies_that_it_needs():
+    """Also where `oversample` would be content with less."""
+    strategy = Flasc(fraction_train=0.5, oversample=2.0, guard=Guard(min_replies=4))
+    strategy.start(RecordingGrid(client_app(), 6), array_record(adapter()), 2)
+    for row in strategy.state.history[1:]:
+        assert (row["replies"], row["skipped"]) == (4, False)
