@@ -47,6 +47,7 @@ class Waiting(TypedDict):
     away: Callable[[int], None]
     silent: Callable[[int, str], None]
     came: Callable[[int, Message], None]
+    unusable: Callable[[], int]
 
 
 @dataclass(kw_only=True)
@@ -164,6 +165,7 @@ class Run:
     def waiting(self, cohort: list[Participant] | None = None) -> Waiting:
         """Return how long to wait for the replies of a cohort that trains."""
         enough = None if cohort is None else self.sampling.enough(cohort)
+        outcome = self.ledger.outcome
         return {
             "enough": enough and max(enough, self.guard.min_replies),
             "waiting": partial(self.ledger.phase, "clients"),
@@ -172,6 +174,7 @@ class Run:
             "away": self._roster.away,
             "silent": self.ledger.silent,
             "came": self._paces.came,
+            "unusable": lambda: outcome.unusable,
         }
 
     def has_enough(self, aggregator: Aggregator) -> bool:

@@ -58,3 +58,21 @@ def test_a_round_waits_for_the_fewest_replies_that_it_needs():
     strategy.start(RecordingGrid(client_app(), 6), array_record(adapter()), 2)
     for row in strategy.state.history[1:]:
         assert (row["replies"], row["skipped"]) == (4, False)
+
+
+def test_a_reply_that_is_rejected_does_not_take_the_place_of_another():
+    """Otherwise one device that is quick and wrong would skip every round."""
+
+    class Liar(RecordingGrid):
+        def pull_messages(self, message_ids):
+            replies = list(super().pull_messages(message_ids))
+            for reply in replies:
+                if reply.metadata.src_node_id == 4 and "metrics" in reply.content:
+                    reply.content["metrics"]["num-examples"] = -1
+            return replies[::-1]
+
+    strategy = Flasc(fraction_train=0.5, oversample=2.0, guard=Guard(min_replies=3))
+    strategy.start(Liar(client_app(), 6), array_record(adapter()), 3)
+    for row in strategy.state.history[1:]:
+        assert (row["replies"], row["skipped"]) == (3, False)
+        assert all(failure["client"] == "3" for failure in row["failures"])
