@@ -131,7 +131,7 @@ class Run:
     ) -> list[Message]:
         """Return what each client is to train."""
         server = self.server
-        server.state.fleet.open_round()
+        server.open_round()
         clip_norm = self.private.client_clip_norm if self.private else None
         for client in cohort:
             download = downloads[client.budget]

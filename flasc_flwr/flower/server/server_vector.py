@@ -191,6 +191,11 @@ class ServerVector:
         self._require_bytes(self.allotment.most)
         self._reset_downloads()
 
+    def open_round(self) -> None:
+        """Forget what an earlier round collected without making a step."""
+        self.state.fleet.open_round()
+        self._ranks.open_round()
+
     def budget_of(self, client: Participant) -> Budget:
         """Return what a client uses in this turn, at the rank that it was given."""
         rank = self._ranks.of(client, self.state)
