@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from logging import WARNING
 
 import numpy as np
@@ -33,10 +35,13 @@ class FollowedDownload(Download):
         The reference after this payload.
     stream : Stream
         The stream.
+    keep : Callable[[], None]
+        Keeps the stream: a device is sent it.
     """
 
     reference: Vector
     stream: Stream
+    keep: Callable[[], None]
     _ways: dict[bytes | None, tuple[Reminder, ArrayRecord]] = field(
         default_factory=dict
     )
@@ -57,6 +62,7 @@ class FollowedDownload(Download):
 
         Made and encoded once for all devices that hold the same.
         """
+        self.keep()
         if held not in self._ways:
             way = self.stream.catch_up(held)
             reminder, data = Reminder(round=0).with_way(way)
@@ -101,6 +107,9 @@ class Following:
     ) -> FollowedDownload:
         """Return the download of a budget.
 
+        Its stream has moved once a device is sent it, and not if the server only looks
+        at what devices would receive.
+
         Parameters
         ----------
         budget : Budget
@@ -119,7 +128,7 @@ class Following:
                 layout, vector, most if first else budget
             )
 
-        stream = self._fleet.followed(key, layout, self._turn, target, compress)
+        stream = self._fleet.moved(key, layout, self._turn, target, compress)
         payload = stream.payloads[-1] if stream.payloads else _nothing(layout)
         return FollowedDownload(
             payload,
@@ -129,6 +138,7 @@ class Following:
             self._init_seed,
             stream.reference.vector,
             stream,
+            partial(self._fleet.keep, key, stream, self._turn),
         )
 
     def _fitted(self, layout: Layout, vector: Vector, budget: Budget) -> bytes:
