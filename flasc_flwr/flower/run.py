@@ -162,14 +162,22 @@ class Run:
         ratio = self.guard.examples_ratio if capped else 0.0
         return self.server.aggregator(weight_ratio=ratio)
 
-    def waiting(self, cohort: list[Participant] | None = None) -> Waiting:
-        """Return how long to wait for the replies of a cohort that trains."""
+    def waiting(self, inbox: Inbox, cohort: list[Participant] | None = None) -> Waiting:
+        """Return how long to wait for replies; a cohort that trains may be too large.
+
+        Parameters
+        ----------
+        inbox : Inbox
+            Reads the replies.
+        cohort : list[Participant], optional
+            The clients, if some of their replies may not be needed.
+        """
         enough = None if cohort is None else self.sampling.enough(cohort)
         outcome = self.ledger.outcome
         return {
             "enough": enough and max(enough, self.guard.min_replies),
             "waiting": partial(self.ledger.phase, "clients"),
-            "surplus": self.ledger.received,
+            "surplus": inbox.surplus,
             "meanwhile": partial(self._roster.listen, self.grid, self.ledger),
             "away": self._roster.away,
             "silent": self.ledger.silent,
@@ -237,8 +245,10 @@ class Run:
             }
             messages = self._sent(cohort, downloads, instructions, MessageType.EVALUATE)
         with self.ledger.phase("aggregate"):
-            replies = exchange(self.grid, messages, self.timeout, **self.waiting())
-            metrics = self.inbox(cohort).metrics_in(replies)
+            inbox = self.inbox(cohort)
+            waiting = self.waiting(inbox)
+            replies = exchange(self.grid, messages, self.timeout, **waiting)
+            metrics = inbox.metrics_in(replies)
             if not metrics:
                 return
             averaged = self.records.evaluate_metrics(self._capped(metrics))
