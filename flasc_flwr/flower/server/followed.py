@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from logging import WARNING
@@ -35,13 +34,10 @@ class FollowedDownload(Download):
         The reference after this payload.
     stream : Stream
         The stream.
-    keep : Callable[[], None]
-        Keeps the stream: a device is sent it.
     """
 
     reference: Vector
     stream: Stream
-    keep: Callable[[], None]
     _ways: dict[bytes | None, tuple[Reminder, ArrayRecord]] = field(
         default_factory=dict
     )
@@ -62,7 +58,6 @@ class FollowedDownload(Download):
 
         Made and encoded once for all devices that hold the same.
         """
-        self.keep()
         if held not in self._ways:
             way = self.stream.catch_up(held)
             reminder, data = Reminder(round=0).with_way(way)
@@ -136,9 +131,9 @@ class Following:
             cut,
             budget.download_density,
             self._init_seed,
+            partial(self._fleet.keep, key, stream, self._turn),
             stream.reference.vector,
             stream,
-            partial(self._fleet.keep, key, stream, self._turn),
         )
 
     def _fitted(self, layout: Layout, vector: Vector, budget: Budget) -> bytes:

@@ -90,6 +90,7 @@ class Outbox:
         contents: dict[Budget, RecordDict] = {}
         with_bases: dict[Budget, RecordDict] = {}
         for budget, download in downloads.items():
+            download.keep()
             content = RecordDict(
                 {
                     key: download.record,

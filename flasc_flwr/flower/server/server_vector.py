@@ -274,13 +274,18 @@ class ServerVector:
 
     def _reset_downloads(self) -> None:
         state, method = self.state, self.method
+        supports = dict(state.supports)  # with those of downloads that are looked at
         if self.turn <= method.dense_rounds:  # every entry, of every role
             scoring = replace(method.scoring, roles=RoleDensities())
             method = replace(method, scoring=scoring)
 
         def select(layout: Layout, vector: Vector, most: float) -> Select:
             weights = self.cut(rank_of(layout)).truncate(state.vector)
-            return method.selection(layout, vector, most, state.supports, weights)
+            return method.selection(layout, vector, most, supports, weights)
+
+        def keep(size: int, density: float) -> None:
+            if (key := (size, density)) in supports:
+                state.supports[key] = supports[key]
 
         follow = None
         if method.error_feedback == "both":
@@ -299,5 +304,6 @@ class ServerVector:
             select=select,
             value_format=self.value_format,
             init_seed=self.init_seed,
+            keep=keep,
             follow=follow,
         )
