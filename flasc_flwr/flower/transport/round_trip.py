@@ -76,8 +76,8 @@ class RoundTrip:
         self._traffic = TripTraffic(server_round, traffic)
         self._memory = memory
         messages = list(messages)
-        sent = [message.metadata for message in messages]
-        self.expires = max((m.created_at + m.ttl for m in sent), default=0.0)
+        asked = [message.metadata for message in messages]
+        self.expires = max((m.created_at + m.ttl for m in asked), default=0.0)
         self._waiting = {
             index: _places(message)
             for index, message in enumerate(messages)
