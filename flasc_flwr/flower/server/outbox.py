@@ -30,7 +30,16 @@ def with_budgets(
     """
     drawn = list(drawn)
     own = [server.budget_of(one) for one in drawn]
-    plain = [replace(b, prescribed=frozenset(), segment=None) for b in own]
+    plain = [
+        # Ranks above the adapter's are equal to it; an adapter may have none.
+        replace(
+            budget,
+            prescribed=frozenset(),
+            segment=None,
+            rank=server.core_rank(budget) or None,
+        )
+        for budget in own
+    ]
     instead = served(plain)
     # What the method prescribes is declared to each device by its own settings.
     # Segments share a download.
