@@ -23,7 +23,8 @@ def run_round(run: Run, current: int) -> None:
     # (flower/mod.py). Each reply is decoded, checked and added when it arrives.
     inbox, aggregator = run.inbox(cohort), run.aggregator()
     with clock("aggregate"):
-        replies = exchange(run.grid, messages, run.timeout, **run.waiting(cohort))
+        waiting = run.waiting(inbox, cohort)
+        replies = exchange(run.grid, messages, run.timeout, **waiting)
         for update in inbox.updates(replies):
             aggregator.add(update)
             del update  # before the next is decoded

@@ -47,6 +47,7 @@ class Waiting(TypedDict):
     away: Callable[[int], None]
     silent: Callable[[int, str], None]
     came: Callable[[int, Message], None]
+    unusable: Callable[[], int]
 
 
 @dataclass(kw_only=True)
@@ -102,7 +103,10 @@ class Run:
         self.ledger = Ledger(0, Traffic(), self.server.state.layout)
         self._paces = Paces(self.timeout)
         self._roster = Roster(
-            self.server.own_budget, self.timeout, came=self._paces.came
+            self.server.own_budget,
+            self.timeout,
+            came=self._paces.came,
+            admitted=self.server.admitted,
         )
 
     def open_round(self, current: int) -> list[Participant]:
@@ -129,7 +133,7 @@ class Run:
     ) -> list[Message]:
         """Return what each client is to train."""
         server = self.server
-        server.state.fleet.open_round()
+        server.open_round()
         clip_norm = self.private.client_clip_norm if self.private else None
         for client in cohort:
             download = downloads[client.budget]
@@ -160,16 +164,27 @@ class Run:
         ratio = self.guard.examples_ratio if capped else 0.0
         return self.server.aggregator(weight_ratio=ratio)
 
-    def waiting(self, cohort: list[Participant] | None = None) -> Waiting:
-        """Return how long to wait for the replies of a cohort that trains."""
+    def waiting(self, inbox: Inbox, cohort: list[Participant] | None = None) -> Waiting:
+        """Return how long to wait for replies; a cohort that trains may be too large.
+
+        Parameters
+        ----------
+        inbox : Inbox
+            Reads the replies.
+        cohort : list[Participant], optional
+            The clients, if some of their replies may not be needed.
+        """
+        enough = None if cohort is None else self.sampling.enough(cohort)
+        outcome = self.ledger.outcome
         return {
-            "enough": None if cohort is None else self.sampling.enough(cohort),
+            "enough": enough and max(enough, self.guard.min_replies),
             "waiting": partial(self.ledger.phase, "clients"),
-            "surplus": self.ledger.received,
+            "surplus": inbox.surplus,
             "meanwhile": partial(self._roster.listen, self.grid, self.ledger),
             "away": self._roster.away,
             "silent": self.ledger.silent,
             "came": self._paces.came,
+            "unusable": lambda: outcome.unusable,
         }
 
     def has_enough(self, aggregator: Aggregator) -> bool:
@@ -212,10 +227,14 @@ class Run:
         self._note("train", averaged, self.result.train_metrics_clientapp)
 
     def evaluate_at_clients(self, current: int) -> None:
-        """Let some clients evaluate what they receive of the new server vector."""
+        """Let some clients evaluate what they receive of the new server vector.
+
+        Clients that have left are not waited for: the round has made its step.
+        """
         server = self.server
         with self.ledger.phase("select"):
-            drawn = self.sampling.evaluating(self._online(), current)
+            online = self._roster.now(self.grid, self.ledger)
+            drawn = self.sampling.evaluating(online, current)
             cohort = with_budgets(map(self._paces.paced, drawn), self.server)
             downloads = {one.budget: server.encode(one.budget) for one in cohort}
             instructions = {
@@ -226,8 +245,10 @@ class Run:
             }
             messages = self._sent(cohort, downloads, instructions, MessageType.EVALUATE)
         with self.ledger.phase("aggregate"):
-            replies = exchange(self.grid, messages, self.timeout, **self.waiting())
-            metrics = self.inbox(cohort).metrics_in(replies)
+            inbox = self.inbox(cohort)
+            waiting = self.waiting(inbox)
+            replies = exchange(self.grid, messages, self.timeout, **waiting)
+            metrics = inbox.metrics_in(replies)
             if not metrics:
                 return
             averaged = self.records.evaluate_metrics(self._capped(metrics))

@@ -15,7 +15,7 @@ from flasc_flwr.core.methods.budget import AUTO
 from flasc_flwr.core.traffic import Traffic
 from flasc_flwr.flower.compat import log, skip_unreadable_replies
 from flasc_flwr.flower.flasc import Flasc
-from flasc_flwr.flower.transport.alike import Reader
+from flasc_flwr.flower.transport.alike import Reader, Structure
 from flasc_flwr.flower.transport.choosing import (
     chosen_settings,
     notices,
@@ -174,6 +174,7 @@ class SparseTransport(Transparent):
         self._fates = Fates(self._settings)
         self._open_trip: RoundTrip | None = None
         self._link: EncodingGrid | None = None
+        self._usual: dict[bool, Structure | None] = {}
         self._memory = RunMemory(self._settings)
         self.inner = inner
 
@@ -192,6 +193,7 @@ class SparseTransport(Transparent):
         self._memory = RunMemory(self._settings)
         self._fates = Fates(self._settings)
         self._link = None
+        self._usual = {}
         self.traffic.rounds.clear()  # the inner strategy may hold the same object
         for line in notices(self.inner, self._settings):
             log(WARNING, "%s", line)
@@ -300,7 +302,11 @@ class SparseTransport(Transparent):
         """Return the replies; odd ones have an error if only Flower reads them."""
         inspected = self._current_trip().inspect(replies)
         reader = Reader.of(self.inner, trains=trains)
-        return reader.without_odd_ones(inspected) if reader else inspected
+        if reader is None:
+            return inspected
+        before = self._usual.get(trains)
+        alike, self._usual[trains] = reader.without_odd_ones(inspected, before)
+        return alike
 
     def _current_trip(self) -> RoundTrip:
         if self._open_trip is None:

@@ -13,6 +13,7 @@ from flasc_flwr.core.layout import Layout
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
 from flasc_flwr.core.methods.schedules import Decay
 from flasc_flwr.core.optimizers import OptimizerState
+from flasc_flwr.flower.clients.guard import Guard
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.state import checkpoint_files as module
 from flasc_flwr.flower.state.checkpoint import Checkpoint, CheckpointError
@@ -20,7 +21,7 @@ from flasc_flwr.flower.state.checkpoint_files import Checkpoints, found, read, w
 from flasc_flwr.flower.state.hashed_file import HashedFile
 from flasc_flwr.flower.state.run_state import RunState
 from flasc_flwr.flower.wire import array_record
-from tests.flower.apps import adapter, client_app
+from tests.flower.apps import adapter, client_app, nudge
 
 SETTINGS = {
     "flasc": {"decay": Decay(download=0.9), "download_density": 0.5},
@@ -73,6 +74,32 @@ def test_a_run_resumes_with_fewer_nodes_than_it_began_with():
     saved = Checkpoint(2, ten.settings, ten.state)
     fewer = strategy_of("flasc", min_train_nodes=1, resume=saved)
     assert [row["replies"] for row in run(fewer, 4).state.history] == [0, 10, 10, 3, 3]
+
+
+def test_ranks_are_those_of_the_round_that_steps_resumed_or_not():
+    """A round without enough replies measures losses, and assigns no ranks."""
+
+    def trainer(arrays, client, current):
+        if (client == 5) == (current == 2):
+            raise ValueError(f"not in round {current}")
+        best = arrays["classifier.weight"] * (client != 5)
+        return {**nudge(arrays, client, current), "classifier.weight": best}
+
+    def strategy(**more):
+        return strategy_of("replication", guard=Guard(min_replies=2), **more)
+
+    def start(strategy, rounds):
+        grid = LocalGrid(client_app(trainer), 6)
+        strategy.start(grid, array_record(adapter()), rounds)
+        return strategy.state
+
+    saved = []
+    whole = start(strategy(), 2)
+    start(strategy(on_checkpoint=saved.append), 1)
+    resumed = start(strategy(resume=saved[-1]), 2)
+    assert whole.history[1]["skipped"] and not whole.history[2]["skipped"]
+    assert whole.ranks == resumed.ranks
+    assert "5" not in whole.ranks
 
 
 def a_checkpoint(round=4, method="flasc"):

@@ -1,3 +1,4 @@
+import time
 from functools import partial
 
 import numpy as np
@@ -155,3 +156,35 @@ def test_replies_that_were_not_needed_are_not_reported_as_missing():
     )
     assert nodes(replies) == [2]
     assert silent == {}
+
+
+def test_replies_that_cannot_be_used_are_not_enough():
+    """Two are enough, and node 4's cannot be used: node 2's is, which came with it."""
+
+    class All(SlowGrid):
+        def pull_messages(self, message_ids):
+            replies = {
+                reply.metadata.src_node_id: reply
+                for reply in LocalGrid.pull_messages(self, message_ids)
+            }
+            return [replies[node] for node in self._arrival]
+
+    used, surplus = [], []
+    replies = exchange(
+        All([4, 3, 2, 1], 4),
+        messages(4),
+        30,
+        enough=2,
+        surplus=surplus.append,
+        unusable=lambda: used.count(4),
+    )
+    for reply in replies:
+        used.append(reply.metadata.src_node_id)
+    assert (used, nodes(surplus)) == ([3, 4, 2], [1])
+
+
+def test_a_reply_that_comes_while_others_are_read_is_taken():
+    replies = exchange(SlowGrid([1, 2], 2), messages(2), timeout=0.3)
+    taken = [next(replies)]
+    time.sleep(0.4)  # to decode it takes longer than the round may
+    assert nodes([*taken, *replies]) == [1, 2]

@@ -60,3 +60,18 @@ def test_those_who_evaluate_are_not_always_those_who_train():
 def test_everyone_trains_where_the_method_asks_for_it():
     cohort = sampling().training(everyone(10), 1, everyone=True)
     assert len(set(cohort)) == 10
+
+
+@pytest.mark.parametrize("oversample", [1.1, 1.25, 1.5, 2.0, 2.7])
+@pytest.mark.parametrize("needed", [1, 2, 3, 5, 10, 20])
+def test_a_round_waits_for_as_many_as_without_oversample(oversample, needed):
+    draws = sampling(fraction_train=0.01, min_train_nodes=needed, oversample=oversample)
+    cohort = draws.training(everyone(100), 1)
+    assert needed * oversample <= len(cohort) + 1e-9 < needed * oversample + 1
+    assert draws.enough(cohort) == needed
+
+
+def test_a_cohort_that_is_too_small_is_oversampled_all_the_same():
+    draws = sampling(fraction_train=1.0, oversample=1.5)
+    assert draws.enough(draws.training(everyone(5), 1)) == 3
+    assert draws.enough(draws.training(everyone(1), 1)) == 1

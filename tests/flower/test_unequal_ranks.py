@@ -6,7 +6,7 @@ import pytest
 from flasc_flwr import Flasc
 from flasc_flwr.flower.local_grid import LocalGrid
 from flasc_flwr.flower.wire import array_record
-from tests.flower.apps import client_app
+from tests.flower.apps import adapter, client_app
 
 
 def unequal():
@@ -30,3 +30,12 @@ def test_every_reply_is_taken(method):
     assert [row["replies"] for row in strategy.state.history[1:]] == [3, 3]
     for row in strategy.state.history[1:]:
         assert not row["failures"] and not row.get("rejections"), row
+
+
+def test_ranks_above_the_adapters_are_one_budget():
+    """Each counts as the adapter's rank: however many there are, none is lowered."""
+    configs = [{"lora-rank": rank} for rank in (2, *range(4, 24))]
+    grid = LocalGrid(client_app(), len(configs), node_configs=configs)
+    strategy = Flasc(fraction_train=1.0, method="flasc")
+    strategy.start(grid, array_record(adapter(rank=4)), 1)
+    assert strategy.state.history[1]["ranks"] == {"2": 1, "4": 20}

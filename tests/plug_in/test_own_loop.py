@@ -1,6 +1,7 @@
 """Strategies that run their own round loop, and loops without a strategy's start."""
 
 import random
+import time
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from flwr.serverapp.strategy import FedAvg, Result
 
 from flasc_flwr import SparseTransport
 from flasc_flwr.flower.local_grid import LocalGrid
-from flasc_flwr.flower.wire import array_record
+from flasc_flwr.flower.transport import encoding_grid
+from flasc_flwr.flower.wire import PAYLOAD, array_record
 from tests.plug_in.numpy_app import (
     SPARSE,
     RecordingGrid,
@@ -152,3 +154,38 @@ def test_each_node_may_get_different_arrays():
     np.testing.assert_allclose(
         result.arrays["weight"].numpy(), mixed()["weight"] + 2.5, rtol=1e-5
     )
+
+
+def test_messages_that_are_never_answered_are_forgotten_once_they_expire(monkeypatch):
+    """Their arrays take memory, and their node cannot use its memory meanwhile."""
+
+    class Losing(RecordingGrid):
+        def pull_messages(self, message_ids):
+            replies = super().pull_messages(message_ids)
+            lost = {2} if self.current == 2 else set()
+            return [r for r in replies if r.metadata.src_node_id not in lost]
+
+    class Expiring(InParts):
+        def configure_train(self, server_round, arrays, config, grid):
+            messages = super().configure_train(server_round, arrays, config, grid)
+            return [
+                Message(m.content, m.metadata.dst_node_id, "train", ttl=600)
+                for m in messages
+            ]
+
+    strategy = SparseTransport(Expiring(), values="float32", sparse=SPARSE)
+    grid, arrays = Losing(client_app(), 3), array_record(mixed())
+    sizes, waiting = [], []
+    for current in range(1, 6):
+        grid.current = current
+        if current == 4:
+            monkeypatch.setattr(encoding_grid, "time", lambda: time.time() + 601)
+        ids = strategy.send(grid, current, arrays)
+        arrays = strategy.take(strategy.encoding_grid(grid), ids)
+        sent = {m.metadata.dst_node_id: m.content["arrays"] for m in grid.down[-3:]}
+        sizes.append({node: len(sent[node][PAYLOAD].data) for node in sent})
+        waiting.append(len(strategy.encoding_grid(grid)._trips))
+    assert waiting == [0, 1, 1, 0, 0]
+    # In round 3 node 2 is sent a whole download, and later what the others are sent.
+    equal = [size[2] == size[1] for size in sizes]
+    assert equal == [True, True, False, False, True]

@@ -8,6 +8,7 @@ difference, so that later steps send it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import cached_property
 
 import numpy as np
@@ -70,6 +71,12 @@ class Stream:
     def payloads(self) -> tuple[bytes, ...]:
         """The payloads from there to the newest reference."""
         return tuple(self._payloads)
+
+    def copy(self) -> Stream:
+        """Return a copy that may be moved: only what does not change is shared."""
+        made = copy(self)
+        made._payloads, made._versions = list(self._payloads), list(self._versions)
+        return made
 
     def advance(self, target: Vector, compress: Compress) -> None:
         """Move the reference towards a target by one payload.

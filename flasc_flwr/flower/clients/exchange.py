@@ -35,13 +35,15 @@ def exchange(
     away: Callable[[int], object] = lambda node: None,
     silent: Callable[[int, str], object] = lambda node, reason: None,
     came: Callable[[int, Message], object] = lambda node, reply: None,
+    unusable: Callable[[], int] = lambda: 0,
 ) -> Iterator[Message]:
     """Send `messages`, and yield each reply as soon as its turn has come.
 
     Replies are yielded in the order of `messages`, whatever order they arrive in, so
     that sums over a cohort are equal bit for bit in every run. A reply that is early
     stays encoded until its turn. One that has not arrived `timeout` seconds after
-    sending is left out.
+    sending is left out. With `enough`, those that have arrived are yielded once there
+    are as many; if some of them cannot be used, others follow, out of order.
 
     Parameters
     ----------
@@ -52,7 +54,8 @@ def exchange(
     timeout : float
         Seconds to wait for replies.
     enough : int, optional
-        Stop after so many replies without an error; by default wait for all.
+        Stop after so many replies that have no error and can be used; by default wait
+        for all.
     waiting : Callable[[], AbstractContextManager[None]]
         Entered while this waits for the clients, to measure the time.
     surplus : Callable[[Message], None]
@@ -66,6 +69,9 @@ def exchange(
         Called with each node whose reply was needed and is missing, and the reason.
     came : Callable[[int, Message], object]
         Called with each node and its reply as soon as it is here, before its turn.
+    unusable : Callable[[], int]
+        Returns how many of the replies without an error that were yielded could not be
+        used.
     """
     messages = list(messages)
     if not messages:
@@ -75,32 +81,37 @@ def exchange(
         sent = push(grid, messages)
     asked = {message.metadata.message_id: message for message in sent}
     _report(messages, asked.keys(), "the message could not be sent", silent)
-    missing, early = set(asked), _Early(list(asked))
-    while missing and not early.has(enough):
+    missing, early = set(asked), _Early(list(asked), enough, unusable)
+    late = False
+    while missing and not late and not early.are_enough:
+        # Whoever takes the replies may need long: what has come by then is in time.
+        late = time.monotonic() - began >= timeout
         with waiting():
             arrived = list(grid.pull_messages(list(missing)))
-        for reply in _identified(arrived, asked):
+        replies = list(_identified(arrived, asked))
+        del arrived
+        for reply in replies:
             answered = reply.metadata.reply_to_message_id
             missing.discard(answered)
             node = asked[answered].metadata.dst_node_id
             came(node, reply)
             if unreachable(reply):
                 away(node)
-            if early.has(enough):
-                surplus(reply)
-            else:
-                yield from early.add(reply)
-        elapsed = time.monotonic() - began
-        if elapsed >= timeout or early.has(enough):
-            break
-        if missing:
+        while replies and not early.are_enough:
+            yield from early.add(replies.pop(0))
+            if early.are_enough:
+                yield from early.rest()
+        for reply in replies:
+            surplus(reply)
+        if missing and not late and not early.are_enough:
             with waiting():
                 meanwhile()
                 # Poll short rounds often and long ones rarely.
+                elapsed = time.monotonic() - began
                 pause = max(_SHORTEST_PAUSE, elapsed / 20)
                 time.sleep(min(_LONGEST_PAUSE, pause))
     yield from early.rest()
-    if not early.has(enough):
+    if not early.are_enough:
         arrived_by_now = asked.keys() - missing
         _report(sent, arrived_by_now, f"no reply within {timeout:g} s", silent)
 
@@ -167,28 +178,46 @@ def _report(
 
 
 class _Early:
-    """Replies that wait for their turn."""
+    """Replies that wait for their turn.
 
-    def __init__(self, turns: list[str]) -> None:
-        self._turns = list(turns)
+    Parameters
+    ----------
+    turns : list[str]
+        Ids of the messages that are answered, in order.
+    enough : int or None
+        How many replies are enough; None for all.
+    unusable : Callable[[], int]
+        How many of those that were yielded do not count.
+    """
+
+    def __init__(
+        self, turns: list[str], enough: int | None, unusable: Callable[[], int]
+    ) -> None:
+        self._turns = turns
+        self._enough = enough
+        self._unusable = unusable
         self._waiting: dict[str, Message] = {}
         self._good = 0
 
-    def has(self, enough: int | None) -> bool:
-        """Return whether `enough` replies without an error have arrived."""
-        return enough is not None and self._good >= enough
+    @property
+    def are_enough(self) -> bool:
+        """Whether as many replies have arrived as are enough."""
+        enough = self._enough
+        return enough is not None and self._good - self._unusable() >= enough
 
     def add(self, reply: Message) -> Iterator[Message]:
         """Take in a reply, and yield those whose turn has come."""
         turn = reply.metadata.reply_to_message_id
+        self._good += not reply.has_error()
         if turn in self._waiting or turn not in self._turns:
             yield reply  # a second reply: the reader rejects it with the reason
             return
         self._waiting[turn] = reply
-        self._good += not reply.has_error()
         while self._turns and self._turns[0] in self._waiting:
             yield self._waiting.pop(self._turns.pop(0))
 
     def rest(self) -> Iterator[Message]:
         """Yield what is still waiting, in order."""
-        yield from (self._waiting[t] for t in self._turns if t in self._waiting)
+        for turn in [turn for turn in self._turns if turn in self._waiting]:
+            self._turns.remove(turn)
+            yield self._waiting.pop(turn)

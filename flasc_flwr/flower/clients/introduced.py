@@ -54,6 +54,7 @@ def introduced(node: int, reply: Message, budget_of: BudgetOf) -> Participant:
         partitions=_partitions(answer.get(PARTITIONS)),
         pace=UploadPace.of(answer),
         paced=answer.get(UPLOAD_BYTES) == AUTO,
+        answer=dict(answer),
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from flasc_flwr.core.methods.budget import Budget
 from flasc_flwr.core.methods.upload_pace import UploadPace
@@ -27,6 +29,8 @@ class Participant:
         How long its uploads may take, and what it says of its bandwidth.
     paced : bool
         Whether its upload bytes follow from that: ``upload-bytes="auto"``.
+    answer : Mapping[str, Any]
+        Its answer to its introduction, which also says what it remembers.
     """
 
     node_id: int
@@ -35,3 +39,4 @@ class Participant:
     partitions: int | None = None
     pace: UploadPace = field(default_factory=UploadPace)
     paced: bool = False
+    answer: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)

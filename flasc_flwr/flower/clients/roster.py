@@ -45,6 +45,8 @@ class Roster:
         Seconds to wait for enough nodes, and how long an introduction is valid.
     came : Callable[[int, Message], object]
         Called with each node and its answer as soon as it is here.
+    admitted : Callable[[Participant], object]
+        Called with each node that takes part from now on, once it has its name.
     clock, sleep : Callable
         The time in seconds, and a pause of so many seconds.
     """
@@ -55,11 +57,13 @@ class Roster:
         timeout: float,
         *,
         came: Callable[[int, Message], object] = lambda node, reply: None,
+        admitted: Callable[[Participant], object] = lambda participant: None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._budget_of = budget_of
         self._came = came
+        self._admitted = admitted
         self._timeout = timeout
         self._clock = clock
         self._sleep = sleep
@@ -94,7 +98,7 @@ class Roster:
         began = logged = self._clock()
         while True:
             self._look(grid, ledger)
-            here = [self._known[node] for node in self._online if node in self._known]
+            here = self._here()
             elapsed = self._clock() - began
             late = elapsed >= self._timeout
             if here and len(here) >= at_least and (late or not self._others_coming()):
@@ -122,7 +126,13 @@ class Roster:
             self._sleep(min(0.5, max(0.05, elapsed / 20)))
         self._opened = True
         ledger.missing(self._missing())
-        return sorted(here, key=lambda p: (p.name, p.node_id))
+        return here
+
+    def now(self, grid: Grid, ledger: Ledger) -> list[Participant]:
+        """Return the participants online now as :meth:`present`, without waiting."""
+        self._look(grid, ledger)
+        ledger.missing(self._missing())
+        return self._here()
 
     def listen(self, grid: Grid, ledger: Ledger) -> None:
         """Ask new nodes and take answers, while a round waits for its replies."""
@@ -133,6 +143,11 @@ class Roster:
         """Note that a node did not get a message because it is away."""
         if node in self._known:
             self._returned.add(node)
+
+    def _here(self) -> list[Participant]:
+        """Return the participants that were online at the last look, in order."""
+        here = [self._known[node] for node in self._online if node in self._known]
+        return sorted(here, key=lambda p: (p.name, p.node_id))
 
     def _look(self, grid: Grid, ledger: Ledger) -> None:
         """Find out who is online, ask who is new or was away, and take the answers."""
@@ -206,6 +221,7 @@ class Roster:
             self._leave_out(holder)
         self._known[node] = participant
         self._holders[participant.name] = node
+        self._admitted(participant)
         return True
 
     def _take_over(self) -> dict[int, str]:

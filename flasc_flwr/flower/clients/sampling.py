@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from math import ceil
+from math import ceil, floor
 from typing import Any
 
 import numpy as np
@@ -110,12 +110,15 @@ class Sampling:
             drawn = self._generator(round, 0).random(len(present))
             return [p for p, d in zip(present, drawn, strict=True) if d < fraction]
         needed = self._count(present, fraction, self.min_train_nodes)
-        wanted = min(needed * self.oversample, len(present))  # may be infinite
+        # The product may be infinite.
+        wanted = min(_exact(needed * self.oversample), len(present))
         return self._draw(present, round, ceil(wanted), 0)
 
     def enough(self, cohort: list[Participant]) -> int | None:
         """Return how many replies of a training cohort are enough; None for all."""
-        return ceil(len(cohort) / self.oversample) if self.oversample > 1 else None
+        if self.oversample == 1:
+            return None
+        return max(1, floor(_exact(len(cohort) / self.oversample)))
 
     def evaluating(self, present: list[Participant], round: int) -> list[Participant]:
         """Draw the nodes that evaluate in a round, separately from those that train."""
@@ -145,3 +148,8 @@ class Sampling:
             f"│\t├── Minimum available nodes: {self.min_available_nodes}",
             f"│\t└── Seed: {self.seed}",
         ]
+
+
+def _exact(count: float) -> float:
+    """Return a number without the error of its product: 10 * 1.1 is above 11."""
+    return round(count, 9)

@@ -92,15 +92,37 @@ class FleetMemory:
         grid : str
             The numbers that the reference consists of.
         """
-        followed = self._streams.pop(key, None)
-        followed = followed or _Followed(Stream.begin(layout, grid))
-        if followed.turn != turn:
-            followed.stream.advance(target, compress(followed.turn == 0))
-            followed.turn = turn
-        self._streams[key] = followed  # the last one is the one used last
+        moved = self.moved(key, layout, turn, target, compress, grid)
+        self.keep(key, moved, turn)
+        return moved
+
+    def moved(
+        self,
+        key: Key,
+        layout: Layout,
+        turn: int,
+        target: Vector,
+        compress: Callable[[bool], Compress],
+        grid: str = "float32",
+    ) -> Stream:
+        """Return the stream that :meth:`followed` returns, without keeping it.
+
+        Devices are sent it only once it is kept: until then, what they receive next is
+        only looked at.
+        """
+        known = self._streams.get(key) or _Followed(Stream.begin(layout, grid))
+        if known.turn == turn:
+            return known.stream
+        stream = known.stream.copy()
+        stream.advance(target, compress(known.turn == 0))
+        return stream
+
+    def keep(self, key: Key, stream: Stream, turn: int) -> None:
+        """Keep a stream that devices are sent, as it was moved in a turn."""
+        self._streams.pop(key, None)
+        self._streams[key] = _Followed(stream, turn)  # the one used last is the last
         while len(self._streams) > (self.most or MOST_STREAMS):
             del self._streams[next(iter(self._streams))]
-        return followed.stream
 
     def run_for(self, name: str) -> bytes:
         """Return the name of the run for a message to a device; empty if it knows it.

@@ -43,6 +43,10 @@ class AssignedRanks:
         earned = nodes.setdefault(client.name, client.node_id) == client.node_id
         return ranks[client.name] if earned else self.low_rank
 
+    def open_round(self) -> None:
+        """Forget what an earlier round measured without making a step."""
+        self._losses = {}
+
     def measure(self, client: str, update: Contribution, state: RunState) -> None:
         """Measure a client's validation loss."""
         if self.validation:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from logging import WARNING
 
 import numpy as np
@@ -45,6 +45,9 @@ class Download:
         into the budget's bytes.
     init_seed : int, optional
         Seed of the initial values that the entries are added to.
+    keep : Callable[[], None]
+        Called once a device is sent it: what later downloads depend on is kept then,
+        and not if the server only looks at what devices would receive.
     """
 
     payload: bytes
@@ -52,6 +55,7 @@ class Download:
     cut: Truncation
     density: float
     init_seed: int | None
+    keep: Callable[[], None]
 
     @property
     def start(self) -> Vector:
@@ -122,6 +126,8 @@ class Downloads:
         Value format of the payloads.
     init_seed : int, optional
         Seed of initial values that clients rebuild; the difference to them is sent.
+    keep : Callable[[int, float], None]
+        Keeps what was selected for downloads of an adapter's size and a density.
     follow : Follow, optional
         Makes downloads that build on what devices hold (default: they do not).
     """
@@ -136,6 +142,7 @@ class Downloads:
         select: Selection,
         value_format: str,
         init_seed: int | None,
+        keep: Callable[[int, float], None],
         follow: Follow | None = None,
     ) -> None:
         self.layout = layout
@@ -145,6 +152,7 @@ class Downloads:
         self._select = select
         self._value_format = value_format
         self._init_seed = init_seed
+        self._keep = keep
         self._follow = follow
         self._made: dict[tuple[int, float, int], Download] = {}
 
@@ -169,7 +177,8 @@ class Downloads:
         """Return what a budget receives of a vector, masked, whatever came before."""
         made = self._fitted(cut.layout, taken, budget)
         record = payload_record(made.payload)
-        return Download(made.payload, record, cut, made.density, self._init_seed)
+        keep = partial(self._keep, cut.layout.size, budget.download_density)
+        return Download(made.payload, record, cut, made.density, self._init_seed, keep)
 
     def _fitted(self, layout: Layout, vector: Vector, budget: Budget) -> Fitted:
         """Return the most of a vector that fits into a budget."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from logging import WARNING
 
 import numpy as np
@@ -101,6 +102,9 @@ class Following:
     ) -> FollowedDownload:
         """Return the download of a budget.
 
+        Its stream has moved once a device is sent it, and not if the server only looks
+        at what devices would receive.
+
         Parameters
         ----------
         budget : Budget
@@ -119,7 +123,7 @@ class Following:
                 layout, vector, most if first else budget
             )
 
-        stream = self._fleet.followed(key, layout, self._turn, target, compress)
+        stream = self._fleet.moved(key, layout, self._turn, target, compress)
         payload = stream.payloads[-1] if stream.payloads else _nothing(layout)
         return FollowedDownload(
             payload,
@@ -127,6 +131,7 @@ class Following:
             cut,
             budget.download_density,
             self._init_seed,
+            partial(self._fleet.keep, key, stream, self._turn),
             stream.reference.vector,
             stream,
         )

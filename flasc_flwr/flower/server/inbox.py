@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -109,6 +110,15 @@ class Inbox:
         contribution = Contribution(update, rank, weight, segment)
         part = client.budget.segment
         return Update(reply, client.name, metrics, contribution, part)
+
+    def surplus(self, reply: Message) -> None:
+        """Note what a reply that is not needed says about its client's memory.
+
+        The client has its download all the same, or could not use it.
+        """
+        self.ledger.received(reply)
+        with suppress(Exception):  # whatever is wrong with it: it is not used
+            self._open(reply)
 
     def metrics_in(self, replies: Iterable[Message]) -> list[RecordDict]:
         """Return the metrics of the replies to evaluation that can be used."""

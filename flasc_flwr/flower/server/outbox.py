@@ -41,7 +41,16 @@ def with_budgets(
     """
     drawn = list(drawn)
     own = [server.budget_of(one) for one in drawn]
-    plain = [replace(b, prescribed=frozenset(), segment=None) for b in own]
+    plain = [
+        # Ranks above the adapter's are equal to it; an adapter may have none.
+        replace(
+            budget,
+            prescribed=frozenset(),
+            segment=None,
+            rank=server.core_rank(budget) or None,
+        )
+        for budget in own
+    ]
     instead = served(plain, most)
     # What the method prescribes is declared to each device by its own settings.
     # Segments share a download.
@@ -101,6 +110,7 @@ class Outbox:
         contents: dict[Budget, RecordDict] = {}
         with_bases: dict[Budget, RecordDict] = {}
         for budget, download in downloads.items():
+            download.keep()
             content = RecordDict(
                 {
                     key: download.record,

@@ -115,11 +115,14 @@ class ServerVector:
         """
         budget = self.allotment.of(name, settings)
         self._require_bytes(budget, stated=up_to_grid)
-        if self.remembers:
-            self.state.fleet.introduced(name, settings)
-        if self.bases:
-            self.bases.introduced(name, settings)
         return budget
+
+    def admitted(self, client: Participant) -> None:
+        """Note what a client remembers that takes part from now on."""
+        if self.remembers:
+            self.state.fleet.introduced(client.name, client.answer)
+        if self.bases:
+            self.bases.introduced(client.name, client.answer)
 
     @property
     def lacks_bases(self) -> bool:
@@ -189,6 +192,11 @@ class ServerVector:
             self.take_bases(state.bases)
         self._require_bytes(self.allotment.most)
         self._reset_downloads()
+
+    def open_round(self) -> None:
+        """Forget what an earlier round collected without making a step."""
+        self.state.fleet.open_round()
+        self._ranks.open_round()
 
     def budget_of(self, client: Participant) -> Budget:
         """Return what a client uses in this turn, at the rank that it was given."""
@@ -293,6 +301,7 @@ class ServerVector:
 
     def _reset_downloads(self) -> None:
         state, method = self.state, self.method
+        supports = dict(state.supports)  # with those of downloads that are looked at
         if self.turn <= method.dense_rounds:  # every entry, of every role
             scoring = replace(method.scoring, roles=RoleDensities())
             method = replace(method, scoring=scoring)
@@ -304,9 +313,13 @@ class ServerVector:
             if (then := state.selected_from) is not None:
                 # Adds the support that stays, if this is the first client with it.
                 first, weights = self._counted(cut, then), cut.truncate(then)
-                method.selection(layout, first, most, state.supports, weights)(most)
+                method.selection(layout, first, most, supports, weights)(most)
             weights = cut.truncate(state.vector)
-            return method.selection(layout, vector, most, state.supports, weights)
+            return method.selection(layout, vector, most, supports, weights)
+
+        def keep(size: int, density: float) -> None:
+            if (key := (size, density)) in supports:
+                state.supports[key] = supports[key]
 
         follow = None
         if method.error_feedback == "both":
@@ -325,5 +338,6 @@ class ServerVector:
             select=select,
             value_format=self.value_format,
             init_seed=self.init_seed,
+            keep=keep,
             follow=follow,
         )

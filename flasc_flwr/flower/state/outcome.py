@@ -35,6 +35,8 @@ class Outcome:
         Why the aggregate or the step was not finite; empty if it was.
     rejected : list[str]
         Why replies were rejected, or are missing.
+    unusable : int
+        Replies that were rejected though they are not errors.
     raised : dict[int, str]
         What the ClientApp of a node raised, by node.
     evaluated : Mapping[str, Any]
@@ -46,12 +48,14 @@ class Outcome:
     updates: int = 0
     skipped: str = ""
     rejected: list[str] = field(default_factory=list)
+    unusable: int = 0
     raised: dict[int, str] = field(default_factory=dict)
     evaluated: Mapping[str, Any] = field(default_factory=dict)
 
     def reject(self, reply: Message, node: int, reason: str) -> None:
         """Note a rejected reply of a node."""
         self.rejected.append(reason)
+        self.unusable += not reply.has_error()
         if reply.has_error() and reply.error.code in _RAISED:
             self.raised.setdefault(node, reason)
 

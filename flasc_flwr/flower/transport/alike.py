@@ -2,8 +2,8 @@
 
 Flower's strategies stop the run if one client's records have different names from the
 others', and they fail on lists or shapes that differ. So a reply that differs from most
-is rejected before they see it. If all are wrong in the same way, Flower's own error
-says so.
+is rejected before they see it. If all are wrong in the same way from the start,
+Flower's own error says so: the app is wrong, and not a device.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ _MOST_EXAMPLES = 2.0**53
 """Largest number of examples: beyond it numbers are not exact, and sums overflow."""
 
 _NUMBERS = "biufc"
+
+_METRICS, _ARRAYS = "record of metrics", "record of arrays"
 
 Part = tuple[str, Hashable, Hashable]
 """One name in a reply: what it stands for, where it is, and of which kind."""
@@ -104,19 +106,48 @@ class Reader:
             values=averages is aggregate_metricrecords,
         )
 
-    def without_odd_ones(self, replies: Sequence[IncomingReply]) -> list[IncomingReply]:
-        """Return the replies; those that differ from most have an error."""
+    def without_odd_ones(
+        self, replies: Sequence[IncomingReply], before: Structure | None = None
+    ) -> tuple[list[IncomingReply], Structure | None]:
+        """Return the replies; those that differ from most have an error.
+
+        If as many have another structure, the one that Flower can aggregate counts.
+
+        Parameters
+        ----------
+        replies : Sequence[IncomingReply]
+            The replies of a round.
+        before : Structure, optional
+            What the replies of the last round had in common that Flower could
+            aggregate. Then any reply that it cannot aggregate has an error.
+
+        Returns
+        -------
+        list[IncomingReply] and Structure or None
+            The replies, and what those without an error have in common; `before` if
+            Flower cannot aggregate them, or if there are none.
+        """
         checked = [self._checked(reply) for reply in replies]
         counts = Counter(structure for _, structure in checked if structure is not None)
-        if len(counts) < 2:
-            return [reply for reply, _ in checked]
-        usual = max(counts, key=lambda structure: counts[structure])
-        return [
+        if not counts:
+            return [reply for reply, _ in checked], before
+
+        def rank(structure: Structure) -> tuple[bool, int, bool, bool]:
+            fits = self._why_not(structure) is None
+            same = structure == before
+            return fits or before is None, counts[structure], same, fits
+
+        usual = max(counts, key=rank)
+        fault = self._why_not(usual)
+        # An app that was wrong from the start gets Flower's own error.
+        reason = fault if before is not None else None
+        alike = [
             reply
-            if structure is None or structure == usual
-            else replace(reply, error=_difference(structure, usual))
+            if structure is None
+            else replace(reply, error=_difference(structure, usual) or reason)
             for reply, structure in checked
         ]
+        return alike, before if fault else usual
 
     def _checked(self, reply: IncomingReply) -> tuple[IncomingReply, Structure | None]:
         """Return a reply and its structure; with an error, and None, if it is bad."""
@@ -135,19 +166,32 @@ class Reader:
         except Exception as error:
             return replace(reply, error=why(error)), None
 
+    def _why_not(self, structure: Structure) -> str | None:
+        """Return why Flower cannot aggregate replies of a structure; None if it can."""
+        kinds = Counter(part[0] for part in structure)
+        if kinds[_METRICS] != 1:
+            return f"expected one MetricRecord, got {kinds[_METRICS]}"
+        if self.arrays and kinds[_ARRAYS] != 1:
+            return f"expected one ArrayRecord, got {kinds[_ARRAYS]}"
+        name = _metric(self.weighted_by_key)
+        weights = [kind for what, _, kind in structure if what == name]
+        if weights != [(False, 0)]:
+            return f"{self.weighted_by_key!r} must be a number"
+        return None
+
     def _structure(self, reply: IncomingReply) -> Structure:
         """Return every name in a reply, and the kind of what it names."""
         content = reply.message.content
         structure: set[Part] = set()
         for key, record in records_of(content, MetricRecord).items():
-            structure.add(("record of metrics", key, None))
+            structure.add((_METRICS, key, None))
             for name, value in record.items():
                 kind = type(value) is list, self.values and _length(value)
-                structure.add((f"metric {printable(name, 50)!r}", (key, name), kind))
+                structure.add((_metric(name), (key, name), kind))
         if not self.arrays:
             return frozenset(structure)
         for key in records_of(content, ArrayRecord):
-            structure.add(("record of arrays", key, None))
+            structure.add((_ARRAYS, key, None))
             for name, array in reply.arrays(key).items():
                 if array is EMPTY:
                     # Compared by what was sent: in other replies it may travel whole.
@@ -155,6 +199,10 @@ class Reader:
                 what = f"array {printable(name, 50)!r}"
                 structure.add((what, (key, name), _kind_of_array(array)))
         return frozenset(structure)
+
+
+def _metric(name: str) -> str:
+    return f"metric {printable(name, 50)!r}"
 
 
 def _kind_of_array(array: Array) -> Hashable:
@@ -169,7 +217,9 @@ def _length(value: Any) -> int:
     return len(value) if isinstance(value, list) else 0
 
 
-def _difference(structure: Structure, usual: Structure) -> str:
-    """Return what is the first difference of a reply's structure from the usual one."""
+def _difference(structure: Structure, usual: Structure) -> str | None:
+    """Return the first difference of a reply's structure from the usual one, if any."""
+    if structure == usual:
+        return None
     what = min(part[0] for part in structure ^ usual)
     return f"its {what} is missing, added or of another kind than in most replies"

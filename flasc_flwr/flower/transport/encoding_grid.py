@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from logging import WARNING
+from time import time
 from typing import Any
 
 from flwr.app import Message, MessageType, RecordDict
@@ -106,10 +107,19 @@ class EncodingGrid(Grid):
 
     def _begin(self, messages: Iterable[Message]) -> RoundTrip:
         """Begin a round trip; each batch with a train message is a new round."""
+        self._forget_expired()
         messages = list(messages)
         if any(_asks_for_training(message) for message in messages):
             self._round += 1
         return self._make_round_trip(messages, self._round)
+
+    def _forget_expired(self) -> None:
+        """Forget messages that nobody will answer any more: they hold arrays."""
+        now = time()
+        for message_id, trip in list(self._trips.items()):
+            if trip.expires < now:
+                trip.close()
+                del self._trips[message_id]
 
 
 def _asks_for_training(message: Message) -> bool:

@@ -55,6 +55,8 @@ class RoundTrip:
     ----------
     messages : list[Message]
         What is sent instead. Messages that share a content share its encoding.
+    expires : float
+        When the last of them is no longer valid, in seconds since 1970.
     """
 
     def __init__(
@@ -74,6 +76,8 @@ class RoundTrip:
         self._traffic = TripTraffic(server_round, traffic)
         self._memory = memory
         messages = list(messages)
+        asked = [message.metadata for message in messages]
+        self.expires = max((m.created_at + m.ttl for m in asked), default=0.0)
         self._waiting = {
             index: _places(message)
             for index, message in enumerate(messages)
