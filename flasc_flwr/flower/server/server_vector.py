@@ -11,7 +11,6 @@ from flwr.app import ArrayRecord
 from flasc_flwr.core.aggregation import Aggregate, Aggregator, Contribution, aggregator
 from flasc_flwr.core.codec import require_head, require_sendable
 from flasc_flwr.core.feedback.memory import Fading
-from flasc_flwr.core.fitting import Select
 from flasc_flwr.core.initial import seeded_factors
 from flasc_flwr.core.layout import Arrays, Layout, Role, Vector
 from flasc_flwr.core.measured_bases import Sides
@@ -20,8 +19,6 @@ from flasc_flwr.core.methods.allotment import Allotment
 from flasc_flwr.core.methods.budget import Budget, up_to_grid
 from flasc_flwr.core.methods.least import require_bytes
 from flasc_flwr.core.methods.rank_assignment import ValidationRanks
-from flasc_flwr.core.methods.role_densities import RoleDensities
-from flasc_flwr.core.methods.selection import fixed_support
 from flasc_flwr.core.optimizers import ServerOptimizer
 from flasc_flwr.core.printable import printable
 from flasc_flwr.core.ranks import Truncation, rank_of, truncation
@@ -32,6 +29,7 @@ from flasc_flwr.flower.server.assigned_ranks import AssignedRanks
 from flasc_flwr.flower.server.checked_step import checked_step
 from flasc_flwr.flower.server.downloads import Download, Downloads
 from flasc_flwr.flower.server.followed import Following
+from flasc_flwr.flower.server.turn_selection import TurnSelection
 from flasc_flwr.flower.state.run_state import RunState
 from flasc_flwr.flower.wire import arrays_of
 
@@ -282,51 +280,22 @@ class ServerVector:
                 vector[place] = seeded_factors(layout, self.init_seed)[place]
         return vector
 
-    @property
-    def _keeps_supports(self) -> bool:
-        """Whether a density has the same support in every turn.
-
-        It is selected from one vector, whenever a client first needs it: otherwise it
-        would depend on who was drawn before.
-        """
-        steady = self.allotment.download_decay == 1
-        return steady and self.method.download is fixed_support
-
-    def _counted(self, cut: Truncation, vector: Vector) -> Vector:
-        """Return a vector cut to a rank, counted from the initial values."""
-        taken = cut.truncate(vector)
-        if self.init_seed is None:
-            return taken
-        return taken - seeded_factors(cut.layout, self.init_seed)
-
     def _reset_downloads(self) -> None:
-        state, method = self.state, self.method
-        supports = dict(state.supports)  # with those of downloads that are looked at
-        if self.turn <= method.dense_rounds:  # every entry, of every role
-            scoring = replace(method.scoring, roles=RoleDensities())
-            method = replace(method, scoring=scoring)
-        elif state.selected_from is None and self._keeps_supports:
-            state.selected_from = state.vector
-
-        def select(layout: Layout, vector: Vector, most: float) -> Select:
-            cut = self.cut(rank_of(layout))
-            if (then := state.selected_from) is not None:
-                # Adds the support that stays, if this is the first client with it.
-                first, weights = self._counted(cut, then), cut.truncate(then)
-                method.selection(layout, first, most, supports, weights)(most)
-            weights = cut.truncate(state.vector)
-            return method.selection(layout, vector, most, supports, weights)
-
-        def keep(size: int, density: float) -> None:
-            if (key := (size, density)) in supports:
-                state.supports[key] = supports[key]
-
+        state = self.state
+        selection = TurnSelection(
+            self.method,
+            state,
+            self.turn,
+            cut=self.cut,
+            init_seed=self.init_seed,
+            steady=self.allotment.download_decay == 1,
+        )
         follow = None
-        if method.error_feedback == "both":
+        if self.method.error_feedback == "both":
             follow = Following(
                 state.fleet,
                 self.turn,
-                select=select,
+                select=selection.select,
                 value_format=self.value_format,
                 init_seed=self.init_seed,
             ).download
@@ -335,9 +304,9 @@ class ServerVector:
             state.vector,
             state.merged,
             cut=self.cut,
-            select=select,
+            select=selection.select,
             value_format=self.value_format,
             init_seed=self.init_seed,
-            keep=keep,
+            keep=selection.keep,
             follow=follow,
         )
