@@ -71,7 +71,7 @@ class Paces:
             self._said = True
             log(
                 INFO,
-                "An upload has about %.2f MB: round-timeout (%g s) needs %.3g Mbit/s",
+                "An upload has about %.3g MB: round-timeout (%g s) needs %.3g Mbit/s",
                 expected / 1e6,
                 self._timeout,
                 expected * 8e-6 / self._timeout,
