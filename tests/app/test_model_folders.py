@@ -289,6 +289,48 @@ def test_images_are_brought_to_the_range_of_the_models_training(
     torch.testing.assert_close(batch[1], torch.full((3, 16, 16), float(white)))
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        # Blue first, and not normalised, though its file says neither.
+        ("MobileViTImageProcessor", {}),
+        ("MobileViTFeatureExtractor", {"do_flip_channel_order": False}),
+        # Divided by the deviation twice.
+        ("EfficientNetImageProcessor", {"image_std": [0.4, 0.3, 0.2]}),
+        ("EfficientNetImageProcessor", {"do_normalize": False}),
+        ("EfficientNetImageProcessor", {"include_top": False}),
+        # Means that stand in its class.
+        ("CLIPImageProcessor", {}),
+        ("CLIPFeatureExtractor", {"do_normalize": None}),
+        ("ConvNextImageProcessorFast", {"image_mean": [0, 0, 0]}),
+        ("LevitImageProcessor", {"image_std": 0.25, "image_mean": 0}),
+    ],
+)
+def test_images_become_what_the_models_own_preprocessor_makes_of_them(
+    root, tmp_path, name, settings
+):
+    import numpy as np
+    import transformers
+    from PIL import Image
+
+    model = save_model(tmp_path / "vit", "vit")
+    kind = {"image_processor_type": name, "size": 16, "crop_size": 16}
+    (model / "preprocessor_config.json").write_text(json.dumps(kind | settings))
+    pixels = np.zeros((2, 16, 16, 3), np.uint8)
+    pixels[:] = [[[[250, 120, 10]]], [[[0, 200, 90]]]]
+    np.savez(tmp_path / "x.npz", x_train=pixels, y_train=np.arange(2))
+    task = image_task(model, root / "i.npz")
+    examples = task.data.local_examples(str(tmp_path / "x.npz"))
+    batch = examples.batch(torch.arange(2))["pixel_values"]
+    plain = name.replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast")
+    own = getattr(transformers, f"{plain}Pil", None) or getattr(transformers, plain)
+    whole = own(do_resize=False, do_center_crop=False, **settings)
+    expected = whole([Image.fromarray(image) for image in pixels], return_tensors="pt")
+    torch.testing.assert_close(
+        batch, expected["pixel_values"].float(), atol=1e-4, rtol=1e-4
+    )
+
+
 def test_a_preprocessor_that_cannot_be_read_is_named(root, tmp_path):
     model = save_model(tmp_path / "vit", "vit")
     (model / "preprocessor_config.json").write_text("{")
