@@ -74,7 +74,7 @@ def image_inputs(model: PreTrainedModel, config: RunConfig) -> ImageInputs:
     """
     settings = _preprocessor(config)
     shape = _shape(model, settings, config)
-    settings = _defaults(settings, shape.channels) | settings
+    settings = {**_defaults(settings, shape.channels), **settings}
     mean, std = _normalisation(settings, shape.channels, config)
     return ImageInputs(shape, mean, std, bool(settings.get("do_flip_channel_order")))
 
