@@ -8,11 +8,17 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from flasc_flwr.app.training.lora import read_adapter
-from tests.app.files import image_task, text_task
-from tests.app.tiny import save_model, save_tokenizer
+from tests.app.architectures import save_architecture
+from tests.app.files import image_folder, image_task, text_task
+from tests.app.tiny import save_model, save_tokenizer, write_jsonl
 
 pytestmark = pytest.mark.usefixtures("built_cache")
 
@@ -136,6 +142,47 @@ def test_a_kept_head_has_the_classes_of_the_run_in_its_order(
     text_task(tmp_path / "two", named, class_names="bad,good")
     with pytest.raises(ValueError, match="class-names must be in the order of the hea"):
         text_task(tmp_path / "two", named, class_names="good,bad")
+
+
+@pytest.mark.parametrize("names", [{"0": "cat", "1": "dog"}, {"0": "a", "3": "b"}])
+def test_a_model_names_its_answers_as_the_run_does(model, tmp_path, names):
+    """Names of a checkpoint's head, which would be those of a saved model."""
+    two = AutoModelForSequenceClassification.from_pretrained(model, num_labels=2)
+    two.save_pretrained(tmp_path / "two")
+    save_tokenizer(tmp_path / "two")
+    change(tmp_path / "two" / "config.json", id2label=names)
+    rows = [{"text": f"t {n}", "label": ("bad", "good")[n % 2]} for n in range(40)]
+    for part in ("train", "test"):
+        write_jsonl(tmp_path / f"named-{part}.jsonl", rows)
+    task = text_task(
+        tmp_path / "two", tmp_path / "named-*.jsonl", class_names="bad,good"
+    )
+    task.model.config.save_pretrained(tmp_path / "saved")
+    saved = AutoConfig.from_pretrained(tmp_path / "saved")
+    assert saved.id2label == {0: "bad", 1: "good"}
+    assert saved.label2id == {"bad": 0, "good": 1}
+
+
+def test_an_image_model_names_its_answers_as_the_folders_of_classes(root, tmp_path):
+    for part in ("train", "test"):
+        image_folder(tmp_path, part, ["cat", "dog", "owl"])
+    task = image_task(root / "vit", tmp_path)
+    assert task.model.config.id2label == {0: "cat", 1: "dog", 2: "owl"}
+
+
+def test_a_text_with_the_end_token_of_a_model_that_counts_them_is_named(tmp_path):
+    save_architecture(tmp_path / "bart", "bart")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "bart")
+    end = AutoConfig.from_pretrained(tmp_path / "bart").eos_token_id
+    rows = [{"text": "w1 w2", "label": n % 2} for n in range(8)]
+    for part in ("train", "test"):
+        write_jsonl(tmp_path / f"t-{part}.jsonl", rows)
+    task = text_task(tmp_path / "bart", tmp_path / "t-*.jsonl")
+    task.measure(task.data.test)
+    rows[5]["text"] += f" {tokenizer.convert_ids_to_tokens(end)} w1"
+    own = write_jsonl(tmp_path / "own.jsonl", rows)
+    with pytest.raises(ValueError, match="row 5 .* must have as many end tokens as mo"):
+        task.data.local_examples(str(own))
 
 
 @pytest.mark.parametrize("head", ["stock", "mean"])

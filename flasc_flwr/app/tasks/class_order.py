@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from logging import WARNING
 
+from transformers import PreTrainedModel
+
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.labels import class_names, names_in_data
 from flasc_flwr.app.tasks.sources import load_rows
@@ -55,6 +57,16 @@ def check_class_order(head: Mapping[int, str], config: RunConfig) -> None:
         _listed(theirs),
         _listed(ours),
     )
+
+
+def name_classes(model: PreTrainedModel, config: RunConfig) -> None:
+    """Write the names of the run's classes, if known, into a model's config.
+
+    A model that is saved would else name its answers as its checkpoint did.
+    """
+    if names := _names(config):
+        model.config.id2label = dict(enumerate(names))
+        model.config.label2id = {name: number for number, name in enumerate(names)}
 
 
 def _names(config: RunConfig) -> list[str]:

@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate, pad
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.backbones import add_adapter, load_backbone
+from flasc_flwr.app.tasks.class_order import name_classes
 from flasc_flwr.app.tasks.data_errors import cell
 from flasc_flwr.app.tasks.image_inputs import InputShape, image_inputs
 from flasc_flwr.app.tasks.images import pixels_of, stored_images
@@ -30,6 +31,7 @@ def load(config: RunConfig) -> Task:
     """Build the task; with ``multi-label``, each row has a list of classes."""
     count = class_count(config)
     backbone = load_backbone("AutoModelForImageClassification", config, count)
+    name_classes(backbone, config)
     inputs = image_inputs(backbone, config)
     shape = inputs.shape
 
