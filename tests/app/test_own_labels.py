@@ -58,6 +58,20 @@ def test_row_6_text_that_is_not_a_plain_integer_needs_names(tmp_path, label):
     assert own_pairs(path, class_names=names) == [("t", 1)]
 
 
+def test_an_accented_letter_is_the_same_of_one_character_and_of_two(tmp_path):
+    one, two = "caf\u00e9", "cafe\u0301"
+    rows = [{"text": "t", "label": label} for label in (one, two, "tea")]
+    path = write_jsonl(tmp_path / "x.jsonl", rows)
+    for name in (one, two):
+        given = own_pairs(path, class_names=f"tea,{name}")
+        assert [label for _, label in given] == [1, 1, 0]
+    rows = [{"text": row["label"], "label": 0} for row in rows]
+    path = write_jsonl(tmp_path / "y.jsonl", rows)
+    users = {"partitioner": "natural-id", "user_column": "text", "classes": 2}
+    with pytest.raises(ValueError, match="num-partitions must be <= 2, the number of"):
+        tables_of(path, **users).partition(0, 3)
+
+
 def test_row_6_booleans_have_a_way(tmp_path):
     rows = [{"text": "t", "label": label} for label in (True, False)]
     paths = [write_jsonl(tmp_path / "x.jsonl", rows)]

@@ -126,7 +126,10 @@ def _shape(
     size = getattr(inner, "image_size", None)
     if size is None:
         # Convolutions take any size: that of the training.
-        size = settings.get("crop_size") or settings.get("size")
+        crop = (
+            settings.get("crop_size") if settings.get("do_center_crop", True) else None
+        )
+        size = crop or settings.get("size")
     if size is None:
         raise ValueError(
             "model must come with the size of its images, as image_size in config.json "
