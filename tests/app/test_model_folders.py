@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -15,6 +16,7 @@ from transformers import (
     AutoTokenizer,
 )
 
+from flasc_flwr.app.tasks.image_inputs import save_preprocessor
 from flasc_flwr.app.training.lora import read_adapter
 from tests.app.architectures import save_architecture
 from tests.app.files import image_folder, image_task, text_task
@@ -357,7 +359,6 @@ def test_images_become_what_the_models_own_preprocessor_makes_of_them(
     root, tmp_path, name, settings
 ):
     import numpy as np
-    import transformers
     from PIL import Image
 
     model = save_model(tmp_path / "vit", "vit")
@@ -376,6 +377,26 @@ def test_images_become_what_the_models_own_preprocessor_makes_of_them(
     torch.testing.assert_close(
         batch, expected["pixel_values"].float(), atol=1e-4, rtol=1e-4
     )
+
+
+@pytest.mark.skipif(
+    int(transformers.__version__.split(".")[0]) < 5,
+    reason="older transformers do not read processor_config.json for images",
+)
+def test_a_preprocessor_is_found_and_saved_wherever_it_stands(root, tmp_path):
+    model = save_model(tmp_path / "vit", "vit")
+    file = model / "preprocessor_config.json"
+    settings = json.loads(file.read_text())
+    inner = {"image_processor": settings, "processor_class": "SiglipProcessor"}
+    (model / "processor_config.json").write_text(json.dumps(inner))
+    file.unlink()
+    task = image_task(model, root / "i.npz")
+    save_preprocessor(task.config, tmp_path / "merged")
+    saved = json.loads((tmp_path / "merged/preprocessor_config.json").read_text())
+    assert saved == settings
+    batch = task.data.test.batch(torch.arange(5))["pixel_values"]
+    plain = image_task(root / "vit", root / "i.npz").data.test.batch(torch.arange(5))
+    assert torch.equal(batch, plain["pixel_values"])
 
 
 def test_a_preprocessor_that_cannot_be_read_is_named(root, tmp_path):

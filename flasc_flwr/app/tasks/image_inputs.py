@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -77,6 +79,18 @@ def image_inputs(model: PreTrainedModel, config: RunConfig) -> ImageInputs:
     settings = {**_defaults(settings, shape.channels), **settings}
     mean, std = _normalisation(settings, shape.channels, config)
     return ImageInputs(shape, mean, std, bool(settings.get("do_flip_channel_order")))
+
+
+def save_preprocessor(config: RunConfig, folder: Path) -> None:
+    """Save how the model's images are prepared, where that is known, beside a model.
+
+    Wherever it stands: a model on the hub has no folder, and newer models of images and
+    texts have it in their ``processor_config.json``.
+    """
+    if settings := _preprocessor(config):
+        text = json.dumps(settings, indent=2)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "preprocessor_config.json").write_text(text)
 
 
 def _preprocessor(config: RunConfig) -> Mapping[str, Any]:
