@@ -309,6 +309,15 @@ def test_an_image_model_is_not_normalised_for_other_channels(root, tmp_path):
         image_task(model, root / "i.npz")
 
 
+def test_a_gray_model_does_not_get_the_mean_of_three_channels(root, tmp_path):
+    model = save_model(tmp_path / "vit", "vit", num_channels=1)
+    settings = {"image_processor_type": "CLIPImageProcessor"}
+    (model / "preprocessor_config.json").write_text(json.dumps(settings))
+    batch = image_task(model, root / "i.npz").data.test.batch(torch.arange(5))
+    assert batch["pixel_values"].shape == (5, 1, 16, 16)
+    assert -1 <= batch["pixel_values"].min() < -0.5
+
+
 @pytest.mark.parametrize(
     ("settings", "black", "white"),
     [

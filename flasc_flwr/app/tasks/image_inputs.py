@@ -128,7 +128,7 @@ def _defaults(settings: Mapping[str, Any], channels: int) -> dict[str, Any]:
                 key: value
                 for key, value in found.items()
                 if value is not None
-                and (isinstance(value, bool | float) or len(value) == channels)
+                and (isinstance(value, int | float) or len(value) == channels)
             }
     return {}
 
