@@ -184,6 +184,14 @@ def test_without_linear_modules_lora_is_refused_and_the_head_can_be_trained(fold
     # Its size is that of its preprocessor, which does not normalise.
     assert batch["pixel_values"].shape == (4, 3, 16, 16)
     assert batch["pixel_values"].min() >= 0 and batch["pixel_values"].max() <= 1
+    for crops, size in ((True, 12), (False, 16)):
+        (folder / "resnet/preprocessor_config.json").write_text(
+            '{"size": {"shortest_edge": 16}, "crop_size": {"height": 12, "width": 12},'
+            f' "do_center_crop": {str(crops).lower()}}}'
+        )
+        task = image_task(folder / "resnet", folder / "i.npz", method="linear")
+        batch = task.data.test.batch(torch.arange(1))
+        assert batch["pixel_values"].shape == (1, 3, size, size)
 
 
 def test_an_encoder_is_no_language_model(root, tmp_path):

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+import transformers
 
 from flasc_flwr.app.training.export import save
 from flasc_flwr.app.training.lora import read_adapter
 from tests.app.architectures import save_architecture
 from tests.app.files import text_task
-from tests.app.tiny import texts, write_jsonl
+from tests.app.tiny import VOCABULARY, save_tokenizer, texts, write_jsonl
 
 KINDS = {
     # kind: adapted by default, adapted with all-linear
@@ -101,3 +102,32 @@ def test_it_generates_with_a_cache_what_it_would_without(folder, kind):
     assert torch.equal(
         cached, task.model.generate(**tokens, **settings, use_cache=False)
     )
+
+
+OTHER_NAMES = {
+    "bert": {"is_decoder": True},  # its output layer is in a larger module
+    "rwkv": {"context_length": 32},
+    "modernbert-decoder": {"max_position_embeddings": 32},
+}
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in OTHER_NAMES if kind in transformers.CONFIG_MAPPING]
+)
+def test_an_output_layer_of_another_name_stays_frozen(folder, kind):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 24, "vocab_size": len(VOCABULARY)}
+    tokens = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 1)
+    tokens |= dict.fromkeys(("cls_token_id", "sep_token_id"), 1)
+    config = transformers.AutoConfig.for_model(
+        kind, **sizes, **tokens, **OTHER_NAMES[kind]
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(folder / kind)
+    save_tokenizer(folder / kind, decoder=True)
+    task = text_task(folder / kind, folder / "t-*.jsonl", task="causal-lm")
+    assert all("lora_" in name for name in read_adapter(task.model))
+    base = task.model.get_base_model()
+    before = base.get_output_embeddings().weight.detach().clone()
+    task.train(task.data.partition(0, 2), seed=0)
+    assert torch.equal(base.get_output_embeddings().weight, before)

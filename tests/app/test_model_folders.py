@@ -6,14 +6,22 @@ import shutil
 
 import pytest
 import torch
+import transformers
 from datasets import ClassLabel, Dataset, Features, Value
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
+from flasc_flwr.app.tasks.image_inputs import save_preprocessor
 from flasc_flwr.app.training.lora import read_adapter
-from tests.app.files import image_task, text_task
-from tests.app.tiny import save_model, save_tokenizer
+from tests.app.architectures import save_architecture
+from tests.app.files import image_folder, image_task, text_task
+from tests.app.tiny import save_model, save_tokenizer, write_jsonl
 
 pytestmark = pytest.mark.usefixtures("built_cache")
 
@@ -170,6 +178,47 @@ def test_a_kept_head_has_the_order_that_the_data_stores(
     assert len(task.data.test) == 40
 
 
+@pytest.mark.parametrize("names", [{"0": "cat", "1": "dog"}, {"0": "a", "3": "b"}])
+def test_a_model_names_its_answers_as_the_run_does(model, tmp_path, names):
+    """Names of a checkpoint's head, which would be those of a saved model."""
+    two = AutoModelForSequenceClassification.from_pretrained(model, num_labels=2)
+    two.save_pretrained(tmp_path / "two")
+    save_tokenizer(tmp_path / "two")
+    change(tmp_path / "two" / "config.json", id2label=names)
+    rows = [{"text": f"t {n}", "label": ("bad", "good")[n % 2]} for n in range(40)]
+    for part in ("train", "test"):
+        write_jsonl(tmp_path / f"named-{part}.jsonl", rows)
+    task = text_task(
+        tmp_path / "two", tmp_path / "named-*.jsonl", class_names="bad,good"
+    )
+    task.model.config.save_pretrained(tmp_path / "saved")
+    saved = AutoConfig.from_pretrained(tmp_path / "saved")
+    assert saved.id2label == {0: "bad", 1: "good"}
+    assert saved.label2id == {"bad": 0, "good": 1}
+
+
+def test_an_image_model_names_its_answers_as_the_folders_of_classes(root, tmp_path):
+    for part in ("train", "test"):
+        image_folder(tmp_path, part, ["cat", "dog", "owl"])
+    task = image_task(root / "vit", tmp_path)
+    assert task.model.config.id2label == {0: "cat", 1: "dog", 2: "owl"}
+
+
+def test_a_text_with_the_end_token_of_a_model_that_counts_them_is_named(tmp_path):
+    save_architecture(tmp_path / "bart", "bart")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "bart")
+    end = AutoConfig.from_pretrained(tmp_path / "bart").eos_token_id
+    rows = [{"text": "w1 w2", "label": n % 2} for n in range(8)]
+    for part in ("train", "test"):
+        write_jsonl(tmp_path / f"t-{part}.jsonl", rows)
+    task = text_task(tmp_path / "bart", tmp_path / "t-*.jsonl")
+    task.measure(task.data.test)
+    rows[5]["text"] += f" {tokenizer.convert_ids_to_tokens(end)} w1"
+    own = write_jsonl(tmp_path / "own.jsonl", rows)
+    with pytest.raises(ValueError, match="row 5 .* must have as many end tokens as mo"):
+        task.data.local_examples(str(own))
+
+
 @pytest.mark.parametrize("head", ["stock", "mean"])
 def test_a_checkpoint_of_another_architecture_is_refused(root, model, head):
     shutil.copy(root / "gpt2/model.safetensors", model / "model.safetensors")
@@ -292,6 +341,15 @@ def test_an_image_model_is_not_normalised_for_other_channels(root, tmp_path):
         image_task(model, root / "i.npz")
 
 
+def test_a_gray_model_does_not_get_the_mean_of_three_channels(root, tmp_path):
+    model = save_model(tmp_path / "vit", "vit", num_channels=1)
+    settings = {"image_processor_type": "CLIPImageProcessor"}
+    (model / "preprocessor_config.json").write_text(json.dumps(settings))
+    batch = image_task(model, root / "i.npz").data.test.batch(torch.arange(5))
+    assert batch["pixel_values"].shape == (5, 1, 16, 16)
+    assert -1 <= batch["pixel_values"].min() < -0.5
+
+
 @pytest.mark.parametrize(
     ("settings", "black", "white"),
     [
@@ -319,6 +377,67 @@ def test_images_are_brought_to_the_range_of_the_models_training(
     batch = examples.batch(torch.arange(2))["pixel_values"]
     torch.testing.assert_close(batch[0], torch.full((3, 16, 16), float(black)))
     torch.testing.assert_close(batch[1], torch.full((3, 16, 16), float(white)))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        # Blue first, and not normalised, though its file says neither.
+        ("MobileViTImageProcessor", {}),
+        ("MobileViTFeatureExtractor", {"do_flip_channel_order": False}),
+        # Divided by the deviation twice.
+        ("EfficientNetImageProcessor", {"image_std": [0.4, 0.3, 0.2]}),
+        ("EfficientNetImageProcessor", {"do_normalize": False}),
+        ("EfficientNetImageProcessor", {"include_top": False}),
+        # Means that stand in its class.
+        ("CLIPImageProcessor", {}),
+        ("CLIPFeatureExtractor", {"do_normalize": None}),
+        ("ConvNextImageProcessorFast", {"image_mean": [0, 0, 0]}),
+        ("LevitImageProcessor", {"image_std": 0.25, "image_mean": 0}),
+    ],
+)
+def test_images_become_what_the_models_own_preprocessor_makes_of_them(
+    root, tmp_path, name, settings
+):
+    import numpy as np
+    from PIL import Image
+
+    model = save_model(tmp_path / "vit", "vit")
+    kind = {"image_processor_type": name, "size": 16, "crop_size": 16}
+    (model / "preprocessor_config.json").write_text(json.dumps(kind | settings))
+    pixels = np.zeros((2, 16, 16, 3), np.uint8)
+    pixels[:] = [[[[250, 120, 10]]], [[[0, 200, 90]]]]
+    np.savez(tmp_path / "x.npz", x_train=pixels, y_train=np.arange(2))
+    task = image_task(model, root / "i.npz")
+    examples = task.data.local_examples(str(tmp_path / "x.npz"))
+    batch = examples.batch(torch.arange(2))["pixel_values"]
+    plain = name.replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast")
+    own = getattr(transformers, f"{plain}Pil", None) or getattr(transformers, plain)
+    whole = own(do_resize=False, do_center_crop=False, **settings)
+    expected = whole([Image.fromarray(image) for image in pixels], return_tensors="pt")
+    torch.testing.assert_close(
+        batch, expected["pixel_values"].float(), atol=1e-4, rtol=1e-4
+    )
+
+
+@pytest.mark.skipif(
+    int(transformers.__version__.split(".")[0]) < 5,
+    reason="older transformers do not read processor_config.json for images",
+)
+def test_a_preprocessor_is_found_and_saved_wherever_it_stands(root, tmp_path):
+    model = save_model(tmp_path / "vit", "vit")
+    file = model / "preprocessor_config.json"
+    settings = json.loads(file.read_text())
+    inner = {"image_processor": settings, "processor_class": "SiglipProcessor"}
+    (model / "processor_config.json").write_text(json.dumps(inner))
+    file.unlink()
+    task = image_task(model, root / "i.npz")
+    save_preprocessor(task.config, tmp_path / "merged")
+    saved = json.loads((tmp_path / "merged/preprocessor_config.json").read_text())
+    assert saved == settings
+    batch = task.data.test.batch(torch.arange(5))["pixel_values"]
+    plain = image_task(root / "vit", root / "i.npz").data.test.batch(torch.arange(5))
+    assert torch.equal(batch, plain["pixel_values"])
 
 
 def test_a_preprocessor_that_cannot_be_read_is_named(root, tmp_path):

@@ -58,6 +58,20 @@ def test_row_6_text_that_is_not_a_plain_integer_needs_names(tmp_path, label):
     assert own_pairs(path, class_names=names) == [("t", 1)]
 
 
+def test_an_accented_letter_is_the_same_of_one_character_and_of_two(tmp_path):
+    one, two = "caf\u00e9", "cafe\u0301"
+    rows = [{"text": "t", "label": label} for label in (one, two, "tea")]
+    path = write_jsonl(tmp_path / "x.jsonl", rows)
+    for name in (one, two):
+        given = own_pairs(path, class_names=f"tea,{name}")
+        assert [label for _, label in given] == [1, 1, 0]
+    rows = [{"text": row["label"], "label": 0} for row in rows]
+    path = write_jsonl(tmp_path / "y.jsonl", rows)
+    users = {"partitioner": "natural-id", "user_column": "text", "classes": 2}
+    with pytest.raises(ValueError, match="num-partitions must be <= 2, the number of"):
+        tables_of(path, **users).partition(0, 3)
+
+
 def test_row_6_booleans_have_a_way(tmp_path):
     rows = [{"text": "t", "label": label} for label in (True, False)]
     paths = [write_jsonl(tmp_path / "x.jsonl", rows)]
@@ -170,3 +184,37 @@ def test_a_label_that_is_not_a_number_is_empty(tmp_path):
     frame.to_parquet(tmp_path / "x.parquet")
     with pytest.raises(ValueError, match="row 1 .* an empty cell"):
         own_pairs(tmp_path / "x.parquet", classes=2)
+
+
+@pytest.mark.parametrize("kind", [int, float, bool])
+@pytest.mark.parametrize(
+    "flags",
+    [[[0, 1, 0], [1, 0, 1]], [[0, 0, 1, 0]] * 2, [[0, 1], [1, 0]], [[1, 1], [1, 1]]],
+)
+@pytest.mark.parametrize("settings", [{}, {"classes": 4}])
+def test_a_0_or_1_for_each_class_is_not_taken_for_classes(
+    tmp_path, flags, kind, settings
+):
+    rows = [{"text": "t", "label": [kind(n) for n in row]} for row in flags]
+    path = write_jsonl(tmp_path / "x.jsonl", rows)
+    task = {"task": "image-classification", "multi_label": True}
+    with pytest.raises(ValueError, match=r"got a 0 or 1 for each class: write \[0, 2"):
+        tables_of(path, **task, **settings).partition(0, 1)
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [
+        [[0, 1], [0], [1]],
+        [[0, 1], [0, 1]],
+        [[0], [1]],
+        [[], [1], []],
+        [[0, 0, 1], [1, 1]],
+        [[0, 1, 2], [1, 0, 2]],
+    ],
+)
+def test_lists_of_few_classes_stay_classes(tmp_path, lists):
+    rows = [{"text": "t", "label": row} for row in lists]
+    path = write_jsonl(tmp_path / "x.jsonl", rows)
+    given = own_pairs(path, task="image-classification", multi_label=True, classes=3)
+    assert [label for _, label in given] == lists

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from flasc_flwr.app.training import token_loss
+from flasc_flwr.app.training.local import loss_of
 from flasc_flwr.app.training.lora import read_adapter
 from tests.app.architectures import save_architecture
 from tests.app.files import text_task
@@ -121,3 +122,26 @@ def test_a_batch_without_anything_to_predict_has_no_loss(folder):
     own = task.model(**batch, labels=labels).loss
     assert torch.isnan(loss) == torch.isnan(own)
     assert int(count.losses) == 0
+
+
+def test_the_loss_of_a_router_is_trained_with_and_not_evaluated(folder):
+    """The perplexity would be that of no tokens."""
+    task = build(folder, "mixtral")
+    measured = task.measure(task.data.test)
+    loss = count = 0.0
+    for row in range(len(task.data.test)):
+        batch = task.data.test.batch(torch.tensor([row]))
+        with torch.no_grad():
+            output = task.model(**batch)
+        targets = batch["labels"][0, 1:]
+        loss += float(
+            torch.nn.functional.cross_entropy(
+                output.logits[0, :-1], targets, reduction="sum"
+            )
+        )
+        count += len(targets)
+    assert measured["loss"] == pytest.approx(loss / count, rel=1e-5)
+    assert measured["perplexity"] == pytest.approx(np.exp(loss / count), rel=1e-4)
+    batch = task.data.test.batch(torch.arange(3))
+    trained, _ = loss_of(task.model, batch, task.score)
+    assert torch.equal(trained, task.model(**batch).loss)

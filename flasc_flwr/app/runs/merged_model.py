@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ from transformers import GenerationConfig
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.runs.saved_adapter import trained_task
+from flasc_flwr.app.tasks.image_inputs import save_preprocessor
 from flasc_flwr.app.tasks.instruction.chat_template import ChatTemplate
 from flasc_flwr.app.tasks.instruction.chat_tokens import ends
-from flasc_flwr.app.tasks.sources import model_path
 from flasc_flwr.app.tasks.tokenizer import load_tokenizer
 from flasc_flwr.app.training.card import describe
 from flasc_flwr.app.training.heads import MeanPooledClassifier
@@ -28,8 +27,6 @@ _WHOLE = {
     "evaluate-generate": 0,
 }
 """Settings with which products are added to the weights without rounding them."""
-
-_IMAGE_SETTINGS = "preprocessor_config.json"
 
 
 def save_merged(adapter: Path, to: Path) -> None:
@@ -66,9 +63,7 @@ def save_merged(adapter: Path, to: Path) -> None:
     elif config.task in ("causal-lm", "text-classification"):
         load_tokenizer(config).save_pretrained(to)
     elif config.model:
-        file = Path(model_path(config.model)) / _IMAGE_SETTINGS
-        if file.is_file():
-            shutil.copy(file, to)
+        save_preprocessor(config, to)
     inner.save_pretrained(to)
     describe(inner, to)
 

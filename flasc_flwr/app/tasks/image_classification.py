@@ -31,7 +31,8 @@ def load(config: RunConfig) -> Task:
     """Build the task; with ``multi-label``, each row has a list of classes."""
     count = class_count(config)
     backbone = load_backbone("AutoModelForImageClassification", config, count)
-    shape, mean, std = image_inputs(backbone, config)
+    inputs = image_inputs(backbone, config)
+    shape = inputs.shape
 
     def prepare(rows: Dataset) -> Dataset:
         check_order_in_data(backbone.config.id2label, rows, config)
@@ -63,7 +64,7 @@ def load(config: RunConfig) -> Task:
         if training and config.augment:
             images = _augmented(images)
         return {
-            "pixel_values": (images - mean) / std,
+            "pixel_values": inputs.of(images),
             LABELS: _targets(rows[LABELS], count),
         }
 

@@ -7,7 +7,7 @@ of ``1`` is the place of the name "1". Only without names, integers are class nu
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -164,6 +164,11 @@ class _Labels:
 
     def numbers(self, labels: Any) -> list[Any]:
         """Return the number of each label, or the list of each row's."""
+        if _are_flags(labels):
+            raise DataError(
+                f"label-column {self.column!r} must be a list of each row's classes, "
+                "got a 0 or 1 for each class: write [0, 2] for [1, 0, 1]"
+            )
         seen: dict[Any, int] = {}
         result: list[Any] = []
         for row, label in enumerate(labels):
@@ -222,6 +227,23 @@ class _Labels:
         )
 
 
+def _are_flags(labels: Iterable[Any]) -> bool:
+    """Whether rows have a 0 or 1 for each class, which would be taken for classes."""
+    seen: set[tuple[str | None, ...]] = set()
+    for row in labels:
+        if not isinstance(row, list) or not all(
+            isinstance(one, _PLAIN) and text_of(one) in _FLAGS for one in row
+        ):
+            return False
+        seen.add(tuple(map(text_of, row)))
+    lengths = {len(row) for row in seen}
+    if len(lengths) != 1 or lengths <= {0, 1}:
+        return False
+    # All rows of a device may well have the same two classes.
+    return len(seen) > 1 or any(len(set(row)) < len(row) for row in seen)
+
+
+_FLAGS = ("0", "1", "false", "true")
 _PLAIN = (int, float, str)
 _SHOWN = 10
 _EMPTY = "every row needs a class"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.backbones import add_adapter, load_backbone
 from flasc_flwr.app.tasks.class_order import check_order_in_data
+from flasc_flwr.app.tasks.data_errors import DataError, cell
 from flasc_flwr.app.tasks.fit import check_fit, readable_tokens
 from flasc_flwr.app.tasks.labels import class_count, number_labels
 from flasc_flwr.app.tasks.padding import Padding
@@ -44,6 +46,8 @@ def load(config: RunConfig) -> Task:
         rows = number_labels(rows, config, classes, several=False)
         keep = [config.label_column, USER]
         tokens = tokenise(rows, tokenizer, config, keep, readable)
+        if backbone.config.is_encoder_decoder and config.head == "stock":
+            _require_same_ends(tokens, backbone.config.eos_token_id, config)
         if config.label_column == LABELS:
             return tokens
         return tokens.rename_column(config.label_column, LABELS)
@@ -83,6 +87,27 @@ def _classifier(config: RunConfig, classes: int) -> PreTrainedModel:
                 "model must return a vector for each token with head = 'mean', got "
                 f"{config.model!r} ({base.config.model_type}): {why(error)}"
             ) from error
+
+
+def _require_same_ends(tokens: Dataset, end: int, config: RunConfig) -> None:
+    """Refuse rows that an encoder-decoder cannot read in one batch.
+
+    It classifies by the last end token, and finds it by counting them.
+
+    Raises
+    ------
+    DataError
+        If a row has more or fewer end tokens than most.
+    """
+    counts = [ids.count(end) for ids in tokens["input_ids"]]
+    usual = Counter(counts).most_common(1)[0][0] if counts else 0
+    odd = next((row for row, count in enumerate(counts) if count != usual), None)
+    if odd is not None:
+        raise DataError(
+            f"{cell(odd, 'text-column', config.text_column)} must have as many end "
+            f"tokens as most rows, since model {config.model!r} counts them, got more "
+            "or fewer: take the model's own end token out of the texts"
+        )
 
 
 def _pad_with(model: PreTrainedModel, padding: int) -> None:

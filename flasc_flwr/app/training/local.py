@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft.tuners.lora import LoraLayer
+from torch.nn.functional import cross_entropy
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.training.client_optimizer import ClientOptimizer
@@ -23,7 +24,13 @@ from flasc_flwr.app.training.examples import Batch, Examples
 from flasc_flwr.app.training.freezing import Freezer
 from flasc_flwr.app.training.lora import Model
 from flasc_flwr.app.training.recomputing import without_cache
-from flasc_flwr.app.training.score import Count, Score, next_tokens, single_label
+from flasc_flwr.app.training.score import (
+    IGNORED,
+    Count,
+    Score,
+    next_tokens,
+    single_label,
+)
 from flasc_flwr.app.training.token_loss import token_loss
 from flasc_flwr.app.training.tuners.build import train_mode, tuner_of
 
@@ -171,11 +178,22 @@ def evaluate_model(
 
 
 def loss_of(model: Model, batch: Batch, score: Score) -> tuple[torch.Tensor, Count]:
-    """Return a batch's mean loss, and the counts of its score."""
+    """Return a batch's mean loss, and the counts of its score.
+
+    A mixture of experts may add a loss of its router. That is trained with, and is no
+    part of an evaluation: its perplexity would not be that of the tokens.
+    """
     if score is next_tokens and (lean := token_loss(model, batch)):
         return lean
-    output = model(**batch)
-    return output.loss, score(output.logits.detach(), batch["labels"])
+    output, loss = model(**batch), None
+    if getattr(output, "aux_loss", None) is not None and not torch.is_grad_enabled():
+        following = batch["labels"][:, 1:]
+        logits = output.logits[:, :-1].flatten(0, 1).float()
+        loss = cross_entropy(logits, following.flatten(), ignore_index=IGNORED)
+    return (
+        output.loss if loss is None else loss,
+        score(output.logits.detach(), batch["labels"]),
+    )
 
 
 class _Total:

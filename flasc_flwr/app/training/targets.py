@@ -106,8 +106,9 @@ def _usual(kind: str) -> list[tuple[str, ...]]:
 def head_of(model: PreTrainedModel, wanted: str) -> list[str]:
     """Return the names of the modules that are trained fully, by default the head.
 
-    The head is every child with parameters except the backbone. One that shares its
-    weights with the backbone, as in language models, is left out.
+    The head is every child with parameters except the backbone. The output layer of a
+    language model, whatever its name, is left out: it often shares its weights with the
+    backbone, and PEFT would train a copy.
 
     Parameters
     ----------
@@ -132,12 +133,14 @@ def head_of(model: PreTrainedModel, wanted: str) -> list[str]:
     embeddings = _embeddings(model)
     if wanted == "auto":
         shared = set(model.base_model.parameters())
+        output = model.get_output_embeddings()  # type: ignore[no-untyped-call]
         return [
             name
             for name, child in children.items()
             if child is not model.base_model
             and any(p not in shared for p in child.parameters())
             and not name.startswith("lm_head")
+            and (output is None or all(m is not output for m in child.modules()))
         ]
     names = [name.strip() for name in wanted.split(",") if name.strip()]
     for name in names:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from typing import Any
+from unicodedata import normalize
 
 import pyarrow as pa
 
@@ -16,7 +17,8 @@ def text_of(value: Any) -> str | None:
     """Return a value as text, the same whatever type its file gives it; None if empty.
 
     ``1``, ``1.0`` and the texts ``"1"`` and ``"1.0"`` are ``"1"``; true and the texts
-    ``"true"`` and ``"True"`` are ``"true"``. Other text only loses spaces at its ends.
+    ``"true"`` and ``"True"`` are ``"true"``. Other text only loses spaces at its ends,
+    and has an accented letter as one character (Unicode's NFC): macOS writes two.
 
     Raises
     ------
@@ -29,7 +31,7 @@ def text_of(value: Any) -> str | None:
         value = str(value)
     if not isinstance(value, str):
         raise TypeError(f"value must be text, a number or a bool, got {type(value)}")
-    text = value.strip()
+    text = normalize("NFC", value.strip())
     if text.lower() in ("true", "false"):
         return text.lower()
     return text[:-2] if _WHOLE.fullmatch(text) else text or None
