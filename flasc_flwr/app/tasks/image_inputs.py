@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from flasc_flwr.app.config import RunConfig
 from flasc_flwr.app.tasks.sources import model_path
+from flasc_flwr.core.json_lines import as_json
 
 _CHANNELS = (1, 3)
 """Gray or RGB."""
@@ -88,7 +88,7 @@ def save_preprocessor(config: RunConfig, folder: Path) -> None:
     texts have it in their ``processor_config.json``.
     """
     if settings := _preprocessor(config):
-        text = json.dumps(settings, indent=2)
+        text = as_json(dict(settings), indent=2)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "preprocessor_config.json").write_text(text)
 
