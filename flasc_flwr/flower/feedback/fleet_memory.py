@@ -65,7 +65,7 @@ class FleetMemory:
     _streams: dict[Key, _Followed] = field(default_factory=dict)
     _collected: Receipts = field(default_factory=Receipts)
 
-    def followed(
+    def moved(
         self,
         key: Key,
         layout: Layout,
@@ -75,6 +75,9 @@ class FleetMemory:
         grid: str = "float32",
     ) -> Stream:
         """Return the stream of a budget, moved towards the target once in each turn.
+
+        Whoever sends it to a device keeps it (:meth:`keep`): until then, what devices
+        receive next is only looked at.
 
         Parameters
         ----------
@@ -91,24 +94,6 @@ class FleetMemory:
             which has every entry.
         grid : str
             The numbers that the reference consists of.
-        """
-        moved = self.moved(key, layout, turn, target, compress, grid)
-        self.keep(key, moved, turn)
-        return moved
-
-    def moved(
-        self,
-        key: Key,
-        layout: Layout,
-        turn: int,
-        target: Vector,
-        compress: Callable[[bool], Compress],
-        grid: str = "float32",
-    ) -> Stream:
-        """Return the stream that :meth:`followed` returns, without keeping it.
-
-        Devices are sent it only once it is kept: until then, what they receive next is
-        only looked at.
         """
         known = self._streams.get(key) or _Followed(Stream.begin(layout, grid))
         if known.turn == turn:

@@ -142,7 +142,8 @@ class RunMemory:
                 return partial(whole_payload, layout, grid)
             return partial(payload_towards, vector, layout, self._settings)
 
-        stream = fleet.followed(place, layout, turn, vector, compress, grid)
+        stream = fleet.moved(place, layout, turn, vector, compress, grid)
+        fleet.keep(place, stream, turn)
         return Following(stream, stream.reference, form, record)
 
     def reminders(
