@@ -15,7 +15,7 @@ FAILED = "failed: "
 """How ``ended`` begins if a run failed."""
 
 SKIPPED_AT_THE_END = "; the last "
-"""What ``ended`` goes on with if the last rounds trained nothing."""
+"""How ``ended`` continues if the last rounds trained nothing."""
 
 
 def summarise(
